@@ -1,0 +1,112 @@
+"""What every attention promises: one call on q, k, v and the site where it happens.
+
+Axes, everywhere in this folder: ``B`` batch, ``H`` heads, ``N`` tokens, ``M`` landmarks, ``d`` head width, ``D`` model width.
+
+An attention is ``op(q, k, v, site) -> out`` with q ``[B, H, Nq, d]``, k and v ``[B, H, Nk, d]``, out ``[B, H, Nq, d]`` in q's
+dtype. It must honour every field that the site sets, or refuse it by name (`refuse`); it keeps no tensors on itself: what has
+to outlive one layer goes into ``site.memo``, which lives for one forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+Clock = Callable[[str], AbstractContextManager[Any]]
+Memo = dict[Any, Any]
+
+
+def no_clock(stage: str) -> AbstractContextManager[Any]:
+    """The clock of a run that is not being timed."""
+    return nullcontext()
+
+
+class Unsupported(ValueError):
+    """An attention was handed a site field that it cannot honour."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Which tokens a sequence holds: ``[prefix | grid | suffix]`` until something merges or drops them.
+
+    ``grid`` is (rows, columns) of the patch tokens, None where there is no grid any more. Merging or dropping makes a new
+    ``version``; ``source`` int64 ``[B, N0]`` then says in which row each original token went, ``sizes`` ``[B, N]`` how many
+    originals a token stands for.
+    """
+
+    prefix: int = 1
+    suffix: int = 0
+    grid: tuple[int, int] | None = None
+    version: int = 0
+    source: Tensor | None = None
+    sizes: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """The place in a running model where an attention is called.
+
+    ``keys`` bool ``[B, Nk]``: which keys may be seen. ``key_bias`` float ``[B, Nk]``: added to every logit of that key (log
+    sizes of merged tokens). ``causal``: query i sees keys up to ``i + q_offset``. ``dense``: any additive mask that broadcasts to
+    ``[B, H, Nq, Nk]``. ``hidden`` ``[B, N, D]``: the residual stream entering the block. ``memo``: emptied for every forward pass.
+    """
+
+    scale: float
+    keys: Tensor | None = None
+    key_bias: Tensor | None = None
+    causal: bool = False
+    q_offset: int = 0
+    dense: Tensor | None = None
+    layer: int = 0
+    depth: int = 1
+    tokens: Tokens = field(default_factory=Tokens)
+    hidden: Tensor | None = None
+    memo: Memo = field(default_factory=dict)
+    clock: Clock = no_clock
+
+
+@runtime_checkable
+class Attention(Protocol):
+    """One call for every method. Implementations are frozen dataclasses whose fields are their YAML keys."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor: ...
+
+
+def refuse(op: object, site: Site, *fields: str) -> None:
+    """Raise `Unsupported` if the site sets one of the named fields.
+
+    ``fields`` are what the op cannot honour: "keys", "key_bias", "causal", "dense". The message names the op, the field, the
+    layer and what can honour it.
+    """
+    for name in fields:
+        value = getattr(site, name)
+        if value is not None and value is not False:
+            raise Unsupported(
+                f"{type(op).__name__} cannot honour '{name}' (block {site.layer}): use attn=exact there, which can."
+            )
+
+
+def same_tokens(op: object, q: Tensor, k: Tensor, site: Site) -> None:
+    """Raise `Unsupported` unless queries and keys are the same tokens (self-attention over a whole sequence)."""
+    if q.shape[-2] != k.shape[-2]:
+        raise Unsupported(
+            f"{type(op).__name__} needs as many queries as keys (block {site.layer}: {q.shape[-2]} queries, {k.shape[-2]} keys): "
+            "use attn=exact there, which does not."
+        )
+
+
+def probe(op: Attention, site: Site, *, heads: int = 2, tokens: int = 12, width: int = 8) -> None:
+    """Call ``op`` once on a tiny random input, so that a refusal comes before any weights are loaded.
+
+    ``site`` carries what the real run will set; only its flags and layer matter here.
+    """
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 1, heads, tokens, width, generator=generator)
+    out = op(q, k, v, site)
+    if out.shape != q.shape:
+        raise Unsupported(f"{type(op).__name__} returned shape {tuple(out.shape)} for queries of shape {tuple(q.shape)}.")

@@ -1,0 +1,1 @@
+"""The four kinds of example and their readers."""

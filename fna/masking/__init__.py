@@ -1,0 +1,1 @@
+"""Which tokens are massive or artifact, and attentions that leave them out."""

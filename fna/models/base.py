@@ -1,0 +1,75 @@
+"""What the rest of fna knows of a model: its tower, its tokens, its transform and what it can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fna.attention.contract import Tokens
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a model's weights came from.
+
+    ``source``: a path, a hub tag or "random (seed 0)", as printed at the start of a run. ``digest``: sha256 of the tensors'
+    content (names, shapes, dtypes, bytes), the same wherever the file lies. ``domain``: what they were trained on, "photographs",
+    "generated" (drawn scenes) or "none" (random).
+    """
+
+    source: str
+    digest: str
+    domain: str
+
+
+@dataclass
+class Model:
+    """A network ready to run in eval mode on its device.
+
+    ``tower`` is the module whose blocks `fna.swap` reaches (for CLIP the whole model or its visual tower). ``transform`` maps a PIL
+    image to float ``[3, h, w]``. What the model cannot do is None: ``classify`` ``[B, 3, h, w] -> [B, C]`` logits,
+    ``encode_image`` ``[B, 3, h, w] -> [B, E]``, ``encode_text`` list of str ``-> [T, E]`` (neither normalised), ``patches``
+    ``[B, 3, h, w] -> [B, rows * columns, D]`` dense features. ``classes`` are the head's class names in its order, None if unknown.
+    """
+
+    name: str
+    tower: nn.Module
+    weights: Weights
+    transform: Callable[[Image.Image], Tensor]
+    image_size: tuple[int, int]
+    tokens: Tokens
+    depth: int
+    device: torch.device
+    dtype: torch.dtype
+    classify: Callable[[Tensor], Tensor] | None = None
+    encode_image: Callable[[Tensor], Tensor] | None = None
+    encode_text: Callable[[Sequence[str]], Tensor] | None = None
+    patches: Callable[[Tensor], Tensor] | None = None
+    classes: Sequence[str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def token_count(self) -> int:
+        """Tokens of one image: prefix + grid + suffix."""
+        rows, columns = self.tokens.grid or (0, 0)
+        return self.tokens.prefix + rows * columns + self.tokens.suffix
+
+
+class ModelSource(Protocol):
+    """What ``conf/model/*.yaml`` instantiates: cheap to make, loads nothing until `build`.
+
+    ``depth`` and ``patch_size`` are None where they are not known before building; they let a wrong ``layers`` or ``image_size`` be
+    refused at once. `check` raises `UserError` for what can be seen without loading (a missing checkpoint file).
+    """
+
+    depth: int | None
+    patch_size: int | None
+
+    def check(self) -> None: ...
+
+    def build(self, *, image_size: int | tuple[int, int] | None, device: str, dtype: str, seed: int) -> Model: ...

@@ -1,0 +1,1 @@
+"""Plans rows, computes the missing ones, compares, shows."""

@@ -1,0 +1,1 @@
+"""Routes chosen blocks of a running model through chosen attentions, and undoes itself."""

@@ -1,0 +1,1 @@
+"""A task turns (model, data) into per-sample counts and named numbers."""

@@ -1,0 +1,65 @@
+"""What a task is: per-sample counts, and metrics that are functions of their sums.
+
+Every metric of fna is a function of sums over samples (hits and captions, correct and seen, intersections and unions), so a task
+returns counts with one row a sample, and `Task.metrics` maps their sums to percent. A bootstrap is then one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from fna.data.base import Dataset
+from fna.models.base import Model
+
+Array = np.ndarray
+Progress = Callable[[int], None]
+
+
+@dataclass
+class Outcome:
+    """What one pass over the data gave.
+
+    ``keys``: sample names, length n. ``counts``: name -> ``[n, ...]`` what each sample adds to the sums. ``outputs`` float32 ``[n, F]``:
+    logits or embeddings, compared between variants as relative error. ``decisions`` int64 ``[n]``: the class or item chosen first,
+    compared as agreement. ``labels`` str ``[n]``: the decision in words, for the page, with ``truths`` beside it. ``skipped``: samples that could not be read.
+    """
+
+    keys: list[str]
+    counts: dict[str, Array]
+    outputs: Array
+    decisions: Array
+    labels: list[str]
+    truths: list[str]
+    skipped: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How to run: what a task needs beside model and data.
+
+    ``progress(n)`` is told how many samples have just been done; ``strict`` turns an unreadable image into an error.
+    """
+
+    batch_size: int
+    seed: int = 0
+    strict: bool = False
+    workers: int = 0
+    progress: Progress = lambda n: None
+
+
+class Task(Protocol):
+    """What ``conf/task/*.yaml`` instantiates. ``version`` is raised when its numbers change and is part of every row's key."""
+
+    version: int
+
+    def check(self, model: Model, dataset: Dataset) -> None:
+        """Raise `UserError` where this model or dataset cannot serve this task."""
+
+    def evaluate(self, model: Model, dataset: Dataset, run: Run) -> Outcome: ...
+
+    def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
+        """Named metrics in percent from sums of counts; leading axes (bootstrap draws) are kept."""
