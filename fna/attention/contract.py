@@ -86,9 +86,7 @@ def refuse(op: object, site: Site, *fields: str) -> None:
     for name in fields:
         value = getattr(site, name)
         if value is not None and value is not False:
-            raise Unsupported(
-                f"{type(op).__name__} cannot honour '{name}' (block {site.layer}): use attn=exact there, which can."
-            )
+            raise Unsupported(f"{type(op).__name__} cannot honour '{name}' (block {site.layer}): use attn=exact there, which can.")
 
 
 def same_tokens(op: object, q: Tensor, k: Tensor, site: Site) -> None:

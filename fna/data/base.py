@@ -52,8 +52,8 @@ Example = TypeVar("Example", Captioned, Labelled, Segmented, Asked)
 class Dataset(Generic[Example]):
     """Examples in a fixed order, with what a row has to know about them.
 
-    ``digest`` is a sha256 of annotation content, image names and image byte sizes. ``domain``: "photographs" or "generated". ``classes``
-    are class names in label order and ``synsets`` (or other ids) likewise, where there are classes.
+    ``digest`` is a sha256 of annotation content, image names and image byte sizes. ``domain``: "photographs" or "generated".
+    ``classes`` are class names in label order, ``class_ids`` (WordNet ids, say) likewise, where there are classes.
     """
 
     name: str
@@ -69,7 +69,8 @@ class Dataset(Generic[Example]):
 class DatasetSource(Protocol):
     """What ``conf/dataset/*.yaml`` instantiates: cheap to make, reads nothing until `load`.
 
-    `check` raises `UserError` for a missing root within milliseconds; `load` reads the annotations and takes the first ``limit`` examples.
+    `check` raises `UserError` for a missing root within milliseconds; `load` reads the annotations and takes the first ``limit``
+    examples (None: all).
     """
 
     domain: str

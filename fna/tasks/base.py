@@ -23,9 +23,10 @@ Progress = Callable[[int], None]
 class Outcome:
     """What one pass over the data gave.
 
-    ``keys``: sample names, length n. ``counts``: name -> ``[n, ...]`` what each sample adds to the sums. ``outputs`` float32 ``[n, F]``:
-    logits or embeddings, compared between variants as relative error. ``decisions`` int64 ``[n]``: the class or item chosen first,
-    compared as agreement. ``labels`` str ``[n]``: the decision in words, for the page, with ``truths`` beside it. ``skipped``: samples that could not be read.
+    ``keys``: sample names, length n. ``counts``: name -> ``[n, ...]``, what each sample adds to the sums. ``outputs`` float32
+    ``[n, F]``: logits or embeddings, compared between variants as relative error. ``decisions`` int64 ``[n]``: the class or item
+    chosen first, compared as agreement. ``labels`` ``[n]``: the decision in words, for the page, with ``truths`` beside it.
+    ``skipped``: samples that could not be read.
     """
 
     keys: list[str]
