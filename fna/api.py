@@ -1,0 +1,74 @@
+"""The library: swap a model's attention, call an attention on q, k, v, choose landmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from fna.attention.contract import Attention, Site, Tokens
+from fna.attention.landmarks import sample_landmarks as sample_landmarks
+from fna.configs import build_attention
+from fna.errors import UserError
+
+if TYPE_CHECKING:
+    from fna.surgery.swap import Swap
+
+
+def swap(
+    model: nn.Module,
+    attn: str | Attention = "fna",
+    *,
+    layers: str | int | Sequence[int] = "last-half",
+    landmarks: int | float | str = 64,
+    sampler: str = "fps",
+    mask: str | None = None,
+    reduce: str | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Swap:
+    """Route the attention of chosen blocks of ``model`` through ``attn``; a handle that is also a context manager.
+
+    ``model``: an open_clip model or its visual tower, a timm ViT, a Hugging Face CLIP, DINOv2 or SigLIP. ``attn``: a name of
+    ``conf/attn`` or an attention of your own. ``layers``: "all", "last-half", "13-23" or ints (negative from the end).
+    ``options`` are keys of the method's YAML file. ``handle.restore()`` gives the model back bit for bit.
+
+    Raises `UserError` for an unknown model, name, option or layer.
+    """
+    from fna.surgery.blocks import find_tower
+    from fna.surgery.plan import parse_layers
+    from fna.surgery.swap import swap_tower
+
+    for knob, value in (("mask", mask), ("reduce", reduce)):
+        if value not in (None, "none"):
+            raise UserError(f"{knob}={value}: this version of fna.swap has no {knob} yet; leave it out.")
+    op = build_attention(attn, landmarks=landmarks, sampler=sampler, seed=seed, **options) if isinstance(attn, str) else attn
+    depth = len(find_tower(model).blocks)
+    return swap_tower(model, dict.fromkeys(parse_layers(layers, depth), op))
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn: str | Attention = "fna",
+    *,
+    landmarks: int | float | str = 64,
+    sampler: str = "fps",
+    scale: float | None = None,
+    keys: Tensor | None = None,
+    causal: bool = False,
+    prefix: int = 1,
+    grid: tuple[int, int] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Tensor:
+    """One attention on q, k, v ``[batch, heads, tokens, head_dim]``; the result has q's shape and dtype.
+
+    ``scale`` defaults to ``head_dim ** -0.5``. ``keys`` bool ``[batch, tokens]``: which keys may be seen. ``prefix`` tokens at the
+    front are kept as landmarks. Raises `UserError` for unknown names and `Unsupported` for what the method cannot honour.
+    """
+    op = build_attention(attn, landmarks=landmarks, sampler=sampler, seed=seed, **options) if isinstance(attn, str) else attn
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return op(q, k, v, Site(scale=scale, keys=keys, causal=causal, tokens=Tokens(prefix=prefix, grid=grid)))

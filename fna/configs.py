@@ -1,0 +1,95 @@
+"""Reading ``conf/``: the one place that turns a config node into an object, and the search path of its folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fna.errors import UserError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def search_path(extra: Sequence[Path] = ()) -> list[Path]:
+    """Folders laid out like ``conf/``: ``extra`` first, then FNA_CONF_DIR (separated as PATH is), then fna's own."""
+    own = [Path(part) for part in os.environ.get("FNA_CONF_DIR", "").split(os.pathsep) if part]
+    return [*extra, *own, CONF]
+
+
+def choices(group: str, extra: Sequence[Path] = ()) -> dict[str, Path]:
+    """Every option of a config group: name -> YAML file, sorted by name; an earlier folder hides a later one."""
+    found: dict[str, Path] = {}
+    for folder in search_path(extra):
+        for file in sorted((folder / group).glob("*.yaml")):
+            found.setdefault(file.stem, file)
+    return dict(sorted(found.items()))
+
+
+def summary(file: Path) -> str:
+    """The first comment of a YAML file: the sentence that ``--help`` shows for it."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# ") and not line.startswith("# @package"):
+            return line[2:].strip()
+    return ""
+
+
+def load_option(group: str, name: str, extra: Sequence[Path] = ()) -> DictConfig:
+    """The config of one option, unresolved. Raises `UserError` naming the options that there are."""
+    known = choices(group, extra)
+    if name not in known:
+        raise UserError(f"{group}={name}: no such {group}; there is {', '.join(known)}.")
+    node = OmegaConf.load(known[name])
+    assert isinstance(node, DictConfig)
+    return node
+
+
+def instantiate(node: Any) -> Any:
+    """Build what ``node._target_`` names, with plain lists and dicts as arguments.
+
+    Raises `UserError` where the constructor refuses a value (``ValueError``) or a key (``TypeError``).
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate as hydra_instantiate
+
+    try:
+        return hydra_instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        if isinstance(cause, ValueError | TypeError):
+            raise UserError(f"{node.get('_target_')}: {cause}") from error
+        raise
+
+
+def build_attention(
+    name: str,
+    *,
+    landmarks: int | float | str = 64,
+    sampler: str = "fps",
+    seed: int = 0,
+    search: Sequence[Path] = (),
+    **options: Any,
+) -> Any:
+    """The attention that ``attn=name`` means on the command line, for library use.
+
+    ``options`` override keys of its YAML file (``inverse="exact"``). Raises `UserError` for unknown names and keys.
+    """
+    node = load_option("attn", name, search)
+    unknown = sorted(set(options) - set(node))
+    if unknown:
+        known = sorted(str(key) for key in node if key != "_target_")
+        raise UserError(f"attn={name} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}.")
+    root = OmegaConf.create(
+        {"landmarks": landmarks, "seed": seed, "sampler": load_option("sampler", sampler, search), "attn": OmegaConf.merge(node, options)}
+    )
+    try:
+        OmegaConf.resolve(root)
+    except OmegaConfBaseException as error:
+        raise UserError(f"attn={name}: {error}") from error
+    return instantiate(root.attn)

@@ -1,0 +1,69 @@
+"""The machine a run is on: device, dtype, seeds, versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fna.errors import UserError
+
+PACKAGES = ("fna", "torch", "torchvision", "timm", "open_clip_torch", "transformers", "torch-quickfps", "hydra-core", "numpy")
+
+
+def choose_device(wanted: str) -> str:
+    """Turn "auto" into a device; refuse one that is not there."""
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise UserError(f"device={wanted}: not a device; give auto, cpu, cuda or cuda:1.") from error
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise UserError(f"device={wanted}: this machine has no such GPU; use device=cpu or auto.")
+    return wanted
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python and torch (numpy users get explicit generators)."""
+    import torch
+
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def commit() -> str | None:
+    """The commit of the checkout that fna is run from, with "-dirty" where the tree differs; None outside a checkout."""
+    root = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions, threads and hardware, for ``result.json``."""
+    import torch
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "commit": commit(),
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
+    }

@@ -1,0 +1,151 @@
+"""Rows: what one variant scored on one dataset, kept in files named by the hash of all that decides it.
+
+A row is two files: ``<hash>.parquet`` (one line a sample: counts, decision, output) and ``<hash>.json`` (metrics, config, digest of
+the parquet). The JSON is renamed into place last, so a row is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fna.errors import UserError
+from fna.tasks.base import Outcome
+
+ROW_VERSION = 1
+
+
+def row_key(identity: Mapping[str, Any]) -> str:
+    """sha256 of the canonical JSON of what decides a row, 20 hex digits."""
+    text = json.dumps({"row_version": ROW_VERSION, **identity}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write by a temporary file in the same folder and a rename; a reader sees the old file or the new one, never half."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UserError(f"{path.parent}: cannot write there ({error.strerror}); choose another folder.") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@dataclass
+class Row:
+    """One stored variant: its hash, its record (JSON) and its per-sample outcome (None for a failed row)."""
+
+    key: str
+    record: dict[str, Any]
+    outcome: Outcome | None
+
+    @property
+    def failed(self) -> bool:
+        return self.record["status"] == "failed"
+
+
+class RowStore:
+    """The folder ``rows_dir``."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def check(self) -> None:
+        """Raise `UserError` unless rows can be written here."""
+        probe = self.folder / f".probe-{os.getpid()}"
+        write_atomic(probe, b"")
+        probe.unlink(missing_ok=True)
+
+    def get(self, key: str) -> Row | None:
+        """The row, or None where it is missing, of another version, or damaged (its digest does not fit)."""
+        try:
+            record = json.loads((self.folder / f"{key}.json").read_bytes())
+            if record["status"] == "failed":
+                return Row(key, record, None)
+            data = (self.folder / f"{key}.parquet").read_bytes()
+        except (FileNotFoundError, json.JSONDecodeError, KeyError):
+            return None
+        if hashlib.sha256(data).hexdigest() != record.get("parquet_sha256"):
+            return None
+        return Row(key, record, _from_parquet(data, record))
+
+    def put(self, key: str, outcome: Outcome, record: Mapping[str, Any]) -> Row:
+        """Store a finished row: samples first, record last."""
+        data = _to_parquet(outcome)
+        whole = {
+            **record,
+            "status": "ok",
+            "hash": key,
+            "skipped": outcome.skipped,
+            "shapes": {name: list(counts.shape[1:]) for name, counts in outcome.counts.items()},
+            "parquet_sha256": hashlib.sha256(data).hexdigest(),
+        }
+        write_atomic(self.folder / f"{key}.parquet", data)
+        write_atomic(self.folder / f"{key}.json", json.dumps(whole, indent=1).encode())
+        return Row(key, whole, outcome)
+
+    def put_failed(self, key: str, error: str, record: Mapping[str, Any]) -> None:
+        """Remember that this row cannot be made, and why."""
+        whole = {**record, "status": "failed", "hash": key, "error": error}
+        write_atomic(self.folder / f"{key}.json", json.dumps(whole, indent=1).encode())
+
+
+def _to_parquet(outcome: Outcome) -> bytes:
+    n = len(outcome.keys)
+    columns: dict[str, Any] = {
+        "key": pa.array(outcome.keys, pa.string()),
+        "decision": pa.array(outcome.decisions, pa.int64()),
+        "label": pa.array(outcome.labels, pa.string()),
+        "truth": pa.array(outcome.truths, pa.string()),
+        "output": _fixed(outcome.outputs.astype(np.float32)),
+    }
+    for name, counts in outcome.counts.items():
+        flat = np.asarray(counts, np.float64).reshape(n, -1)
+        columns[f"count:{name}"] = pa.array(flat[:, 0]) if flat.shape[1] == 1 else _fixed(flat)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return bytes(sink.getvalue())
+
+
+def _fixed(array: np.ndarray) -> Any:
+    flat = np.ascontiguousarray(array).reshape(len(array), -1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
+
+
+def _from_parquet(data: bytes, record: Mapping[str, Any]) -> Outcome:
+    table = pq.read_table(pa.BufferReader(data))
+    n = table.num_rows
+
+    def matrix(name: str) -> np.ndarray:
+        column = table.column(name).combine_chunks()
+        values = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
+        return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(n, -1)
+
+    return Outcome(
+        keys=table.column("key").to_pylist(),
+        counts={name: matrix(f"count:{name}").reshape(n, *shape) for name, shape in record["shapes"].items()},
+        outputs=matrix("output"),
+        decisions=matrix("decision")[:, 0],
+        labels=table.column("label").to_pylist(),
+        truths=table.column("truth").to_pylist(),
+        skipped=list(record.get("skipped", [])),
+    )
