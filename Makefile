@@ -1,0 +1,37 @@
+# Every target sets up .venv in the root when it is missing or older than what it is made from.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.ready
+ARGS ?=
+
+.PHONY: run test test-fast test-slow report zoo lint clean
+
+run: $(STAMP)
+	$(BIN)/python run.py model=clip attn=fna landmarks=64 $(ARGS)
+
+test: test-fast test-slow
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
+
+report: $(STAMP)
+	$(BIN)/python -m fna.report outputs
+
+zoo: $(STAMP)
+	$(BIN)/python scripts/train_clip_shapes.py $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

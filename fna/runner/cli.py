@@ -1,0 +1,96 @@
+"""The command line around Hydra: help, errors as one line, exit statuses."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from fna.configs import CONF, choices, search_path
+from fna.errors import UserError
+from fna.runner.help import help_text
+from fna.schema import Knobs, register
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run what ``sys.argv`` asks for; exit 0 only when every job's result is whole."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(help_text())
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we print one line
+    register()
+    try:
+        _check_words(sys.argv[1:])
+        _add_search_path()
+        _job()
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        fail(error)
+    except PermissionError as error:
+        fail(UserError(f"{error.filename}: cannot write there ({error.strerror}); choose another folder."))
+    except KeyboardInterrupt:
+        print("interrupted: finished rows are kept, the same command goes on from them", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def fail(error: BaseException) -> None:
+    """Print an error as one line and exit 1."""
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    sys.exit(1)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _job(cfg: DictConfig) -> Any:
+    from fna.runner.run import run
+
+    settings = HydraConfig.get()
+    names = {group: str(choice) for group, choice in settings.runtime.choices.items() if "/" not in group}
+    return run(cfg, names, Path(settings.runtime.output_dir), in_sweep=settings.mode == RunMode.MULTIRUN)
+
+
+def _add_search_path() -> None:
+    extra = [folder.resolve() for folder in search_path() if folder != CONF]
+    if extra:
+        sys.argv.append(f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in extra)}]")
+
+
+def _check_words(words: list[str]) -> None:
+    """Refuse an unknown option of a group or an unknown knob before Hydra composes, with what is there instead.
+
+    Hydra's own messages run over many lines. Words that it treats specially (flags, ``+key``, ``~key``, ``hydra.*``) are left to it.
+    """
+    known = {name: set(choices(name)) for name in _groups()}
+    for word in words:
+        knob, equals, value = word.partition("=")
+        if not equals or word.startswith(("-", "+", "~", "hydra.", "hydra/")):
+            continue
+        if knob in known:
+            _check_choices(knob, value, known[knob])
+        elif knob.split(".")[0].split("@")[0] not in Knobs.__dataclass_fields__:
+            near = difflib.get_close_matches(knob, [*Knobs.__dataclass_fields__], 1)
+            hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(Knobs.__dataclass_fields__)}."
+            raise UserError(f"{knob}: no such knob; {hint}")
+
+
+def _check_choices(group: str, value: str, known: set[str]) -> None:
+    if value.startswith(("glob(", "choice(", "[")) or value == "null":
+        return
+    for option in value.split(","):
+        if option not in known:
+            near = difflib.get_close_matches(option, sorted(known), 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UserError(f"{group}={option}: no such {group}; {hint}there is {', '.join(sorted(known))}.")
+
+
+def _groups() -> list[str]:
+    return sorted({folder.name for root in search_path() if root.is_dir() for folder in root.iterdir() if folder.is_dir()} - {"hydra"})

@@ -1,0 +1,105 @@
+"""Pictures for the page: a few images with the landmarks that the variant took, and images whose answer changed."""
+
+from __future__ import annotations
+
+import io
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from fna.data.base import Dataset
+from fna.models.base import Model
+from fna.runner.plan import Plan
+from fna.runner.rows import write_atomic
+from fna.surgery.swap import swap_tower
+from fna.tasks.base import Outcome
+
+SIDE = 256
+
+
+def readable(dataset: Dataset, count: int) -> list[Any]:
+    """The first ``count`` examples whose image can be read."""
+    found = []
+    for example in dataset.examples:
+        if len(found) == count:
+            break
+        with suppress(OSError, UnidentifiedImageError), Image.open(example.image) as image:
+            image.load()
+            found.append(example)
+    return found
+
+
+def batch(model: Model, dataset: Dataset, count: int) -> Tensor:
+    """``[count, 3, h, w]`` of the first readable images, repeated where there are fewer."""
+    examples = readable(dataset, count)
+    tensors = [model.transform(Image.open(example.image).convert("RGB")) for example in examples]
+    index = torch.arange(count) % len(tensors)
+    return torch.stack(tensors)[index].to(model.device, model.dtype)
+
+
+def write(
+    folder: Path, plan: Plan, model: Model, dataset: Dataset, outcomes: tuple[Outcome, Outcome], layers: tuple[int, ...]
+) -> None:
+    """Write ``gallery.json`` and ``pictures/`` into the run folder."""
+    sections = {"landmarks": _landmarks(folder, plan, model, dataset, layers), "flips": _flips(folder, dataset, *outcomes, plan.cfg.gallery)}
+    write_atomic(folder / "gallery.json", json.dumps(sections).encode())
+
+
+def _landmarks(folder: Path, plan: Plan, model: Model, dataset: Dataset, layers: tuple[int, ...]) -> list[dict[str, Any]]:
+    """The first images as the model sees them, with the token indices chosen in the first swapped block."""
+    examples = readable(dataset, plan.cfg.gallery)
+    if not examples:
+        return []
+    images = torch.stack([model.transform(Image.open(example.image).convert("RGB")) for example in examples])
+    chosen: list[Any] = []
+    handle = swap_tower(model.tower, dict.fromkeys(layers, plan.op), on_end=chosen.append)
+    with handle, torch.inference_mode():
+        plan.task.forward(model)(images.to(model.device, model.dtype))
+    landmarks = next((value for memo in chosen for key, value in memo.items() if key[0] == "landmarks"), None)
+    shown = []
+    for row, example in enumerate(examples):
+        name = f"pictures/{row}.png"
+        _save(folder / name, _denormalised(images[row]))
+        index = [] if landmarks is None else landmarks.index[row].tolist()
+        if landmarks is not None and landmarks.valid is not None:
+            index = [token for token, valid in zip(index, landmarks.valid[row].tolist(), strict=True) if valid]
+        shown.append({"image": name, "key": example.key, "grid": model.tokens.grid, "prefix": model.tokens.prefix, "index": index})
+    return shown
+
+
+def _denormalised(image: Tensor) -> Image.Image:
+    """The transformed image as a picture, stretched to its own range (the model's mean and deviation are not needed)."""
+    low, high = image.amin(), image.amax()
+    pixels = ((image - low) / (high - low).clamp_min(1e-6) * 255).byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(np.ascontiguousarray(pixels)).resize((SIDE, SIDE * image.shape[1] // image.shape[2]))
+
+
+def _flips(folder: Path, dataset: Dataset, full: Outcome, variant: Outcome, count: int) -> list[dict[str, Any]]:
+    """Samples whose first choice differs between full and variant, the ones that full had right first."""
+    changed = np.flatnonzero(full.decisions != variant.decisions)
+    right = np.array([label == truth for label, truth in zip(full.labels, full.truths, strict=True)])
+    changed = changed[np.argsort(~right[changed], kind="stable")]
+    images = {example.key: example.image for example in dataset.examples}
+    flips = []
+    for number, row in enumerate(changed[: 2 * count]):
+        name, key = f"pictures/flip{number}.png", full.keys[row]
+        with Image.open(images[key]) as image:
+            picture = image.convert("RGB")
+        picture.thumbnail((SIDE, SIDE))
+        _save(folder / name, picture)
+        truth, before, after = full.truths[row], full.labels[row], variant.labels[row]
+        better = "full" if before == truth else "variant" if after == truth else "neither"
+        flips.append({"image": name, "key": key, "truth": truth, "full": before, "variant": after, "better": better})
+    return flips
+
+
+def _save(path: Path, picture: Image.Image) -> None:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    write_atomic(path, buffer.getvalue())

@@ -1,0 +1,58 @@
+"""Peak memory of a forward pass, by the storages that are alive; resident memory of a process cannot tell (facts: formulas §9.4)."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveStorages(TorchDispatchMode):
+    """Counts the bytes of tensor storages made while it is on: ``current`` now, ``peak`` at most.
+
+    Views and in-place operations share a storage and cost nothing. Temporaries inside a fused operator are not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.current = 0
+        self.peak = 0
+        self._known: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self._add(leaf.untyped_storage())
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        pointer = storage._cdata
+        if pointer in self._known:
+            return
+        size = storage.nbytes()
+        self._known[pointer] = size
+        weakref.finalize(storage, self._drop, pointer)
+        self.current += size
+        self.peak = max(self.peak, self.current)
+
+    def _drop(self, pointer: int) -> None:
+        self.current -= self._known.pop(pointer, 0)
+
+
+def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
+    """The most memory that ``work`` held at once beyond what was there before, in bytes."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with LiveStorages() as storages:
+        work()
+    return storages.peak

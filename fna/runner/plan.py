@@ -1,0 +1,124 @@
+"""From a composed config to a plan: everything that can be refused before weights or data are loaded is refused here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fna.configs import instantiate, load_option
+from fna.errors import UserError
+from fna.schema import check_knobs
+from fna.surgery.plan import parse_layers
+
+if TYPE_CHECKING:
+    from fna.data.base import DatasetSource
+    from fna.models.base import ModelSource
+    from fna.tasks.base import Task
+
+# Where a file lies does not decide a result: its content does, and that is in the digests of weights and data.
+PATH_KEYS = frozenset({"root", "checkpoint", "images", "annotations", "cache", "classes", "config", "tokenizer"})
+GROUPS = ("model", "dataset", "task", "attn", "sampler", "reduce", "mask", "kv", "logger")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run will do. ``names`` are the chosen options by group; ``op`` is the variant's attention."""
+
+    cfg: DictConfig
+    names: dict[str, str]
+    dataset: DatasetSource
+    model: ModelSource
+    task: Task
+    op: Any
+
+    def sentence(self) -> str:
+        """One line that says what will be done."""
+        limit = "all" if self.cfg.limit is None else f"the first {self.cfg.limit}"
+        return (
+            f"{self.names['task']} on {limit} samples of {self.names['dataset']} with {self.names['model']}: "
+            f"full attention against {self.names['attn']} in blocks {self.cfg.layers}, landmarks={self.cfg.landmarks}"
+        )
+
+
+def prepare(cfg: DictConfig, names: Mapping[str, str]) -> Plan:
+    """Check the knobs, build the (cheap) sources and the attention, and try the attention on a tiny input.
+
+    Raises `UserError` for anything that can be known to be wrong without loading weights or reading data.
+    """
+    check_knobs(cfg)
+    chosen = dict(names)
+    _refuse_unbuilt(chosen, cfg)
+    OmegaConf.resolve(cfg)
+    dataset = instantiate(cfg.dataset)
+    dataset.check()
+    _resolve_model(cfg, chosen, dataset.domain)
+    model = instantiate(cfg.model)
+    model.check()
+    _check_shape(cfg, chosen, model)
+    op = instantiate(cfg.attn)
+    _probe(op)
+    return Plan(cfg, chosen, dataset, model, instantiate(cfg.task), op)
+
+
+def _refuse_unbuilt(names: Mapping[str, str], cfg: DictConfig) -> None:
+    for group in ("mask", "reduce", "kv"):
+        if names.get(group, "none") != "none":
+            raise UserError(f"{group}={names[group]}: this version runs with {group}=none only.")
+    if cfg.landmarks == "auto" or cfg.layers == "auto":
+        raise UserError("landmarks=auto and layers=auto are not in this version; give a count and a range of blocks.")
+
+
+def _resolve_model(cfg: DictConfig, names: dict[str, str], domain: str) -> None:
+    """Replace a model that only says which weights to take for which kind of data (``by_domain``) by those."""
+    if "by_domain" not in cfg.model:
+        return
+    option = cfg.model.by_domain[domain]
+    node = load_option("model", option)
+    names["model"] = option
+    cfg.model = node
+    OmegaConf.resolve(cfg)
+
+
+def _check_shape(cfg: DictConfig, names: Mapping[str, str], model: ModelSource) -> None:
+    if model.depth is not None:
+        parse_layers(cfg.layers, model.depth)
+    patch = model.patch_size
+    if patch is None or cfg.image_size is None:
+        return
+    sides = [cfg.image_size] if isinstance(cfg.image_size, int) else list(cfg.image_size)
+    if any(side % patch for side in sides):
+        near = max(patch, round(sides[0] / patch) * patch)
+        raise UserError(f"image_size={cfg.image_size}: {names['model']} has patches of {patch} px; give multiples, such as {near}.")
+
+
+def _probe(op: Any) -> None:
+    import warnings
+
+    from fna.attention.contract import Site, Tokens, probe
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 13 tokens are fewer than any real count of landmarks
+        try:
+            probe(op, Site(scale=0.5, tokens=Tokens(prefix=1, grid=(3, 4))), tokens=13)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+def identity(cfg: DictConfig, group: str) -> Any:
+    """The resolved node of a group as plain data, without the keys that only say where files lie."""
+    node = OmegaConf.to_container(cfg[group], resolve=True) if cfg[group] is not None else None
+    return {key: value for key, value in node.items() if key not in PATH_KEYS} if isinstance(node, dict) else node
+
+
+def checked_folder(path: str | Path) -> Path:
+    """A folder that exists and can be written, or `UserError`."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write there ({error.strerror}); choose another folder.") from error
+    return folder

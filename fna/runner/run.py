@@ -1,0 +1,261 @@
+"""One run: make the rows that are missing, compare, measure the cost in turns, write, show."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fna.attention.exact import Exact
+from fna.configs import instantiate
+from fna.data.base import Dataset
+from fna.errors import UserError
+from fna.metrics.compare import compare
+from fna.models.base import Model
+from fna.report import table
+from fna.report.page import write_page
+from fna.runner import cost, env, gallery
+from fna.runner.plan import Plan, checked_folder, identity, prepare
+from fna.runner.rows import Row, RowStore, row_key, write_atomic
+from fna.surgery.plan import parse_layers
+from fna.surgery.swap import swap_tower
+from fna.tasks.base import Outcome, Run
+
+RESULT_SCHEMA = 1
+console = Console(stderr=True)
+
+
+def run(cfg: DictConfig, names: Mapping[str, str], folder: Path, *, in_sweep: bool = False) -> tuple[float, float] | None:
+    """Run one job and write ``result.json`` into ``folder``; returns (first metric of the variant, speedup) as objectives.
+
+    A failure leaves a failed ``result.json``. Alone it is raised; in a sweep it is printed and the next job runs.
+    """
+    started = time.perf_counter()
+    try:
+        checked_folder(folder)
+        result = compare_variants(prepare(cfg, names), folder, started)
+    except Exception as error:
+        _write_failure(cfg, names, folder, error, time.perf_counter() - started)
+        if not in_sweep:
+            raise
+        if not isinstance(error, UserError):
+            (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        console.print(f"[red]failed[/red]: {' '.join(str(error).split())}", highlight=False)
+        return None
+    first = next(iter(result["metrics"].values()))
+    return first["variant"], result["cost"].get("speedup", {}).get("median", float("nan"))
+
+
+def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]:
+    """Full attention beside the variant on the same samples, from stored rows where there are any."""
+    cfg = plan.cfg
+    store = RowStore(cfg.rows_dir)
+    store.check()
+    device = env.choose_device(cfg.device)
+    env.seed_everything(cfg.seed)
+    console.print(plan.sentence(), highlight=False)
+    dataset = plan.dataset.load(cfg.limit)
+    model = plan.model.build(image_size=_size(cfg), device=device, dtype=cfg.dtype, seed=cfg.seed)
+    console.print(f"weights: {model.weights.source} ({model.weights.digest[:12]})", highlight=False)
+    plan.task.check(model, dataset)
+    layers = parse_layers(cfg.layers, model.depth)
+    result = _header(plan, model, dataset, layers, device)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        full, variant = _rows(plan, store, model, dataset, layers)
+        assert full.outcome is not None
+        assert variant.outcome is not None
+        comparison = compare(full.outcome, variant.outcome, plan.task.metrics, draws=cfg.bootstrap, seed=cfg.seed)
+        result |= {"metrics": comparison.metrics, "fidelity": comparison.fidelity}
+        result["cost"] = _cost(plan, model, dataset, layers) if cfg.timing.enabled else {}
+    gallery.write(folder, plan, model, dataset, (full.outcome, variant.outcome), layers)
+    result |= {
+        "status": "ok",
+        "hash": variant.key,
+        "rows": {"full": full.key, "variant": variant.key},
+        "samples": len(full.outcome.keys),
+        "skipped": full.outcome.skipped,
+        "warnings": sorted({str(warning.message) for warning in caught if "fna" in Path(warning.filename).parts}),
+        "notes": _notes(model, dataset),
+        "environment": env.environment(device),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    _finish(plan, result, folder)
+    return result
+
+
+def _size(cfg: DictConfig) -> int | tuple[int, int] | None:
+    size = cfg.image_size
+    return size if size is None or isinstance(size, int) else tuple(size)
+
+
+def _header(plan: Plan, model: Model, dataset: Dataset, layers: tuple[int, ...], device: str) -> dict[str, Any]:
+    """What was compared: the identity columns of ``result.json``."""
+    cfg, names = plan.cfg, plan.names
+    return {
+        "schema": RESULT_SCHEMA,
+        "hash": None,
+        "status": "running",
+        "model": names["model"],
+        "checkpoint": model.weights.source,
+        "weights_digest": model.weights.digest,
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "task": names["task"],
+        **{group: names.get(group, "none") for group in ("attn", "sampler", "reduce", "mask", "kv")},
+        "landmarks": cfg.landmarks,
+        "layers": list(layers),
+        "image_size": list(model.image_size),
+        "tokens": model.token_count,
+        "seed": cfg.seed,
+        "dtype": cfg.dtype,
+        "device": device,
+    }
+
+
+def _rows(plan: Plan, store: RowStore, model: Model, dataset: Dataset, layers: tuple[int, ...]) -> tuple[Row, Row]:
+    common = {
+        "model": identity(plan.cfg, "model"),
+        "weights": model.weights.digest,
+        "dataset": identity(plan.cfg, "dataset"),
+        "data": dataset.digest,
+        "task": [identity(plan.cfg, "task"), plan.task.version],
+        "image_size": list(model.image_size),
+        "limit": plan.cfg.limit,
+        "dtype": plan.cfg.dtype,
+        "device": model.device.type,
+    }
+    variant = {
+        **{group: identity(plan.cfg, group) for group in ("attn", "reduce", "mask", "kv")},
+        "attn_version": getattr(plan.op, "version", 1),
+        "layers": list(layers),
+        "seed": plan.cfg.seed,
+    }
+    swap = swapper(plan.op, model, layers)
+    full = _row(plan, store, model, dataset, common | {"attn": "full"}, "full", nullcontext)
+    return full, _row(plan, store, model, dataset, common | variant, plan.names["attn"], swap)
+
+
+def swapper(op: Any, model: Model, layers: tuple[int, ...]) -> Callable[[], AbstractContextManager[Any]]:
+    """A context manager, made anew at each call, in which ``op`` serves the chosen blocks of the model."""
+    return lambda: swap_tower(model.tower, dict.fromkeys(layers, op))
+
+
+def _row(
+    plan: Plan,
+    store: RowStore,
+    model: Model,
+    dataset: Dataset,
+    decides: Mapping[str, Any],
+    label: str,
+    context: Callable[[], AbstractContextManager[Any]],
+) -> Row:
+    """A stored row, or the row made now. A failure is stored too, and raised again until ``retry_failed=true``."""
+    key = row_key(decides)
+    stored = store.get(key)
+    if stored is not None and stored.failed and not plan.cfg.retry_failed:
+        raise UserError(f"{label}: failed before ({stored.record['error']}); retry_failed=true tries it again.")
+    if stored is not None and not stored.failed:
+        console.print(f"{label}: row {key} is there, not computed again", highlight=False)
+        return stored
+    began = time.perf_counter()
+    try:
+        with context(), _bar(label, len(dataset.examples)) as progress:
+            outcome = plan.task.evaluate(model, dataset, _settings(plan, progress))
+        _check_finite(outcome, label)
+    except (UserError, ValueError, torch.OutOfMemoryError) as error:
+        if not isinstance(error, UserError) or "strict" not in str(error):
+            store.put_failed(key, " ".join(str(error).split()), {"decides": decides})
+        raise UserError(str(error)) from error
+    return store.put(key, outcome, {"decides": decides, "variant": label, "seconds": round(time.perf_counter() - began, 2)})
+
+
+def _check_finite(outcome: Outcome, label: str) -> None:
+    bad = ~torch.isfinite(torch.from_numpy(outcome.outputs)).all(1)
+    if bad.any():
+        first = outcome.keys[int(bad.nonzero()[0, 0])]
+        raise UserError(f"{label}: {int(bad.sum())} of {len(bad)} outputs are not finite (first: {first}); try dtype=float32.")
+
+
+def _settings(plan: Plan, progress: Callable[[int], None]) -> Run:
+    cfg = plan.cfg
+    return Run(batch_size=cfg.batch_size, seed=cfg.seed, strict=cfg.strict, workers=cfg.workers, progress=progress)
+
+
+@contextmanager
+def _bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
+        bar = progress.add_task(label, total=total, rate="")
+        began = time.perf_counter()
+
+        def advance(n: int) -> None:
+            progress.advance(bar, n)
+            done = progress.tasks[0].completed
+            progress.update(bar, rate=f"{done / (time.perf_counter() - began):.0f} images/s")
+
+        yield advance
+
+
+def _cost(plan: Plan, model: Model, dataset: Dataset, layers: tuple[int, ...]) -> dict[str, Any]:
+    images = gallery.batch(model, dataset, plan.cfg.timing.batch_size)
+    exact = dict.fromkeys(layers, Exact())
+    plan_of_blocks = dict.fromkeys(layers, plan.op)
+    console.print(f"cost: full, exact and {plan.names['attn']} in turns, {plan.cfg.timing.rounds} rounds", highlight=False)
+    return cost.measure(
+        plan.task.forward(model),
+        {
+            "full": nullcontext,
+            "exact": lambda: swap_tower(model.tower, exact),
+            "variant": lambda: swap_tower(model.tower, plan_of_blocks),
+        },
+        lambda clock: swap_tower(model.tower, plan_of_blocks, clock=clock),
+        images,
+        rounds=plan.cfg.timing.rounds,
+        selection_flops=0,
+    )
+
+
+def _notes(model: Model, dataset: Dataset) -> list[str]:
+    notes = [*model.notes, *dataset.notes]
+    if model.weights.domain == "none":
+        notes.append("random weights, asked for: the pipeline runs, the scores mean nothing")
+    elif model.weights.domain != dataset.domain:
+        notes.append(f"weights trained on {model.weights.domain}, data of {dataset.domain}: the scores say nothing about either")
+    return notes
+
+
+def _finish(plan: Plan, result: dict[str, Any], folder: Path) -> None:
+    write_atomic(folder / "result.json", json.dumps(result, indent=1).encode())
+    table.show(result)
+    logger = instantiate(plan.cfg.logger) if plan.cfg.logger and "_target_" in plan.cfg.logger else None
+    if logger is not None:
+        logger.log(result, OmegaConf.to_container(plan.cfg, resolve=True), folder)
+    page = write_page(folder)
+    console.print(f"page: {page}", highlight=False, soft_wrap=True)
+
+
+def _write_failure(cfg: DictConfig, names: Mapping[str, str], folder: Path, error: Exception, seconds: float) -> None:
+    if not folder.is_dir():
+        return
+    result = {
+        "schema": RESULT_SCHEMA,
+        "status": "failed",
+        "error": " ".join(f"{error}".split()) or type(error).__name__,
+        **{group: names.get(group, "none") for group in ("model", "dataset", "task", "attn", "sampler", "reduce", "mask", "kv")},
+        "landmarks": cfg.landmarks,
+        "layers": str(cfg.layers),
+        "seed": cfg.seed,
+        "seconds": round(seconds, 2),
+    }
+    write_atomic(folder / "result.json", json.dumps(result, indent=1).encode())
