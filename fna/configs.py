@@ -85,9 +85,8 @@ def build_attention(
     if unknown:
         known = sorted(str(key) for key in node if key != "_target_")
         raise UserError(f"attn={name} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}.")
-    root = OmegaConf.create(
-        {"landmarks": landmarks, "seed": seed, "sampler": load_option("sampler", sampler, search), "attn": OmegaConf.merge(node, options)}
-    )
+    groups = {"sampler": load_option("sampler", sampler, search), "attn": OmegaConf.merge(node, options)}
+    root = OmegaConf.create({"landmarks": landmarks, "seed": seed, **groups})
     try:
         OmegaConf.resolve(root)
     except OmegaConfBaseException as error:

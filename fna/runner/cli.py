@@ -67,7 +67,7 @@ def _add_search_path() -> None:
 def _check_words(words: list[str]) -> None:
     """Refuse an unknown option of a group or an unknown knob before Hydra composes, with what is there instead.
 
-    Hydra's own messages run over many lines. Words that it treats specially (flags, ``+key``, ``~key``, ``hydra.*``) are left to it.
+    Hydra's own messages run over many lines. What it treats specially (flags, ``+key``, ``~key``, ``hydra.*``) is left to it.
     """
     known = {name: set(choices(name)) for name in _groups()}
     for word in words:
@@ -93,4 +93,5 @@ def _check_choices(group: str, value: str, known: set[str]) -> None:
 
 
 def _groups() -> list[str]:
-    return sorted({folder.name for root in search_path() if root.is_dir() for folder in root.iterdir() if folder.is_dir()} - {"hydra"})
+    folders = (folder for root in search_path() if root.is_dir() for folder in root.iterdir() if folder.is_dir())
+    return sorted({folder.name for folder in folders} - {"hydra"})

@@ -1,7 +1,8 @@
 """What the variants cost, measured in turns on one batch: time, FLOPs, memory, and where the time goes.
 
 Machines are noisy, so no figure here stands alone: the variants alternate, a speedup is the median of per-round ratios with a
-bootstrap interval, and the baseline is the faster of the untouched model (``full``) and exact attention through our seam (``exact``).
+bootstrap interval, and the baseline is the faster of the untouched model (``full``) and exact attention through our seam
+(``exact``).
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ class StageClock:
         yield
         synchronize(self.device)
         self.seconds[stage] += time.perf_counter() - start
+
+
+Clocked = Callable[[StageClock], AbstractContextManager[Any]]
 
 
 def synchronize(device: torch.device) -> None:
@@ -92,7 +96,7 @@ def flops(forward: Forward, images: Tensor) -> int:
     return int(counter.get_total_flops())
 
 
-def stages(forward: Forward, clocked: Callable[[StageClock], AbstractContextManager[Any]], images: Tensor, rounds: int) -> dict[str, float]:
+def stages(forward: Forward, clocked: Clocked, images: Tensor, rounds: int) -> dict[str, float]:
     """Share of the variant's forward spent in each named stage; what no stage names is "rest of the model"."""
     shares: dict[str, list[float]] = defaultdict(list)
     for turn in range(WARM_UP + rounds):
@@ -110,7 +114,7 @@ def stages(forward: Forward, clocked: Callable[[StageClock], AbstractContextMana
 def measure(
     forward: Forward,
     variants: Variants,
-    clocked: Callable[[StageClock], AbstractContextManager[Any]],
+    clocked: Clocked,
     images: Tensor,
     *,
     rounds: int,

@@ -47,8 +47,9 @@ def write(
     folder: Path, plan: Plan, model: Model, dataset: Dataset, outcomes: tuple[Outcome, Outcome], layers: tuple[int, ...]
 ) -> None:
     """Write ``gallery.json`` and ``pictures/`` into the run folder."""
-    sections = {"landmarks": _landmarks(folder, plan, model, dataset, layers), "flips": _flips(folder, dataset, *outcomes, plan.cfg.gallery)}
-    write_atomic(folder / "gallery.json", json.dumps(sections).encode())
+    landmarks = _landmarks(folder, plan, model, dataset, layers)
+    flips = _flips(folder, dataset, *outcomes, plan.cfg.gallery)
+    write_atomic(folder / "gallery.json", json.dumps({"landmarks": landmarks, "flips": flips}).encode())
 
 
 def _landmarks(folder: Path, plan: Plan, model: Model, dataset: Dataset, layers: tuple[int, ...]) -> list[dict[str, Any]]:

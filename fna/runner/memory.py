@@ -1,4 +1,4 @@
-"""Peak memory of a forward pass, by the storages that are alive; resident memory of a process cannot tell (facts: formulas §9.4)."""
+"""Peak memory of a forward pass, by the storages that are alive: a process's resident memory cannot tell."""
 
 from __future__ import annotations
 
