@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
 from fna.data.base import Dataset
 from fna.models.base import Model
@@ -59,6 +60,9 @@ class Task(Protocol):
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` where this model or dataset cannot serve this task."""
+
+    def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
+        """What this task runs on a batch of images ``[B, 3, h, w]``: what is timed, counted and drawn."""
 
     def evaluate(self, model: Model, dataset: Dataset, run: Run) -> Outcome: ...
 

@@ -1,0 +1,75 @@
+"""Every file under conf/ composes, and every ``_target_`` takes the keys that its YAML gives it."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from fna.configs import CONF, choices, summary
+from fna.runner.help import help_text
+from fna.schema import Knobs, register
+
+GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
+OPTIONS = [(group, name) for group in GROUPS for name in choices(group)]
+
+
+def composed(*overrides: str) -> DictConfig:
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def targets(node: Any) -> list[dict[str, Any]]:
+    """Every mapping below ``node`` that has a ``_target_``."""
+    if isinstance(node, dict):
+        own = [node] if node.get("_target_") else []
+        return own + [found for value in node.values() for found in targets(value)]
+    return [found for value in node for found in targets(value)] if isinstance(node, list) else []
+
+
+@pytest.mark.parametrize(("group", "name"), OPTIONS, ids=[f"{group}={name}" for group, name in OPTIONS])
+def test_option_composes_and_binds(group: str, name: str) -> None:
+    cfg = composed(f"{group}={name}")
+    node = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(node, dict)
+    for found in targets(node):
+        constructor = get_class(found["_target_"])
+        keys = {str(key): value for key, value in found.items() if not str(key).startswith("_")}
+        inspect.signature(constructor).bind(**keys)
+
+
+@pytest.mark.parametrize(("group", "name"), OPTIONS, ids=[f"{group}={name}" for group, name in OPTIONS])
+def test_option_says_what_it_is(group: str, name: str) -> None:
+    assert summary(choices(group)[name]), f"conf/{group}/{name}.yaml: the first comment says in a sentence what this is"
+    assert name in help_text()
+
+
+def test_experiments_have_a_folder() -> None:
+    root = Path(CONF).parent / "experiments"
+    for name in choices("experiment"):
+        assert (root / name / "README.md").is_file(), f"experiments/{name}/README.md is missing"
+        assert (root / name / "expected.csv").is_file(), f"experiments/{name}/expected.csv is missing"
+
+
+def test_every_knob_is_explained_in_config_yaml() -> None:
+    text = help_text()
+    for knob in Knobs.__dataclass_fields__:
+        assert f"{knob}" in text
+
+
+def test_dataset_picks_the_task_and_an_explicit_task_wins() -> None:
+    assert composed("dataset=coco_val2017").task._target_.endswith("Retrieval")
+    assert composed("dataset=tiny_imagenet").task._target_.endswith("Classification")
+    assert composed("dataset=tiny_imagenet", "task=retrieval").task._target_.endswith("Retrieval")
+
+
+def test_landmarks_reach_the_attention() -> None:
+    cfg = composed("attn=fna", "landmarks=17", "sampler=random", "seed=3")
+    assert cfg.attn.landmarks == 17
+    assert cfg.attn.sampler._target_.endswith("Random")

@@ -1,0 +1,107 @@
+"""Promises of the house about itself: who imports whom, what loads torch, how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted((ROOT / "fna").rglob("*.py"))
+MAX_LINES = 400
+
+# folder of fna -> folders of fna that it may import ("" stands for the modules that lie in fna/ itself)
+ARROWS = {
+    "attention": set(),
+    "masking": {"attention"},
+    "surgery": {"attention"},
+    "models": {"attention"},
+    "data": set(),
+    "metrics": set(),
+    "tasks": {"metrics", "data", "models", "attention", "surgery", "masking"},
+    "report": set(),
+    "runner": {"tasks", "metrics", "data", "models", "surgery", "masking", "report", "attention"},
+    "": {"attention", "surgery", "masking", "runner"},
+}
+# modules in fna/ itself that any folder may import: they import no folder in turn
+GROUND = {"fna", "fna.errors", "fna.configs", "fna.schema"}
+# third-party packages that live behind one door
+DOORS = {
+    "hydra": ("fna/runner/", "fna/schema.py", "fna/configs.py", "run.py"),
+    "wandb": ("fna/report/wandb.py",),
+    "open_clip": ("fna/models/", "fna/surgery/"),
+    "timm": ("fna/models/", "fna/surgery/"),
+    "transformers": ("fna/models/", "fna/surgery/"),
+}
+
+
+def imports(file: Path) -> list[tuple[str, bool]]:
+    """(module, under TYPE_CHECKING) for every import statement of a file."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    typing_only = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and isinstance(branch.test, ast.Name) and branch.test.id == "TYPE_CHECKING"
+        for node in ast.walk(branch)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in typing_only) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append((node.module, id(node) in typing_only))
+    return found
+
+
+def folder_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and (ROOT / "fna" / parts[1]).is_dir() else ""
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_arrows(file: Path) -> None:
+    own = folder_of(".".join(file.relative_to(ROOT).with_suffix("").parts))
+    for module, _ in imports(file):
+        if not module.startswith("fna") or module in GROUND:
+            continue
+        target = folder_of(module)
+        assert target == own or target in ARROWS[own], f"{file.relative_to(ROOT)} imports {module}: fna/{own or '.'} may not"
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_doors(file: Path) -> None:
+    name = str(file.relative_to(ROOT))
+    for module, typing_only in imports(file):
+        doors = DOORS.get(module.split(".")[0])
+        if doors and not typing_only:
+            assert name.startswith(doors), f"{name} imports {module}; only {', '.join(doors)} may"
+
+
+def test_attention_imports_torch_and_nothing_else() -> None:
+    allowed = {"torch", "torch_quickfps", "triton", "fna", *sys.stdlib_module_names}
+    for file in (ROOT / "fna" / "attention").rglob("*.py"):
+        outside = {module for module, _ in imports(file) if module.split(".")[0] not in allowed}
+        assert not outside, f"{file.relative_to(ROOT)} imports {sorted(outside)}"
+
+
+@pytest.mark.parametrize("file", [*SOURCES, ROOT / "run.py"], ids=lambda file: str(file.relative_to(ROOT)))
+def test_files_are_short(file: Path) -> None:
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("code", ["import fna", "import fna.schema, fna.configs", "import fna.runner.cli", "import fna.report.__main__"])
+def test_light_imports_do_not_load_torch(code: str) -> None:
+    check = f"{code}\nimport sys\nassert 'torch' not in sys.modules, 'torch was loaded'"
+    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names() -> None:
+    import fna
+
+    assert all(hasattr(fna, name) for name in fna.__all__)
+    with pytest.raises(AttributeError, match="it has"):
+        fna.nonsense  # noqa: B018
