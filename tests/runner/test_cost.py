@@ -1,0 +1,107 @@
+"""Cost: turns that alternate, ratios per round, FLOPs with the fast path off, memory by live storages."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import torch
+from torch import nn
+
+from fna.runner.cost import StageClock, flops, in_turns, measure, median_ratio, stages
+from fna.runner.memory import peak_bytes
+
+CPU = torch.device("cpu")
+MIB = 2**20
+
+
+def test_median_ratio_is_per_round() -> None:
+    ratio = median_ratio(np.array([2.0, 4.0, 8.0]), np.array([1.0, 2.0, 4.0]))
+    assert ratio == {"median": 2.0, "ci": [2.0, 2.0]}
+    noisy = median_ratio(np.array([1.0, 2.0, 3.0]), np.ones(3))
+    assert noisy["median"] == 2.0
+    assert noisy["ci"][0] <= 2.0 <= noisy["ci"][1]
+
+
+def test_turns_rotate_and_forget_the_warm_up() -> None:
+    order: list[str] = []
+    current = ""
+
+    @contextmanager
+    def variant(name: str):  # noqa: ANN202
+        nonlocal current
+        current = name
+        yield
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        order.append(current)
+        return images
+
+    seconds = in_turns(forward, {name: lambda name=name: variant(name) for name in "abc"}, torch.zeros(1), rounds=3)
+    assert "".join(order) == "abcbcacababcbca"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_flops_see_multi_head_attention_behind_its_fast_path() -> None:
+    attention = nn.MultiheadAttention(32, 4, batch_first=True).eval()
+    n, d = 50, 32
+    counted = flops(lambda x: attention(x, x, x, need_weights=False)[0], torch.randn(2, n, d))
+    assert counted == 2 * (8 * n * d * d + 4 * n * n * d)
+
+
+def test_peak_counts_what_lives_at_once() -> None:
+    def chain() -> None:
+        for _ in range(5):
+            x = torch.zeros(MIB // 4)
+            y = x.view(2, -1)
+            y += 1
+            z = x + 1
+            del z
+
+    assert peak_bytes(chain, CPU) == 2 * MIB
+    q = torch.randn(1, 4, 1000, 16)
+    fused = peak_bytes(lambda: nn.functional.scaled_dot_product_attention(q, q, q), CPU)
+    explicit = peak_bytes(lambda: (q @ q.mT).softmax(-1) @ q, CPU)
+    assert fused < 0.3 * MIB
+    assert explicit > 30 * MIB
+
+
+def test_stage_shares_sum_to_one() -> None:
+    held: list[StageClock] = []
+
+    @contextmanager
+    def clocked(clock: StageClock):  # noqa: ANN202
+        held[:] = [clock]
+        yield
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        with held[0]("sampling"):
+            time.sleep(0.01)
+        time.sleep(0.01)
+        return images
+
+    shares = stages(forward, clocked, torch.zeros(1), rounds=3)
+    assert abs(sum(shares.values()) - 1) < 1e-6
+    assert 0.3 < shares["sampling"] < 0.7
+
+
+def test_measure_compares_with_the_faster_baseline() -> None:
+    pause = 0.0
+
+    @contextmanager
+    def waits(seconds: float):  # noqa: ANN202
+        nonlocal pause
+        pause = seconds
+        yield
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        time.sleep(pause)
+        return images @ images.mT
+
+    variants = {"full": lambda: waits(0.02), "exact": lambda: waits(0.01), "variant": lambda: waits(0.005)}
+    cost = measure(forward, variants, lambda clock: nullcontext(), torch.randn(4, 8), rounds=5, selection_flops=40)
+    assert cost["baseline"] == "exact"
+    assert 1.3 < cost["speedup"]["median"] < 2.5
+    assert cost["flops"] == {"full": 2 * 4 * 4 * 8 / 4, "variant": 2 * 4 * 4 * 8 / 4 + 10}
+    assert set(cost["images_per_second"]) == {"full", "exact", "variant"}

@@ -1,0 +1,106 @@
+"""A row is there whole or not at all, and its key depends on what decides it and on nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fna.errors import UserError
+from fna.runner.rows import RowStore, row_key, write_atomic
+from fna.tasks.base import Outcome
+
+
+def outcome(n: int = 5) -> Outcome:
+    generator = np.random.default_rng(0)
+    return Outcome(
+        keys=[f"image {i}" for i in range(n)],
+        counts={"correct": generator.integers(0, 2, n).astype(float), "hits": generator.integers(0, 9, (n, 3, 2)).astype(float)},
+        outputs=generator.standard_normal((n, 4)).astype(np.float32),
+        decisions=np.arange(n),
+        labels=[f"label {i}" for i in range(n)],
+        truths=["truth"] * n,
+        skipped=["broken.jpg"],
+    )
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    store = RowStore(tmp_path)
+    stored = outcome()
+    store.put("k", stored, {"decides": {"a": 1}})
+    row = store.get("k")
+    assert row is not None
+    assert row.outcome is not None
+    assert not row.failed
+    assert row.record["decides"] == {"a": 1}
+    assert row.outcome.keys == stored.keys
+    assert row.outcome.labels == stored.labels
+    assert row.outcome.skipped == ["broken.jpg"]
+    np.testing.assert_array_equal(row.outcome.outputs, stored.outputs)
+    np.testing.assert_array_equal(row.outcome.decisions, stored.decisions)
+    for name, counts in stored.counts.items():
+        np.testing.assert_array_equal(row.outcome.counts[name], counts)
+
+
+def test_missing_half_written_and_damaged_rows_count_as_missing(tmp_path: Path) -> None:
+    store = RowStore(tmp_path)
+    assert store.get("k") is None
+    store.put("k", outcome(), {})
+    record = (tmp_path / "k.json").read_bytes()
+    (tmp_path / "k.json").write_bytes(record[:40])
+    assert store.get("k") is None
+    (tmp_path / "k.json").write_bytes(record)
+    assert store.get("k") is not None
+    samples = (tmp_path / "k.parquet").read_bytes()
+    (tmp_path / "k.parquet").write_bytes(samples[:-20])
+    assert store.get("k") is None
+    (tmp_path / "k.parquet").unlink()
+    assert store.get("k") is None
+
+
+def test_failed_rows_are_remembered_and_overwritten_by_good_ones(tmp_path: Path) -> None:
+    store = RowStore(tmp_path)
+    store.put_failed("k", "not finite", {})
+    row = store.get("k")
+    assert row is not None
+    assert row.failed
+    assert row.record["error"] == "not finite"
+    store.put("k", outcome(), {})
+    again = store.get("k")
+    assert again is not None
+    assert not again.failed
+
+
+def test_key_ignores_order_and_sees_every_value() -> None:
+    assert row_key({"a": 1, "b": [1, 2]}) == row_key({"b": [1, 2], "a": 1})
+    assert row_key({"a": 1}) != row_key({"a": 2})
+    assert row_key({"a": 1}) != row_key({"a": 1, "b": None})
+
+
+def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "file"
+    write_atomic(target, b"old")
+
+    def broken(*args: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_unwritable_folder_is_one_line(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("not a folder")
+    with pytest.raises(UserError, match="choose another folder"):
+        RowStore(blocker / "rows").check()
+
+
+def test_record_is_plain_json(tmp_path: Path) -> None:
+    RowStore(tmp_path).put("k", outcome(), {"decides": {"seed": 0}})
+    assert json.loads((tmp_path / "k.json").read_text())["status"] == "ok"
