@@ -1,0 +1,147 @@
+"""One forward pass through a changed tower: its memo, the tokens it holds, and where it starts and ends.
+
+A pass starts at block 0's pre-hook and ends after the last block: feature extractors bypass the model's own hooks, never these. The
+state is kept per thread, so one model can serve two threads. Hooks are bound methods: they survive deepcopy, pickle and compile.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from fna.attention.contract import Clock, Memo, Tokens, no_clock
+
+Grid = tuple[int, int]
+
+
+@dataclass(eq=False)
+class Frame:
+    """What is known during one pass. ``hidden`` ``[B, N, D]``: the residual stream entering the running block.
+
+    ``tokens`` is None until somebody changes the tokens (appends, merges, drops) and says what they are now. ``aside``: a
+    look-ahead, which block 0 does not restart; ``stock``: the changed blocks run their own attention in it. ``alone``: a
+    block called outside any pass. ``last``: the changed block entered last; ``seen``: whether its seam was called.
+    """
+
+    memo: Memo = field(default_factory=dict)
+    tokens: Tokens | None = None
+    grid: Grid | None = None
+    hidden: Tensor | None = None
+    aside: bool = False
+    stock: bool = False
+    alone: bool = False
+    last: int = -1
+    seen: bool = False
+
+
+class Forward:
+    """The passes through one tower, a stack of frames for each thread."""
+
+    def __init__(
+        self,
+        *,
+        depth: int,
+        prefix: int,
+        grid: Grid | None,
+        batch_first: bool = True,
+        clock: Clock = no_clock,
+        on_end: Callable[[Memo], None] | None = None,
+    ) -> None:
+        self.depth = depth
+        self.prefix = prefix
+        self.grid = grid
+        self.batch_first = batch_first
+        self.clock = clock
+        self.on_end = on_end
+        self.passes = 0
+        self.called: set[int] = set()
+        self._thread = threading.local()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of the model starts idle and reports to nobody: the clock and the listener belong to the original's owner."""
+        return {**vars(self), "_thread": None, "clock": no_clock, "on_end": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._thread = threading.local()
+
+    @property
+    def frames(self) -> list[Frame]:
+        """This thread's stack: empty between passes."""
+        if not hasattr(self._thread, "frames"):
+            self._thread.frames = []
+        return self._thread.frames
+
+    @property
+    def frame(self) -> Frame:
+        """The running pass; a fresh one where a seam is called outside any."""
+        return self.frames[-1] if self.frames else Frame(alone=True)
+
+    def see_grid(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        """Hook of the patch projection: its output ``[B, D, rows, columns]`` tells the grid of this very image."""
+        self._thread.grid = (output.shape[-2], output.shape[-1]) if output.dim() == 4 else None
+
+    def open(self, module: nn.Module, args: Any) -> None:
+        """Pre-hook of block 0. Whatever an exception or an early stop left behind goes here."""
+        if self.frames and self.frames[-1].aside:
+            return
+        self.frames[:] = [Frame(grid=getattr(self._thread, "grid", None))]
+        self._thread.grid = None
+        self.passes += 1
+
+    def close(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Hook of the last block."""
+        if self.frames and not self.frames[-1].aside:
+            frame = self.frames.pop()
+            if self.on_end is not None:
+                self.on_end(frame.memo)
+
+    def enter(self, layer: int, hidden: Tensor) -> None:
+        """A changed block starts, ``hidden`` in the tower's own layout. Going backwards means that this is another pass."""
+        frame = self.frame
+        if frame.alone or (layer <= frame.last and not frame.aside):
+            frame = Frame(alone=True)
+            self.frames[-1:] = [frame]
+        frame.hidden = hidden if self.batch_first else hidden.transpose(0, 1)
+        frame.last, frame.seen = layer, False
+
+    def leave(self) -> bool:
+        """A changed block ends: whether it called its seam."""
+        frame = self.frame
+        frame.hidden = None
+        if frame.alone and self.frames:
+            self.frames.pop()
+        return frame.seen
+
+    @contextmanager
+    def look_ahead(self, stock: bool) -> Iterator[Frame]:
+        """A pass beside the running one, with a memo of its own; the running one is as before afterwards."""
+        outer = self.frame
+        self.frames.append(Frame(tokens=outer.tokens, grid=outer.grid, aside=True, stock=stock))
+        try:
+            yield self.frames[-1]
+        finally:
+            self.frames.pop()
+
+    def clear(self) -> None:
+        """Forget what this thread's last pass left."""
+        self.frames.clear()
+
+    def layout(self, frame: Frame, count: int) -> Tokens:
+        """The tokens of a sequence of ``count``: what was declared, else the grid of this image, of the model, or a square."""
+        if frame.tokens is not None:
+            return frame.tokens
+        patches = count - self.prefix
+        if frame.grid is not None and patches >= math.prod(frame.grid):
+            return Tokens(self.prefix, suffix=patches - math.prod(frame.grid), grid=frame.grid)
+        if self.grid is None or patches < 1:
+            return Tokens(self.prefix)
+        side = math.isqrt(patches)
+        square = (side, side) if side * side == patches else None
+        return Tokens(self.prefix, grid=self.grid if math.prod(self.grid) == patches else square)

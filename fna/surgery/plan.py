@@ -1,0 +1,63 @@
+"""Which blocks to change: "all", "last-half", "13-23", "0,3,6-8", 6 or a sequence of ints, as a sorted tuple of block numbers.
+
+Imports neither torch nor any model library, so that a typing mistake is found before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from fna.errors import UserError
+
+Layers = str | int | Sequence[int | str]
+
+_RANGE = re.compile(r"(-?\d+)(?:-(-?\d+))?")
+
+
+def parse_layers(spec: Layers, depth: int) -> tuple[int, ...]:
+    """The chosen blocks of a model with ``depth`` blocks, ascending and without repeats.
+
+    ``spec``: "all"; "last-half" (of an odd depth the larger half); one number; a range with both ends included ("13-23"); a comma
+    list of these; a sequence of them. Negative numbers count from the end. Raises `UserError` for anything else.
+    """
+    if isinstance(spec, str):
+        parts: Sequence[int | str] = [part.strip() for part in spec.split(",")]
+    elif isinstance(spec, Sequence):
+        parts = spec
+    else:
+        parts = [spec]
+    chosen = sorted({block for part in parts for block in _blocks(part, spec, depth)})
+    if not chosen:
+        raise UserError(f"layers={_shown(spec)} names no block: {_choices(depth)}")
+    return tuple(chosen)
+
+
+def _blocks(part: int | str, spec: Layers, depth: int) -> range:
+    """The blocks that one part of the spec names."""
+    if part == "all":
+        return range(depth)
+    if part == "last-half":
+        return range(depth // 2, depth)
+    # True is an int to Python and block 1 to nobody.
+    match = None if isinstance(part, bool) else _RANGE.fullmatch(str(part))
+    if match is None:
+        raise UserError(f"layers={_shown(spec)}: '{part}' is not a block, a range or a name; {_choices(depth)}")
+    first = int(match[1])
+    last = first if match[2] is None else int(match[2])
+    for number in (first, last):
+        if not -depth <= number < depth:
+            raise UserError(f"layers={_shown(spec)}: this model has blocks 0-{depth - 1}; {_choices(depth)}")
+    first, last = first % depth, last % depth
+    if first > last:
+        raise UserError(f"layers={_shown(spec)}: the range '{part}' runs backwards; {_choices(depth)}")
+    return range(first, last + 1)
+
+
+def _shown(spec: Layers) -> str:
+    return spec if isinstance(spec, str) else str(list(spec) if isinstance(spec, Sequence) else spec)
+
+
+def _choices(depth: int) -> str:
+    example = f"{depth // 2}-{depth - 1}"
+    return f'use all, last-half, a range with both ends such as "{example}", or a list such as "0,{depth - 1}".'

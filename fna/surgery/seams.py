@@ -1,0 +1,233 @@
+"""Where q, k and v are handed over: one seam for each make of attention module in timm and open_clip.
+
+A seam shadows ``forward`` on one module: project, split heads, call the op, merge heads, project out. Weights, names and classes
+stay. It is an object, not a closure: a deepcopy or a pickle of the model then carries a seam that holds the copy's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fna.attention.contract import Attention, Site
+from fna.errors import UserError
+from fna.surgery.blocks import forward_key
+from fna.surgery.forward import Forward
+
+
+class Port:
+    """The way from one block to its op: fills in the site and notes that it was used."""
+
+    def __init__(self, run: Forward, layer: int, op: Attention) -> None:
+        self.run = run
+        self.layer = layer
+        self.op = op
+
+    def enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Pre-hook of the block; its first argument is the residual stream."""
+        self.run.enter(self.layer, args[0] if args else next(iter(kwargs.values())))
+
+    def leave(self, block: nn.Module, args: Any, output: Any) -> None:
+        """Hook of the block: one that never handed over its q, k and v would silently be measured as if it had."""
+        if not self.run.leave():
+            raise RuntimeError(
+                f"block {self.layer} ({type(block).__name__}) ran without calling its attention through fna: "
+                "its model does not look attention up where fna put it. Leave this block out of layers=, or report the model."
+            )
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float, dropout: float = 0.0, **fields: Any) -> Tensor:
+        """The op on q ``[B, H, Nq, d]``, k and v ``[B, H, Nk, d]``; ``fields`` are the site's masks. Returns ``[B, H, Nq, d]``."""
+        if dropout:
+            raise UserError(f"block {self.layer} drops attention weights at random: fna is for inference, call model.eval() first.")
+        frame = self.run.frame
+        frame.seen = True
+        self.run.called.add(self.layer)
+        site = Site(
+            scale=scale,
+            layer=self.layer,
+            depth=self.run.depth,
+            tokens=self.run.layout(frame, k.shape[-2]),
+            hidden=frame.hidden,
+            memo=frame.memo,
+            clock=self.run.clock,
+            **fields,
+        )
+        # Under autocast a norm may leave q and k in float32 beside a half-precision v; stock attention then casts them too.
+        return self.op(q.to(v.dtype), k.to(v.dtype), v, site)
+
+
+class Seam(Port):
+    """A port whose ``forward`` stands in for that of one attention module."""
+
+    def __init__(self, run: Forward, layer: int, op: Attention, module: nn.Module) -> None:
+        super().__init__(run, layer, op)
+        self.module: Any = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the block calls instead of the module's own forward, with the same arguments and result."""
+        frame = self.run.frame
+        if frame.stock:
+            frame.seen = True
+            return type(self.module).forward(self.module, *args, **kwargs)
+        return self.changed(*args, **kwargs)
+
+    def changed(self, *args: Any, **kwargs: Any) -> Any:
+        """The family's way through the op."""
+        raise NotImplementedError
+
+
+class TimmSeam(Seam):
+    """timm ``Attention``, ``AttentionRope`` and ``EvaAttention``: qk-norm, rotary positions, grouped heads, inner norm, gate."""
+
+    def changed(self, x: Tensor, *, rope: Tensor | None = None, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """``x`` ``[B, N, D]`` -> ``[B, N, D]``; boolean masks are True where a key may be seen.
+
+        By keyword only: the classes differ in the order of these arguments, and their blocks always name them.
+        """
+        m = self.module
+        q, k, v = self.project(x)
+        q, k = m.q_norm(q), m.k_norm(k)
+        if rope is not None:
+            q, k = self.rotate(q, rope), self.rotate(k, rope)
+        dropout = m.attn_drop.p if m.training else 0.0
+        masks = mask_fields(attn_mask, q)
+        out = self.attend(q, *expand_heads(k, v, q.shape[1]), scale=m.scale, dropout=dropout, causal=is_causal, **masks)
+        out = m.norm(merge_heads(out))
+        if getattr(m, "gate", None) is not None:
+            out = out * m.gate(x).sigmoid()
+        return m.proj_drop(m.proj(out))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v, ``[B, heads, N, d]`` each; k and v may have fewer heads. Old EVA weights keep their biases apart."""
+        m = self.module
+        if getattr(m, "qkv", None) is None:
+            parts = [m.q_proj(x), m.k_proj(x), m.v_proj(x)]
+        elif getattr(m, "q_bias", None) is None:
+            parts = list(m.qkv(x).chunk(3, dim=-1))
+        else:
+            parts = list(F.linear(x, m.qkv.weight, torch.cat((m.q_bias, m.k_bias, m.v_bias))).chunk(3, dim=-1))
+        q, k, v = (split_heads(part, part.shape[-1] // m.head_dim) for part in parts)
+        return q, k, v
+
+    def rotate(self, x: Tensor, rope: Tensor) -> Tensor:
+        """Rotary positions on the patches, none on the prefix."""
+        from timm.layers import apply_rot_embed_cat
+
+        m = self.module
+        head, tail = x[:, :, : m.num_prefix_tokens], x[:, :, m.num_prefix_tokens :]
+        turned = apply_rot_embed_cat(tail, rope, half=getattr(m, "rotate_half", False))
+        return torch.cat([head, turned], dim=2).to(x.dtype)
+
+
+class OpenClipSeam(Seam):
+    """open_clip's own ``Attention``: qk-norm, cosine logits, head scales, inner norm."""
+
+    def changed(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """``x`` ``[B, N, D]`` -> ``[B, N, D]``; boolean masks are True where a key may NOT be seen."""
+        m = self.module
+        q, k, v = (split_heads(part, m.num_heads) for part in F.linear(x, m.in_proj_weight, m.in_proj_bias).chunk(3, dim=-1))
+        scale = m.scale
+        if m.logit_scale is not None:
+            # The learned temperature is one number a head, the site has room for one a call: it goes into q.
+            q = F.normalize(q, dim=-1) * m.logit_scale.clamp(max=m.logit_scale_max).exp()
+            k, scale = F.normalize(k, dim=-1), 1.0
+        dropout = m.attn_drop.p if m.training else 0.0
+        masks = mask_fields(attn_mask, q, true_is_seen=False)
+        out = self.attend(m.ln_q(q), m.ln_k(k), v, scale=scale, dropout=dropout, **masks)
+        if m.head_scale is not None:
+            out = out * m.head_scale
+        return m.out_drop(m.out_proj(m.ln_inner(merge_heads(out))))
+
+
+class MultiheadSeam(Seam):
+    """``nn.MultiheadAttention`` in self-attention, batch first or sequence first; cross-attention passes through untouched."""
+
+    def __init__(self, run: Forward, layer: int, op: Attention, module: nn.MultiheadAttention) -> None:
+        super().__init__(run, layer, op, module)
+        if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
+            raise UserError(f"block {layer}: nn.MultiheadAttention with kdim, vdim, bias_kv or add_zero_attn cannot be changed.")
+
+    def changed(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, None]:
+        """``query`` ``[B, N, D]`` (or ``[N, B, D]``) -> (the same shape, no weights); boolean masks are True where NOT seen."""
+        m = self.module
+        if need_weights or query is not key or key is not value:
+            raise UserError(f"block {self.layer} asks for attention weights or cross-attention, which fna does not give.")
+        x = query if m.batch_first else query.transpose(0, 1)
+        q, k, v = (split_heads(part, m.num_heads) for part in F.linear(x, m.in_proj_weight, m.in_proj_bias).chunk(3, dim=-1))
+        masks = mask_fields(attn_mask, q, true_is_seen=False)
+        if key_padding_mask is not None:
+            masks |= mask_fields(key_padding_mask[:, None, None], q, true_is_seen=False)
+        # With a mask at hand ``is_causal`` only promises that the mask is causal: the mask alone decides.
+        dropout = m.dropout if m.training else 0.0
+        out = self.attend(q, k, v, scale=m.head_dim**-0.5, dropout=dropout, causal=is_causal and attn_mask is None, **masks)
+        out = m.out_proj(merge_heads(out))
+        return (out if m.batch_first else out.transpose(0, 1)), None
+
+
+SEAMS: dict[str, Callable[..., Seam]] = {
+    "timm.Attention": TimmSeam,
+    "timm.AttentionRope": TimmSeam,
+    "timm.EvaAttention": TimmSeam,
+    "open_clip.Attention": OpenClipSeam,
+    "torch.MultiheadAttention": MultiheadSeam,
+}
+
+
+def make_seam(run: Forward, layer: int, op: Attention, module: nn.Module) -> Seam:
+    """The seam for one attention module. Raises `UserError` for an unknown make or one that another tool has patched."""
+    key = forward_key(module)
+    if key not in SEAMS:
+        raise UserError(f"block {layer}: attention of class {key} is unknown to fna; it knows {', '.join(sorted(SEAMS))}.")
+    if "forward" in vars(module):
+        raise UserError(f"block {layer}: another tool has already replaced the forward of its attention; remove that first.")
+    return SEAMS[key](run, layer, op, module)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """``[B, N, heads * d]`` -> ``[B, heads, N, d]``."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """``[B, H, N, d]`` -> ``[B, N, H * d]``."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def expand_heads(k: Tensor, v: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Grouped k and v, repeated so that there is one for each of q's heads."""
+    groups = heads // k.shape[1]
+    return (k, v) if groups == 1 else (k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1))
+
+
+def mask_fields(mask: Tensor | None, q: Tensor, true_is_seen: bool = True) -> dict[str, Tensor]:
+    """A library's mask as site fields: ``keys`` or ``key_bias`` if it is the same for every query, else an additive ``dense``.
+
+    ``mask`` ``[Nq, Nk]``, ``[B * H, Nq, Nk]`` or ``[B, H or 1, Nq or 1, Nk]``, boolean or additive; q ``[B, H, Nq, d]``.
+    """
+    if mask is None:
+        return {}
+    batch, heads = q.shape[:2]
+    mask = mask.unflatten(0, (batch, heads)) if mask.dim() == 3 else mask[(None,) * (4 - mask.dim())]
+    if mask.dtype == torch.bool:
+        mask = mask if true_is_seen else ~mask
+    same_for_all = mask.shape[1] == 1 and mask.shape[2] == 1 and mask.shape[0] in (1, batch) and q.shape[2] > 1
+    if same_for_all:
+        name = "keys" if mask.dtype == torch.bool else "key_bias"
+        return {name: mask[:, 0, 0].expand(batch, -1)}
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
+    return {"dense": mask.to(q.dtype)}

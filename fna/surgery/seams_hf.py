@@ -1,0 +1,141 @@
+"""The way in for transformers: one function in its attention table, one in its mask table, under one name.
+
+Attention modules look their function up by ``config._attn_implementation``. The tower gets a copy of its config with our name in
+it (the original may be shared with another model); a port on every submodule of a chosen block says which op to run, and a module
+without one runs what the original config names. Registering under our name in both tables at import changes no model.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from fna.attention.contract import Attention
+from fna.errors import UserError
+from fna.surgery.blocks import Tower
+from fna.surgery.forward import Forward
+from fna.surgery.seams import Port, expand_heads, mask_fields
+
+NAME = "fna"
+_PORT = "_fna_port"
+_STOCK = "_fna_stock"
+# What the table's functions are handed in some models and ours could only drop.
+_UNKNOWN = ("softcap", "position_bias", "s_aux", "cache", "block_table")
+
+
+def install_table(
+    tower: Tower, plan: Mapping[int, Attention], run: Forward, set_: Callable[[Any, str, Any], None]
+) -> dict[int, Port]:
+    """Point the tower at our table entry and put ports on the chosen blocks; ``set_`` sets an attribute that can be undone."""
+    config: Any = tower.module.config
+    changed = copy.copy(config)
+    vars(changed)["_attn_implementation_internal"] = NAME
+    vars(changed)[_STOCK] = config._attn_implementation or "sdpa"
+    for module in tower.module.modules():
+        if vars(module).get("config") is config:
+            set_(module, "config", changed)
+    ports = {layer: Port(run, layer, op) for layer, op in plan.items()}
+    for layer, port in ports.items():
+        # Only the module that makes the call looks: tagging all of them does without its name, which changes.
+        for module in tower.blocks[layer].modules():
+            set_(module, _PORT, port)
+    return ports
+
+
+def table_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Any]:
+    """The attention table's entry: query ``[B, H, Nq, d]``, key and value ``[B, H or groups, Nk, d]`` -> ``[B, Nq, H, d]``.
+
+    ``attention_mask``: None, bool ``[B, Nk]`` from `padding_mask`, or 4-D where that could not do with less.
+    """
+    causal = is_causal if is_causal is not None else bool(getattr(module, "is_causal", True))
+    port: Port | None = vars(module).get(_PORT)
+    if port is None or port.run.frame.stock:
+        if port is not None:
+            port.run.frame.seen = True
+        return _stock(module, query, key, value, attention_mask, scaling, dropout, causal, **kwargs)
+    if extra := [name for name in _UNKNOWN if kwargs.get(name) is not None]:
+        raise UserError(f"block {port.layer} ({type(module).__name__}) needs {', '.join(extra)} in its attention, which fna lacks.")
+    fields: dict[str, Any] = {}
+    # A 4-D mask holds causality already. One query at the end of a cache sees every key.
+    if causal and query.shape[2] > 1 and (attention_mask is None or attention_mask.dim() == 2):
+        fields = {"causal": True, "q_offset": key.shape[2] - query.shape[2]}
+    if attention_mask is not None and attention_mask.dim() == 2:
+        fields["keys"] = attention_mask.bool()
+    else:
+        fields |= mask_fields(attention_mask, query)
+    key, value = expand_heads(key, value, query.shape[1])
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = port.attend(query, key, value, scale=scale, dropout=dropout, **fields)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def padding_mask(
+    *, batch_size: int, kv_length: int, mask_function: Callable[..., Any], attention_mask: Tensor | None = None, **rest: Any
+) -> Tensor | None:
+    """The mask table's entry: which keys are not padding, bool ``[B, Nk]``, None if all are.
+
+    transformers takes a name that is missing here for "needs no mask" and drops the padding in silence. Its own `sdpa_mask` would
+    build ``[B, 1, N, N]``; that is still made where the pattern is neither full nor plainly causal, or the cache longer than what
+    it holds.
+    """
+    queries = rest["q_length"] if "q_length" in rest else len(rest["cache_position"])
+    at_end = rest.get("q_offset", kv_length - queries) == kv_length - queries and not rest.get("kv_offset", 0)
+    full = mask_function is bidirectional_mask_function
+    if not (full or (mask_function is causal_mask_function and at_end)):
+        rest |= {"batch_size": batch_size, "kv_length": kv_length, "mask_function": mask_function}
+        return sdpa_mask(attention_mask=attention_mask, **rest)
+    if attention_mask is None:
+        return None
+    keys = nn.functional.pad(attention_mask[:, -kv_length:].bool(), (0, max(0, kv_length - attention_mask.shape[1])))
+    # Reading the mask would break a compiled graph; elsewhere it spares the ops a mask that masks nothing.
+    return None if not torch.compiler.is_compiling() and keys.all() else keys
+
+
+def _stock(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    dropout: float,
+    causal: bool,
+    **kwargs: Any,
+) -> tuple[Tensor, Any]:
+    """What the module would have run had we not come, on a mask of the kind that it knows."""
+    name = getattr(module.config, _STOCK)
+    eager = name == "eager"
+    run = vars(sys.modules[type(module).__module__])["eager_attention_forward"] if eager else ALL_ATTENTION_FUNCTIONS[name]
+    if mask is not None and mask.dim() == 2:
+        mask = mask[:, None, None].bool().expand(-1, 1, query.shape[2], -1)
+        if causal:
+            mask = mask & torch.ones_like(mask[:1]).tril(key.shape[2] - query.shape[2])
+    elif mask is None and causal and eager and query.shape[2] > 1:
+        mask = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril(
+            key.shape[2] - query.shape[2]
+        )
+    if eager and mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
+    return run(module, query, key, value, mask, scaling=scaling, dropout=dropout, is_causal=causal, **kwargs)
+
+
+AttentionInterface.register(NAME, table_attention)
+AttentionMaskInterface.register(NAME, padding_mask)

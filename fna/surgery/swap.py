@@ -1,0 +1,170 @@
+"""Change the attention of chosen blocks of a model, and change it back.
+
+    with swap_tower(model, {6: op, 7: op}): ...
+
+The handle says what was replaced; a copy of a changed model (deepcopy, pickle) is changed too, and `current_swap` finds its handle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from fna.attention.contract import Attention, Clock, Memo, no_clock
+from fna.errors import UserError
+from fna.surgery.blocks import Tower, find_tower, run_blocks
+from fna.surgery.forward import Forward, Frame
+from fna.surgery.seams import Port, make_seam
+
+_MARK = "_fna_swap"
+
+
+class Swap:
+    """A changed tower: a handle and a context manager. ``plan`` maps block numbers to the ops in force.
+
+    Made by `swap_tower`; in force from then until `restore` or the end of the with block.
+    """
+
+    def __init__(self, tower: Tower, plan: Mapping[int, Attention], run: Forward) -> None:
+        self.tower = tower
+        self.plan = dict(sorted(plan.items()))
+        self._run = run
+        self._hooks: list[RemovableHandle] = []
+        self._undo: list[tuple[Any, str, bool, Any]] = []
+        self._active = False
+
+    @property
+    def frame(self) -> Frame:
+        """This thread's running pass: its memo, its tokens (set them after appending, merging or dropping some)."""
+        return self._run.frame
+
+    @property
+    def active(self) -> bool:
+        """Whether the change is in force."""
+        return self._active
+
+    def rerun(
+        self, hidden: Tensor, first: int = 0, last: int | None = None, *args: Any, stock: bool = True, **kwargs: Any
+    ) -> Tensor:
+        """``hidden`` through blocks first..last (both included), beside the running pass, whose memo stays as it is.
+
+        For rules that look ahead, from a pre-hook of block 0 for example. ``stock``: with the model's own attention, else
+        with the ops in force and a memo of their own. ``args``, ``kwargs``: what the model hands to each block.
+        """
+        stop = len(self.tower.blocks) if last is None else last + 1
+        with self._run.look_ahead(stock):
+            return run_blocks(self.tower.blocks[first:stop], hidden, *args, **kwargs)
+
+    def restore(self) -> None:
+        """Give the model back as it was, bit for bit; once is enough, twice does no harm."""
+        for hook in reversed(self._hooks):
+            hook.remove()
+        for holder, name, had, old in reversed(self._undo):
+            if had:
+                vars(holder)[name] = old
+            else:
+                vars(holder).pop(name, None)
+        self._hooks.clear()
+        self._undo.clear()
+        self._run.clear()
+        self._active = False
+
+    def __enter__(self) -> Swap:
+        if not self._active:
+            raise RuntimeError("this swap has been restored: make a new one.")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        idle = [layer for layer in self.plan if layer not in self._run.called]
+        self.restore()
+        # A model that ran while a changed block did not would be measured as if it had been changed.
+        if kind is None and self._run.passes and idle:
+            raise RuntimeError(f"blocks {idle} were changed but never ran although the model did: choose blocks that it runs.")
+
+    def __repr__(self) -> str:
+        ops: dict[str, list[int]] = {}
+        for layer, op in self.plan.items():
+            ops.setdefault(repr(op), []).append(layer)
+        changed = "; ".join(f"blocks {','.join(map(str, layers))}: {op}" for op, layers in ops.items())
+        return f"<{'Swap' if self._active else 'restored Swap'} of {self.tower.kind}, {len(self.tower.blocks)} blocks; {changed}>"
+
+    def install(self) -> None:
+        """Put everything in place, or nothing."""
+        try:
+            self._set(self.tower.module, _MARK, self)
+            self._active = True
+            self._hook_ends()
+            if self.tower.family == "transformers":
+                from fna.surgery.seams_hf import install_table
+
+                ports: Mapping[int, Port] = install_table(self.tower, self.plan, self._run, self._set)
+            else:
+                ports = self._shadow()
+            for layer, port in ports.items():
+                block = self.tower.blocks[layer]
+                self._hooks.append(block.register_forward_pre_hook(port.enter, with_kwargs=True))
+                self._hooks.append(block.register_forward_hook(port.leave))
+            self._hooks.append(self.tower.blocks[-1].register_forward_hook(self._run.close))
+        except BaseException:
+            self.restore()
+            raise
+
+    def _hook_ends(self) -> None:
+        if self.tower.patches is not None:
+            self._hooks.append(self.tower.patches.register_forward_hook(self._run.see_grid))
+        self._hooks.append(self.tower.blocks[0].register_forward_pre_hook(self._run.open))
+
+    def _shadow(self) -> dict[int, Port]:
+        ports: dict[int, Port] = {}
+        for layer, op in self.plan.items():
+            module = self.tower.specs[layer].attention_of(self.tower.blocks[layer])
+            seam = make_seam(self._run, layer, op, module)
+            self._set(module, "forward", seam.forward)
+            ports[layer] = seam
+        return ports
+
+    def _set(self, holder: Any, name: str, value: Any) -> None:
+        """Set an instance attribute so that `restore` can take it back. Straight into the dict: modules guard theirs."""
+        self._undo.append((holder, name, name in vars(holder), vars(holder).get(name)))
+        vars(holder)[name] = value
+
+
+def swap_tower(
+    model: nn.Module,
+    plan: Mapping[int, Attention],
+    *,
+    clock: Clock | None = None,
+    on_end: Callable[[Memo], None] | None = None,
+    part: str = "vision",
+) -> Swap:
+    """Route the blocks in ``plan`` (number -> op) through their ops until the handle is restored.
+
+    ``clock`` is what the ops time their stages with. ``on_end`` is shown the memo after each pass, before it is emptied (chosen
+    landmarks lie there). ``part``: "vision" or "language". Raises `UserError` for an unknown model, an empty plan, a block that
+    is not there, a tower that is already changed, or attention that cannot be changed; the model is then as it was.
+    """
+    if hasattr(model, "_orig_mod"):
+        raise UserError("this model is already compiled: swap first and call torch.compile inside the with block.")
+    tower = find_tower(model, part)
+    depth = len(tower.blocks)
+    if not plan:
+        raise UserError(f"nothing to swap: the plan names no block; this model has blocks 0-{depth - 1}.")
+    if wrong := [layer for layer in plan if not 0 <= layer < depth]:
+        raise UserError(f"blocks {wrong} are not there: this model has blocks 0-{depth - 1}.")
+    if (present := vars(tower.module).get(_MARK)) is not None:
+        raise UserError(f"this tower is already changed ({present!r}): restore that first, or put all ops into one plan.")
+    run = Forward(
+        depth=depth, prefix=tower.prefix, grid=tower.grid, batch_first=tower.batch_first, clock=clock or no_clock, on_end=on_end
+    )
+    swap = Swap(tower, plan, run)
+    swap.install()
+    return swap
+
+
+def current_swap(model: nn.Module, part: str = "vision") -> Swap | None:
+    """The handle of the change in force on ``model``, also on a copy of a changed model; None if there is none."""
+    return vars(find_tower(model, part).module).get(_MARK)
