@@ -1,0 +1,91 @@
+"""The sink set, found by taking the strongest sink away again and again, and what becomes of every token.
+
+After FNA's authors' code: with the tokens found so far taken away in a window of blocks, the patch to which CLS gives most joins
+the set if it gets more than CLS gives itself; one patch per image and round, until no image adds one or the cap is reached.
+Artifact tokens are the sinks that are not massive: they only grow once the massive ones are out of the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fna.attention.contract import Attention, Site, Tokens
+from fna.attention.exact import Exact
+from fna.masking.masked import check_words, take_away
+from fna.masking.rows import cls_attention
+from fna.masking.rules import Rule, eligible
+
+NAMES = ("cls", "massive", "artifact", "normal")
+CLS, MASSIVE, ARTIFACT, NORMAL = range(4)
+
+
+class Sinks(NamedTuple):
+    """``found`` bool ``[B, N]``; ``order`` int64 ``[B, cap]``: the token that each round added, -1 where it added none."""
+
+    found: Tensor
+    order: Tensor
+
+
+def sink_set(attention: Callable[[Tensor, Tensor], Tensor], candidates: Tensor, *, factor: float = 1.0, cap: int = 20) -> Sinks:
+    """Iterate until no image adds a token, at most ``cap`` rounds.
+
+    ``attention(images, found)``: what CLS gives to every token ``[b, N]`` (mean over heads) with ``found`` bool ``[b, N]`` taken
+    away, for the images numbered ``images`` int64 ``[b]``; images that are done are not asked for again. ``candidates`` bool ``[B, N]``.
+    """
+    found = torch.zeros_like(candidates)
+    order = torch.full((candidates.shape[0], cap), -1, device=candidates.device)
+    images = torch.arange(candidates.shape[0], device=candidates.device)
+    for number in range(cap):
+        weights = attention(images, found[images])
+        best = weights.masked_fill(~candidates[images] | found[images], float("-inf")).max(dim=1)
+        adds = best.values > factor * weights[:, 0]
+        images, new = images[adds], best.indices[adds]
+        if len(images) == 0:
+            break
+        found[images, new] = True
+        order[images, number] = new
+    return Sinks(found, order)
+
+
+def categories(massive: Tensor, sinks: Tensor, tokens: Tokens) -> Tensor:
+    """int64 ``[B, N]`` into `NAMES`: every token in exactly one. Prefix and suffix tokens all count as CLS."""
+    kind = torch.full(massive.shape, NORMAL, device=massive.device)
+    kind[sinks] = ARTIFACT
+    kind[massive] = MASSIVE
+    kind[:, : tokens.prefix] = CLS
+    kind[:, massive.shape[1] - tokens.suffix :] = CLS
+    return kind
+
+
+@dataclass(frozen=True)
+class Window:
+    """``op`` in the running pass; in a look-ahead, exact attention without the tokens that it takes away.
+
+    A look-ahead leaves those tokens in the memo under "hide" bool ``[B, N]``. In block ``detect`` it is answered there: "given", what
+    CLS gives to each token ``[B, N]``, and "massive", what ``rule`` flags.
+    """
+
+    op: Attention
+    rule: Rule
+    detect: int
+    mode: str = "mask"
+    pattern: str = "type1"
+
+    def __post_init__(self) -> None:
+        check_words(self.mode, self.pattern)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+        """As ``op``."""
+        hide: Tensor | None = site.memo.get("hide")
+        if hide is None:
+            return self.op(q, k, v, site)
+        if site.layer == self.detect:
+            site.memo["given"] = cls_attention(q, k, site).masked_fill(hide, 0)
+            site.memo["massive"] = self.rule(q, k, site)
+            site.memo["eligible"] = eligible(site, q)
+        return take_away(Exact(), q, k, v, site, hide, self.mode, self.pattern)
