@@ -1,7 +1,7 @@
 """Boundary IoU (Cheng et al. 2021) for label maps: IoU inside the inner band of each class, since blur shows at edges first.
 
 The band of a class is its mask minus the mask eroded ``d`` times by a 3x3 square, the image border counting as an edge
-(facts/formulas.md §5.5). A pixel is eroded away exactly when its (2d+1)-square holds another class or leaves the image, so one look
+(as in their code). A pixel is eroded away exactly when its (2d+1)-square holds another class or leaves the image, so one look
 at the smallest and the largest class in that square serves all classes at once.
 """
 

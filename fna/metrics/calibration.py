@@ -1,4 +1,4 @@
-"""Calibration as sums over samples: what each sample adds to its confidence bin (facts/formulas.md §6.5)."""
+"""Calibration as sums over samples: what each sample adds to its confidence bin, binned as Guo et al. (2017) do."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Mean IoU, mean and pixel accuracy from int64 confusion matrices; ignored pixels are dropped, absent classes are NaN.
 
-IoU is accumulated over the whole set, as mmsegmentation does it (facts/formulas.md §5.3): a class that is neither labelled nor
+IoU is accumulated over the whole set, as mmsegmentation does it: a class that is neither labelled nor
 predicted anywhere is left out of the mean, one that is predicted but never labelled counts as 0. torchmetrics takes an
 absent class for 0 in the Jaccard index's per-class scores, so it is the oracle of a test here and not the implementation.
 """
