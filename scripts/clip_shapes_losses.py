@@ -1,0 +1,137 @@
+"""What clip_shapes is trained on: captions against images, and words against single patches.
+
+The towers are open_clip's own modules, run here by our own forward, which drops patches, takes any image size, and
+spends attention's time on plain matrix products (on CPU about twice as fast to train as the fused kernel).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fna.data.scenes import COLOURS, SHAPES, SIZES, TEXTURES
+
+PAIRS, KINDS = len(SHAPES) * len(COLOURS), len(SHAPES)
+BACKGROUND = PAIRS + KINDS  # its row in `prompts`
+BACKGROUND_WEIGHT = 0.25  # most patches are background
+
+
+def attention(block: nn.Module, x: Tensor, queries: int | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Attention of the first `queries` tokens over all of `x` `[B, N, D]` (normalised), and all projected values."""
+    batch, tokens, width = x.shape
+    attn = block.attn
+    heads = attn.num_heads
+    q, k, v = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
+    q = q[:, :queries]
+    split = [t.reshape(batch, -1, heads, width // heads).transpose(1, 2) for t in (q, k, v)]
+    weights = split[0] * (width // heads) ** -0.5 @ split[1].mT
+    if mask is not None:
+        weights = weights + mask.to(weights.dtype)
+    mixed = (weights.softmax(-1).to(split[2].dtype) @ split[2]).transpose(1, 2).reshape(batch, -1, width)
+    return attn.out_proj(mixed), v
+
+
+def run_block(block: nn.Module, x: Tensor, mask: Tensor | None = None, queries: int | None = None) -> tuple[Tensor, Tensor]:
+    """A pre-norm block; only the first `queries` tokens come out. Also the values of all tokens."""
+    mixed, values = attention(block, block.ln_1(x), queries, mask)
+    x = x[:, :queries] + mixed
+    return x + block.mlp(block.ln_2(x)), values
+
+
+def slim(x: Tensor) -> Tensor:
+    """The residual stream in bfloat16 under autocast: copies between types are a fifth of a step's time otherwise."""
+    return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
+
+
+def positions(visual: nn.Module, grid: int) -> Tensor:
+    """The position table `[1 + grid * grid, D]`, resampled as open_clip does when it loads another size."""
+    table = visual.positional_embedding
+    full = visual.grid_size[0]
+    if grid == full:
+        return table
+    square = table[1:].T.reshape(1, -1, full, full)
+    square = F.interpolate(square, (grid, grid), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([table[:1], square.flatten(2)[0].T])
+
+
+def see(visual: nn.Module, pixels: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Normalised image embedding `[B, E]` and patch embeddings `[B, kept, E]`.
+
+    A patch's embedding is its value in the last block, projected as the image's: what MaskCLIP (arXiv:2112.01071)
+    reads, trained for it here. pixels: `[B, 3, S, S]`; kept: `[B, kept]` indices of the patches to see, None for all.
+    """
+    patches = visual.conv1(pixels)
+    grid = patches.shape[-1]
+    table = positions(visual, grid)
+    x = patches.flatten(2).mT + table[1:]
+    if kept is not None:
+        x = x.gather(1, kept[..., None].expand(-1, -1, x.shape[-1]))
+    first = (visual.class_embedding + table[0]).expand(len(x), 1, -1)
+    x = slim(visual.ln_pre(torch.cat([first.to(x.dtype), x], 1)))
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:
+        x, _ = run_block(block, x)
+    top, values = run_block(last, x, queries=1)
+    image = visual.ln_post(top[:, 0]) @ visual.proj
+    dense = visual.ln_post(last.attn.out_proj(values[:, 1:])) @ visual.proj
+    return F.normalize(image.float(), dim=-1), F.normalize(dense.float(), dim=-1)
+
+
+def read(model: nn.Module, ids: Tensor) -> Tensor:
+    """Normalised text embeddings `[B, E]` of token ids `[B, L]`, L at most the context."""
+    length = ids.shape[1]
+    x = slim(model.token_embedding(ids) + model.positional_embedding[:length])
+    for block in model.transformer.resblocks:
+        x, _ = run_block(block, x, model.attn_mask[:length, :length])
+    last = model.ln_final(x[torch.arange(len(ids)), ids.argmax(-1)])
+    return F.normalize((last @ model.text_projection).float(), dim=-1)
+
+
+def groups(attributes: Tensor) -> list[tuple[slice, Tensor]]:
+    """The questions asked of a feature: rows of `prompts`, and the right row within them. attributes: `[M, 4]`, a shape
+    of -1 stands for background, of which only the first two are asked."""
+    shape, colour, size, texture = attributes.unbind(-1)
+    is_thing = shape >= 0
+    coloured = torch.where(is_thing, colour * KINDS + shape, -1)
+    start = BACKGROUND + 1
+    questions = [(slice(0, PAIRS), coloured), (slice(PAIRS, BACKGROUND), shape)]
+    for words, right in ((COLOURS, colour), (SIZES, size), (TEXTURES, texture)):
+        questions.append((slice(start, start + len(words)), right))
+        start += len(words)
+    return questions
+
+
+def word_loss(features: Tensor, words: Tensor, attributes: Tensor, scale: Tensor) -> Tensor:
+    """Mean cross-entropy of features `[M, E]` against words `[88, E]` over the five groups of words."""
+    logits = scale * features @ words.T
+    is_thing = attributes[:, 0] >= 0
+    weight = torch.where(is_thing, 1.0, BACKGROUND_WEIGHT)
+    total = logits.new_zeros(())
+    for index, (rows, right) in enumerate(groups(attributes)):
+        if index < 2:  # with background as one more answer
+            asked = torch.cat([logits[:, rows], logits[:, BACKGROUND : BACKGROUND + 1]], 1)
+            loss = F.cross_entropy(asked, torch.where(is_thing, right, asked.shape[1] - 1), reduction="none")
+            total = total + (loss * weight).sum() / weight.sum()
+        else:
+            loss = F.cross_entropy(logits[:, rows], right.clamp(min=0), reduction="none")
+            total = total + (loss * is_thing).sum() / is_thing.sum().clamp(min=1)
+    return total / 5
+
+
+def losses(model: nn.Module, dense_scale: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Caption, patch and single-object losses of a batch of `clip_shapes_batches.Batches`."""
+    count = int(batch["batch"])
+    pixels = batch["pixels"].permute(0, 3, 1, 2).float() / 127.5 - 1
+    image, dense = see(model.visual, pixels, batch["kept"])
+    texts, words = read(model, batch["texts"]), read(model, batch["prompts"])
+    scale = model.logit_scale.exp()
+    seen = scale * image[:count] @ texts.T  # right captions first, then the swapped ones
+    right = torch.arange(count)
+    caption = (F.cross_entropy(seen, right) + F.cross_entropy(seen[:, :count].T, right)) / 2
+    owners = batch["owners"].gather(1, batch["kept"])
+    decided = owners >= 0
+    nothing = torch.full_like(batch["attributes"][:, :1], -1)
+    table = torch.cat([nothing, batch["attributes"]], 1)  # owner -> attributes
+    told = table.gather(1, owners.clamp(min=0)[..., None].expand(-1, -1, 4))[decided]
+    patch = word_loss(dense[decided], words, told, dense_scale.exp())
+    single = word_loss(image[count:], words, batch["attributes"][count:, 0], scale)
+    return {"caption": caption, "patch": patch, "single": single}

@@ -1,0 +1,208 @@
+"""Train clip_shapes, the small CLIP that ships with fna, on scenes drawn as it goes. `make zoo` runs this.
+
+    python scripts/train_clip_shapes.py                      # resumes from outputs/zoo where it was stopped
+    python scripts/train_clip_shapes.py --steps 200 --check  # the first losses against the recorded ones
+    python scripts/train_clip_shapes.py --export             # weights and losses into fna/models/zoo/clip_shapes
+
+Three stages, small images first. Everything is decided by the step's number and SEED.
+"""
+
+import argparse
+import csv
+import hashlib
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from clip_shapes_batches import Batches, Stage, Words
+from clip_shapes_losses import losses, read, see
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from fna.data.scene_captions import full_caption
+from fna.data.scene_drawing import draw
+from fna.data.scenes import make_scene
+from fna.data.shapes import SEEDS
+
+ROOT = Path(__file__).parents[1]
+HOME = ROOT / "fna/models/zoo/clip_shapes"
+SEED = 0
+STAGES = (
+    Stage(sizes=(64,), keep=(64,), batch=256, single=32, swaps=0, rate=1e-3, steps=500),
+    Stage(sizes=(128,), keep=(128,), batch=128, single=16, swaps=1, rate=8e-4, steps=600),
+    Stage(
+        sizes=(256, 256, 256, 208, 176, 144),
+        keep=(256, 256, 256, 224, 192, 160),
+        batch=96,
+        single=12,
+        swaps=2,
+        rate=6e-4,
+        steps=700,
+    ),
+)
+WARM_UP, FLOOR = 60, 0.02  # steps at the start of a stage, and the share of the rate at its end
+SAVE_EVERY, LOOK_EVERY = 50, 250
+RECORDED = 200  # first steps whose losses are kept beside the card
+
+
+def rate_at(step: int) -> tuple[float, int]:
+    """Learning rate of a step, and the number of its stage: linear warm-up, then half a cosine."""
+    for number, stage in enumerate(STAGES):
+        if step < stage.steps:
+            break
+        step -= stage.steps
+    warm = min(1.0, (step + 1) / WARM_UP)
+    down = FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * step / stage.steps)) / 2
+    return stage.rate * warm * down, number
+
+
+def build() -> tuple[nn.Module, nn.Parameter, torch.optim.Optimizer]:
+    """The untrained model, the sharpness of its patch loss (not shipped), and the optimiser of both."""
+    torch.manual_seed(SEED)
+    model = open_clip.create_model(f"local-dir:{HOME}", load_weights=False)
+    model.train()
+    dense_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+    plain = [p for p in model.parameters() if p.ndim >= 2]
+    rest = [p for p in model.parameters() if p.ndim < 2]
+    chosen = [{"params": plain, "weight_decay": 0.05}, {"params": [*rest, dense_scale], "weight_decay": 0.0}]
+    return model, dense_scale, torch.optim.AdamW(chosen, lr=0.0, betas=(0.9, 0.98))
+
+
+@torch.no_grad()
+def recall(model: nn.Module, words: Words, size: int, count: int = 500) -> tuple[float, float]:
+    """R@1 in percent, image to text and text to image, full captions, all patches, scenes of `val`."""
+    scenes = [make_scene(seed) for seed in SEEDS["val"][:count]]
+    text = read(model, torch.from_numpy(words([full_caption(scene) for scene in scenes])))
+    images: list[Tensor] = []
+    for start in range(0, count, 20):
+        pixels = torch.from_numpy(np.stack([draw(scene, size)[0] for scene in scenes[start : start + 20]]))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            images.append(see(model.visual, pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)[0])
+    alike = torch.cat(images) @ text.T
+    right = torch.arange(count)
+    return (
+        100 * (alike.argmax(1) == right).float().mean().item(),
+        100 * (alike.argmax(0) == right).float().mean().item(),
+    )
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(path)
+
+
+def train(folder: Path, steps: int, workers: int, threads: int) -> list[dict[str, float]]:
+    """Train up to `steps`, from the checkpoint in `folder` where there is one. Gives the losses of every step."""
+    torch.set_num_threads(threads)
+    model, dense_scale, optimiser = build()
+    folder.mkdir(parents=True, exist_ok=True)
+    path, log, first = folder / "last.pt", [], 0
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        dense_scale.data.copy_(state["dense_scale"])
+        log, first = state["log"], state["step"]
+        print(f"resuming at step {first} from {path}", flush=True)
+    data = Batches(STAGES, str(HOME))
+    total = min(steps, len(data))
+    loader = DataLoader(Subset(data, range(first, total)), batch_size=None, num_workers=workers, prefetch_factor=3)
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    began = time.time()
+    for step, batch in enumerate(loader, first):
+        rate, number = rate_at(step)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            parts = losses(model, dense_scale, batch)
+        loss = parts["caption"] + parts["patch"] + 0.5 * parts["single"]
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=math.log(100))
+            dense_scale.clamp_(max=math.log(50))
+        record = {"step": step, "rate": rate, "loss": loss.item(), **{name: part.item() for name, part in parts.items()}}
+        done = step + 1
+        ends = rate_at(done)[1] != number or done == len(data)
+        if ends or done % LOOK_EVERY == 0:
+            size = STAGES[number].sizes[0]
+            record["i2t_r1"], record["t2i_r1"] = recall(model, data.words, size)
+            print(f"\nstep {done}, {size} px, val R@1 {record['i2t_r1']:.1f} {record['t2i_r1']:.1f}", flush=True)
+        spent = time.time() - began
+        record["seconds"] = round(spent, 1)
+        log.append(record)
+        if done % 10 == 0:
+            left = spent / (done - first) * (total - done) / 60
+            shown = " ".join(f"{name} {part.item():.3f}" for name, part in parts.items())
+            rate_s = STAGES[number].scenes * (done - first) / spent
+            print(f"step {done}/{total} {shown} | {rate_s:.0f} scenes/s, {left:.0f} min left at this pace", flush=True)
+        if ends or done % SAVE_EVERY == 0 or done == total:
+            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": done, "log": log}
+            save(path, {**state, "dense_scale": dense_scale.data})
+            if ends:
+                save(folder / f"stage{number}.pt", {**state, "dense_scale": dense_scale.data})
+    return log
+
+
+def export(folder: Path) -> None:
+    """Weights (fp16), their digest, and the losses, from the last checkpoint in `folder`."""
+    state = torch.load(folder / "last.pt", weights_only=True)
+    half = {name: tensor.half().contiguous() for name, tensor in state["model"].items()}
+    save_file(half, HOME / "model.safetensors")
+    digest = hashlib.sha256((HOME / "model.safetensors").read_bytes()).hexdigest()
+    (HOME / "model.sha256").write_text(f"{digest}  model.safetensors\n")
+    write_losses(HOME / "losses.csv", state["log"])
+    print(f"step {state['step']}: {digest}")
+
+
+def write_losses(path: Path, log: list[dict[str, float]]) -> None:
+    """Every loss of the first RECORDED steps; after that each tenth step, and each where R@1 was measured."""
+    names = ("step", "rate", "loss", "caption", "patch", "single", "seconds", "i2t_r1", "t2i_r1")
+    with path.open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(names)
+        for row in log:
+            if row["step"] < RECORDED or row["step"] % 10 == 0 or "i2t_r1" in row:
+                table.writerow([f"{row[name]:.6g}" if name in row else "" for name in names])
+
+
+def check(log: list[dict[str, float]], tolerance: float = 1e-3) -> int:
+    """0 where the first losses equal the recorded ones."""
+    with (HOME / "losses.csv").open() as file:
+        recorded = {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file)}
+    apart = {int(row["step"]): abs(row["loss"] - recorded[int(row["step"])]) for row in log if row["step"] < RECORDED}
+    worst = max(apart, key=lambda step: apart[step])
+    print(f"{len(apart)} steps, furthest apart at step {worst}: {apart[worst]:.2e} (allowed {tolerance:.0e})")
+    return int(apart[worst] > tolerance)
+
+
+def main() -> int:
+    asks = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    asks.add_argument("--out", type=Path, default=ROOT / "outputs/zoo", help="checkpoints go here")
+    asks.add_argument("--steps", type=int, default=sum(stage.steps for stage in STAGES), help="stop after so many")
+    asks.add_argument("--check", action="store_true", help="compare the first losses with the recorded ones")
+    asks.add_argument("--export", action="store_true", help="only write the weights of the last checkpoint")
+    asks.add_argument("--workers", type=int, default=1, help="processes that draw")
+    asks.add_argument("--threads", type=int, default=2, help="of torch; the recorded losses were made with two")
+    args = asks.parse_args()
+    if not args.export:
+        log = train(args.out, args.steps, args.workers, args.threads)
+        if args.check:
+            return check(log)
+        if args.steps < sum(stage.steps for stage in STAGES):
+            return 0
+    export(args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
