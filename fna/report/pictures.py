@@ -1,0 +1,127 @@
+"""The pictures of a run folder: gallery.json, the landmarks on the token grid, and each picture embedded once."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+SIDE = 448  # pixels of an embedded picture's longer side: sharp on a phone, small in the file
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An embedded picture: the id that ``<use>`` refers to, and its size."""
+
+    id: str
+    width: int
+    height: int
+
+
+@dataclass
+class Album:
+    """Pictures by content, so that a sweep that shows one photograph nine times carries it once."""
+
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def add(self, folder: Path, name: Any) -> Picture | None:
+        """Embed a picture that lies in ``folder``; None if it is not there, not a picture, or outside the folder."""
+        path = (folder / str(name)).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            return None
+        try:
+            with Image.open(path) as image:
+                small = image.convert("RGB")
+        except (OSError, ValueError, Image.DecompressionBombError):
+            return None
+        small.thumbnail((SIDE, SIDE))
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=88)
+        key = f"picture-{hashlib.sha256(buffer.getvalue()).hexdigest()[:12]}"
+        self.sources[key] = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return Picture(key, *small.size)
+
+
+@dataclass(frozen=True)
+class Landmarked:
+    """A picture with landmark tokens: ``outline`` and ``veil`` are SVG paths on a grid of unit squares."""
+
+    picture: Picture
+    key: str
+    rows: int
+    columns: int
+    outline: str
+    veil: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A sample on which full and variant chose differently."""
+
+    picture: Picture | None
+    key: str
+    truth: str
+    full: str
+    variant: str
+    better: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What gallery.json holds that a page can show; ``problem`` says why there is less than there should be."""
+
+    landmarks: Sequence[Landmarked] = ()
+    flips: Sequence[Flip] = ()
+    problem: str | None = None
+
+
+def read_gallery(folder: Path, album: Album, limit: int | None = None) -> Gallery:
+    """Read ``gallery.json`` in a run folder, if there is one; sections that this version does not know are left alone."""
+    path = folder / "gallery.json"
+    if not path.exists():
+        return Gallery()
+    try:
+        sections = json.loads(path.read_text(encoding="utf-8"))
+        landmarks = [_landmarked(folder, album, item) for item in sections.get("landmarks", [])[:limit]]
+        flips = [_flip(folder, album, item) for item in sections.get("flips", [])[:limit]]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return Gallery(problem=f"gallery.json cannot be read: {str(error).partition(chr(10))[0]}")
+    shown = [item for item in landmarks if item is not None]
+    lost = len(landmarks) - len(shown)
+    return Gallery(shown, flips, f"{lost} pictures of gallery.json are not there" if lost else None)
+
+
+def grid_cells(index: Sequence[int], prefix: int, rows: int, columns: int) -> list[tuple[int, int]]:
+    """(row, column) of each token that lies on the grid; prefix and suffix tokens do not."""
+    places = sorted({int(token) - prefix for token in index})
+    return [divmod(place, columns) for place in places if 0 <= place < rows * columns]
+
+
+def _landmarked(folder: Path, album: Album, item: dict[str, Any]) -> Landmarked | None:
+    """None where the picture is missing; a picture without a grid has nothing drawn on it."""
+    picture = album.add(folder, item["image"])
+    if picture is None:
+        return None
+    rows, columns = item.get("grid") or (1, 1)
+    prefix = int(item.get("prefix", 0))
+    index = item.get("index") or []
+    cells = grid_cells(index, prefix, rows, columns) if item.get("grid") else []
+    outline = "".join(f"M{column} {row}h1v1h-1z" for row, column in cells)
+    veil = f"M0 0h{columns}v{rows}h-{columns}z{outline}" if cells else ""
+    others = len(set(index)) - len(cells)
+    caption = f"{len(cells)} of {rows * columns} tokens" if cells else "no token of the grid"
+    caption += f" and {others} that {'is' if others == 1 else 'are'} not in the picture (CLS)" if others and prefix else ""
+    return Landmarked(picture, str(item.get("key", "")), rows, columns, outline, veil, caption)
+
+
+def _flip(folder: Path, album: Album, item: dict[str, Any]) -> Flip:
+    words = [str(item.get(key, "")) for key in ("key", "truth", "full", "variant", "better")]
+    return Flip(album.add(folder, item.get("image")), *words)

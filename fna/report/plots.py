@@ -1,0 +1,180 @@
+"""Plots over a sweep, as SVG whose colours are the page's own, so that they follow its light and dark.
+
+matplotlib draws with stand-in colours, which are then replaced by CSS variables. It is imported when a plot is drawn: a report of
+one run needs none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from fna.report import words
+from fna.report.results import Run, dig, interval, number
+from fna.report.sweep import group, varying
+
+INK, SOFT, LINE = "#010101", "#020202", "#030303"
+LINES = [f"#0{i}0{i}0f" for i in range(8)]
+COLOURS = {INK: "--ink", SOFT: "--soft", LINE: "--line"} | {colour: f"--c{i}" for i, colour in enumerate(LINES)}
+MARKERS = "osD^vPX*"
+
+
+class Value(NamedTuple):
+    """A number with its interval, if it has one."""
+
+    middle: float | None
+    ends: tuple[float, float] | None = None
+
+
+Reader = Callable[[Run], Value]
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What a plot shows: ``x`` and ``y`` of each run, their words, the level of "no change" and the key that runs along a line."""
+
+    x: Reader
+    y: Reader
+    x_label: str
+    y_label: str
+    along: str
+    level: float = 0.0
+    log: bool = False
+    tags: bool = False
+
+
+def plots(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """(title, SVG) of every plot for which the whole runs differ in the right things."""
+    whole = [run for run in runs if run.ok]
+    keys = varying(whole)
+    drawn = []
+    for metric in dict.fromkeys(key for run in whole for key in words.primary(run.result)):
+        called = words.metric_name(metric)
+        drawn.append((f"{called}: what it costs, what it buys", draw(whole, keys, quality_cost(metric))))
+        if "landmarks" in keys:
+            drawn.append((f"{called} over landmarks", draw(whole, keys, over_landmarks(metric))))
+    if "tokens" in keys or "image_size" in keys:
+        drawn.append(("Where it begins to pay", draw(whole, [key for key in keys if key != "image_size"], CROSSOVER)))
+    return [(title, svg) for title, svg in drawn if svg]
+
+
+def quality_cost(metric: str) -> Axes:
+    """The difference of a metric against the speedup, a line for each method."""
+    return Axes(_speedup, _delta(metric), "speedup (x)", "points against full", "landmarks", tags=True)
+
+
+def over_landmarks(metric: str) -> Axes:
+    """The difference of a metric over the number of landmarks."""
+    return Axes(_field("landmarks"), _delta(metric), "landmarks", "points against full", "landmarks", log=True)
+
+
+def draw(runs: Sequence[Run], keys: Sequence[str], plot: Axes) -> str:
+    """The plot as inline SVG; empty where fewer than two runs have both values."""
+    lines: dict[str, list[tuple[Value, Value, Run]]] = {}
+    for run in sorted(runs, key=lambda run: number(run.result.get(plot.along)) or 0.0):
+        x, y = plot.x(run), plot.y(run)
+        if x.middle is not None and y.middle is not None:
+            lines.setdefault(group(run, keys, plot.along), []).append((x, y, run))
+    if sum(map(len, lines.values())) < 2:
+        return ""
+    figure, axes = _figure(plot)
+    for place, (name, points) in enumerate(lines.items()):
+        _line(axes, place, name, points)
+        if plot.tags and len(points) > 1:
+            _tag(axes, points, plot.along)
+    if plot.log:
+        ticks = sorted({x.middle or 0.0 for points in lines.values() for x, _, _ in points})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+    if len(lines) > 1:
+        place_above = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "ncols": 2, "handlelength": 1.5}
+        axes.legend(frameon=False, labelcolor=INK, fontsize=9, **place_above)
+    return _svg(figure)
+
+
+def _tag(axes: Any, points: Sequence[tuple[Value, Value, Run]], key: str) -> None:
+    for x, y, run in points:
+        at = (x.middle, y.middle)
+        axes.annotate(str(run.result.get(key)), at, (5, 5), textcoords="offset points", color=SOFT, fontsize=8)
+
+
+def _line(axes: Any, place: int, name: str, points: Sequence[tuple[Value, Value, Run]]) -> None:
+    xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
+    axes.errorbar(
+        [x.middle for x in xs], [y.middle for y in ys], xerr=_ends(xs), yerr=_ends(ys), label=name,
+        color=LINES[place % len(LINES)], marker=MARKERS[place // len(LINES) % len(MARKERS)],
+        markersize=5, linewidth=1.6, elinewidth=1, capsize=0, alpha=0.95,
+    )  # fmt: skip
+
+
+def _ends(values: Sequence[Value]) -> list[list[float]] | None:
+    """Lengths of error bars below and above; None where no value has an interval."""
+    if not any(value.ends for value in values):
+        return None
+    pairs = [value.ends or (value.middle or 0.0,) * 2 for value in values]
+    middles = [value.middle or 0.0 for value in values]
+    return [
+        [max(0.0, middle - low) for middle, (low, _) in zip(middles, pairs, strict=True)],
+        [max(0.0, high - middle) for middle, (_, high) in zip(middles, pairs, strict=True)],
+    ]
+
+
+def _figure(plot: Axes) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.4, 3.7), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    axes.axhline(plot.level, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+    if plot.x is _speedup:
+        axes.axvline(1, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+    if plot.log:
+        axes.set_xscale("log", base=2)
+    axes.set_xlabel(plot.x_label, color=SOFT)
+    axes.set_ylabel(plot.y_label, color=SOFT)
+    axes.tick_params(colors=SOFT, labelsize=9, length=0)
+    axes.grid(color=LINE, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    """The figure as an element for a page: no document head, no addresses, ids of its own, colours as variables."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fna"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
+    svg = buffer.getvalue()
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"| (width|height)="[\d.]+pt"', "", svg[svg.index("<svg") :])
+    svg = re.sub(r"font: ([^']*?)'[^;\"]*", r"font: \1inherit", svg)
+    mark = hashlib.sha256(svg.encode()).hexdigest()[:8]
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{mark}-", svg)
+    return re.sub("|".join(COLOURS), lambda found: f"var({COLOURS[found[0]]})", svg)
+
+
+def _speedup(run: Run) -> Value:
+    tree = dig(run.result, "cost", "speedup")
+    return Value(number(dig(tree, "median")), interval(dig(tree, "ci")))
+
+
+def _delta(metric: str) -> Reader:
+    def read(run: Run) -> Value:
+        tree = dig(run.result, "metrics", metric)
+        return Value(number(dig(tree, "delta")), interval(dig(tree, "ci")))
+
+    return read
+
+
+def _field(key: str) -> Reader:
+    return lambda run: Value(number(run.result.get(key)))
+
+
+CROSSOVER = Axes(_field("tokens"), _speedup, "tokens", "speedup (x)", "tokens", level=1.0, log=True)

@@ -1,0 +1,195 @@
+"""Reading result.json files and writing them as one results.csv.
+
+Everything in `fna.report` works from files. A run folder holds ``result.json`` (its keys are in the README under "result.json");
+one that cannot be read stays in the report as a run with the status "broken" and a sentence why: nothing is dropped in silence.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fna.errors import UserError
+
+Result = dict[str, Any]
+
+SCHEMA = 1
+IDENTITY = (
+    "model", "checkpoint", "dataset", "split", "task", "attn", "sampler", "reduce", "mask", "kv", "landmarks", "layers",
+    "image_size", "tokens", "samples", "seed", "dtype", "device",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder: where it lies, its name below the folder of the report, and what result.json said."""
+
+    folder: Path
+    name: str
+    result: Result
+
+    @property
+    def ok(self) -> bool:
+        """Whether the result is whole."""
+        return self.result.get("status") == "ok"
+
+
+def load(folder: Path | str) -> list[Run]:
+    """Every result.json at or below ``folder``, in the natural order of their paths (2 before 10)."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; give one that holds result.json files, such as a folder below outputs")
+    files = sorted(root.rglob("result.json"), key=lambda path: _natural(path.relative_to(root).as_posix()))
+    if not files:
+        raise UserError(f"{root}: no result.json in this folder or below it; give the folder of a run or of a sweep")
+    return [Run(path.parent, path.parent.relative_to(root).as_posix(), read(path)) for path in files]
+
+
+def read(path: Path) -> Result:
+    """The result in a file; of a file that makes no sense, a result with status "broken" that says why."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return _broken(f"result.json cannot be read: {_one_line(error)}")
+    if not isinstance(result, dict):
+        return _broken(f"result.json holds a {type(result).__name__}, not an object")
+    why = _problem(result)
+    return result if why is None else {**result, **_broken(f"result.json is not whole: {why}")}
+
+
+def dig(tree: Any, *path: str) -> Any:
+    """``tree[a][b]...``, None as soon as something is missing."""
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None: missing values come as null or NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
+
+
+def interval(value: Any) -> tuple[float, float] | None:
+    """A ``[low, high]`` pair of finite numbers, or None."""
+    if not isinstance(value, Sequence) or len(value) != 2:
+        return None
+    low, high = number(value[0]), number(value[1])
+    return None if low is None or high is None else (low, high)
+
+
+def reference(result: Result) -> str:
+    """Which of full and exact the speedup is against: the faster one."""
+    named = dig(result, "cost", "baseline")
+    if isinstance(named, str):
+        return named
+    full, exact = (number(dig(result, "cost", "images_per_second", name)) for name in ("full", "exact"))
+    return "exact" if exact is not None and exact > (full or 0.0) else "full"
+
+
+def ratio(result: Result, *path: str) -> float | None:
+    """Variant over full of a cost such as ``("cost", "flops")``."""
+    full, variant = number(dig(result, *path, "full")), number(dig(result, *path, "variant"))
+    return variant / full if full and variant is not None else None
+
+
+def flatten(result: Result) -> dict[str, Any]:
+    """One tidy row: identity, then metrics, fidelity, cost; what is missing is None."""
+    row = {"hash": result.get("hash"), "status": result.get("status")} | {key: _cell(result.get(key)) for key in IDENTITY}
+    for name, metric in (dig(result, "metrics") or {}).items():
+        low, high = interval(dig(metric, "ci")) or (None, None)
+        row |= {f"{name}_{part}": number(dig(metric, part)) for part in ("full", "variant", "delta")}
+        row |= {f"{name}_low": low, f"{name}_high": high}
+    row |= {key: value for key, value in (dig(result, "fidelity") or {}).items() if number(value) is not None}
+    row |= _cost(result) | {"seconds": number(result.get("seconds"))}
+    words = [*(result.get("notes") or []), *(result.get("warnings") or [])]
+    return row | {"skipped": len(result.get("skipped") or []), "notes": "; ".join(map(str, words)), "error": result.get("error")}
+
+
+def write_csv(folder: Path | str) -> Path:
+    """Write ``results.csv`` into ``folder``, one line for each result.json at or below it; the path of the file."""
+    runs = load(folder)
+    path = Path(folder) / "results.csv"
+    write_atomically(path, csv_text({"folder": run.name} | flatten(run.result) for run in runs))
+    return path
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as CSV with the union of their columns, in order of appearance; the last three columns stay last."""
+    rows = list(rows)
+    last = ("skipped", "notes", "error")
+    names = list(dict.fromkeys(name for row in rows for name in row if name not in last))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [*names, *last], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a run killed in the middle, never sees half of it."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free the place or give another folder") from None
+
+
+def _cost(result: Result) -> dict[str, Any]:
+    cost = result.get("cost")
+    if not isinstance(cost, dict):
+        return {}
+    low, high = interval(dig(cost, "speedup", "ci")) or (None, None)
+    row: dict[str, Any] = {
+        "speedup": number(dig(cost, "speedup", "median")),
+        "speedup_low": low,
+        "speedup_high": high,
+        "baseline": reference(result),
+        "sampling_share": number(cost.get("sampling_share")),
+        "flops_ratio": ratio(result, "cost", "flops"),
+    }
+    for group in ("images_per_second", "flops", "peak_memory_bytes", "stages"):
+        row |= {f"{group}_{key}": number(value) for key, value in (dig(cost, group) or {}).items()}
+    return row
+
+
+def _problem(result: Result) -> str | None:
+    """What keeps a result from being used, in a few words; None if nothing does."""
+    if result.get("schema") != SCHEMA:
+        return f"schema {result.get('schema')!r}, this version reads {SCHEMA}"
+    if not isinstance(result.get("status"), str):
+        return "no status"
+    wrong = [key for key in ("metrics", "fidelity", "cost", "environment") if not isinstance(result.get(key, {}), dict)]
+    if wrong:
+        return f"{wrong[0]} is not an object"
+    if result["status"] == "ok" and not result.get("metrics"):
+        return "status ok, but no metrics"
+    bad = [name for name, metric in result.get("metrics", {}).items() if not isinstance(metric, dict) or "delta" not in metric]
+    return f"metric {bad[0]} has no delta" if bad else None
+
+
+def _broken(why: str) -> Result:
+    return {"status": "broken", "error": why}
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]

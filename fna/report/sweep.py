@@ -1,0 +1,116 @@
+"""Many results side by side: what differs between them, one line each, and the sentence that sums them up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fna.report import words
+from fna.report.results import IDENTITY, Run, dig, number, reference
+from fna.report.words import Part
+
+FOLLOWS = {"checkpoint": "model", "tokens": "image_size", "split": "dataset"}  # said already by the field it follows
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A sweep as a table: ``common`` is what all runs share, ``rows`` one line of cells for each whole result."""
+
+    title: list[Part]
+    common: list[tuple[str, str]]
+    heads: list[str]
+    rows: list[list[Part]]
+    failures: list[tuple[str, str]]
+    notes: list[str]
+    best: int | None  # the row that the title names
+
+
+def varying(runs: Sequence[Run]) -> list[str]:
+    """The keys of the identity in which the runs differ, without those that only follow another."""
+    keys = [key for key in IDENTITY if len({str(run.result.get(key)) for run in runs}) > 1]
+    return [key for key in keys if FOLLOWS.get(key) not in keys]
+
+
+def label(run: Run, keys: Sequence[str]) -> str:
+    """A run by what sets it apart; by its folder where nothing does."""
+    return ", ".join(_said(key, run.result.get(key)) for key in keys) or run.name
+
+
+def group(run: Run, keys: Sequence[str], without: str) -> str:
+    """The line of a plot to which a run belongs: all that differs but the quantity along the axis."""
+    values = [words.name(value) for key in keys if key != without and (value := run.result.get(key)) not in (None, "none")]
+    return " · ".join(values) or words.name(run.result.get("attn"))
+
+
+def summarise(runs: Sequence[Run]) -> Summary:
+    """The table of a sweep."""
+    whole = [run for run in runs if run.ok]
+    keys = varying(whole)
+    shared = whole[0].result if whole else {}
+    said = [(key, shared[key]) for key in IDENTITY if key not in keys and shared.get(key) not in (None, "none")]
+    common = [(words.field_name(key), words.value_of(key, value)) for key, value in said]
+    metrics = list(dict.fromkeys(key for run in whole for key in words.primary(run.result)))
+    heads = [words.field_name(key) for key in keys or ["run"]]
+    for metric in metrics:
+        heads += [f"{words.metric_name(metric)}, full", "variant", "delta", "95 % interval"]
+    heads += ["agreement", "output error", "speedup", "95 % interval", "against", "sampling"]
+    notes = list(dict.fromkeys(note for run in whole for note in words.caveats(run.result)))
+    failures = [(run.name, _why(run)) for run in runs if not run.ok]
+    found = best(whole)
+    title = _title(len(whole), found, keys, len(failures))
+    rows = [_row(run, keys, metrics) for run in whole]
+    return Summary(title, common, heads, rows, failures, notes, whole.index(found[0]) if found else None)
+
+
+def best(runs: Sequence[Run]) -> tuple[Run, bool] | None:
+    """The fastest run that shows no loss, and True; if all lose, the one that loses least, and False."""
+    rated = [run for run in runs if words.weakest(run.result)]
+    safe = [run for run in rated if words.judge(*_delta(run)) in ("keeps", "gains")]
+    if safe:
+        return max(safe, key=lambda run: number(dig(run.result, "cost", "speedup", "median")) or 0.0), True
+    return (max(rated, key=lambda run: number(_delta(run)[0]) or -100.0), False) if rated else None
+
+
+def _delta(run: Run) -> tuple[object, object]:
+    metric = dig(run.result, "metrics", words.weakest(run.result) or "")
+    return dig(metric, "delta"), dig(metric, "ci")
+
+
+def _title(count: int, found: tuple[Run, bool] | None, keys: Sequence[str], failed: int) -> list[Part]:
+    said = f"{count} comparison{'' if count == 1 else 's'}" + (f", {failed} failed" if failed else "") + "."
+    if found is None:
+        return [Part(said)]
+    run, safe = found
+    extra = [key for key in keys if key not in ("attn", "landmarks", "layers", "reduce", "mask")]
+    lead = "The fastest without a measured loss" if safe else "None without a loss or a doubt; the closest"
+    return [Part(f"{said} {lead}: "), *words.headline(run.result, label(run, extra) if extra else "")]
+
+
+def _said(key: str, value: object) -> str:
+    return words.name(value) if key in ("attn", "model") else f"{words.field_name(key)} {words.value_of(key, value)}"
+
+
+def _why(run: Run) -> str:
+    return str(run.result.get("error") or f"status {run.result.get('status')}").partition("\n")[0]
+
+
+def _row(run: Run, keys: Sequence[str], metrics: Sequence[str]) -> list[Part]:
+    result = run.result
+    cells = [Part(words.value_of(key, result.get(key))) for key in keys] or [Part(run.name)]
+    doubt = " !" if words.is_random(result) or any("belong together" in note for note in words.caveats(result)) else ""
+    cells[0] = Part(cells[0].text + doubt)
+    for key in metrics:
+        metric = dig(result, "metrics", key)
+        delta, ci = dig(metric, "delta"), dig(metric, "ci")
+        mark = {"gains": "good", "loses": "bad"}.get(words.judge(delta, ci), "even")
+        cells += [
+            Part(words.fixed(dig(metric, "full"))),
+            Part(words.fixed(dig(metric, "variant"))),
+            Part(words.signed(delta, 2), mark),
+            Part(words.span(ci, 2)),
+        ]
+    fidelity, cost = result.get("fidelity"), result.get("cost")
+    cells += [Part(words.fixed(dig(fidelity, "agreement"), 1, " %")), Part(words.fixed(dig(fidelity, "output_error"), 3))]
+    speedup = dig(cost, "speedup")
+    cells += [Part(words.times(dig(speedup, "median")), words.judge_speed(result)), Part(words.limits(dig(speedup, "ci")))]
+    return [*cells, Part(reference(result)), Part(words.share(dig(cost, "sampling_share")))]

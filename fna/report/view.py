@@ -1,0 +1,192 @@
+"""One run as a page shows it: cards, bars and tables, every number already a word and every length already a percentage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fna.report import table, words
+from fna.report.pictures import Album, Gallery, read_gallery
+from fna.report.results import Result, Run, dig, interval, number, ratio, reference
+from fna.report.words import Part
+
+SIDES = ("full", "exact", "variant")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """An interval on an axis, in percent of its width: where zero lies, where it begins and ends, where the middle is."""
+
+    zero: float
+    low: float
+    high: float
+    middle: float
+    mark: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row of the metric table."""
+
+    name: str
+    full: str
+    variant: str
+    delta: Part
+    span: str
+    bar: Bar | None
+    primary: bool
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stage of the variant's time; ``place`` picks its colour."""
+
+    name: str
+    share: str
+    width: float
+    place: int
+
+
+@dataclass(frozen=True)
+class View:
+    """All that the template says about one run."""
+
+    run: Run
+    headline: list[Part]
+    compared: list[str]
+    caveats: list[str]
+    subject: str
+    metrics: list[Metric]
+    rates: list[tuple[str, str, float]]
+    speedup: Part
+    speedup_span: str
+    reference: str
+    costs: list[list[Part]]
+    fidelity: list[tuple[str, str]]
+    stages: list[Segment]
+    gallery: Gallery
+    facts: list[tuple[str, str]]
+    command: str
+    config: str
+    raw: str
+
+
+def view(run: Run, album: Album, pictures: int | None = None) -> View:
+    """Read what lies beside the result (gallery, command, config) and turn all of it into words."""
+    result = run.result
+    gallery = read_gallery(run.folder, album, pictures)
+    speedup = dig(result, "cost", "speedup")
+    return View(
+        run=run,
+        headline=words.headline(result),
+        compared=words.compared(result),
+        caveats=words.caveats(result) + ([gallery.problem] if gallery.problem else []),
+        subject=words.name(result.get("attn")),
+        metrics=metric_rows(result),
+        rates=_rates(result),
+        speedup=Part(words.times(dig(speedup, "median")), words.judge_speed(result)),
+        speedup_span=words.limits(dig(speedup, "ci")),
+        reference=reference(result),
+        costs=table.cost(result)[1] if result.get("cost") else [],
+        fidelity=_fidelity(result),
+        stages=stage_segments(result),
+        gallery=gallery,
+        facts=_facts(result),
+        command=_command(run),
+        config=_config(run),
+        raw=json.dumps(result, indent=1, ensure_ascii=False),
+    )
+
+
+def metric_rows(result: Result) -> list[Metric]:
+    """The metrics with their interval bars, all on one axis that holds zero."""
+    metrics: dict[str, Any] = result.get("metrics") or {}
+    values = [0.0]
+    for metric in metrics.values():
+        values += interval(dig(metric, "ci")) or ()
+        values.append(number(dig(metric, "delta")) or 0.0)
+    low, high = min(values), max(values)
+    margin = 0.06 * (high - low) or 1.0
+    ends, chief = (low - margin, high + margin), words.primary(result)
+    return [_metric(key, metric, ends, key in chief) for key, metric in metrics.items()]
+
+
+def stage_segments(result: Result) -> list[Segment]:
+    """Where the variant's time goes, the largest stage first and what no stage names last."""
+    stages = {name: number(value) or 0.0 for name, value in (dig(result, "cost", "stages") or {}).items()}
+    rest = {name: value for name, value in stages.items() if name.startswith("rest")}
+    named = sorted((item for item in stages.items() if item[0] not in rest and item[1] > 0), key=lambda item: -item[1])
+    total = max(1.0, sum(stages.values()))
+    segments = [
+        Segment(name.replace("_", " "), words.share(value), 100 * value / total, place % 8)
+        for place, (name, value) in enumerate(named)
+    ]
+    return segments + [Segment(name, words.share(value), 100 * value / total, -1) for name, value in rest.items() if value > 0]
+
+
+def _metric(key: str, metric: Any, ends: tuple[float, float], chief: bool) -> Metric:
+    delta, ci = number(dig(metric, "delta")), dig(metric, "ci")
+    mark = {"gains": "good", "loses": "bad"}.get(words.judge(delta, ci), "even")
+
+    def at(value: float) -> float:
+        return round(100 * (value - ends[0]) / (ends[1] - ends[0]), 2)
+
+    pair = interval(ci)
+    bar = Bar(at(0.0), at(pair[0]), at(pair[1]), at(delta), mark) if pair and delta is not None else None
+    full, variant = words.fixed(dig(metric, "full")), words.fixed(dig(metric, "variant"))
+    return Metric(words.metric_name(key), full, variant, Part(words.signed(delta, 2), mark), words.span(ci, 2), bar, chief)
+
+
+def _rates(result: Result) -> list[tuple[str, str, float]]:
+    """(who, images a second, width of the bar in percent)."""
+    values = {side: number(dig(result, "cost", "images_per_second", side)) for side in SIDES}
+    top = max((value for value in values.values() if value), default=1.0)
+    return [(side, words.rate(value), 100 * value / top) for side, value in values.items() if value is not None]
+
+
+def _fidelity(result: Result) -> list[tuple[str, str]]:
+    tree = result.get("fidelity") or {}
+    first = [("same answer as full attention", words.fixed(tree.get("agreement"), 1, " %"))]
+    first.append(("relative error of the outputs", words.fixed(tree.get("output_error"), 3)))
+    others = [
+        (table.fidelity_name(key), words.fixed(value, 3)) for key, value in tree.items() if key not in ("agreement", "output_error")
+    ]
+    flops = ratio(result, "cost", "flops")
+    return [*first, *others, ("operations against full", words.times(flops))]
+
+
+def _facts(result: Result) -> list[tuple[str, str]]:
+    """The environment and what else identifies the run, as plain pairs."""
+    keys = ("checkpoint", "weights_digest", "hash", "rows", "seconds", "environment")
+    return [pair for key in keys if result.get(key) is not None for pair in _pairs(key, result[key])]
+
+
+def _pairs(name: str, value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, dict):
+        return [
+            pair for key, inner in value.items() for pair in _pairs(str(key) if name == "environment" else f"{name} {key}", inner)
+        ]
+    return [(name.removeprefix("versions "), words.value_of(name, value))]
+
+
+def _command(run: Run) -> str:
+    """The command as Hydra recorded it beside the result."""
+    said = run.result.get("command")
+    if isinstance(said, str):
+        return said
+    overrides = _text(run, ".hydra/overrides.yaml")
+    typed: Sequence[str] = [line[2:].strip("'\"") for line in overrides.splitlines() if line.startswith("- ")]
+    return " ".join(["python run.py", *typed]) if overrides else ""
+
+
+def _config(run: Run) -> str:
+    return _text(run, ".hydra/config.yaml")
+
+
+def _text(run: Run, name: str) -> str:
+    try:
+        return (run.folder / name).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""

@@ -1,0 +1,101 @@
+"""The Weights & Biases logger: offline unless asked, one W&B run for each job. The only file that imports wandb."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fna.errors import UserError
+from fna.report.pictures import grid_cells
+from fna.report.results import Result, flatten, number
+
+if TYPE_CHECKING:
+    import wandb
+
+MODES = ("offline", "online", "disabled")
+
+
+@dataclass(frozen=True)
+class WandbLogger:
+    """Logs metrics, a table and the landmark pictures. Offline runs lie in the run folder; ``wandb sync`` sends them later."""
+
+    project: str = "fna"
+    entity: str | None = None
+    group: str | None = None
+    mode: Literal["offline", "online", "disabled"] = "offline"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"mode={self.mode}: choose one of {', '.join(MODES)}")
+
+    def log(self, result: Result, config: dict[str, Any], folder: Path) -> None:
+        """One W&B run from start to finish: a job that fails in between leaves no run open for the next."""
+        import wandb
+
+        try:
+            run = wandb.init(
+                project=self.project, entity=self.entity, mode=self.mode, dir=folder, name=_name(result), config=config,
+                group=self.group or _sweep(folder), job_type=result.get("task"), reinit="finish_previous", settings=_quiet(),
+            )  # fmt: skip
+        except wandb.errors.Error as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(
+                f"logger=wandb, mode={self.mode}: {reason}; log in with `wandb login` or use logger.mode=offline."
+            ) from None
+        try:
+            run.log(_content(result, folder))
+            run.summary.update({"status": result.get("status"), "hash": result.get("hash")})
+        finally:
+            run.finish()
+
+
+def _quiet() -> wandb.Settings:
+    import wandb
+
+    return wandb.Settings(
+        silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True
+    )
+
+
+def _name(result: Result) -> str:
+    words = [result.get(key) for key in ("model", "attn", "sampler", "landmarks")]
+    return "-".join(str(word) for word in words if word not in (None, "none"))
+
+
+def _sweep(folder: Path) -> str | None:
+    """The sweep's folder, known by the file that Hydra leaves in it; a run alone has no group."""
+    parent = folder.resolve().parent
+    return parent.name if (parent / "multirun.yaml").exists() else None
+
+
+def _content(result: Result, folder: Path) -> dict[str, Any]:
+    import wandb
+
+    row = flatten(result)
+    numbers = {key: value for key, value in row.items() if number(value) is not None}
+    table = wandb.Table(columns=["what", "value"], data=[[key, str(value)] for key, value in row.items() if value is not None])
+    return numbers | {"result": table} | ({"landmarks_drawn": pictures} if (pictures := _pictures(folder)) else {})
+
+
+def _pictures(folder: Path) -> list[Any]:
+    """The landmark pictures with each landmark as a box, which W&B draws itself."""
+    import wandb
+
+    path = folder / "gallery.json"
+    items = json.loads(path.read_text(encoding="utf-8")).get("landmarks", []) if path.exists() else []
+    images = []
+    for item in items:
+        rows, columns = item.get("grid") or (1, 1)
+        cells = grid_cells(item.get("index") or [], item.get("prefix", 0), rows, columns) if item.get("grid") else []
+        boxes = [
+            {
+                "position": {"minX": c / columns, "maxX": (c + 1) / columns, "minY": r / rows, "maxY": (r + 1) / rows},
+                "class_id": 0,
+            }
+            for r, c in cells
+        ]
+        drawn = {"landmarks": {"box_data": boxes, "class_labels": {0: "landmark"}}} if boxes else None
+        images.append(wandb.Image(str(folder / item["image"]), caption=item.get("key"), boxes=drawn))
+    return images

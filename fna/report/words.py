@@ -1,0 +1,248 @@
+"""Results in plain words: numbers, names and the sentences that head a table and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from fna.report.results import Result, dig, interval, number, reference
+
+NAMES = {"fna": "FNA", "exact": "exact attention", "nystromformer": "Nyströmformer", "tome": "ToMe", "fps": "FPS"}
+METRICS = {
+    "top1": "top-1", "top5": "top-5",
+    "t2i_r1": "text-to-image R@1", "t2i_r5": "text-to-image R@5", "t2i_r10": "text-to-image R@10",
+    "i2t_r1": "image-to-text R@1", "i2t_r5": "image-to-text R@5", "i2t_r10": "image-to-text R@10",
+    "miou": "mean IoU", "macc": "mean class accuracy", "aacc": "pixel accuracy", "vqa_accuracy": "VQA accuracy",
+}  # fmt: skip
+FIELDS = {"attn": "attention", "image_size": "image size", "dtype": "precision"}
+PRIMARY = (("t2i_r1", "i2t_r1"), ("top1",), ("miou",), ("vqa_accuracy",))
+NOTHING = "–"
+CLOSE = -1.5  # points: an interval that holds zero and does not reach below this lets a headline say "keeps"
+
+
+class Part(NamedTuple):
+    """A piece of a sentence; ``mark`` says what it is about: "" (nothing), "good", "bad" or "even"."""
+
+    text: str
+    mark: str = ""
+
+
+def plain(parts: Sequence[Part]) -> str:
+    """The sentence without its marks."""
+    return "".join(part.text for part in parts)
+
+
+def signed(value: Any, digits: int = 1) -> str:
+    """``+0.4``, ``-0.2``; zero has no sign."""
+    value = number(value)
+    if value is None:
+        return NOTHING
+    text = f"{value:+.{digits}f}"
+    return text if float(text) else text[1:]
+
+
+def span(value: Any, digits: int = 1) -> str:
+    """An interval of differences, ``[-0.8, +0.4]``."""
+    pair = interval(value)
+    return f"[{signed(pair[0], digits)}, {signed(pair[1], digits)}]" if pair else NOTHING
+
+
+def limits(value: Any) -> str:
+    """An interval of ratios, ``[1.17, 1.21]``."""
+    pair = interval(value)
+    return f"[{pair[0]:.2f}, {pair[1]:.2f}]" if pair else NOTHING
+
+
+def fixed(value: Any, digits: int = 2, unit: str = "") -> str:
+    """A number with so many decimals."""
+    value = number(value)
+    return NOTHING if value is None else f"{value:,.{digits}f}{unit}"
+
+
+def times(value: Any) -> str:
+    """A ratio, ``1.19x``."""
+    return fixed(value, 2, "x")
+
+
+def share(value: Any, digits: int = 1) -> str:
+    """A fraction in percent."""
+    value = number(value)
+    return NOTHING if value is None else f"{100 * value:.{digits}f} %"
+
+
+def short(value: Any, unit: str = "", base: int = 1000) -> str:
+    """A large number with a prefix: ``12.3 G``."""
+    value = number(value)
+    if value is None:
+        return NOTHING
+    for prefix in ("", "k", "M", "G", "T"):
+        if abs(value) < base or prefix == "T":
+            break
+        value /= base
+    digits = 0 if value >= 100 or (not prefix and value == int(value)) else 1
+    return f"{value:.{digits}f} {prefix}{unit}".rstrip()
+
+
+def rate(value: Any) -> str:
+    """Images a second, with three figures."""
+    value = number(value)
+    return NOTHING if value is None else f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+
+
+def name(value: Any) -> str:
+    """How a method, a sampler or a model is called in a sentence."""
+    return NAMES.get(str(value), str(value))
+
+
+def metric_name(key: str) -> str:
+    """How a metric is called in a sentence."""
+    return METRICS.get(key, key.replace("_", " "))
+
+
+def field_name(key: str) -> str:
+    """How a key of the identity is called as the head of a column."""
+    return FIELDS.get(key, key)
+
+
+def value_of(key: str, value: Any) -> str:
+    """A value of the identity in a cell."""
+    if value is None or value == "none":
+        return NOTHING
+    if key == "layers":
+        return ranges(value)
+    if isinstance(value, list | tuple):
+        return "x".join(map(str, value)) if len(set(map(str, value))) > 1 else str(value[0]) if value else NOTHING
+    return f"{value:,}" if isinstance(value, int) and key != "seed" else str(value)
+
+
+def ranges(layers: Any) -> str:
+    """``[4, 5, 6, 7, 9]`` as ``4-7, 9``; a word stays as it is."""
+    if not isinstance(layers, list | tuple):
+        return str(layers)
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def where(layers: Any) -> str:
+    """The blocks in a sentence."""
+    text = ranges(layers)
+    return {"all": "all blocks", "last-half": "the last half of the blocks"}.get(
+        text, f"blocks {text}" if text[:1].isdigit() else text
+    )
+
+
+def subject(result: Result) -> str:
+    """What was put in place of full attention: ``FNA with 64 landmarks in blocks 4-7``."""
+    parts = [name(result.get(key)) for key in ("attn", "reduce") if result.get(key) not in (None, "none")]
+    text = " and ".join(parts) or "the variant"
+    count = result.get("landmarks")
+    if count is not None and result.get("attn") not in ("exact", "full", "none", None):
+        kind = f"{share(count, 0)} of the tokens as" if isinstance(count, float) and count < 1 else str(count)
+        text += f" with {kind} landmark{'' if count == 1 else 's'}"
+    if result.get("mask") not in (None, "none"):
+        text += f", mask {result['mask']},"
+    text += f" in {where(result['layers'])}" if result.get("layers") is not None else ""
+    return text[0].upper() + text[1:]
+
+
+def primary(result: Result) -> list[str]:
+    """The metrics that stand for the quality of a result."""
+    metrics = result.get("metrics") or {}
+    for names in PRIMARY:
+        if found := [key for key in names if key in metrics]:
+            return found
+    return list(metrics)[:1]
+
+
+def weakest(result: Result) -> str | None:
+    """The primary metric that lost most: the one a headline has to name."""
+    return min(primary(result), key=lambda key: number(dig(result, "metrics", key, "delta")) or 0.0, default=None)
+
+
+def judge(delta: Any, ci: Any) -> str:
+    """ "gains", "loses", "keeps" or "unclear": what a difference and its interval allow to be said."""
+    pair = interval(ci)
+    if number(delta) is None or pair is None:
+        return "unclear"
+    if pair[0] > 0 or pair[1] < 0:
+        return "gains" if pair[0] > 0 else "loses"
+    return "keeps" if pair[0] >= CLOSE else "unclear"
+
+
+def judge_speed(result: Result) -> str:
+    """ "good", "bad" or "even": faster, slower, or neither beyond the noise."""
+    pair = interval(dig(result, "cost", "speedup", "ci"))
+    return "even" if pair is None or pair[0] <= 1 <= pair[1] else "good" if pair[0] > 1 else "bad"
+
+
+def headline(result: Result, extra: str = "") -> list[Part]:
+    """The result in one sentence, as pieces; ``extra`` goes into brackets after what was compared."""
+    key = weakest(result)
+    who = subject(result) + (f" ({extra})" if extra else "")
+    if key is None:
+        return [Part(f"{who}: {result.get('error') or 'no metrics'}")]
+    return [Part(who + " "), *_quality(result, key), *_speed(result), Part(".")]
+
+
+def _quality(result: Result, key: str) -> list[Part]:
+    metric = dig(result, "metrics", key)
+    delta, ci, called = number(dig(metric, "delta")), dig(metric, "ci"), metric_name(key)
+    verdict = judge(delta, ci)
+    amount = f"{signed(delta)} {span(ci)} points" if interval(ci) else f"{signed(delta)} points"
+    if verdict == "keeps":
+        return [Part(f"keeps {called} within "), Part(amount, "even")]
+    if verdict == "unclear":
+        doubt = f", not told apart from zero on {value_of('samples', result.get('samples'))} samples" if interval(ci) else ""
+        return [Part(f"changes {called} by "), Part(amount, "even"), Part(doubt + ",")]
+    return [Part(f"{verdict} {called}: "), Part(amount, "good" if verdict == "gains" else "bad"), Part(",")]
+
+
+def _speed(result: Result) -> list[Part]:
+    median = number(dig(result, "cost", "speedup", "median"))
+    if median is None:
+        return []
+    mark, against = judge_speed(result), f" the speed of {reference(result)} attention"
+    if mark == "even":
+        return [Part(" at the same speed within the noise ("), Part(times(median), "even"), Part(")")]
+    return [Part(" at " if mark == "good" else " and is slower: "), Part(times(median), mark), Part(against)]
+
+
+def compared(result: Result) -> list[str]:
+    """What was compared on what, as the short pieces of a line."""
+    data = "/".join(str(result[key]) for key in ("dataset", "split") if result.get(key))
+    amounts = [(result.get("samples"), "samples"), (result.get("image_size"), "px"), (result.get("tokens"), "tokens")]
+    pieces = [f"model {result['model']}" if result.get("model") else "", data, str(result.get("task") or "")]
+    pieces += [f"{value_of('', amount)} {unit}" for amount, unit in amounts if amount is not None]
+    if result.get("sampler") not in (None, "none"):
+        pieces.append(f"sampler {result['sampler']}")
+    pieces += [str(result[key]) for key in ("dtype", "device") if result.get(key)]
+    return [piece for piece in [*pieces, f"seed {result['seed']}" if "seed" in result else ""] if piece]
+
+
+def is_random(result: Result) -> bool:
+    """Whether the weights are random: then the scores say nothing."""
+    return str(result.get("checkpoint") or "").lower().startswith("random")
+
+
+def caveats(result: Result) -> list[str]:
+    """What a reader must know before believing a number: random weights, mismatches, warnings, skipped samples."""
+    notes = [str(note) for note in [*(result.get("notes") or []), *(result.get("warnings") or [])]]
+    if is_random(result) and not any("random" in note.lower() for note in notes):
+        notes.insert(0, "random weights: this shows that the pipeline runs, the scores mean nothing")
+    skipped = [str(item) for item in result.get("skipped") or []]
+    if skipped:
+        more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+        notes.append(f"{len(skipped)} unreadable, left out: {', '.join(skipped[:3])}{more}")
+    return notes
+
+
+def ceiling(result: Result) -> float | None:
+    """The speedup if the swapped attention cost nothing; ``cost.floor`` is the share of the time that would remain."""
+    floor = dig(result, "cost", "floor")
+    floor = number(dig(floor, "median") if isinstance(floor, dict) else floor)
+    return None if not floor else 1 / floor if floor < 1 else floor
