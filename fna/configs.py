@@ -39,13 +39,20 @@ def summary(file: Path) -> str:
 
 
 def load_option(group: str, name: str, extra: Sequence[Path] = ()) -> DictConfig:
-    """The config of one option, unresolved. Raises `UserError` naming the options that there are."""
+    """The config of one option, unresolved, with the siblings that its defaults list names merged in that list's order.
+
+    Overrides of other groups in that list are Hydra's business and left out. Raises `UserError` naming the options that there are.
+    """
     known = choices(group, extra)
     if name not in known:
         raise UserError(f"{group}={name}: no such {group}; there is {', '.join(known)}.")
     node = OmegaConf.load(known[name])
     assert isinstance(node, DictConfig)
-    return node
+    siblings = [entry for entry in node.pop("defaults", []) if isinstance(entry, str)]
+    parts = [node if entry == "_self_" else load_option(group, entry, extra) for entry in siblings]
+    merged = OmegaConf.merge(*parts, *([] if "_self_" in siblings else [node]))
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def instantiate(node: Any) -> Any:
