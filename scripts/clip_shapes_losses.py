@@ -6,7 +6,9 @@ spends attention's time on plain matrix products (on CPU about twice as fast to 
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from open_clip import CLIP
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor
 
 from fna.data.scenes import COLOURS, SHAPES, SIZES, TEXTURES
 
@@ -15,9 +17,11 @@ BACKGROUND = PAIRS + KINDS  # its row in `prompts`
 BACKGROUND_WEIGHT = 0.25  # most patches are background
 
 
-def attention(block: nn.Module, x: Tensor, queries: int | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def attention(
+    block: ResidualAttentionBlock, x: Tensor, queries: int | None = None, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Attention of the first `queries` tokens over all of `x` `[B, N, D]` (normalised), and all projected values."""
-    batch, tokens, width = x.shape
+    batch, _, width = x.shape
     attn = block.attn
     heads = attn.num_heads
     q, k, v = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
@@ -30,7 +34,9 @@ def attention(block: nn.Module, x: Tensor, queries: int | None = None, mask: Ten
     return attn.out_proj(mixed), v
 
 
-def run_block(block: nn.Module, x: Tensor, mask: Tensor | None = None, queries: int | None = None) -> tuple[Tensor, Tensor]:
+def run_block(
+    block: ResidualAttentionBlock, x: Tensor, mask: Tensor | None = None, queries: int | None = None
+) -> tuple[Tensor, Tensor]:
     """A pre-norm block; only the first `queries` tokens come out. Also the values of all tokens."""
     mixed, values = attention(block, block.ln_1(x), queries, mask)
     x = x[:, :queries] + mixed
@@ -42,7 +48,7 @@ def slim(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
 
 
-def positions(visual: nn.Module, grid: int) -> Tensor:
+def positions(visual: VisionTransformer, grid: int) -> Tensor:
     """The position table `[1 + grid * grid, D]`, resampled as open_clip does when it loads another size."""
     table = visual.positional_embedding
     full = visual.grid_size[0]
@@ -53,7 +59,7 @@ def positions(visual: nn.Module, grid: int) -> Tensor:
     return torch.cat([table[:1], square.flatten(2)[0].T])
 
 
-def see(visual: nn.Module, pixels: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def see(visual: VisionTransformer, pixels: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Normalised image embedding `[B, E]` and patch embeddings `[B, kept, E]`.
 
     A patch's embedding is its value in the last block, projected as the image's: what MaskCLIP (arXiv:2112.01071)
@@ -76,7 +82,7 @@ def see(visual: nn.Module, pixels: Tensor, kept: Tensor | None = None) -> tuple[
     return F.normalize(image.float(), dim=-1), F.normalize(dense.float(), dim=-1)
 
 
-def read(model: nn.Module, ids: Tensor) -> Tensor:
+def read(model: CLIP, ids: Tensor) -> Tensor:
     """Normalised text embeddings `[B, E]` of token ids `[B, L]`, L at most the context."""
     length = ids.shape[1]
     x = slim(model.token_embedding(ids) + model.positional_embedding[:length])
@@ -117,7 +123,7 @@ def word_loss(features: Tensor, words: Tensor, attributes: Tensor, scale: Tensor
     return total / 5
 
 
-def losses(model: nn.Module, dense_scale: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def losses(model: CLIP, dense_scale: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Caption, patch and single-object losses of a batch of `clip_shapes_batches.Batches`."""
     count = int(batch["batch"])
     pixels = batch["pixels"].permute(0, 3, 1, 2).float() / 127.5 - 1

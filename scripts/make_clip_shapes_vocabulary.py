@@ -8,17 +8,19 @@ Other words still work: they fall apart into letters. Prints the size of the tab
 import gzip
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from fna.data.scenes import COLOURS, SHAPES, SIZES, TEXTURES
 
 FOLDER = Path(__file__).parents[1] / "fna/models/zoo/clip_shapes"
-WORDS = (
-    *COLOURS, *SHAPES, *(shape + "s" for shape in SHAPES if shape != "cross"), "crosses", *SIZES, *TEXTURES,
-    *"a an the of in on at to and is are it with than there no yes not or one two three four five six".split(),
-    *"top bottom left right middle above below larger smaller background shape shapes thing things".split(),
-    *"photo picture image drawing what where which how many colour color does same as has have its".split(),
-)  # fmt: skip
+OTHERS = """
+    a an the of in on at to and is are it with than there no yes not or one two three four five six
+    top bottom left right middle above below larger smaller background shape shapes thing things
+    photo picture image drawing what where which how many colour color does same as has have its
+"""
+PLURALS = (*(shape + "s" for shape in SHAPES if shape != "cross"), "crosses")
+WORDS = (*COLOURS, *SHAPES, *PLURALS, *SIZES, *TEXTURES, *OTHERS.split())
 
 
 def merges_for(words: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -26,7 +28,7 @@ def merges_for(words: tuple[str, ...]) -> list[tuple[str, str]]:
     split = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
     merges: list[tuple[str, str]] = []
     while any(len(symbols) > 1 for symbols in split.values()):
-        pairs = Counter(pair for symbols in split.values() for pair in zip(symbols, symbols[1:], strict=False))
+        pairs = Counter(pair for symbols in split.values() for pair in pairwise(symbols))
         best = max(pairs, key=lambda pair: (pairs[pair], pair))
         merges.append(best)
         for word, symbols in split.items():

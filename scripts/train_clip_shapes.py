@@ -53,16 +53,17 @@ RECORDED = 200  # first steps whose losses are kept beside the card
 
 def rate_at(step: int) -> tuple[float, int]:
     """Learning rate of a step, and the number of its stage: linear warm-up, then half a cosine."""
-    for number, stage in enumerate(STAGES):
-        if step < stage.steps:
-            break
-        step -= stage.steps
+    number = 0
+    while step >= STAGES[number].steps and number + 1 < len(STAGES):
+        step -= STAGES[number].steps
+        number += 1
+    stage = STAGES[number]
     warm = min(1.0, (step + 1) / WARM_UP)
     down = FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * step / stage.steps)) / 2
     return stage.rate * warm * down, number
 
 
-def build() -> tuple[nn.Module, nn.Parameter, torch.optim.Optimizer]:
+def build() -> tuple[open_clip.CLIP, nn.Parameter, torch.optim.Optimizer]:
     """The untrained model, the sharpness of its patch loss (not shipped), and the optimiser of both."""
     torch.manual_seed(SEED)
     model = open_clip.create_model(f"local-dir:{HOME}", load_weights=False)
@@ -75,7 +76,7 @@ def build() -> tuple[nn.Module, nn.Parameter, torch.optim.Optimizer]:
 
 
 @torch.no_grad()
-def recall(model: nn.Module, words: Words, size: int, count: int = 500) -> tuple[float, float]:
+def recall(model: open_clip.CLIP, words: Words, size: int, count: int = 500) -> tuple[float, float]:
     """R@1 in percent, image to text and text to image, full captions, all patches, scenes of `val`."""
     scenes = [make_scene(seed) for seed in SEEDS["val"][:count]]
     text = read(model, torch.from_numpy(words([full_caption(scene) for scene in scenes])))

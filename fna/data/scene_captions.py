@@ -12,14 +12,17 @@ SWAPS: tuple[tuple[str, ...], ...] = (("colour",), ("texture",), ("size", "side"
 
 
 def article(words: str) -> str:
+    """The words with "a" or "an"."""
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
 def brief(thing: Thing) -> str:
+    """Colour and shape, which name a thing within its scene."""
     return f"{thing.colour} {thing.shape}"
 
 
 def detailed(thing: Thing) -> str:
+    """All four attributes."""
     return f"{thing.size} {thing.texture} {thing.colour} {thing.shape}"
 
 

@@ -6,7 +6,7 @@ at any resolution. The same seed gives the same scene in every process: only `ra
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from random import Random
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart", "ring", "moon")
@@ -81,7 +81,7 @@ def area_of(outline: Outline) -> float:
     return abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in zip(outline, following, strict=True))) / 2
 
 
-@lru_cache(maxsize=None)
+@cache
 def template(shape: str) -> Outline:
     """The upright outline of a shape, in arbitrary units."""
 
