@@ -100,7 +100,7 @@ def padding_mask(
     at_end = rest.get("q_offset", kv_length - queries) == kv_length - queries and not rest.get("kv_offset", 0)
     full = mask_function is bidirectional_mask_function
     if not (full or (mask_function is causal_mask_function and at_end)):
-        rest |= {"batch_size": batch_size, "kv_length": kv_length, "mask_function": mask_function}
+        rest |= {"batch_size": batch_size, "kv_length": kv_length, "mask_function": mask_function, "allow_is_causal_skip": False}
         return sdpa_mask(attention_mask=attention_mask, **rest)
     if attention_mask is None:
         return None

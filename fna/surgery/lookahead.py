@@ -1,0 +1,95 @@
+"""Looking ahead: blocks run again on the input at hand, before the running pass goes on.
+
+Needed where what happens in a block depends on a later one: the tokens to be hidden from block 9 on are found in block 13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from fna.attention.contract import Attention, Memo
+from fna.surgery.blocks import find_tower, run_blocks
+from fna.surgery.plan import Layers, parse_layers
+from fna.surgery.swap import Swap, swap_tower
+
+Rerun = Callable[[Memo, Tensor | None], Memo]
+
+
+class Masking(Protocol):
+    """What `swap_masked` needs to know of a masking strategy (``fna.masking.strategy.Masking``)."""
+
+    @property
+    def blocks(self) -> Layers: ...
+
+    def window(self, depth: int) -> tuple[int, int]: ...
+
+    def looks_ahead(self, blocks: Sequence[int], depth: int) -> bool: ...
+
+    def ops(self, plan: Mapping[int, Attention], blocks: Sequence[int], depth: int) -> dict[int, Attention]: ...
+
+    def find(self, hidden: Tensor, rerun: Rerun) -> Memo: ...
+
+
+def swap_masked(model: nn.Module, plan: Mapping[int, Attention], masking: Masking | None, **options: Any) -> Swap:
+    """`swap_tower` with a masking strategy on top; ``plan`` may then be empty. ``options`` are those of `swap_tower`."""
+    if masking is None:
+        return swap_tower(model, plan, **options)
+    depth = len(find_tower(model).blocks)
+    blocks = parse_layers(masking.blocks, depth)
+    swap = swap_tower(model, masking.ops(plan, blocks, depth), **options)
+    if masking.looks_ahead(blocks, depth):
+        first, last = masking.window(depth)
+        LookAhead(swap, min(first, *blocks), first, last, masking.find).install()
+    return swap
+
+
+class LookAhead:
+    """Asks ``find`` whenever block ``at`` is entered, and puts its answer into the memo of the running pass.
+
+    ``find(hidden, rerun)`` gets the input of block ``first`` ``[B, N, D]`` and a way to run blocks first..last on it again.
+    """
+
+    def __init__(self, swap: Swap, at: int, first: int, last: int, find: Callable[[Tensor, Rerun], Memo]) -> None:
+        self.swap = swap
+        self.at = at
+        self.first = first
+        self.last = last
+        self.find = find
+
+    def install(self) -> None:
+        """Hook the block; `Swap.restore` takes the hook away."""
+        block = self.swap.tower.blocks[self.at]
+        self.swap._hooks.append(block.register_forward_pre_hook(self.before, with_kwargs=True))
+
+    def before(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Pre-hook of block ``at``; a look-ahead does not look ahead."""
+        if self.swap.frame.aside:
+            return
+        with self.swap._run.clock("looking ahead"):
+            hidden, rest = (args[0], args[1:]) if args else (kwargs["hidden_states"], ())
+            others = {name: value for name, value in kwargs.items() if args or name != "hidden_states"}
+            if self.first > self.at:
+                hidden = self.swap.rerun(hidden, self.at, self.first - 1, *rest, **others)
+            found = self.find(hidden if self.swap.tower.batch_first else hidden.transpose(0, 1), self._rerun(hidden, rest, others))
+        self.swap.frame.memo.update(found)
+
+    def _rerun(self, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rerun:
+        axis = 0 if self.swap.tower.batch_first else 1
+        blocks = self.swap.tower.blocks[self.first : self.last + 1]
+
+        def rerun(memo: Memo, images: Tensor | None) -> Memo:
+            def some(value: Any) -> Any:
+                """The rows of the chosen images, of whatever has one row an image."""
+                of_batch = isinstance(value, Tensor) and images is not None and value.shape[0] == hidden.shape[axis]
+                return value[images] if of_batch else value
+
+            x = hidden if images is None else hidden.index_select(axis, images)
+            with self.swap._run.look_ahead(stock=False) as frame:
+                frame.memo.update(memo)
+                run_blocks(blocks, x, *map(some, args), **{name: some(value) for name, value in kwargs.items()})
+                return frame.memo
+
+        return rerun
