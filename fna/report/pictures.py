@@ -116,9 +116,9 @@ def _landmarked(folder: Path, album: Album, item: dict[str, Any]) -> Landmarked 
     cells = grid_cells(index, prefix, rows, columns) if item.get("grid") else []
     outline = "".join(f"M{column} {row}h1v1h-1z" for row, column in cells)
     veil = f"M0 0h{columns}v{rows}h-{columns}z{outline}" if cells else ""
-    others = len(set(index)) - len(cells)
-    caption = f"{len(cells)} of {rows * columns} tokens" if cells else "no token of the grid"
-    caption += f" and {others} that {'is' if others == 1 else 'are'} not in the picture (CLS)" if others and prefix else ""
+    caption = f"{len(cells)} of {rows * columns:,} tokens" if cells else "no token of the picture"
+    kept = len({token for token in index if token < prefix})
+    caption += "" if not kept else ", and CLS" if prefix == 1 else f", and {kept} of {prefix} before them (CLS, registers)"
     return Landmarked(picture, str(item.get("key", "")), rows, columns, outline, veil, caption)
 
 

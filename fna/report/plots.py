@@ -91,7 +91,7 @@ def draw(runs: Sequence[Run], keys: Sequence[str], plot: Axes) -> str:
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
     if len(lines) > 1:
-        place_above = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "ncols": 2, "handlelength": 1.5}
+        place_above = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "ncols": min(3, len(lines)), "handlelength": 1.5}
         axes.legend(frameon=False, labelcolor=INK, fontsize=9, **place_above)
     return _svg(figure)
 
@@ -104,11 +104,13 @@ def _tag(axes: Any, points: Sequence[tuple[Value, Value, Run]], key: str) -> Non
 
 def _line(axes: Any, place: int, name: str, points: Sequence[tuple[Value, Value, Run]]) -> None:
     xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
-    axes.errorbar(
+    drawn = axes.errorbar(
         [x.middle for x in xs], [y.middle for y in ys], xerr=_ends(xs), yerr=_ends(ys), label=name,
         color=LINES[place % len(LINES)], marker=MARKERS[place // len(LINES) % len(MARKERS)],
-        markersize=5, linewidth=1.6, elinewidth=1, capsize=0, alpha=0.95,
+        markersize=5, linewidth=1.6, elinewidth=1.2, capsize=0,
     )  # fmt: skip
+    for bars in drawn.lines[2]:
+        bars.set_alpha(0.4)
 
 
 def _ends(values: Sequence[Value]) -> list[list[float]] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +13,11 @@ from rich.text import Text
 
 from fna.report import words
 from fna.report.results import Result, Run, dig, load, number, ratio, reference, write_atomically
-from fna.report.sweep import Summary, summarise
+from fna.report.sweep import Summary, numeric_columns, summarise
 from fna.report.words import Part
 
+WIDE = 400
+FIRST_TO_GO = ("operations", "sampling", "against", "output error", "agreement")
 STYLES = {"good": "green", "bad": "red", "even": "bold", "": ""}
 SIDES = ("full", "exact", "variant")
 Grid = tuple[list[str], list[list[Part]]]
@@ -21,28 +25,26 @@ Grid = tuple[list[str], list[list[Part]]]
 
 def show(result: Result, console: Console | None = None) -> None:
     """Print one result: what was compared, the metrics in pairs, fidelity and cost."""
-    console = console or Console()
-    console.print(_text(words.headline(result)), style="bold")
-    console.print(" · ".join(words.compared(result)), style="dim", markup=False)
+    console = console or _console()
+    _lines(console, words.headline(result), words.compared(result))
     for note in words.caveats(result):
-        console.print(Text(f"! {note}", style="yellow"))
+        console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
     if result.get("status") == "ok":
-        for heads, rows in (quality(result), cost(result)):
+        for heads, rows in _grids(result):
             console.print(_table(heads, rows))
 
 
 def show_sweep(runs: Sequence[Run], console: Console | None = None) -> None:
     """Print a sweep: one line a result, the failures last."""
-    console = console or Console()
+    console = console or _console()
     summary = summarise(runs)
-    console.print(_text(summary.title), style="bold")
-    console.print(" · ".join(f"{key} {value}" for key, value in summary.common), style="dim", markup=False)
+    _lines(console, summary.title, [f"{key} {value}" for key, value in summary.common])
     for note in summary.notes:
-        console.print(Text(f"! {note}", style="yellow"))
+        console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
     if summary.rows:
-        console.print(_table(summary.heads, summary.rows))
+        console.print(_fitting(console, summary.heads, summary.rows))
     for place, why in summary.failures:
-        console.print(Text(f"failed: {place}: {why}", style="red"))
+        console.print(Text(f"failed: {place}: {why}", style="red"), soft_wrap=True)
 
 
 def write_markdown(folder: Path | str) -> Path:
@@ -55,7 +57,7 @@ def write_markdown(folder: Path | str) -> Path:
 
 def markdown(result: Result) -> str:
     """What `show` prints, as Markdown."""
-    grids = [_pipes(*grid) for grid in (quality(result), cost(result))] if result.get("status") == "ok" else []
+    grids = [_pipes(*grid) for grid in _grids(result)] if result.get("status") == "ok" else []
     lines = [f"**{_escape(words.plain(words.headline(result)))}**", _escape(" · ".join(words.compared(result)))]
     return "\n\n".join([*lines, *_quotes(words.caveats(result)), *grids]) + "\n"
 
@@ -106,9 +108,23 @@ def fidelity_name(key: str) -> str:
     return {"agreement": "agreement with full", "output_error": "relative output error"}.get(key, key.replace("_", " "))
 
 
+def _grids(result: Result) -> list[Grid]:
+    return [quality(result), cost(result)] if result.get("cost") else [quality(result)]
+
+
 def _only(called: str, value: str, remark: str, mark: str = "") -> list[Part]:
     """A row that has a value for the variant alone."""
     return [Part(called), Part(""), Part(""), Part(value, mark), Part(remark)]
+
+
+def _console() -> Console:
+    """The terminal; where the output goes into a file or a pipe, wide enough that no cell is broken."""
+    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=WIDE)
+
+
+def _lines(console: Console, title: Sequence[Part], facts: Sequence[str]) -> None:
+    console.print(_text(title), style="bold", soft_wrap=True)
+    console.print(Text(" · ".join(facts), style="dim"), soft_wrap=True)
 
 
 def _text(parts: Sequence[Part]) -> Text:
@@ -117,11 +133,22 @@ def _text(parts: Sequence[Part]) -> Text:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[Part]]) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    for column, head in enumerate(heads):
-        figures = all(row[column].text[:1] in "+-–[0123456789" for row in rows)
-        table.add_column(head, justify="right" if figures and column else "left")
+    for head, numeric in zip(heads, numeric_columns(rows), strict=True):
+        table.add_column(head, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(part.text, style=STYLES.get(part.mark, "")) for part in row))
+    return table
+
+
+def _fitting(console: Console, heads: list[str], rows: list[list[Part]]) -> Table:
+    """The table without the columns for which a narrow terminal has no room; results.csv and the page have them all."""
+    table = _table(heads, rows)
+    for head in FIRST_TO_GO:
+        if console.measure(table, options=console.options.update(max_width=WIDE)).maximum <= console.width or head not in heads:
+            continue
+        kept = [place for place, name in enumerate(heads) if name != head]
+        heads, rows = [heads[place] for place in kept], [[row[place] for place in kept] for row in rows]
+        table = _table(heads, rows)
     return table
 
 

@@ -15,6 +15,7 @@ METRICS = {
     "miou": "mean IoU", "macc": "mean class accuracy", "aacc": "pixel accuracy", "vqa_accuracy": "VQA accuracy",
 }  # fmt: skip
 FIELDS = {"attn": "attention", "image_size": "image size", "dtype": "precision"}
+UNITS = {"image_size": "px"}
 PRIMARY = (("t2i_r1", "i2t_r1"), ("top1",), ("miou",), ("vqa_accuracy",))
 NOTHING = "–"
 CLOSE = -1.5  # points: an interval that holds zero and does not reach below this lets a headline say "keeps"
@@ -99,6 +100,11 @@ def metric_name(key: str) -> str:
     return METRICS.get(key, key.replace("_", " "))
 
 
+def metric_short(key: str) -> str:
+    """How a metric heads a narrow column: ``t2i R@1``."""
+    return key.replace("_r", " R@") if key[:3] in ("t2i", "i2t") else metric_name(key)
+
+
 def field_name(key: str) -> str:
     """How a key of the identity is called as the head of a column."""
     return FIELDS.get(key, key)
@@ -113,6 +119,16 @@ def value_of(key: str, value: Any) -> str:
     if isinstance(value, list | tuple):
         return "x".join(map(str, value)) if len(set(map(str, value))) > 1 else str(value[0]) if value else NOTHING
     return f"{value:,}" if isinstance(value, int) and key != "seed" else str(value)
+
+
+def said(key: str, value: Any) -> str:
+    """A value of the identity where no head names its key: ``224 px``, ``64 landmarks``, ``blocks 4-7``."""
+    if key == "layers":
+        return where(value)
+    text = name(value_of(key, value))
+    if key in ("landmarks", "samples", "tokens", "image_size"):
+        return f"{text} {UNITS.get(key, key)}"
+    return f"{field_name(key)} {text}" if key in ("seed", "mask", "reduce", "kv") else text
 
 
 def ranges(layers: Any) -> str:
@@ -186,7 +202,8 @@ def headline(result: Result, extra: str = "") -> list[Part]:
     who = subject(result) + (f" ({extra})" if extra else "")
     if key is None:
         return [Part(f"{who}: {result.get('error') or 'no metrics'}")]
-    return [Part(who + " "), *_quality(result, key), *_speed(result), Part(".")]
+    doubt = [Part("Random weights, only the pipeline counts: ")] if is_random(result) else []
+    return [*doubt, Part(who + " "), *_quality(result, key), *_speed(result), Part(".")]
 
 
 def _quality(result: Result, key: str) -> list[Part]:
@@ -233,7 +250,7 @@ def caveats(result: Result) -> list[str]:
     """What a reader must know before believing a number: random weights, mismatches, warnings, skipped samples."""
     notes = [str(note) for note in [*(result.get("notes") or []), *(result.get("warnings") or [])]]
     if is_random(result) and not any("random" in note.lower() for note in notes):
-        notes.insert(0, "random weights: this shows that the pipeline runs, the scores mean nothing")
+        notes.insert(0, "random weights: the pipeline runs, the scores mean nothing")
     skipped = [str(item) for item in result.get("skipped") or []]
     if skipped:
         more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
