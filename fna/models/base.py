@@ -34,7 +34,8 @@ class Model:
     ``tower`` is the module whose blocks `fna.swap` reaches (for CLIP the whole model or its visual tower). ``transform`` maps a PIL
     image to float ``[3, h, w]``. What the model cannot do is None: ``classify`` ``[B, 3, h, w] -> [B, C]`` logits,
     ``encode_image`` ``[B, 3, h, w] -> [B, E]``, ``encode_text`` list of str ``-> [T, E]`` (neither normalised), ``patches``
-    ``[B, 3, h, w] -> [B, rows * columns, D]`` dense features. ``classes`` are the head's class names in its order, None if unknown.
+    ``[B, 3, h, w] -> [B, rows * columns, D]`` dense features. ``classes`` are the head's class names in its order, ``class_ids``
+    (WordNet ids, say) likewise; None where unknown.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Model:
     encode_text: Callable[[Sequence[str]], Tensor] | None = None
     patches: Callable[[Tensor], Tensor] | None = None
     classes: Sequence[str] | None = None
+    class_ids: Sequence[str] | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -58,6 +60,14 @@ class Model:
         """Tokens of one image: prefix + grid + suffix."""
         rows, columns = self.tokens.grid or (0, 0)
         return self.tokens.prefix + rows * columns + self.tokens.suffix
+
+
+def pixels(image_size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """An ``image_size`` as (rows, columns); one number is a square, None stays None."""
+    if image_size is None:
+        return None
+    rows, columns = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return int(rows), int(columns)
 
 
 class ModelSource(Protocol):

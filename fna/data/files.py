@@ -1,0 +1,69 @@
+"""What every reader needs: folders that are there, JSON that is JSON, images that exist, a digest of it all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from fna.errors import UserError
+
+
+def check_folder(path: Path, knob: str = "dataset.root") -> None:
+    """Raise `UserError` unless ``path`` is a folder."""
+    if not path.is_dir():
+        raise UserError(f"{knob}={path}: no such folder (looked from {Path.cwd()}); give the place of the data with {knob}=PATH.")
+
+
+def check_file(path: Path, knob: str = "dataset.annotations") -> None:
+    """Raise `UserError` unless ``path`` is a file."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give its place with {knob}=PATH.")
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file. Raises `UserError` with file, line and column where it is not JSON."""
+    check_file(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON at line {error.lineno}, column {error.colno} ({error.msg}); fetch it again.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not JSON: no UTF-8 at byte {error.start}; fetch it again.") from error
+
+
+def digest(split: str, examples: Sequence[Any]) -> str:
+    """sha256 of the split's name and, for every example, its fields, with files as name and size in bytes.
+
+    Raises `UserError` where an annotated file is not there: how many, and which comes first.
+    """
+    total = hashlib.sha256(split.encode())
+    absent: list[Path] = []
+    for example in examples:
+        values = (getattr(example, field.name) for field in fields(example))
+        total.update(json.dumps([_content(value, absent) for value in values]).encode())
+    if absent:
+        raise UserError(
+            f"{len(absent)} of the annotated files are not there, {absent[0].name} in {absent[0].parent} first; "
+            "give the folder that holds them, or annotations that fit it."
+        )
+    return total.hexdigest()
+
+
+def _content(value: Any, absent: list[Path]) -> Any:
+    if not isinstance(value, Path):
+        return value
+    try:
+        return [value.name, value.stat().st_size]
+    except OSError:
+        absent.append(value)
+        return [value.name, -1]
+
+
+def first(items: Iterable[Any], limit: int | None) -> list[Any]:
+    """The first ``limit`` items, all for None."""
+    taken = list(items)
+    return taken if limit is None else taken[:limit]

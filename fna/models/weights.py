@@ -1,0 +1,155 @@
+"""Weights: read without running anybody's code, fitted or refused in one line, named by what they contain."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fna.errors import UserError
+
+State = Mapping[str, Tensor]
+
+
+def digest(state: State) -> str:
+    """sha256 over name, dtype, shape and bytes of every tensor, in the order of names: the same wherever the file lies."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        total.update(flat.view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def check_choice(name: str, pretrained: bool, checkpoint: str | None, random: bool) -> None:
+    """Raise `UserError` unless a model was told where its weights come from; random ones must be asked for."""
+    if random and checkpoint is not None:
+        raise UserError(f"model.checkpoint={checkpoint} and model.random=true exclude each other; drop one of them.")
+    if not (pretrained or checkpoint or random):
+        raise UserError(
+            f"{name} has no weights: give model.checkpoint=PATH or model.pretrained, or model.random=true for random ones."
+        )
+
+
+def check_file(path: str | Path | None, sha256: str | None = None) -> None:
+    """Raise `UserError` where the checkpoint is not there or, with ``sha256``, is not the very file that is meant."""
+    if path is None:
+        return
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such checkpoint; give a safetensors or torch file with model.checkpoint=PATH.")
+    if sha256 is not None:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            raise UserError(f"{path}: its sha256 is {found}, not {sha256}: the file was changed or is another one; fetch it again.")
+
+
+def read(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or of a torch file (``weights_only=True``), on the CPU.
+
+    Wrappers ({"state_dict": ...}, {"model": ...}) and the "module." of data-parallel training are taken off.
+    Raises `UserError` for a file that is missing, truncated, or no mapping of names to tensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    check_file(path)
+    try:
+        if Path(path).suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{path}: cannot be read as a checkpoint ({first_line(error)}); it is truncated or in another format "
+            "(safetensors or a plain torch file is wanted, no TorchScript archive): fetch it again."
+        ) from error
+    return _unwrapped(loaded, path)
+
+
+def _unwrapped(loaded: Any, path: str | Path) -> dict[str, Tensor]:
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise UserError(f"{path}: holds {type(loaded).__name__}, not tensors by name; save the model's state_dict.")
+    return {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}
+
+
+def fit(model: torch.nn.Module, state: State, source: str | Path, what: str) -> None:
+    """Load every tensor into ``model``, or raise `UserError` saying what of ``source`` does not fit ``what``."""
+    problem = misfit(model.state_dict(), state)
+    if problem:
+        raise UserError(f"{source}: does not fit {what}: {problem}.")
+    model.load_state_dict(dict(state), strict=True)
+
+
+def misfit(expected: State, got: State) -> str:
+    """What keeps ``got`` from being loaded where ``expected`` is; empty if nothing does."""
+    shapes = [name for name in expected if name in got and got[name].shape != expected[name].shape]
+    if shapes:
+        name = shapes[0]
+        more = f" (and {len(shapes) - 1} more)" if len(shapes) > 1 else ""
+        return f"{name} is {list(got[name].shape)}, expected {list(expected[name].shape)}{more}"
+    missing = [name for name in expected if name not in got]
+    if missing:
+        return f"{len(missing)} of {len(expected)} tensors are missing (first: {missing[0]})"
+    unknown = [name for name in got if name not in expected]
+    return f"{len(unknown)} of its tensors have no place there (first: {unknown[0]})" if unknown else ""
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw initial weights from ``seed`` without disturbing the caller's random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def downloading(what: str) -> Iterator[None]:
+    """Let a library fetch weights; a failure becomes one line that names them and says how to give a local file.
+
+    Without a network the libraries retry for a minute, so one look at the hub first decides whether they try at all: if it does
+    not answer, only what is already in the local cache is used.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _hub_answers(constants.ENDPOINT)
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # every library and transport has its own
+        reason = "this machine cannot reach the hub" if constants.HF_HUB_OFFLINE else first_line(error)
+        raise UserError(
+            f"{what}: these weights are not on this machine ({reason}); give a local file with model.checkpoint=PATH."
+        ) from error
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@cache
+def _hub_answers(endpoint: str, seconds: float = 3.0) -> bool:
+    try:
+        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=seconds).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without its full stop."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(" .:")[:200] if lines else type(error).__name__

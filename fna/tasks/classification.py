@@ -1,0 +1,168 @@
+"""Top-1 and top-5: by the model's head, or zero-shot from class names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fna.data.base import Dataset
+from fna.data.loading import batches
+from fna.errors import UserError
+from fna.metrics.accuracy import top_k
+from fna.models.base import Model
+from fna.tasks.base import Array, Outcome, Run
+
+KS = (1, 5)
+SIMPLE = ("a photo of a {}.",)
+
+
+@dataclass
+class Classification:
+    """``head``: "head", "zeroshot", or "auto" (the head where there is one). ``templates``: "simple" ("a photo of a {}."),
+    "openai" (the 80 of the CLIP paper) or a list of sentences with {} for the class name."""
+
+    head: str = "auto"
+    templates: str | Sequence[str] = "simple"
+    version: int = 1
+    _texts: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.head not in ("auto", "head", "zeroshot"):
+            raise ValueError(f"task.head={self.head}: choose auto, head or zeroshot.")
+        _sentences(self.templates)
+
+    def check(self, model: Model, dataset: Dataset) -> None:
+        """Raise `UserError` for data without classes, a model that cannot classify, or classes that do not match."""
+        if not dataset.classes:
+            raise UserError(f"{dataset.name} has no classes: task=classification cannot use it; choose another task or dataset.")
+        if self._by_head(model):
+            _head_index(model, dataset)
+            return
+        if model.encode_image is None or model.encode_text is None:
+            raise UserError(f"{model.name} has neither a classification head nor a text tower: choose a model with one of them.")
+        if all(len(name) == 9 and name[0] == "n" and name[1:].isdigit() for name in dataset.classes):
+            raise UserError(
+                f"{dataset.name} knows its classes by WordNet id only: give their names with dataset.classes=TSV (id, name)."
+            )
+
+    def evaluate(self, model: Model, dataset: Dataset, run: Run) -> Outcome:
+        """One pass over the data. Labels count in the order of the head, or of the dataset's classes when zero-shot."""
+        self.check(model, dataset)
+        index = _head_index(model, dataset) if self._by_head(model) else np.arange(len(dataset.classes))
+        logits_of = self._scorer(model, dataset)
+        skipped: list[str] = []
+        kept: list[int] = []
+        logits: list[Array] = []
+        with torch.inference_mode():
+            for batch in batches(
+                dataset.examples,
+                model.transform,
+                batch_size=run.batch_size,
+                skipped=skipped,
+                workers=run.workers,
+                strict=run.strict,
+            ):
+                if batch.indices:
+                    logits.append(logits_of(batch.images.to(model.device, model.dtype)).float().cpu().numpy())
+                    kept += batch.indices
+                run.progress(batch.tried)
+        scores = np.concatenate(logits)
+        own = np.array([dataset.examples[i].label for i in kept])
+        names = {int(row): name for row, name in zip(index, dataset.classes, strict=True)}
+        decisions = scores.argmax(axis=1)
+        known = model.classes if self._by_head(model) else None
+        hits = top_k(scores, index[own], KS)
+        return Outcome(
+            keys=[dataset.examples[i].key for i in kept],
+            counts={"seen": np.ones(len(kept), np.int64)} | {f"top{k}": hit for k, hit in hits.items()},
+            outputs=scores,
+            decisions=decisions,
+            labels=[known[d] if known else names.get(int(d), str(d)) for d in decisions],
+            truths=[known[index[label]] if known else dataset.classes[label] for label in own],
+            skipped=skipped,
+        )
+
+    def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
+        """``top1`` and ``top5`` in percent."""
+        return {f"top{k}": 100.0 * sums[f"top{k}"] / sums["seen"] for k in KS}
+
+    def _by_head(self, model: Model) -> bool:
+        if self.head == "head" and model.classify is None:
+            raise UserError(f"{model.name} has no classification head: give task.head=zeroshot or a model with one.")
+        return self.head != "zeroshot" and model.classify is not None
+
+    def _scorer(self, model: Model, dataset: Dataset) -> Callable[[Tensor], Tensor]:
+        if self._by_head(model):
+            assert model.classify is not None
+            return model.classify
+        assert model.encode_image is not None
+        encode, texts = model.encode_image, self._class_texts(model, dataset)
+        # 100 is the temperature of every published CLIP; it moves no argmax, and puts the outputs on the scale of logits.
+        return lambda images: 100 * normalize(encode(images).float(), dim=-1) @ texts.T
+
+    def _class_texts(self, model: Model, dataset: Dataset) -> Tensor:
+        """Unit vectors ``[C, E]``: of each class the mean over templates of unit vectors. Kept for the next variant."""
+        assert model.encode_text is not None
+        # The first of several synonyms ("goldfish, Carassius auratus") is the name.
+        classes = [name.split(",")[0].replace("_", " ") for name in dataset.classes]
+        key = (model.weights.digest, str(model.dtype), *classes)
+        if key not in self._texts:
+            sentences = _sentences(self.templates)
+            with torch.inference_mode():
+                flat = model.encode_text([sentence(name) for name in classes for sentence in sentences])
+                means = normalize(flat.float(), dim=-1).reshape(len(classes), len(sentences), -1).mean(dim=1)
+                self._texts = {key: normalize(means, dim=-1).to(model.device)}
+        return self._texts[key]
+
+
+def _head_index(model: Model, dataset: Dataset) -> Array:
+    """The row of the head for each label of the dataset, int64 ``[labels]``, by class id.
+
+    Where the model does not know its ids, as many rows as labels in the same order are taken for granted, and noted.
+    Raises `UserError` where neither works.
+    """
+    if model.class_ids:
+        row = {name: index for index, name in enumerate(model.class_ids)}
+        foreign = [name for name in dataset.class_ids if name not in row]
+        if foreign:
+            raise UserError(
+                f"{model.name} does not know {len(foreign)} of the {len(dataset.class_ids)} classes of {dataset.name} (first: "
+                f"{foreign[0]}): give model.classes=TSV with the ids of its head's rows, or a data set of its classes."
+            )
+        return np.array([row[name] for name in dataset.class_ids])
+    rows = _head_size(model)
+    if rows != len(dataset.classes):
+        raise UserError(
+            f"{model.name} has {rows} classes and {dataset.name} {len(dataset.classes)}: say which is which with model.classes=TSV."
+        )
+    note = "class order not checked: the model's head does not say its classes (model.classes=TSV would)"
+    if note not in dataset.notes:
+        dataset.notes.append(note)
+    return np.arange(rows)
+
+
+def _head_size(model: Model) -> int:
+    size = getattr(model.tower, "num_classes", None)
+    if isinstance(size, int):
+        return size
+    assert model.classify is not None
+    with torch.inference_mode():
+        blank = torch.zeros(1, 3, *model.image_size, device=model.device, dtype=model.dtype)
+        return int(model.classify(blank).shape[-1])
+
+
+def _sentences(templates: str | Sequence[str]) -> list[Callable[[str], str]]:
+    """Functions from a class name to a sentence."""
+    if templates == "openai":
+        from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+        return list(OPENAI_IMAGENET_TEMPLATES)
+    chosen = SIMPLE if templates == "simple" else templates
+    if isinstance(chosen, str) or not all("{}" in sentence for sentence in chosen):
+        raise ValueError(f"task.templates={templates}: give simple, openai or a list of sentences with {{}} for the class name.")
+    return [sentence.format for sentence in chosen]
