@@ -11,6 +11,7 @@ import argparse
 import csv
 import hashlib
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -34,33 +35,37 @@ ROOT = Path(__file__).parents[1]
 HOME = ROOT / "fna/models/zoo/clip_shapes"
 SEED = 0
 STAGES = (
-    Stage(sizes=(64,), keep=(64,), batch=256, single=32, swaps=0, rate=1e-3, steps=500),
-    Stage(sizes=(128,), keep=(128,), batch=128, single=16, swaps=1, rate=8e-4, steps=600),
+    Stage(sizes=(64,), keep=(64,), batch=256, single=32, swaps=0, rate=1e-3, steps=300),
+    Stage(sizes=(128,), keep=(128,), batch=128, single=16, swaps=1, rate=8e-4, steps=250),
     Stage(
         sizes=(256, 256, 256, 208, 176, 144),
         keep=(256, 256, 256, 224, 192, 160),
         batch=96,
         single=12,
-        swaps=2,
+        swaps=1,
         rate=6e-4,
-        steps=700,
+        steps=250,
     ),
 )
-WARM_UP, FLOOR = 60, 0.02  # steps at the start of a stage, and the share of the rate at its end
-SAVE_EVERY, LOOK_EVERY = 50, 250
+WARM_UP = 40  # steps at the start of a stage in which the rate rises
+DECAY = 0.4  # share of the last stage in which it falls to 0; before that it is level, so that a stage's end can be put off
+SAVE_EVERY, LOOK_EVERY = 25, 100
+# glibc gives large blocks back to the kernel after every operation and OpenMP spins while it waits; without both a step
+# takes half the time. Both are read at start-up only, so the script starts itself anew with them.
+TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000", "OMP_WAIT_POLICY": "PASSIVE"}
 RECORDED = 200  # first steps whose losses are kept beside the card
 
 
 def rate_at(step: int) -> tuple[float, int]:
-    """Learning rate of a step, and the number of its stage: linear warm-up, then half a cosine."""
+    """Learning rate of a step, and the number of its stage: linear warm-up, level, and half a cosine at the very end."""
     number = 0
     while step >= STAGES[number].steps and number + 1 < len(STAGES):
         step -= STAGES[number].steps
         number += 1
     stage = STAGES[number]
     warm = min(1.0, (step + 1) / WARM_UP)
-    down = FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * step / stage.steps)) / 2
-    return stage.rate * warm * down, number
+    falling = max(0.0, 1 - (stage.steps - step) / (DECAY * stage.steps)) if number + 1 == len(STAGES) else 0.0
+    return stage.rate * warm * (1 + math.cos(math.pi * falling)) / 2, number
 
 
 def build() -> tuple[open_clip.CLIP, nn.Parameter, torch.optim.Optimizer]:
@@ -206,4 +211,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    if not TUNED.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **TUNED})
     sys.exit(main())

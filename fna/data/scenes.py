@@ -115,7 +115,7 @@ def template(shape: str) -> Outline:
 
 
 def make_scene(seed: int, least: int = 3, most: int = 5) -> Scene:
-    """The scene of a seed: `least` to `most` things in two or three colours.
+    """The scene of a seed: `least` to `most` things in two colours, seldom one.
 
     Few colours a scene, because a scene told by its colours alone would be found by a histogram. No two things share
     both shape and colour, so "the red circle" means one thing.
@@ -133,7 +133,7 @@ def make_scene(seed: int, least: int = 3, most: int = 5) -> Scene:
 
 def _place_all(random: Random, count: int) -> list[Thing] | None:
     """`count` things, each hidden by at most HIDDEN, or None where the draw does not fit."""
-    palette = random.sample(COLOURS, min(count, random.choice((2, 3))))
+    palette = random.sample(COLOURS, 2)
     kinds = random.sample([(shape, colour) for shape in SHAPES for colour in palette], count)
     things: list[Thing] = []
     boxes: list[Box] = []
