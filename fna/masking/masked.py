@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fna.attention.contract import Attention, Site, Unsupported, same_tokens
-from fna.masking.rows import row_logits, softmax_rows
+from fna.attention.rows import row_logits, softmax_rows
 from fna.masking.rules import Rule, patches
 
 MODES = ("mask", "sink")

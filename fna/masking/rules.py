@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fna.attention.contract import Site
-from fna.masking.rows import attention_chunks, cls_attention
+from fna.attention.rows import attention_chunks, cls_attention
 
 
 class Rule(Protocol):

@@ -8,7 +8,7 @@ Artifact tokens are the sinks that are not massive: they only grow once the mass
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from fna.attention.contract import Attention, Site, Tokens
 from fna.attention.exact import Exact
-from fna.masking.masked import check_words, take_away
-from fna.masking.rows import cls_attention
+from fna.attention.rows import cls_attention
+from fna.masking.masked import take_away
 from fna.masking.rules import Rule, eligible
 
 NAMES = ("cls", "massive", "artifact", "normal")
@@ -35,7 +35,8 @@ def sink_set(attention: Callable[[Tensor, Tensor], Tensor], candidates: Tensor, 
     """Iterate until no image adds a token, at most ``cap`` rounds.
 
     ``attention(images, found)``: what CLS gives to every token ``[b, N]`` (mean over heads) with ``found`` bool ``[b, N]`` taken
-    away, for the images numbered ``images`` int64 ``[b]``; images that are done are not asked for again. ``candidates`` bool ``[B, N]``.
+    away, for the images numbered ``images`` int64 ``[b]``; images that are done are not asked for again. ``candidates`` bool
+    ``[B, N]``: what may be found.
     """
     found = torch.zeros_like(candidates)
     order = torch.full((candidates.shape[0], cap), -1, device=candidates.device)
@@ -64,20 +65,16 @@ def categories(massive: Tensor, sinks: Tensor, tokens: Tokens) -> Tensor:
 
 @dataclass(frozen=True)
 class Window:
-    """``op`` in the running pass; in a look-ahead, exact attention without the tokens that it takes away.
+    """``op`` in the running pass; in a look-ahead, exact attention without the tokens to be taken away.
 
-    A look-ahead leaves those tokens in the memo under "hide" bool ``[B, N]``. In block ``detect`` it is answered there: "given", what
-    CLS gives to each token ``[B, N]``, and "massive", what ``rule`` flags.
+    A look-ahead finds those in its memo under "hide", bool ``[B, N]``. Block ``detect`` leaves its answer there: "given", what CLS
+    gives to each token ``[B, N]``; "eligible", what may be flagged at all; "massive", what ``rule`` flags, if that is not known.
     """
 
     op: Attention
     rule: Rule
     detect: int
     mode: str = "mask"
-    pattern: str = "type1"
-
-    def __post_init__(self) -> None:
-        check_words(self.mode, self.pattern)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """As ``op``."""
@@ -85,7 +82,10 @@ class Window:
         if hide is None:
             return self.op(q, k, v, site)
         if site.layer == self.detect:
-            site.memo["given"] = cls_attention(q, k, site).masked_fill(hide, 0)
-            site.memo["massive"] = self.rule(q, k, site)
-            site.memo["eligible"] = eligible(site, q)
-        return take_away(Exact(), q, k, v, site, hide, self.mode, self.pattern)
+            allowed = eligible(site, q)
+            left = replace(site, keys=~hide if site.keys is None else site.keys & ~hide) if self.mode == "mask" else site
+            given = cls_attention(q, k, left).masked_fill(hide, 0)
+            site.memo.update(given=given, eligible=allowed)
+            if "massive" not in site.memo:
+                site.memo["massive"] = self.rule(q, k, site)
+        return take_away(Exact(), q, k, v, site, hide, self.mode, "type1")

@@ -11,11 +11,13 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from fna.attention.contract import Attention, Memo
+from fna.errors import UserError
 from fna.surgery.blocks import find_tower, run_blocks
 from fna.surgery.plan import Layers, parse_layers
 from fna.surgery.swap import Swap, swap_tower
 
 Rerun = Callable[[Memo, Tensor | None], Memo]
+_LOOKS = "_fna_look_aheads"
 
 
 class Masking(Protocol):
@@ -41,9 +43,26 @@ def swap_masked(model: nn.Module, plan: Mapping[int, Attention], masking: Maskin
     blocks = parse_layers(masking.blocks, depth)
     swap = swap_tower(model, masking.ops(plan, blocks, depth), **options)
     if masking.looks_ahead(blocks, depth):
+        if getattr(swap.tower.module, "rope_mixed", False):
+            swap.restore()
+            raise UserError(
+                "each block of this model has rotary positions of its own, so blocks cannot be run again: use mask=massive."
+            )
         first, last = masking.window(depth)
         LookAhead(swap, min(first, *blocks), first, last, masking.find).install()
     return swap
+
+
+def take_out(swap: Swap) -> list[LookAhead]:
+    """Restore ``swap`` for a while and return its look-aheads; `Swap.install` and `reinstall` put all back."""
+    swap.restore()
+    return vars(swap).pop(_LOOKS, [])
+
+
+def reinstall(swap: Swap, looks: Sequence[LookAhead]) -> None:
+    """The same look-aheads on another change of the same tower, or on the same one again."""
+    for look in looks:
+        LookAhead(swap, look.at, look.first, look.last, look.find).install()
 
 
 class LookAhead:
@@ -63,6 +82,7 @@ class LookAhead:
         """Hook the block; `Swap.restore` takes the hook away."""
         block = self.swap.tower.blocks[self.at]
         self.swap._hooks.append(block.register_forward_pre_hook(self.before, with_kwargs=True))
+        vars(self.swap).setdefault(_LOOKS, []).append(self)
 
     def before(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pre-hook of block ``at``; a look-ahead does not look ahead."""

@@ -1,0 +1,101 @@
+"""Which tokens are taken away, how, and in which blocks: what ``conf/mask/*.yaml`` instantiates.
+
+The default is the FNA authors' best (arXiv 2507.16018): massive and artifact tokens, masked as keys, in the last block only. In the
+middle blocks the same does great harm; the start-block sweep (``experiment=masking_start_block``) shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fna.attention.contract import Attention, Memo
+from fna.attention.exact import Exact
+from fna.masking.masked import Found, Masked, Watched, check_words
+from fna.masking.rules import Rule, make_rule
+from fna.masking.sinks import Window, sink_set
+
+Rerun = Callable[[Memo, Tensor | None], Memo]
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Tokens found in block ``detect`` (or by looking ahead to it) and taken away in ``blocks``.
+
+    ``tokens``: massive, artifact or both. ``rule`` says what is massive, ``threshold`` sets its knob (None: its source's value).
+    Artifacts are found by iterating: blocks ``first`` to ``detect`` are run again with the set found so far taken away,
+    at most ``cap`` times. ``detect`` and ``first`` default to 13/24 and 9/24 of the depth, the authors' blocks in ViT-L.
+    """
+
+    tokens: str = "both"
+    mode: str = "mask"
+    pattern: str = "type1"
+    blocks: str | int | Sequence[int] = -1
+    rule: str | Rule = "cls_proxy"
+    threshold: float | None = None
+    detect: int | None = None
+    first: int | None = None
+    factor: float = 1.0
+    cap: int = 20
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_words(self.mode, self.pattern)
+        Found(self.tokens)
+        self.judge  # noqa: B018  an unknown rule is refused here
+        if self.cap < 1:
+            raise ValueError(f"mask.cap={self.cap}: must be at least 1.")
+
+    @property
+    def judge(self) -> Rule:
+        """The rule that says what is massive."""
+        return make_rule(self.rule, self.threshold) if isinstance(self.rule, str) else self.rule
+
+    def window(self, depth: int) -> tuple[int, int]:
+        """(first, detect) for a model of ``depth`` blocks. Raises ValueError where they are not there or run backwards."""
+        detect = depth * 13 // 24 if self.detect is None else self.detect
+        first = min(depth * 9 // 24, detect) if self.first is None else self.first
+        if not 0 <= first <= detect < depth:
+            raise ValueError(f"mask.first={first}, mask.detect={detect}: give 0 <= first <= detect <= {depth - 1}.")
+        return first, detect
+
+    def looks_ahead(self, blocks: Sequence[int], depth: int) -> bool:
+        """Whether the tokens cannot be known from what a single pass has already computed."""
+        return self.tokens != "massive" or self.window(depth)[1] > min(blocks)
+
+    def ops(self, plan: Mapping[int, Attention], blocks: Sequence[int], depth: int) -> dict[int, Attention]:
+        """``plan`` with masking in ``blocks`` and detection where it has to be; blocks without an op get exact attention."""
+        first, detect = self.window(depth)
+        ops = dict(plan)
+        for block in blocks:
+            ops[block] = Masked(ops.get(block, Exact()), Found(self.tokens), self.mode, self.pattern)
+        if self.looks_ahead(blocks, depth):
+            for block in range(first, detect + 1):
+                ops[block] = Window(ops.get(block, Exact()), self.judge, detect, self.mode)
+        else:
+            ops[detect] = Watched(ops.get(detect, Exact()), self.judge)
+        return ops
+
+    def find(self, hidden: Tensor, rerun: Rerun) -> Memo:
+        """What a look-ahead leaves in the memo of the running pass.
+
+        ``hidden`` ``[B, N, D]``: the residual stream entering block ``first``. ``rerun(memo, images)`` runs the window beside the
+        pass with that memo, on some images only if their numbers ``[b]`` are given, and returns the memo.
+        """
+        nothing = torch.zeros(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+        seen = rerun({"hide": nothing}, None)
+        found: dict[Any, Any] = {("found", "massive"): seen["massive"]}
+        if self.tokens == "massive":
+            return found
+
+        def attention(images: Tensor, taken: Tensor) -> Tensor:
+            # The first round takes nothing away: that is the pass just made.
+            again = {"hide": taken, "massive": seen["massive"][images]}
+            return rerun(again, images)["given"] if bool(taken.any()) else seen["given"][images]
+
+        sinks = sink_set(attention, seen["eligible"], factor=self.factor, cap=self.cap)
+        return found | {("found", "sinks"): sinks.found, ("found", "order"): sinks.order}
