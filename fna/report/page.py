@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from fna.report.pictures import Album, Landmarked
 from fna.report.plots import plots
@@ -41,7 +40,7 @@ def render(runs: Sequence[Run]) -> str:
         summary=summary,
         views=views,
         labels=labels,
-        plots=[(title, Markup(svg)) for title, svg in plots(runs)],  # our own SVG: matplotlib escapes the words in it
+        plots=plots(runs),
         beside=_side_by_side(views, labels) if summary else [],
         album=album,
     )

@@ -20,7 +20,6 @@ from fna.report.sweep import group, varying
 INK, SOFT, LINE = "#010101", "#020202", "#030303"
 LINES = [f"#0{i}0{i}0f" for i in range(8)]
 COLOURS = {INK: "--ink", SOFT: "--soft", LINE: "--line"} | {colour: f"--c{i}" for i, colour in enumerate(LINES)}
-MARKERS = "osD^vPX*"
 
 
 class Value(NamedTuple):
@@ -47,19 +46,28 @@ class Axes:
     tags: bool = False
 
 
-def plots(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """(title, SVG) of every plot for which the whole runs differ in the right things."""
+@dataclass(frozen=True)
+class Plot:
+    """A drawn plot; ``legend`` names its lines: (name, place of the colour, whether the line is dashed)."""
+
+    title: str
+    svg: str
+    legend: list[tuple[str, int, bool]]
+
+
+def plots(runs: Sequence[Run]) -> list[Plot]:
+    """Every plot for which the whole runs differ in the right things."""
     whole = [run for run in runs if run.ok]
     keys = varying(whole)
     drawn = []
     for metric in dict.fromkeys(key for run in whole for key in words.primary(run.result)):
         called = words.metric_name(metric)
-        drawn.append((f"{called}: what it costs, what it buys", draw(whole, keys, quality_cost(metric))))
+        drawn.append(draw(f"{called}: what it costs, what it buys", whole, keys, quality_cost(metric)))
         if "landmarks" in keys:
-            drawn.append((f"{called} over landmarks", draw(whole, keys, over_landmarks(metric))))
+            drawn.append(draw(f"{called} over landmarks", whole, keys, over_landmarks(metric)))
     if "tokens" in keys or "image_size" in keys:
-        drawn.append(("Where it begins to pay", draw(whole, [key for key in keys if key != "image_size"], CROSSOVER)))
-    return [(title, svg) for title, svg in drawn if svg]
+        drawn.append(draw("Where it begins to pay", whole, [key for key in keys if key != "image_size"], CROSSOVER))
+    return [plot for plot in drawn if plot is not None]
 
 
 def quality_cost(metric: str) -> Axes:
@@ -72,28 +80,26 @@ def over_landmarks(metric: str) -> Axes:
     return Axes(_field("landmarks"), _delta(metric), "landmarks", "points against full", "landmarks", log=True)
 
 
-def draw(runs: Sequence[Run], keys: Sequence[str], plot: Axes) -> str:
-    """The plot as inline SVG; empty where fewer than two runs have both values."""
+def draw(title: str, runs: Sequence[Run], keys: Sequence[str], plot: Axes) -> Plot | None:
+    """The plot; None where fewer than two runs have both values."""
     lines: dict[str, list[tuple[Value, Value, Run]]] = {}
     for run in sorted(runs, key=lambda run: number(run.result.get(plot.along)) or 0.0):
         x, y = plot.x(run), plot.y(run)
         if x.middle is not None and y.middle is not None:
             lines.setdefault(group(run, keys, plot.along), []).append((x, y, run))
     if sum(map(len, lines.values())) < 2:
-        return ""
+        return None
     figure, axes = _figure(plot)
-    for place, (name, points) in enumerate(lines.items()):
-        _line(axes, place, name, points)
+    for place, points in enumerate(lines.values()):
+        _line(axes, place, points)
         if plot.tags and len(points) > 1:
             _tag(axes, points, plot.along)
     if plot.log:
         ticks = sorted({x.middle or 0.0 for points in lines.values() for x, _, _ in points})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
-    if len(lines) > 1:
-        place_above = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "ncols": min(3, len(lines)), "handlelength": 1.5}
-        axes.legend(frameon=False, labelcolor=INK, fontsize=9, **place_above)
-    return _svg(figure)
+    legend = [(name, place % len(LINES), place >= len(LINES)) for place, name in enumerate(lines)]
+    return Plot(title, _svg(figure), legend if len(lines) > 1 else [])
 
 
 def _tag(axes: Any, points: Sequence[tuple[Value, Value, Run]], key: str) -> None:
@@ -102,12 +108,12 @@ def _tag(axes: Any, points: Sequence[tuple[Value, Value, Run]], key: str) -> Non
         axes.annotate(str(run.result.get(key)), at, (5, 5), textcoords="offset points", color=SOFT, fontsize=8)
 
 
-def _line(axes: Any, place: int, name: str, points: Sequence[tuple[Value, Value, Run]]) -> None:
+def _line(axes: Any, place: int, points: Sequence[tuple[Value, Value, Run]]) -> None:
     xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
     drawn = axes.errorbar(
-        [x.middle for x in xs], [y.middle for y in ys], xerr=_ends(xs), yerr=_ends(ys), label=name,
-        color=LINES[place % len(LINES)], marker=MARKERS[place // len(LINES) % len(MARKERS)],
-        markersize=5, linewidth=1.6, elinewidth=1.2, capsize=0,
+        [x.middle for x in xs], [y.middle for y in ys], xerr=_ends(xs), yerr=_ends(ys),
+        color=LINES[place % len(LINES)], linestyle="-" if place < len(LINES) else "--", marker="o", markersize=5,
+        linewidth=1.6, elinewidth=1.2, capsize=0,
     )  # fmt: skip
     for bars in drawn.lines[2]:
         bars.set_alpha(0.4)
@@ -129,7 +135,7 @@ def _figure(plot: Axes) -> tuple[Any, Any]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.4, 3.7), layout="constrained")
+    figure = Figure(figsize=(5.4, 3.4), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     axes.axhline(plot.level, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))

@@ -109,7 +109,10 @@ def flatten(result: Result) -> dict[str, Any]:
         low, high = interval(dig(metric, "ci")) or (None, None)
         row |= {f"{name}_{part}": number(dig(metric, part)) for part in ("full", "variant", "delta")}
         row |= {f"{name}_low": low, f"{name}_high": high}
-    row |= {key: value for key, value in (dig(result, "fidelity") or {}).items() if number(value) is not None}
+    for name, value in (dig(result, "fidelity") or {}).items():
+        ends = interval(value)
+        row |= {f"{name.removesuffix('_ci')}_low": ends[0], f"{name.removesuffix('_ci')}_high": ends[1]} if ends else {}
+        row |= {name: value} if number(value) is not None else {}
     row |= _cost(result) | {"seconds": number(result.get("seconds"))}
     words = [*(result.get("notes") or []), *(result.get("warnings") or [])]
     return row | {"skipped": len(result.get("skipped") or []), "notes": "; ".join(map(str, words)), "error": result.get("error")}

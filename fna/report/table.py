@@ -82,8 +82,10 @@ def quality(result: Result) -> Grid:
         rows.append([Part(words.metric_name(key) + mark), *values, Part(words.signed(delta, 2), tone), Part(words.span(ci, 2))])
     for key, value in (result.get("fidelity") or {}).items():
         if number(value) is not None:
-            text = words.fixed(value, 2, " %") if key == "agreement" else words.fixed(value, 4)
-            rows.append([Part(fidelity_name(key)), Part(""), Part(text), Part(""), Part("")])
+            digits = 2 if key == "agreement" else 4
+            ends = words.limits(dig(result, "fidelity", f"{key}_ci"), digits, "")
+            text = words.fixed(value, digits, " %" if key == "agreement" else "")
+            rows.append([Part(fidelity_name(key)), Part(""), Part(text), Part(""), Part(ends)])
     return ["quality", "full", "variant", "delta", "95 % interval"], rows
 
 

@@ -48,10 +48,10 @@ def span(value: Any, digits: int = 1) -> str:
     return f"[{signed(pair[0], digits)}, {signed(pair[1], digits)}]" if pair else NOTHING
 
 
-def limits(value: Any) -> str:
-    """An interval of ratios, ``[1.17, 1.21]``."""
+def limits(value: Any, digits: int = 2, missing: str = NOTHING) -> str:
+    """An interval of values that are no differences, ``[1.17, 1.21]``."""
     pair = interval(value)
-    return f"[{pair[0]:.2f}, {pair[1]:.2f}]" if pair else NOTHING
+    return f"[{pair[0]:.{digits}f}, {pair[1]:.{digits}f}]" if pair else missing
 
 
 def fixed(value: Any, digits: int = 2, unit: str = "") -> str:

@@ -22,7 +22,7 @@ def result(**changes: Any) -> Result:
             "top1": {"full": 71.25, "variant": 71.05, "delta": -0.2, "ci": [-0.8, 0.4]},
             "top5": {"full": 90.5, "variant": 90.1, "delta": -0.4, "ci": [-1.1, 0.3]},
         },
-        "fidelity": {"agreement": 96.4, "output_error": 0.042},
+        "fidelity": {"agreement": 96.4, "output_error": 0.042, "agreement_ci": [94.8, 97.9], "output_error_ci": [0.039, 0.046]},
         "cost": {
             "speedup": {"median": 1.19, "ci": [1.17, 1.21]}, "baseline": "exact", "sampling_share": 0.031,
             "images_per_second": {"full": 9.5, "exact": 12.25, "variant": 14.6}, "flops": {"full": 14.0e9, "variant": 11.2e9},

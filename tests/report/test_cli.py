@@ -1,0 +1,42 @@
+"""``python -m fna.report`` from end to end, and what it does not load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from made_up_results import failed, write_run
+
+ROOT = Path(__file__).parents[2]
+
+
+def call(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_sweep_gets_one_csv_and_one_page(sweep_folder: Path) -> None:
+    write_run(sweep_folder / "9", failed("made-up reason"))
+    done = call("-m", "fna.report", sweep_folder)
+    assert done.returncode == 0, done.stderr
+    for name in ("results.csv", "report.html"):
+        assert (sweep_folder / name).stat().st_size > 0
+        assert str(sweep_folder / name) in done.stdout
+        assert len(list(sweep_folder.rglob(name))) == 1
+    assert "failed: 9: made-up reason" in done.stdout
+
+
+def test_what_a_user_can_mend_is_one_line(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        done = call("-m", "fna.report", folder)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+        assert str(folder) in done.stderr
+
+
+def test_importing_is_light() -> None:
+    heavy = ("torch", "wandb", "matplotlib", "hydra", "numpy")
+    modules = "fna.report.__main__, fna.report.page, fna.report.table, fna.report.csv_logger, fna.report.wandb"
+    done = call("-c", f"import sys, {modules}; print([name for name in {heavy} if name in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

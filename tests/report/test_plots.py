@@ -1,0 +1,38 @@
+"""Plots: drawn where there is something to draw, in the page's own colours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from made_up_results import result, write_run
+
+from fna.report.plots import plots
+from fna.report.results import load
+
+
+def test_a_sweep_over_landmarks(sweep_folder: Path) -> None:
+    drawn = plots(load(sweep_folder))
+    assert [plot.title for plot in drawn] == ["top-1: what it costs, what it buys", "top-1 over landmarks"]
+    for plot in drawn:
+        assert [name for name, _, _ in plot.legend] == ["FPS", "uniform", "random"]
+        assert "var(--c2)" in plot.svg
+        assert "#0" not in plot.svg.replace('href="#', "").replace("url(#", "")
+        assert "http" not in plot.svg
+
+
+def test_the_crossover_is_drawn_where_tokens_differ(tmp_path: Path) -> None:
+    for job, (size, tokens) in enumerate([(224, 197), (384, 577), (512, 1025)]):
+        write_run(tmp_path / str(job), result(image_size=[size, size], tokens=tokens))
+    assert [plot.title for plot in plots(load(tmp_path))][-1] == "Where it begins to pay"
+
+
+def test_nothing_is_drawn_of_one_run_or_without_numbers(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", result())
+    assert plots(load(tmp_path)) == []
+    write_run(tmp_path / "1", result(landmarks="auto", cost={}))
+    assert plots(load(tmp_path)) == []
+
+
+def test_drawing_twice_gives_the_same(sweep_folder: Path) -> None:
+    runs = load(sweep_folder)
+    assert plots(runs) == plots(runs)

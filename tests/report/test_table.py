@@ -1,0 +1,98 @@
+"""The terminal table and table.md."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from made_up_results import failed, result, retrieval, write_run
+from rich.console import Console
+
+from fna.report.results import load
+from fna.report.sweep import best, label, summarise, varying
+from fna.report.table import markdown, show, show_sweep, sweep_markdown, write_markdown
+
+
+def printed(what: object, width: int = 200) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width)
+    (show if isinstance(what, dict) else show_sweep)(what, console)  # type: ignore[operator]
+    return out.getvalue()
+
+
+def test_one_result_shows_pairs_and_cost() -> None:
+    text = printed(result())
+    for piece in ("71.25", "71.05", "-0.20", "[-0.80, +0.40]", "96.40 %", "1.19x", "[1.17, 1.21] against exact", "12.2", "14.6"):
+        assert piece in text, piece
+    for piece in ("14.0 GFLOP", "0.80x of full", "480 MB", "3.1 %", "1.30x", "500 samples", "1,025 tokens"):
+        assert piece in text, piece
+
+
+def test_random_weights_are_marked_beside_every_metric() -> None:
+    text = printed(retrieval(checkpoint="random (seed 0)"))
+    assert text.count("(random weights)") == 6
+
+
+def test_notes_are_shown() -> None:
+    assert "! weights and photographs do not belong together" in printed(
+        result(notes=["weights and photographs do not belong together"])
+    )
+
+
+def test_a_result_without_cost_or_fidelity_or_pictures_is_shown() -> None:
+    assert "top-1" in printed(result(cost={}, fidelity={}))
+    assert "landmarks=0" in printed(failed())
+
+
+def test_a_sweep_has_a_line_for_each_result_and_the_failures_last(sweep_folder: Path) -> None:
+    write_run(sweep_folder / "9", failed("landmarks=0: give a count"))
+    (sweep_folder / "10").mkdir()
+    (sweep_folder / "10/result.json").write_text("{")
+    lines = printed(load(sweep_folder)).splitlines()
+    assert sum("[1.05, 1.30]" in line for line in lines) == 9
+    assert lines[-2] == "failed: 9: landmarks=0: give a count"
+    assert lines[-1].startswith("failed: 10: result.json cannot be read")
+    assert "9 comparisons and 2 failures" in lines[0]
+
+
+def test_a_narrow_terminal_keeps_the_columns_that_matter(sweep_folder: Path) -> None:
+    narrow = printed(load(sweep_folder), width=80)
+    assert all(word in narrow for word in ("sampler", "landmarks", "delta", "speedup", "-1.33", "1.15x"))
+
+
+def test_a_sweep_says_once_what_all_share(sweep_folder: Path) -> None:
+    runs = load(sweep_folder)
+    summary = summarise(runs)
+    assert varying(runs) == ["sampler", "landmarks"]
+    assert ("model", "made_up_vit") in summary.common
+    assert ("top-1 of full", "71.25") in summary.common
+    assert not {key for key, _ in summary.common} & {"mask", "tokens of full", "sampler"}
+    assert label(runs[0], varying(runs)) == "FPS, 16 landmarks"
+
+
+def test_best_is_the_fastest_that_keeps_and_else_the_smallest_loss(sweep_folder: Path, tmp_path: Path) -> None:
+    found = best(load(sweep_folder))
+    assert found is not None
+    assert (found[0].name, found[1]) == ("2", False)
+    for job, (delta, median) in enumerate([(-0.1, 1.1), (-0.2, 1.3), (-5.0, 2.0)]):
+        top1 = {"full": 70.0, "variant": 70.0 + delta, "delta": delta, "ci": [delta - 0.5, delta + 0.5]}
+        write_run(
+            tmp_path / str(job), result(metrics={"top1": top1}, landmarks=job, cost={"speedup": {"median": median, "ci": [1, 2]}})
+        )
+    found = best(load(tmp_path))
+    assert found is not None
+    assert (found[0].name, found[1]) == ("1", True)
+
+
+def test_a_sweep_of_failures_only(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", failed())
+    write_run(tmp_path / "1", failed())
+    assert "0 comparisons and 2 failures" in printed(load(tmp_path))
+
+
+def test_markdown(sweep_folder: Path, run_folder: Path) -> None:
+    text = write_markdown(run_folder).read_text()
+    assert text == markdown(result())
+    assert "| top-1 | 71.25 | 71.05 | -0.20 | [-0.80, +0.40] |" in text
+    assert sweep_markdown(load(sweep_folder)).count("\n| ") == 11
+    assert "a\\|b" in markdown(result(metrics={"a|b": {"full": 1, "variant": 1, "delta": 0, "ci": [0, 0]}}))

@@ -1,0 +1,94 @@
+"""Numbers and sentences: what a headline may and may not say."""
+
+from __future__ import annotations
+
+import pytest
+from made_up_results import result, retrieval
+
+from fna.report import words
+
+
+def sentence(**changes: object) -> str:
+    return words.plain(words.headline(result(**changes)))
+
+
+def metric(delta: float, low: float, high: float) -> dict[str, object]:
+    return {"top1": {"full": 70.0, "variant": 70.0 + delta, "delta": delta, "ci": [low, high]}}
+
+
+def speed(median: float, low: float, high: float) -> dict[str, object]:
+    return {"speedup": {"median": median, "ci": [low, high]}, "baseline": "exact"}
+
+
+def test_headline_keeps() -> None:
+    expected = (
+        "FNA with 64 landmarks in blocks 4-7 keeps top-1 within -0.2 [-0.8, +0.4] points at 1.19x the speed of exact attention."
+    )
+    assert sentence() == expected
+
+
+def test_headline_does_not_say_keeps_where_the_interval_is_wide_or_below_zero() -> None:
+    assert "loses top-1: -2.0 [-3.0, -1.0] points" in sentence(metrics=metric(-2, -3, -1))
+    assert "gains top-1: +2.0 [+1.0, +3.0] points" in sentence(metrics=metric(2, 1, 3))
+    unclear = sentence(metrics=metric(-2, -6, 2), samples=79)
+    assert "changes top-1 by -2.0 [-6.0, +2.0] points, not told apart from zero on 79 samples" in unclear
+
+
+def test_headline_tells_faster_from_slower_from_even() -> None:
+    assert "and is slower: 0.84x the speed of exact" in sentence(cost=speed(0.84, 0.82, 0.86))
+    assert "at the same speed within the noise (1.01x)" in sentence(cost=speed(1.01, 0.97, 1.04))
+    assert "speed" not in sentence(cost={})
+
+
+def test_headline_names_the_direction_that_lost_most() -> None:
+    content = retrieval()
+    content["metrics"]["i2t_r1"]["delta"] = -1.3
+    assert "image-to-text R@1" in words.plain(words.headline(content))
+
+
+def test_random_weights_come_first() -> None:
+    assert sentence(checkpoint="random (seed 0)").startswith("Random weights")
+    assert any("scores mean nothing" in note for note in words.caveats(result(checkpoint="random (seed 0)")))
+    assert words.caveats(result(checkpoint="random (seed 0)", notes=["random weights, asked for"])) == ["random weights, asked for"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"layers": "all"}, "FNA with 64 landmarks in all blocks"),
+        ({"layers": [0, 3, 6, 7, 8]}, "FNA with 64 landmarks in blocks 0, 3, 6-8"),
+        ({"landmarks": 0.1}, "FNA with 10 % of the tokens as landmarks in blocks 4-7"),
+        ({"landmarks": 1}, "FNA with 1 landmark in blocks 4-7"),
+        ({"landmarks": "auto", "attn": "tome"}, "ToMe with auto landmarks in blocks 4-7"),
+        ({"attn": "exact"}, "Exact attention in blocks 4-7"),
+        ({"reduce": "tome"}, "FNA and ToMe with 64 landmarks in blocks 4-7"),
+        ({"attn": "none", "layers": None}, "The variant"),
+    ],
+)
+def test_subject(changes: dict[str, object], expected: str) -> None:
+    assert words.subject(result(**changes)) == expected
+
+
+def test_numbers() -> None:
+    assert [words.signed(value) for value in (0.04, -0.04, 0.05, -1, None, float("nan"))] == [
+        "0.0",
+        "0.0",
+        "+0.1",
+        "-1.0",
+        "–",
+        "–",
+    ]
+    assert [words.short(value, "B") for value in (0, 999, 1500, 123_456, 1.4e10)] == ["0 B", "999 B", "1.5 kB", "123 kB", "14.0 GB"]
+    assert [words.rate(value) for value in (0.5, 12.34, 1234.5, None)] == ["0.50", "12.3", "1,234", "–"]
+    assert words.ranges([0, 1, 2, 5]) == "0-2, 5"
+
+
+def test_skipped_samples_are_counted_and_named() -> None:
+    [note] = words.caveats(result(skipped=["a", "b", "c", "d"]))
+    assert note == "4 unreadable, left out: a, b, c and 1 more"
+
+
+def test_ceiling_is_the_inverse_of_the_share_that_would_remain() -> None:
+    assert words.ceiling(result(cost={"floor": 0.8})) == pytest.approx(1.25)
+    assert words.ceiling(result(cost={"floor": {"median": 0.5}})) == pytest.approx(2.0)
+    assert words.ceiling(result(cost={})) is None
