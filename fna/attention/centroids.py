@@ -1,0 +1,126 @@
+"""Landmarks that are not tokens: means of groups of tokens. One grouping an image, shared by its heads; means are a head's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from fna.attention.contract import Site
+from fna.attention.landmarks import FarthestPoint, check_features, features_of
+
+
+@dataclass(frozen=True, eq=False)
+class Centroids:
+    """``assignment`` int64 ``[B, N]``: the group of each token, -1 for none. ``sizes`` int64 ``[B, M]``: members, 0 if empty."""
+
+    assignment: Tensor
+    sizes: Tensor
+
+
+@runtime_checkable
+class CentroidSampler(Protocol):
+    """Sorts tokens into groups; ``gives`` says so before the first call. The arguments are those of a `TokenSampler`."""
+
+    gives: ClassVar[type]
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, site: Site, count: int, keep: Tensor | None = None, drop: Tensor | None = None
+    ) -> Centroids: ...
+
+
+@dataclass(frozen=True)
+class SegmentMeans:
+    """Runs of consecutive tokens, as in Nyströmformer; kept tokens are groups of their own.
+
+    The A free tokens of a row are cut into m' = count - kept runs of nearly equal length, free token i going to run
+    floor(i m' / A), so that no padding is needed.
+    """
+
+    gives: ClassVar[type] = Centroids
+    version: ClassVar[int] = 1
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, site: Site, count: int, keep: Tensor | None = None, drop: Tensor | None = None
+    ) -> Centroids:
+        kept, free = _kept_and_free(q, keep, drop)
+        held, total = kept.sum(1, keepdim=True), free.sum(1, keepdim=True)
+        runs = torch.minimum((count - held).clamp_min(0), total)
+        run = held + (free.cumsum(1) - 1) * runs // total.clamp_min(1)
+        return _grouped(torch.where(free & (runs > 0), run, _own_group(kept, count)), count)
+
+
+@dataclass(frozen=True)
+class KMeans:
+    """k-means on ``features`` from a farthest-point start, ``steps`` Lloyd steps; kept tokens are groups of their own."""
+
+    features: str = "q"
+    steps: int = 3
+    gives: ClassVar[type] = Centroids
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_features(self.features)
+        if self.steps < 0:
+            raise ValueError(f"sampler.steps={self.steps}: give 0 or more Lloyd steps.")
+
+    @torch.no_grad()
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, site: Site, count: int, keep: Tensor | None = None, drop: Tensor | None = None
+    ) -> Centroids:
+        kept, free = _kept_and_free(q, keep, drop)
+        start = FarthestPoint(self.features)(q, k, v, site, count, keep, drop)
+        x = features_of(self.features, q, k, v, site)
+        x = x - x.mean(1, keepdim=True)  # keeps |c|^2 - 2 x c from losing digits to a common offset
+        open_ = torch.arange(count, device=x.device) >= kept.sum(1, keepdim=True)
+        open_ = open_ if start.valid is None else open_ & start.valid
+        centres = x.gather(1, start.index[..., None].expand(-1, -1, x.shape[-1]))
+        own = _own_group(kept, count)
+        groups = _nearest(x, centres, open_, free, own)
+        for _ in range(self.steps):
+            sums, sizes = group_sums(x[:, None], groups, count)
+            centres = torch.where(sizes[..., None] > 0, sums[:, 0] / sizes[..., None].clamp_min(1), centres)
+            groups = _nearest(x, centres, open_, free, own)
+        return _grouped(groups, count)
+
+
+def group_sums(x: Tensor, assignment: Tensor, count: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Weighted sums of ``x`` ``[B, H, N, d]`` over the groups, ``[B, H, M, d]``, and the weights' own, ``[B, M]``, in float32.
+
+    A product with the membership matrix, not a scatter: a scatter's order, and so its rounding, varies on a GPU.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    member = (assignment[:, None, :] == torch.arange(count, device=x.device)[:, None]).to(dtype)  # [B, M, N]
+    if weights is not None:
+        member = member * weights[:, None, :].to(dtype)
+    batch, heads, tokens, width = x.shape
+    side_by_side = x.transpose(1, 2).reshape(batch, tokens, heads * width).to(dtype)
+    sums = torch.bmm(member, side_by_side).view(batch, count, heads, width).transpose(1, 2)
+    return sums, member.sum(-1)
+
+
+def _kept_and_free(q: Tensor, keep: Tensor | None, drop: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Bool ``[B, N]`` each: tokens with a group of their own, and tokens to be grouped."""
+    shape = (q.shape[0], q.shape[2])
+    kept = torch.zeros(shape, dtype=torch.bool, device=q.device) if keep is None else keep.expand(shape)
+    return kept, ~kept if drop is None else ~(kept | drop)
+
+
+def _own_group(kept: Tensor, count: int) -> Tensor:
+    """The groups of kept tokens, in ascending order from 0; -1 for other tokens and for those beyond ``count``."""
+    rank = kept.cumsum(1) - 1
+    return torch.where(kept & (rank < count), rank, -1)
+
+
+def _nearest(x: Tensor, centres: Tensor, open_: Tensor, free: Tensor, own: Tensor) -> Tensor:
+    """The group of every token, int64 ``[B, N]``: for free tokens the nearest open centre, the lowest index among equals."""
+    size = centres.square().sum(-1).masked_fill(~open_, float("inf"))[:, None, :]
+    nearest = torch.baddbmm(size, x, centres.mT, alpha=-2).argmin(-1)
+    return torch.where(free & open_.any(1, keepdim=True), nearest, own)
+
+
+def _grouped(assignment: Tensor, count: int) -> Centroids:
+    """`Centroids` of an assignment, its members counted."""
+    return Centroids(assignment, (assignment[:, None, :] == torch.arange(count, device=assignment.device)[:, None]).sum(-1))

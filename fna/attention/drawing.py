@@ -1,0 +1,68 @@
+"""Drawing landmarks once a forward pass: how many, which tokens must be among them, and sharing them between layers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from fna.attention.contract import Site
+
+Drawn = TypeVar("Drawn")
+
+
+def check_landmarks(landmarks: object) -> None:
+    """Raise `ValueError` unless ``landmarks`` is a count of at least 1 or a fraction between 0 and 1."""
+    number = isinstance(landmarks, int | float) and not isinstance(landmarks, bool)
+    if not number or not (0 < landmarks < 1 or (landmarks >= 1 and landmarks == int(landmarks))):  # type: ignore[operator, call-overload]
+        raise ValueError(f"landmarks={landmarks}: give a count of at least 1, or a fraction of the tokens between 0 and 1.")
+
+
+def check_sampler(op: object, sampler: object, gives: type) -> None:
+    """Raise `ValueError` for a sampler of the other kind: tokens where groups are needed, or groups where tokens are."""
+    if getattr(sampler, "gives", None) is not gives:
+        named = {"Landmarks": "tokens (fps, random, uniform)", "Centroids": "groups of tokens (segment_means, kmeans)"}[
+            gives.__name__
+        ]
+        raise ValueError(f"{type(op).__name__} cannot use sampler {type(sampler).__name__}: choose one that gives {named}.")
+
+
+def count_landmarks(landmarks: int | float, tokens: int) -> int:
+    """How many of ``tokens`` a count or a fraction (at least one) means. More than there are: all, with a warning."""
+    if landmarks < 1:
+        return max(1, round(landmarks * tokens))
+    if landmarks > tokens:
+        warnings.warn(f"landmarks={landmarks} is more than the {tokens} tokens there are: all of them are taken.", stacklevel=2)
+    return min(int(landmarks), tokens)
+
+
+def draw(
+    sampler: Callable[..., Drawn], q: Tensor, k: Tensor, v: Tensor, site: Site, landmarks: int | float, resample_every: int
+) -> Drawn:
+    """What ``sampler`` gives for this forward pass, drawn in the first block that asks and shared through ``site.memo``.
+
+    Prefix and suffix tokens are kept as landmarks, tokens that may not be seen are dropped. ``resample_every``: 0 draws once, r
+    draws anew when the last draw is r layers old. Kept under the version of the tokens, so merging makes a new draw.
+    """
+    count = count_landmarks(landmarks, k.shape[-2])
+    key = ("landmarks", sampler, site.tokens.version, k.shape[-2], count)
+    layer, found = site.memo.get(key, (site.layer, None))
+    if found is None or (resample_every and site.layer - layer >= resample_every):
+        with site.clock("sampling"):
+            keep, drop = _kept(site, k), None if site.keys is None else ~site.keys
+            found = sampler(q, k, v, site, count, keep, drop)
+        site.memo[key] = (site.layer, found)
+    return found
+
+
+def _kept(site: Site, k: Tensor) -> Tensor | None:
+    """Prefix and suffix tokens that may be seen: bool ``[N]`` or ``[B, N]``, None where there are none."""
+    tokens = k.shape[-2]
+    if site.tokens.prefix + site.tokens.suffix == 0:
+        return None
+    position = torch.arange(tokens, device=k.device)
+    ends = (position < site.tokens.prefix) | (position >= tokens - site.tokens.suffix)
+    return ends if site.keys is None else ends & site.keys

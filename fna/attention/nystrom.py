@@ -1,0 +1,162 @@
+"""Fast Nyström Attention (Lu et al. 2025, arXiv 2507.16018): softmax attention through a few tokens of the image itself.
+
+With landmark tokens p, q_p = Q[p], k_p = K[p] and s the scale (facts/paper_and_peers.md §1.6):
+
+    A = softmax(s q_p k_p^T)              M x M, the landmark block
+    u = softmax(s q_p K^T) V              landmarks over tokens, a short fused attention
+    out = softmax(s Q k_p^T) (A^+ u)      tokens over landmarks, another one
+
+Nothing of size N x N is made; time O(N M d + M^3) a head. A^+ is truncated on purpose: see `fna.attention.inverse`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fna.attention.contract import Clock, Site, no_clock, refuse, same_tokens
+from fna.attention.drawing import check_landmarks, check_sampler, draw
+from fna.attention.inverse import METHODS, apply_inverse, full_precision
+from fna.attention.landmarks import FarthestPoint, Landmarks, TokenSampler
+
+
+@dataclass(frozen=True)
+class FastNystrom:
+    """Nyström attention through tokens chosen by ``sampler``, the same for all heads and, by default, all later layers.
+
+    ``landmarks``: a count, or a fraction of the tokens below 1. ``inverse``, ``steps``, ``ridge``: see `apply_inverse`.
+    ``resample_every``: 0 draws once a forward pass, r anew every r layers. Honours ``keys`` and ``key_bias``; refuses ``causal``
+    and ``dense``, and queries that are not the keys' tokens.
+    """
+
+    sampler: TokenSampler = field(default_factory=FarthestPoint)
+    landmarks: int | float = 64
+    inverse: str = "newton"
+    steps: int = 6
+    ridge: float = 1e-4
+    resample_every: int = 0
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_landmarks(self.landmarks)
+        check_sampler(self, self.sampler, Landmarks)
+        check_inverse(self.inverse, self.steps, self.ridge, self.resample_every)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+        """q, k, v ``[B, H, N, d]`` to ``[B, H, N, d]`` in q's dtype."""
+        refuse(self, site, "causal", "dense")
+        same_tokens(self, q, k, site)
+        drawn = draw(self.sampler, q, k, v, site, self.landmarks, self.resample_every)
+        return fast_nystrom(
+            q, k, v, drawn.index, scale=site.scale, valid=drawn.valid, keys=site.keys, key_bias=site.key_bias,
+            inverse=self.inverse, steps=self.steps, ridge=self.ridge, clock=site.clock,
+        )  # fmt: skip
+
+
+def check_inverse(inverse: str, steps: int, ridge: float, resample_every: int) -> None:
+    """Raise `ValueError` for values that no Nyström method can use."""
+    if inverse not in METHODS:
+        raise ValueError(f"inverse={inverse}: choose one of {', '.join(METHODS)}.")
+    if steps < 1:
+        raise ValueError(f"steps={steps}: give at least 1 Newton step.")
+    if not ridge > 0:
+        raise ValueError(f"ridge={ridge}: must be above 0.")
+    if resample_every < 0:
+        raise ValueError(f"resample_every={resample_every}: give 0 (draw once) or a number of layers.")
+
+
+def fast_nystrom(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: Tensor,
+    *,
+    scale: float,
+    valid: Tensor | None = None,
+    keys: Tensor | None = None,
+    key_bias: Tensor | None = None,
+    inverse: str = "newton",
+    steps: int = 6,
+    ridge: float = 1e-4,
+    clock: Clock = no_clock,
+) -> Tensor:
+    """The method as a pure function: q, k, v ``[B, H, N, d]``, landmark tokens ``index`` int64 ``[B, M]``, to ``[B, H, N, d]``.
+
+    ``valid`` bool ``[B, M]``: which landmarks count (a row may have fewer). ``keys`` bool and ``key_bias`` float ``[B, N]`` as in
+    `Site`; a landmark that may not be seen is left out.
+    """
+    with clock("gather"):
+        rows = index[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[-1])
+        q_landmarks, k_landmarks = q.gather(2, rows), k.gather(2, rows)
+        bias = additive(keys, key_bias)
+        landmark_bias = None if bias is None else bias.gather(1, index)
+        if valid is not None:
+            landmark_bias = additive(valid, landmark_bias)
+    return through_landmarks(
+        q, k, v, q_landmarks, k_landmarks, scale=scale, bias=bias, landmark_bias=landmark_bias,
+        inverse=inverse, steps=steps, ridge=ridge, clock=clock,
+    )  # fmt: skip
+
+
+def additive(seen: Tensor | None, bias: Tensor | None) -> Tensor | None:
+    """One float bias ``[B, N]`` of a bool mask and a bias, either of them None: -inf where not seen."""
+    if seen is None:
+        return bias
+    return torch.where(seen, 0.0 if bias is None else bias, float("-inf"))
+
+
+def through_landmarks(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_landmarks: Tensor,
+    k_landmarks: Tensor,
+    *,
+    scale: float,
+    bias: Tensor | None = None,
+    landmark_bias: Tensor | None = None,
+    inverse: str = "newton",
+    steps: int = 6,
+    ridge: float = 1e-4,
+    clock: Clock = no_clock,
+) -> Tensor:
+    """The three factors, for landmarks of any kind, ``[B, H, M, d]`` each.
+
+    ``bias`` ``[B, N]`` and ``landmark_bias`` ``[B, M]`` are added to the logits of tokens and of landmarks as keys, -inf leaving
+    one out. An image left with no landmark gives zeros.
+    """
+    counts = None if landmark_bias is None else landmark_bias > float("-inf")
+    alive = None if counts is None else counts.any(-1, keepdim=True)
+    if landmark_bias is not None and alive is not None:
+        landmark_bias = torch.where(alive, landmark_bias, 0.0)
+    with clock("landmark block"):
+        block = _landmark_block(q_landmarks, k_landmarks, scale, landmark_bias, counts)
+    with clock("landmarks over tokens"):
+        summary = F.scaled_dot_product_attention(q_landmarks, k, v, attn_mask=_mask(bias, q), scale=scale)
+    with clock("inverse"):
+        values = apply_inverse(block, summary, inverse, steps, ridge).to(v.dtype)
+        if alive is not None:
+            values = values * alive[:, None, :, None]
+    with clock("tokens over landmarks"):
+        out = F.scaled_dot_product_attention(q, k_landmarks, values, attn_mask=_mask(landmark_bias, q), scale=scale)
+    return out.to(q.dtype)
+
+
+def _landmark_block(q: Tensor, k: Tensor, scale: float, bias: Tensor | None, counts: Tensor | None) -> Tensor:
+    """``A`` ``[B, H, M, M]`` in float32 at least. A landmark that does not count is an identity row and a zero column."""
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    with full_precision(q):
+        logits = (q.to(dtype) * scale) @ k.to(dtype).mT
+        if bias is None or counts is None:
+            return logits.softmax(-1)
+        block = (logits + bias[:, None, None, :].to(dtype)).softmax(-1)
+        return torch.where(counts[:, None, :, None], block, torch.eye(q.shape[2], dtype=dtype, device=q.device))
+
+
+def _mask(bias: Tensor | None, q: Tensor) -> Tensor | None:
+    """A bias over keys as the fused kernel takes it: ``[B, 1, 1, N]`` in q's dtype."""
+    return None if bias is None else bias[:, None, None, :].to(q.dtype)

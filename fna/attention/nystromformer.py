@@ -1,0 +1,65 @@
+"""Nyströmformer without training (Xiong et al. 2021, arXiv 2102.03902): Nyström attention through means of groups of tokens.
+
+The factors are those of `fna.attention.nystrom`, with q_p and k_p the per-head means over runs of consecutive tokens (or over
+k-means clusters) instead of tokens. Prefix tokens are groups of their own, which on a ViT is worth 1 to 8 points. The trained
+model's depth-wise convolution over v is left out, as it needs trained weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fna.attention.centroids import Centroids, CentroidSampler, SegmentMeans, group_sums
+from fna.attention.contract import Site, refuse, same_tokens
+from fna.attention.drawing import check_landmarks, check_sampler, draw
+from fna.attention.nystrom import additive, check_inverse, through_landmarks
+
+
+@dataclass(frozen=True)
+class Nystromformer:
+    """Nyström attention through group means. Fields, and what is honoured and refused, are those of `FastNystrom`.
+
+    ``key_bias`` b counts as exp(b) copies of a token: in the means, and as the groups' own bias.
+    """
+
+    sampler: CentroidSampler = field(default_factory=SegmentMeans)
+    landmarks: int | float = 64
+    inverse: str = "newton"
+    steps: int = 6
+    ridge: float = 1e-4
+    resample_every: int = 0
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_landmarks(self.landmarks)
+        check_sampler(self, self.sampler, Centroids)
+        check_inverse(self.inverse, self.steps, self.ridge, self.resample_every)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+        """q, k, v ``[B, H, N, d]`` to ``[B, H, N, d]`` in q's dtype."""
+        refuse(self, site, "causal", "dense")
+        same_tokens(self, q, k, site)
+        groups = draw(self.sampler, q, k, v, site, self.landmarks, self.resample_every)
+        with site.clock("gather"):
+            bias = additive(site.keys, site.key_bias)
+            q_means, k_means, landmark_bias = _means(q, k, groups, bias)
+        return through_landmarks(
+            q, k, v, q_means, k_means, scale=site.scale, bias=bias, landmark_bias=landmark_bias,
+            inverse=self.inverse, steps=self.steps, ridge=self.ridge, clock=site.clock,
+        )  # fmt: skip
+
+
+def _means(q: Tensor, k: Tensor, groups: Centroids, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Group means of q and k ``[B, H, M, d]``, tokens weighted by exp(bias), and the groups' bias ``[B, M]`` (-inf: empty)."""
+    count = groups.sizes.shape[1]
+    weights = None if bias is None else bias.exp()
+    q_sums, mass = group_sums(q, groups.assignment, count, weights)
+    k_sums, _ = group_sums(k, groups.assignment, count, weights)
+    divisor = torch.where(mass > 0, mass, 1.0)[:, None, :, None]
+    per_token = torch.ones_like(mass) if bias is None else mass / groups.sizes.clamp_min(1)
+    landmark_bias = torch.where(mass > 0, per_token.clamp_min(torch.finfo(mass.dtype).tiny).log(), float("-inf"))
+    return (q_sums / divisor).to(q.dtype), (k_sums / divisor).to(k.dtype), landmark_bias
