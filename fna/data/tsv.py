@@ -1,0 +1,64 @@
+"""Captions as the authors of FNA keep them: a TSV with columns "filepath" and "captions", the latter a Python list."""
+
+from __future__ import annotations
+
+import ast
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from fna.data import captions, files
+from fna.data.base import Captioned, Dataset
+from fna.errors import UserError
+
+
+@dataclass(frozen=True)
+class TsvCaptions:
+    """``annotations`` lies in ``root``; file paths in it are absolute or relative to the folder ``images`` in ``root``.
+
+    The list of captions is parsed as a literal, never evaluated. ``split`` is what the user says the file holds.
+    """
+
+    root: str
+    annotations: str
+    images: str = "."
+    split: str = "unknown"
+    captions_per_image: int | str = "all"
+    domain: str = "photographs"
+    name: str = "captions_tsv"
+
+    def __post_init__(self) -> None:
+        captions.check_count(self.captions_per_image)
+
+    def check(self) -> None:
+        """Raise `UserError` where root or annotations are not there."""
+        files.check_folder(Path(self.root))
+        files.check_file(Path(self.root) / self.annotations)
+
+    def load(self, limit: int | None) -> Dataset[Captioned]:
+        """The first ``limit`` lines. Raises `UserError` with the line that is not in the format."""
+        self.check()
+        source, folder = Path(self.root) / self.annotations, Path(self.root) / self.images
+        found = []
+        try:
+            with open(source, encoding="utf-8", newline="") as file:
+                reader = csv.DictReader(file, delimiter="\t")
+                if not {"filepath", "captions"} <= set(reader.fieldnames or ()):
+                    raise UserError(f"{source}: has columns {reader.fieldnames}; filepath and captions are needed.")
+                for row in reader:
+                    found.append(
+                        Captioned(row["filepath"], folder / row["filepath"], _captions(row["captions"], source, reader.line_num))
+                    )
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UserError(f"{source}: not a TSV ({error}).") from error
+        return captions.dataset(self.name, self.split, self.domain, source, found, limit, self.captions_per_image)
+
+
+def _captions(cell: str | None, source: Path, line: int) -> tuple[str, ...]:
+    try:
+        value = ast.literal_eval(cell or "")
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = None
+    if not isinstance(value, list | tuple) or not all(isinstance(caption, str) for caption in value):
+        raise UserError(f"{source}, line {line}: captions are no Python list of strings ({(cell or '')[:60]!r}).")
+    return tuple(caption.strip() for caption in value)

@@ -1,0 +1,108 @@
+"""Text-to-image and image-to-text retrieval: R@1, R@5, R@10 both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fna.data.base import Captioned, Dataset
+from fna.data.loading import batches
+from fna.errors import UserError
+from fna.metrics.recall import hits_per_group, search
+from fna.models.base import Model
+from fna.tasks.base import Array, Outcome, Run
+
+KS = (1, 5, 10)
+
+
+@dataclass
+class Retrieval:
+    """Every caption seeks its image among all, every image any of its captions among all; similarity is the cosine.
+
+    ``prompt`` wraps each caption ("a photo of {}"); none by default. Only the image tower varies between variants, so the texts
+    are encoded once for given weights and captions.
+    """
+
+    prompt: str = "{}"
+    version: int = 1
+    _texts: dict[object, Array] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if "{}" not in self.prompt:
+            raise ValueError(f"task.prompt={self.prompt}: put {{}} where the caption goes.")
+
+    def check(self, model: Model, dataset: Dataset) -> None:
+        """Raise `UserError` for data without captions or a model without two towers."""
+        if not dataset.examples or not all(isinstance(example, Captioned) for example in dataset.examples):
+            raise UserError(f"{dataset.name} has no captions: task=retrieval cannot use it; choose another task or dataset.")
+        if model.encode_image is None or model.encode_text is None:
+            raise UserError(f"{model.name} has no text tower: task=retrieval needs a CLIP-like model, such as model=clip.")
+
+    def evaluate(self, model: Model, dataset: Dataset, run: Run) -> Outcome:
+        """One pass over the images; the captions of an image that cannot be read are left out with it."""
+        self.check(model, dataset)
+        kept, images, skipped = _image_vectors(model, dataset, run)
+        examples: list[Captioned] = [dataset.examples[index] for index in kept]
+        texts = self._text_vectors(model, dataset.examples)
+        owner = np.repeat(np.arange(len(dataset.examples)), [len(example.captions) for example in dataset.examples])
+        texts, owner = texts[np.isin(owner, kept)], np.searchsorted(kept, owner[np.isin(owner, kept)])
+        n, own = len(kept), np.arange(len(kept))
+        text_ranks, _ = search(texts, images, owner, own)
+        image_ranks, firsts = search(images, texts, own, owner)
+        captions = [caption for example in examples for caption in example.captions]
+        return Outcome(
+            keys=[example.key for example in examples],
+            counts={
+                "images": np.ones(n, np.int64),
+                "captions": np.bincount(owner, minlength=n),
+                "t2i_hits": hits_per_group(text_ranks, owner, n, KS),
+                "i2t_hits": hits_per_group(image_ranks, own, n, KS),
+            },
+            outputs=images,
+            decisions=firsts,
+            labels=[captions[index] for index in firsts],
+            truths=[example.captions[0] for example in examples],
+            skipped=skipped,
+        )
+
+    def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
+        """``t2i_r1 t2i_r5 t2i_r10 i2t_r1 i2t_r5 i2t_r10`` in percent."""
+        directions = (("t2i", "captions"), ("i2t", "images"))
+        return {f"{way}_r{k}": 100.0 * sums[f"{way}_hits"][..., i] / sums[of] for way, of in directions for i, k in enumerate(KS)}
+
+    def _text_vectors(self, model: Model, examples: Sequence[Captioned]) -> Array:
+        """Unit vectors of all captions in order, float32 ``[T, E]``; those of the last weights and captions are kept."""
+        assert model.encode_text is not None
+        sentences = tuple(self.prompt.replace("{}", caption) for example in examples for caption in example.captions)
+        key = (model.weights.digest, model.dtype, model.device, sentences)
+        if key not in self._texts:
+            with torch.inference_mode():
+                self._texts = {key: _unit(model.encode_text(sentences))}
+        return self._texts[key]
+
+
+def _image_vectors(model: Model, dataset: Dataset, run: Run) -> tuple[list[int], Array, list[str]]:
+    """Indices of the readable images, their unit vectors float32 ``[n, E]``, and the names of the others."""
+    assert model.encode_image is not None
+    kept: list[int] = []
+    vectors: list[Array] = []
+    skipped: list[str] = []
+    reader = batches(
+        dataset.examples, model.transform, batch_size=run.batch_size, skipped=skipped, workers=run.workers, strict=run.strict
+    )
+    with torch.inference_mode():
+        for batch in reader:
+            if batch.indices:
+                vectors.append(_unit(model.encode_image(batch.images.to(model.device, model.dtype))))
+                kept += batch.indices
+            run.progress(batch.tried)
+    return kept, np.concatenate(vectors), skipped
+
+
+def _unit(vectors: Tensor) -> Array:
+    return normalize(vectors.float(), dim=-1).cpu().numpy()
