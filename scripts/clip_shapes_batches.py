@@ -13,6 +13,7 @@ import open_clip
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from fna.data.scene_captions import LEVELS as CAPTION_LEVELS
 from fna.data.scene_captions import captions, swapped_captions
 from fna.data.scene_drawing import draw
 from fna.data.scenes import COLOURS, SHAPES, SIZES, TEXTURES, Scene, make_scene
@@ -72,14 +73,15 @@ def prompts(template: str) -> list[str]:
 
 
 def attributes(scene: Scene) -> NDArray[np.int64]:
-    """`[MOST, 4]`: indices of shape, colour, size, texture; -1 where there is no such thing."""
-    rows = np.full((MOST, 4), -1)
+    """`[MOST, 5]`: indices of shape, colour, size, texture and place; -1 where there is no such thing."""
+    rows = np.full((MOST, 5), -1)
     for row, thing in zip(rows, scene.things, strict=False):
         row[:] = (
             SHAPES.index(thing.shape),
             COLOURS.index(thing.colour),
             SIZES.index(thing.size),
             TEXTURES.index(thing.texture),
+            3 * thing.cell[0] + thing.cell[1],
         )
     return rows
 
@@ -120,7 +122,8 @@ class Batches(Dataset[dict[str, Any]]):
         singles = [make_scene(seed + stage.batch + i, 1, 1) for i in range(stage.single)]
         drawn = [draw(scene, size) for scene in scenes + singles]
         patches = (size // PATCH) ** 2
-        texts = [captions(scene)[random.choice(LEVELS)] for scene in scenes]
+        levels = [random.choice(LEVELS) for _ in scenes]
+        texts = [captions(scene)[level] for scene, level in zip(scenes, levels, strict=True)]
         wrong = [text for scene in scenes for text in swapped_captions(scene, stage.swaps, step)] if stage.swaps else []
         return {
             "pixels": np.stack([pixels for pixels, _ in drawn]),
@@ -129,5 +132,6 @@ class Batches(Dataset[dict[str, Any]]):
             "kept": np.sort(noise.random((stage.scenes, patches)).argsort(-1)[:, :keep], -1),
             "texts": self.words(texts + wrong),
             "prompts": self.words(prompts(random.choice(TEMPLATES))),
+            "is_full": np.array(levels) == len(CAPTION_LEVELS) - 1,
             "batch": stage.batch,
         }

@@ -4,17 +4,38 @@ The towers are open_clip's own modules, run here by our own forward, which drops
 spends attention's time on plain matrix products (on CPU about twice as fast to train as the fused kernel).
 """
 
+import math
+from itertools import combinations
+
 import torch
 import torch.nn.functional as F
 from open_clip import CLIP
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from fna.data.scenes import COLOURS, SHAPES, SIZES, TEXTURES
 
 PAIRS, KINDS = len(SHAPES) * len(COLOURS), len(SHAPES)
+COUNTS = (len(SHAPES), len(COLOURS), len(SIZES), len(TEXTURES), 9)
+CLAIMS = sum(a * b for a, b in combinations(COUNTS, 2))
 BACKGROUND = PAIRS + KINDS  # its row in `prompts`
 BACKGROUND_WEIGHT = 0.25  # most patches are background
+
+
+class Helper(nn.Module):
+    """What training needs and the model does not keep: the sharpness of the patch loss, and a linear read-out of claims
+    that images and texts share."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dense_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.readout = nn.Linear(width, CLAIMS)
+        nn.init.constant_(self.readout.bias, -2.5)
+
+    def claim_loss(self, features: Tensor, right: Tensor) -> Tensor:
+        """Binary cross-entropy of normalised features `[B, E]` against claims, for each feature the sum over claims / 20."""
+        logits = self.readout(features * features.shape[-1] ** 0.5)
+        return F.binary_cross_entropy_with_logits(logits, right, reduction="sum") / (20 * max(len(right), 1))
 
 
 def attention(
@@ -93,9 +114,9 @@ def read(model: CLIP, ids: Tensor) -> Tensor:
 
 
 def groups(attributes: Tensor) -> list[tuple[slice, Tensor]]:
-    """The questions asked of a feature: rows of `prompts`, and the right row within them. attributes: `[M, 4]`, a shape
+    """The questions asked of a feature: rows of `prompts`, and the right row within them. attributes: `[M, 4 or 5]`, a shape
     of -1 stands for background, of which only the first two are asked."""
-    shape, colour, size, texture = attributes.unbind(-1)
+    shape, colour, size, texture = attributes[:, :4].unbind(-1)
     is_thing = shape >= 0
     coloured = torch.where(is_thing, colour * KINDS + shape, -1)
     start = BACKGROUND + 1
@@ -123,8 +144,22 @@ def word_loss(features: Tensor, words: Tensor, attributes: Tensor, scale: Tensor
     return total / 5
 
 
-def losses(model: CLIP, dense_scale: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Caption, patch and single-object losses of a batch of `clip_shapes_batches.Batches`."""
+def claims(attributes: Tensor) -> Tensor:
+    """`[B, CLAIMS]` of 0 and 1: which attribute stands at which place, and which two attributes are of one thing.
+
+    attributes: `[B, things, 5]`. What a full caption says of its scene, and a bag of words does not.
+    """
+    there = attributes[..., 0] >= 0
+    spread = [
+        F.one_hot(index.clamp(min=0), count).float() * there[..., None]
+        for index, count in zip(attributes.unbind(-1), COUNTS, strict=True)
+    ]
+    pairs = [torch.einsum("bti,btj->bij", a, b).flatten(1) for a, b in combinations(spread, 2)]
+    return torch.cat(pairs, 1).clamp(max=1)
+
+
+def losses(model: CLIP, helper: Helper, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Caption, patch, single-object and claim losses of a batch of `clip_shapes_batches.Batches`."""
     count = int(batch["batch"])
     pixels = batch["pixels"].permute(0, 3, 1, 2).float() / 127.5 - 1
     image, dense = see(model.visual, pixels, batch["kept"])
@@ -137,7 +172,9 @@ def losses(model: CLIP, dense_scale: Tensor, batch: dict[str, Tensor]) -> dict[s
     decided = owners >= 0
     nothing = torch.full_like(batch["attributes"][:, :1], -1)
     table = torch.cat([nothing, batch["attributes"]], 1)  # owner -> attributes
-    told = table.gather(1, owners.clamp(min=0)[..., None].expand(-1, -1, 4))[decided]
-    patch = word_loss(dense[decided], words, told, dense_scale.exp())
+    told = table.gather(1, owners.clamp(min=0)[..., None].expand(-1, -1, table.shape[-1]))[decided]
+    patch = word_loss(dense[decided], words, told, helper.dense_scale.exp())
     single = word_loss(image[count:], words, batch["attributes"][count:, 0], scale)
-    return {"caption": caption, "patch": patch, "single": single}
+    right_claims, full = claims(batch["attributes"]), batch["is_full"]
+    claim = helper.claim_loss(image, right_claims) + helper.claim_loss(texts[:count][full], right_claims[:count][full])
+    return {"caption": caption, "patch": patch, "single": single, "claim": claim}

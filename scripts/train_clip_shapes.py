@@ -21,9 +21,9 @@ import numpy as np
 import open_clip
 import torch
 from clip_shapes_batches import Batches, Stage, Words
-from clip_shapes_losses import losses, read, see
+from clip_shapes_losses import Helper, losses, read, see
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from fna.data.scene_captions import full_caption
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 HOME = ROOT / "fna/models/zoo/clip_shapes"
 SEED = 0
 STAGES = (
-    Stage(sizes=(64,), keep=(64,), batch=256, single=32, swaps=0, rate=1e-3, steps=300),
+    Stage(sizes=(64,), keep=(64,), batch=128, single=16, swaps=0, rate=1e-3, steps=600),
     Stage(sizes=(128,), keep=(128,), batch=128, single=16, swaps=1, rate=8e-4, steps=250),
     Stage(
         sizes=(256, 256, 256, 208, 176, 144),
@@ -68,16 +68,16 @@ def rate_at(step: int) -> tuple[float, int]:
     return stage.rate * warm * (1 + math.cos(math.pi * falling)) / 2, number
 
 
-def build() -> tuple[open_clip.CLIP, nn.Parameter, torch.optim.Optimizer]:
-    """The untrained model, the sharpness of its patch loss (not shipped), and the optimiser of both."""
+def build() -> tuple[open_clip.CLIP, Helper, torch.optim.Optimizer]:
+    """The untrained model, what helps to train it (not shipped), and the optimiser of both."""
     torch.manual_seed(SEED)
     model = open_clip.create_model(f"local-dir:{HOME}", load_weights=False)
     model.train()
-    dense_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-    plain = [p for p in model.parameters() if p.ndim >= 2]
-    rest = [p for p in model.parameters() if p.ndim < 2]
-    chosen = [{"params": plain, "weight_decay": 0.05}, {"params": [*rest, dense_scale], "weight_decay": 0.0}]
-    return model, dense_scale, torch.optim.AdamW(chosen, lr=0.0, betas=(0.9, 0.98))
+    helper = Helper(model.visual.output_dim)
+    both = [*model.parameters(), *helper.parameters()]
+    plain, rest = [p for p in both if p.ndim >= 2], [p for p in both if p.ndim < 2]
+    chosen = [{"params": plain, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    return model, helper, torch.optim.AdamW(chosen, lr=0.0, betas=(0.9, 0.98))
 
 
 @torch.no_grad()
@@ -107,14 +107,14 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def train(folder: Path, steps: int, workers: int, threads: int) -> list[dict[str, float]]:
     """Train up to `steps`, from the checkpoint in `folder` where there is one. Gives the losses of every step."""
     torch.set_num_threads(threads)
-    model, dense_scale, optimiser = build()
+    model, helper, optimiser = build()
     folder.mkdir(parents=True, exist_ok=True)
     path, log, first = folder / "last.pt", [], 0
     if path.exists():
         state = torch.load(path, weights_only=True)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
-        dense_scale.data.copy_(state["dense_scale"])
+        helper.load_state_dict(state["helper"])
         log, first = state["log"], state["step"]
         print(f"resuming at step {first} from {path}", flush=True)
     data = Batches(STAGES, str(HOME))
@@ -127,15 +127,15 @@ def train(folder: Path, steps: int, workers: int, threads: int) -> list[dict[str
         for group in optimiser.param_groups:
             group["lr"] = rate
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            parts = losses(model, dense_scale, batch)
-        loss = parts["caption"] + parts["patch"] + 0.5 * parts["single"]
+            parts = losses(model, helper, batch)
+        loss = parts["caption"] + parts["patch"] + 0.5 * parts["single"] + parts["claim"]
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=math.log(100))
-            dense_scale.clamp_(max=math.log(50))
+            helper.dense_scale.clamp_(max=math.log(50))
         record = {"step": step, "rate": rate, "loss": loss.item(), **{name: part.item() for name, part in parts.items()}}
         done = step + 1
         ends = rate_at(done)[1] != number or done == len(data)
@@ -153,9 +153,9 @@ def train(folder: Path, steps: int, workers: int, threads: int) -> list[dict[str
             print(f"step {done}/{total} {shown} | {rate_s:.0f} scenes/s, {left:.0f} min left at this pace", flush=True)
         if ends or done % SAVE_EVERY == 0 or done == total:
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": done, "log": log}
-            save(path, {**state, "dense_scale": dense_scale.data})
+            save(path, {**state, "helper": helper.state_dict()})
             if ends:
-                save(folder / f"stage{number}.pt", {**state, "dense_scale": dense_scale.data})
+                save(folder / f"stage{number}.pt", {**state, "helper": helper.state_dict()})
     return log
 
 
@@ -172,7 +172,7 @@ def export(folder: Path) -> None:
 
 def write_losses(path: Path, log: list[dict[str, float]]) -> None:
     """Every loss of the first RECORDED steps; after that each tenth step, and each where R@1 was measured."""
-    names = ("step", "rate", "loss", "caption", "patch", "single", "seconds", "i2t_r1", "t2i_r1")
+    names = ("step", "rate", "loss", "caption", "patch", "single", "claim", "seconds", "i2t_r1", "t2i_r1")
     with path.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(names)

@@ -1,0 +1,105 @@
+"""The weights that ship with fna: what is in the folder fits together, and is what the card says."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from fna.data.scene_captions import full_caption, swapped_captions
+from fna.data.scenes import make_scene
+
+HOME = Path(__file__).parents[1] / "fna/models/zoo/clip_shapes"
+
+
+def load(folder: Path = HOME):
+    """As the README does it."""
+    import open_clip
+
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=f"{folder}/merges.txt.gz")
+    return model.eval(), transform, tokenizer
+
+
+def test_the_weights_are_those_of_the_card() -> None:
+    found = hashlib.sha256((HOME / "model.safetensors").read_bytes()).hexdigest()
+    assert (HOME / "model.sha256").read_text().split() == [found, "model.safetensors"]
+    assert found in (HOME / "card.md").read_text()
+    assert (HOME / "model.safetensors").stat().st_size <= 15e6
+
+
+def test_the_first_200_losses_are_recorded() -> None:
+    with (HOME / "losses.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows[:200]] == list(range(200))
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) / 2
+
+
+def test_shape_of_the_model() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, _, _ = load()
+    visual = model.visual
+    assert visual.grid_size[0] * visual.grid_size[1] + 1 == 1025
+    assert {block.attn.embed_dim // block.attn.num_heads for block in visual.transformer.resblocks} == {64}
+    model.train()  # the fast path of eval hides attention from the counter
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.encode_image(torch.zeros(1, 3, 256, 256))
+    assert 3e9 < counter.get_total_flops() <= 14e9
+
+
+def test_every_word_of_a_caption_is_one_token() -> None:
+    _, _, tokenizer = load()
+    for seed in range(50):
+        for text in (full_caption(make_scene(seed)), *swapped_captions(make_scene(seed), 2)):
+            words = text.replace(",", " ,").split()
+            assert len(tokenizer.encode(text)) == len(words) <= tokenizer.context_length - 2
+            assert tokenizer.decode(tokenizer.encode(text)).split() == words
+    assert tokenizer.vocab_size == json.loads((HOME / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]["vocab_size"]
+    assert len(tokenizer.encode("two giraffes")) > 2  # other words fall apart into letters
+
+
+def test_it_tells_scenes_apart(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from fna.data.scene_drawing import draw
+
+    model, transform, tokenizer = load()
+    scenes = [make_scene(seed) for seed in range(16)]
+    with torch.no_grad():
+        images = torch.stack([transform(Image.fromarray(draw(scene, 256)[0])) for scene in scenes])
+        seen = model.encode_image(images, normalize=True)
+        told = model.encode_text(tokenizer([full_caption(scene) for scene in scenes]), normalize=True)
+    right = torch.arange(16)
+    assert ((seen @ told.T).argmax(1) == right).float().mean() > 0.8
+    assert ((seen @ told.T).argmax(0) == right).float().mean() > 0.8
+
+
+def test_a_tampered_file_is_refused(tmp_path: Path) -> None:
+    from fna.errors import UserError
+    from fna.models.weights import check_file
+
+    digest = (HOME / "model.sha256").read_text().split()[0]
+    check_file(HOME / "model.safetensors", digest)
+    copy = tmp_path / "model.safetensors"
+    shutil.copy(HOME / "model.safetensors", copy)
+    content = bytearray(copy.read_bytes())
+    content[-1] ^= 1
+    copy.write_bytes(content)
+    with pytest.raises(UserError, match="sha256"):
+        check_file(copy, digest)
+
+
+@pytest.mark.slow
+def test_training_gives_the_recorded_losses(tmp_path: Path) -> None:
+    """The first three steps; `scripts/train_clip_shapes.py --steps 200 --check` does all that are recorded."""
+    import subprocess
+    import sys
+
+    script = HOME.parents[3] / "scripts/train_clip_shapes.py"
+    subprocess.run([sys.executable, script, "--out", tmp_path, "--steps", "3", "--check"], check=True)
