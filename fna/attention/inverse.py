@@ -56,14 +56,15 @@ def _newton(a: Tensor, rhs: Tensor, steps: int) -> Tensor:
     a, rhs = a.reshape(-1, *a.shape[-2:]), rhs.reshape(-1, *shape[-2:])
     eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device).expand_as(a)
     z = a.mT / largest_column_sum(a)
-    for left in range(steps, 0, -1):
+    for _ in range(steps - 1):
         y = torch.bmm(a, z)
-        what = rhs if left == 1 else eye
-        bracket = torch.baddbmm(what, y, what, beta=7, alpha=-1) if left == 1 else 7 * eye - y
-        bracket = torch.baddbmm(what, y, bracket, beta=15, alpha=-1)
-        bracket = torch.baddbmm(what, y, bracket, beta=13, alpha=-1)
-        z = torch.bmm(z, bracket) * 0.25
-    return z.view(shape)
+        bracket = torch.baddbmm(eye, y, 7 * eye - y, beta=15, alpha=-1)
+        z = torch.bmm(z, torch.baddbmm(eye, y, bracket, beta=13, alpha=-1)) * 0.25
+    y = torch.bmm(a, z)
+    bracket = torch.baddbmm(rhs, y, rhs, beta=7, alpha=-1)
+    bracket = torch.baddbmm(rhs, y, bracket, beta=15, alpha=-1)
+    bracket = torch.baddbmm(rhs, y, bracket, beta=13, alpha=-1)
+    return (torch.bmm(z, bracket) * 0.25).view(shape)
 
 
 def _ridge(a: Tensor, rhs: Tensor, ridge: float) -> Tensor:
