@@ -66,12 +66,17 @@ def numeric_columns(rows: Sequence[Sequence[Part]]) -> list[bool]:
 
 
 def best(runs: Sequence[Run]) -> tuple[Run, bool] | None:
-    """The fastest run that shows no loss, and True; if all lose, the one that loses least, and False."""
+    """The fastest run that shows no loss, and True; if all lose, the one that loses least, and False.
+
+    None where the runs are not of one model on one data set: then nothing is faster or better than another.
+    """
+    if set(varying(runs)) & {"model", "dataset", "task"}:
+        return None
     rated = [run for run in runs if words.weakest(run.result)]
     safe = [run for run in rated if words.judge(*_delta(run)) in ("keeps", "gains")]
     if safe:
         return max(safe, key=lambda run: number(dig(run.result, "cost", "speedup", "median")) or 0.0), True
-    return (max(rated, key=lambda run: number(_delta(run)[0]) or -100.0), False) if rated else None
+    return (max(rated, key=lambda run: -100.0 if (delta := number(_delta(run)[0])) is None else delta), False) if rated else None
 
 
 def _delta(run: Run) -> tuple[object, object]:
@@ -127,8 +132,7 @@ def _why(run: Run) -> str:
 def _row(run: Run, keys: Sequence[str], metrics: Sequence[str]) -> list[Part]:
     result = run.result
     cells = [Part(words.value_of(key, result.get(key))) for key in keys] or [Part(run.name)]
-    doubt = " !" if words.is_random(result) or any("belong together" in note for note in words.caveats(result)) else ""
-    cells[0] = Part(cells[0].text + doubt)
+    cells[0] = Part(cells[0].text + (" !" if words.is_doubtful(result) else ""))
     for key in metrics:
         metric = dig(result, "metrics", key)
         delta, ci = dig(metric, "delta"), dig(metric, "ci")

@@ -73,7 +73,7 @@ def sweep_markdown(runs: Sequence[Run]) -> str:
 
 def quality(result: Result) -> Grid:
     """Metrics of full and variant with their paired difference, then how near the outputs are."""
-    mark = " (random weights)" if words.is_random(result) else ""
+    mark = " (random weights)" if words.is_random(result) else " !" if words.is_doubtful(result) else ""
     rows = []
     for key, metric in (result.get("metrics") or {}).items():
         delta, ci = dig(metric, "delta"), dig(metric, "ci")

@@ -246,6 +246,11 @@ def is_random(result: Result) -> bool:
     return str(result.get("checkpoint") or "").lower().startswith("random")
 
 
+def is_doubtful(result: Result) -> bool:
+    """Whether a note says that the scores say nothing: random weights, or weights and data of different worlds."""
+    return is_random(result) or any("scores" in note or "belong together" in note for note in caveats(result))
+
+
 def caveats(result: Result) -> list[str]:
     """What a reader must know before believing a number: random weights, mismatches, warnings, skipped samples."""
     notes = [str(note) for note in [*(result.get("notes") or []), *(result.get("warnings") or [])]]

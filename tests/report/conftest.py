@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # so that tests find made_up_results
-
-from made_up_results import result, write_run, write_sweep
+from tests.report.made_up_results import result, write_run, write_sweep
 
 
 @pytest.fixture

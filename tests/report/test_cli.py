@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from made_up_results import failed, write_run
+from tests.report.made_up_results import failed, write_run
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_up_results import result
 
 from fna.configs import choices, load_option, summary
 from fna.report.csv_logger import CsvLogger
 from fna.report.wandb import WandbLogger
+from tests.report.made_up_results import result
 
 ROOT = Path(__file__).parents[2]
 WANDB = """

@@ -8,12 +8,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from made_up_results import failed, result, retrieval, write_run
 
 from fna.report.page import figures, write_page
 from fna.report.pictures import Album, grid_cells, read_gallery
 from fna.report.results import Run
 from fna.report.view import metric_rows, stage_segments, view
+from tests.report.made_up_results import failed, result, retrieval, write_run
 
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}<img src=x onerror=y>"
 VOID = {"meta", "image", "use", "path", "link", "br"}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from made_up_results import result, write_run
-
 from fna.report.plots import plots
 from fna.report.results import load
+from tests.report.made_up_results import result, write_run
 
 
 def test_a_sweep_over_landmarks(sweep_folder: Path) -> None:

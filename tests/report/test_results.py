@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-from made_up_results import failed, result, write_run
 
 from fna.errors import UserError
 from fna.report.results import flatten, load, ratio, read, reference, write_csv
+from tests.report.made_up_results import failed, result, write_run
 
 
 def test_csv_gives_back_every_number(sweep_folder: Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from made_up_results import failed, result, retrieval, write_run
 from rich.console import Console
 
 from fna.report.results import load
 from fna.report.sweep import best, label, summarise, varying
 from fna.report.table import markdown, show, show_sweep, sweep_markdown, write_markdown
+from tests.report.made_up_results import failed, result, retrieval, write_run
 
 
 def printed(what: object, width: int = 200) -> str:

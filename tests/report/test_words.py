@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from made_up_results import result, retrieval
 
 from fna.report import words
+from tests.report.made_up_results import result, retrieval
 
 
 def sentence(**changes: object) -> str:
