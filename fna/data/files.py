@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -67,3 +68,22 @@ def first(items: Iterable[Any], limit: int | None) -> list[Any]:
     """The first ``limit`` items, all for None."""
     taken = list(items)
     return taken if limit is None else taken[:limit]
+
+
+def read_classes(path: str) -> tuple[list[str], list[str]]:
+    """Class ids and names of a TSV (id, name) in the order of its lines; a line without a name is named by its id.
+
+    Raises `UserError` for a missing or empty file and for an id that stands there twice.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: cannot be read as a list of classes ({error}); give a TSV of class id and name with dataset.classes=PATH."
+        ) from error
+    ids = [row[0] for row in rows]
+    twice = sorted({name for name in ids if ids.count(name) > 1})
+    if twice or not ids:
+        raise UserError(f"{path}: " + (f"class {twice[0]} stands there twice." if twice else "holds no class."))
+    return ids, [row[1] if len(row) > 1 else row[0] for row in rows]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fna.classes import read_classes
 from fna.data import files
 from fna.data.base import Dataset, Labelled
 from fna.errors import UserError
@@ -39,7 +38,7 @@ class ImageFolder:
         folder = Path(self.root) / self.split
         folder = folder if folder.is_dir() else Path(self.root)
         found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        ids, names = read_classes(self.classes) if self.classes else (found, found)
+        ids, names = files.read_classes(self.classes) if self.classes else (found, found)
         unknown = sorted(set(found) - set(ids))
         if unknown:
             raise UserError(f"{self.classes}: lacks {len(unknown)} of the class folders in {folder} (first: {unknown[0]}).")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fna.attention.contract import Tokens
 from fna.errors import UserError
@@ -17,6 +18,7 @@ from fna.models.base import Model, Weights, pixels
 
 ZOO = Path(__file__).parent / "zoo"
 TEXT_BATCH = 256
+FOLDER_WEIGHTS = ("model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
 
 
@@ -26,7 +28,8 @@ class OpenClipModel:
 
     ``pretrained`` is open_clip's tag ("openai"): it decides QuickGELU and preprocessing, and the download. ``checkpoint`` is a
     local file with those weights, so the tag still says how to run them; `null` as tag where they are nobody's. ``quick_gelu``
-    overrules the tag. A folder brings its own config, weights and tokenizer. ``sha256`` is that of the checkpoint file.
+    overrules the tag. A folder brings its own config (open_clip_config.json), weights (model.safetensors) and tokenizer
+    (merges.txt.gz), and may say the sha256 of its weights (model.sha256). ``sha256`` refuses any other checkpoint file.
     """
 
     name: str
@@ -82,13 +85,14 @@ class OpenClipModel:
         )
 
     def _loaded(self, size: tuple[int, int] | None, tag: dict[str, Any], seed: int) -> tuple[Any, Weights]:
-        """The network with its weights, at ``size``, positions resampled by open_clip."""
-        path = None if self.random else self._local_file() or self._downloaded(tag)
-        if path is None:
+        """The network with its weights, at ``size``, positions resampled by open_clip or timm."""
+        if self.random:
             with weights.seeded(seed):
                 net = self._created(size, tag, None)
             return net, Weights(f"random (seed {seed})", weights.digest(net.state_dict()), "none")
-        weights.check_file(path, self.sha256)
+        local = self._local_file()
+        path = local or self._downloaded(tag)
+        weights.check_file(path, self._sha256())
         state = weights.read(path)
         digest = weights.digest(state)
         try:
@@ -96,37 +100,48 @@ class OpenClipModel:
         except (RuntimeError, KeyError, ValueError) as error:
             problem = weights.misfit(self._created(None, tag, None).state_dict(), state) or weights.first_line(error)
             raise UserError(f"{path}: does not fit open_clip {self.name}: {problem}.") from error
-        source = (
-            str(path) if self._local_file() and self._folder() is None else f"open_clip {self.name} {self.pretrained or ''}".strip()
-        )
+        source = self.checkpoint or (self.name if local else f"open_clip {self.name} {self.pretrained}")
         return net, Weights(source, digest, self.domain)
 
-    def _created(self, size: tuple[int, int] | None, tag: dict[str, Any], path: str | Path | None) -> nn.Module:
+    def _created(self, size: tuple[int, int] | None, tag: dict[str, Any], path: str | Path | None) -> Any:
         """open_clip's own construction: built-in config or the folder's, QuickGELU and preprocessing as the tag says."""
         import open_clip
 
-        folder = self._folder()
         quick = tag.get("quick_gelu", False) if self.quick_gelu is None else self.quick_gelu
         square = size if size is None or size[0] != size[1] else size[0]
-        return open_clip.create_model(
-            self.name if folder is None else f"local-dir:{folder}",
-            pretrained=None if path is None or folder is not None else str(path),
-            load_weights=path is not None,
+        # A timm tower takes weights at its own size only, and is resized after; open_clip's resample while they are loaded.
+        born = None if "timm_model_name" in self._config()["vision_cfg"] else square
+        net = open_clip.create_model(
+            self._open_clip_name(),
+            load_weights=False,
             force_quick_gelu=quick,
-            force_image_size=square,
+            force_image_size=born,
             force_preprocess_cfg={key: tag[key] for key in PREPROCESS if key in tag},
             pretrained_text=False,
         )
+        if path is not None:
+            open_clip.load_checkpoint(net, str(path))
+        if square != born:
+            net.visual.set_input_size(square)
+            net.visual.preprocess_cfg["size"] = square
+        return net
+
+    def _config(self) -> dict[str, Any]:
+        """The model's config: embed_dim, vision_cfg, text_cfg."""
+        import open_clip
+
+        folder = self._folder()
+        config = open_clip.get_model_config(self.name) if folder is None else _folder_config(folder)
+        if config is None:
+            raise UserError(f"model.name={self.name}: open_clip has no such model; open_clip.list_models() lists them.")
+        return dict(config)
 
     def _tag(self) -> dict[str, Any]:
         """What open_clip knows of the weights that ``pretrained`` names; empty for none."""
         import open_clip
 
-        if self._folder() is not None:
-            return {}
-        if open_clip.get_model_config(self.name) is None:
-            raise UserError(f"model.name={self.name}: open_clip has no such model; open_clip.list_models() lists them.")
-        if self.pretrained is None:
+        self._config()
+        if self.pretrained is None or self._folder() is not None:
             return {}
         tag = open_clip.get_pretrained_cfg(self.name, self.pretrained)
         if not tag:
@@ -138,9 +153,25 @@ class OpenClipModel:
         kind, _, rest = self.name.partition(":")
         return {"zoo": ZOO / rest, "local-dir": Path(rest)}.get(kind) if rest else None
 
-    def _local_file(self) -> str | None:
+    def _open_clip_name(self) -> str:
         folder = self._folder()
-        return self.checkpoint if folder is None else str(folder / "open_clip_model.safetensors")
+        return self.name if folder is None else f"local-dir:{folder}"
+
+    def _local_file(self) -> str | None:
+        """The checkpoint on this machine: the one given, or that of the folder; None where it has to be downloaded."""
+        folder = self._folder()
+        if self.checkpoint is not None or folder is None:
+            return self.checkpoint
+        there = (folder / name for name in FOLDER_WEIGHTS if (folder / name).is_file())
+        return str(next(there, folder / FOLDER_WEIGHTS[0]))
+
+    def _sha256(self) -> str | None:
+        """What the checkpoint's sha256 must be: as given, or as a folder of fna's own says of its weights."""
+        folder = self._folder()
+        said = None if folder is None else folder / "model.sha256"
+        if self.sha256 is not None or said is None or not said.is_file():
+            return self.sha256
+        return said.read_text(encoding="utf-8").split()[0]
 
     def _downloaded(self, tag: dict[str, Any]) -> str:
         from open_clip.pretrained import download_pretrained
@@ -164,8 +195,25 @@ class OpenClipModel:
         import open_clip
 
         folder = self._folder()
+        merges = None if folder is None else folder / "merges.txt.gz"
+        options = {"bpe_path": str(merges)} if merges is not None and merges.is_file() else {}
         with weights.downloading(f"the tokenizer of open_clip {self.name}"):
-            return open_clip.get_tokenizer(self.name if folder is None else f"local-dir:{folder}")
+            return open_clip.get_tokenizer(self._open_clip_name(), **options)
+
+
+def _folder_config(folder: Path) -> Any:
+    path = folder / "open_clip_config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: no open_clip config ({weights.first_line(error)}); it must hold model_cfg.") from error
+
+
+def openai_templates() -> list[Callable[[str], str]]:
+    """The 80 sentences of the CLIP paper for ImageNet classes, each a function of the class name."""
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    return list(OPENAI_IMAGENET_TEMPLATES)
 
 
 def _check_multiple(name: str, size: tuple[int, int], patch: int) -> None:

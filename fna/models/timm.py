@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from fna.attention.contract import Tokens
-from fna.classes import read_classes
 from fna.errors import UserError
 from fna.models import weights
 from fna.models.base import Model, Weights, pixels
+from fna.models.heads import head_classes, read_classes
 
 DATA_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
@@ -65,7 +65,7 @@ class TimmModel:
         _resize(net, size, self.name)
         square = size[0] if size[0] == size[1] else size
         data = {key: data[key] for key in DATA_KEYS}
-        ids, names = read_classes(self.classes) if self.classes else _imagenet(net)
+        ids, names = head_classes(net, self.classes)
         net = net.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
         prefix = net.num_prefix_tokens
         return Model(
@@ -139,14 +139,3 @@ def _resize(net: Any, size: tuple[int, ...], name: str) -> None:
     if not hasattr(net, "set_input_size"):
         raise UserError(f"image_size={list(size)}: timm cannot change the input size of {name}; leave image_size=null.")
     net.set_input_size(img_size=size)
-
-
-def _imagenet(net: Any) -> tuple[list[str] | None, list[str] | None]:
-    """WordNet ids and names of a head trained on ImageNet or a subset that timm knows, else nothing."""
-    from timm.data import ImageNetInfo, infer_imagenet_subset
-
-    subset = infer_imagenet_subset(net) if net.num_classes > 0 else None
-    if subset is None:
-        return None, None
-    info = ImageNetInfo(subset)
-    return list(info.label_names()), list(info.label_descriptions(detailed=False, as_dict=False))

@@ -15,6 +15,7 @@ from fna.data.loading import batches
 from fna.errors import UserError
 from fna.metrics.accuracy import top_k
 from fna.models.base import Model
+from fna.models.open_clip import openai_templates
 from fna.tasks.base import Array, Outcome, Run
 
 KS = (1, 5)
@@ -49,6 +50,12 @@ class Classification:
             raise UserError(
                 f"{dataset.name} knows its classes by WordNet id only: give their names with dataset.classes=TSV (id, name)."
             )
+
+    def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
+        """The head's logits, or the image embedding where classes are compared as texts."""
+        forward = model.classify if self._by_head(model) else model.encode_image
+        assert forward is not None
+        return forward
 
     def evaluate(self, model: Model, dataset: Dataset, run: Run) -> Outcome:
         """One pass over the data. Labels count in the order of the head, or of the dataset's classes when zero-shot."""
@@ -159,9 +166,7 @@ def _head_size(model: Model) -> int:
 def _sentences(templates: str | Sequence[str]) -> list[Callable[[str], str]]:
     """Functions from a class name to a sentence."""
     if templates == "openai":
-        from open_clip import OPENAI_IMAGENET_TEMPLATES
-
-        return list(OPENAI_IMAGENET_TEMPLATES)
+        return openai_templates()
     chosen = SIMPLE if templates == "simple" else templates
     if isinstance(chosen, str) or not all("{}" in sentence for sentence in chosen):
         raise ValueError(f"task.templates={templates}: give simple, openai or a list of sentences with {{}} for the class name.")

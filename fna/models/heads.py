@@ -1,0 +1,49 @@
+"""Which class each row of a classification head stands for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fna.errors import UserError
+
+Classes = tuple[list[str] | None, list[str] | None]
+
+
+def head_classes(net: Any, path: str | None) -> Classes:
+    """Ids and names of the rows of a timm model's head: from a TSV, or from timm for heads of ImageNet and its subsets.
+
+    (None, None) where nobody says. Raises `UserError` for a file that lists another number of classes.
+    """
+    if path is None:
+        return _imagenet(net)
+    ids, names = read_classes(path)
+    if len(ids) != net.num_classes:
+        raise UserError(
+            f"{path}: lists {len(ids)} classes, the model's head has {net.num_classes}; give model.num_classes or another file."
+        )
+    return ids, names
+
+
+def read_classes(path: str) -> tuple[list[str], list[str]]:
+    """Ids and names in the lines of a TSV (id, name). Raises `UserError` for a file that cannot be read or is empty."""
+    try:
+        rows = [line.split("\t") for line in Path(path).read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); give a TSV of class id and name with model.classes=PATH, or null."
+        ) from error
+    if not rows:
+        raise UserError(f"{path}: holds no class; give a TSV of class id and name with model.classes=PATH, or null.")
+    return [row[0] for row in rows], [row[-1] for row in rows]
+
+
+def _imagenet(net: Any) -> Classes:
+    """WordNet ids and names of a head trained on ImageNet or a subset that timm knows, else nothing."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset(net) if net.num_classes > 0 else None
+    if subset is None:
+        return None, None
+    info = ImageNetInfo(subset)
+    return list(info.label_names()), list(info.label_descriptions(detailed=False, as_dict=False))
