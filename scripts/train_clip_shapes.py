@@ -163,9 +163,9 @@ def export(folder: Path) -> None:
     """Weights (fp16), their digest, and the losses, from the last checkpoint in `folder`."""
     state = torch.load(folder / "last.pt", weights_only=True)
     half = {name: tensor.half().contiguous() for name, tensor in state["model"].items()}
-    save_file(half, HOME / "open_clip_model.safetensors")
-    digest = hashlib.sha256((HOME / "open_clip_model.safetensors").read_bytes()).hexdigest()
-    (HOME / "open_clip_model.sha256").write_text(f"{digest}  open_clip_model.safetensors\n")
+    save_file(half, HOME / "model.safetensors")
+    digest = hashlib.sha256((HOME / "model.safetensors").read_bytes()).hexdigest()
+    (HOME / "model.sha256").write_text(f"{digest}  model.safetensors\n")
     write_losses(HOME / "losses.csv", state["log"])
     print(f"step {state['step']}: {digest}")
 

@@ -27,10 +27,10 @@ def load(folder: Path = HOME):
 
 
 def test_the_weights_are_those_of_the_card() -> None:
-    found = hashlib.sha256((HOME / "open_clip_model.safetensors").read_bytes()).hexdigest()
-    assert (HOME / "open_clip_model.sha256").read_text().split() == [found, "open_clip_model.safetensors"]
+    found = hashlib.sha256((HOME / "model.safetensors").read_bytes()).hexdigest()
+    assert (HOME / "model.sha256").read_text().split() == [found, "model.safetensors"]
     assert found in (HOME / "card.md").read_text()
-    assert (HOME / "open_clip_model.safetensors").stat().st_size <= 15e6
+    assert (HOME / "model.safetensors").stat().st_size <= 15e6
 
 
 def test_the_first_200_losses_are_recorded() -> None:
@@ -84,10 +84,10 @@ def test_a_tampered_file_is_refused(tmp_path: Path) -> None:
     from fna.errors import UserError
     from fna.models.weights import check_file
 
-    digest = (HOME / "open_clip_model.sha256").read_text().split()[0]
-    check_file(HOME / "open_clip_model.safetensors", digest)
-    copy = tmp_path / "open_clip_model.safetensors"
-    shutil.copy(HOME / "open_clip_model.safetensors", copy)
+    digest = (HOME / "model.sha256").read_text().split()[0]
+    check_file(HOME / "model.safetensors", digest)
+    copy = tmp_path / "model.safetensors"
+    shutil.copy(HOME / "model.safetensors", copy)
     content = bytearray(copy.read_bytes())
     content[-1] ^= 1
     copy.write_bytes(content)
