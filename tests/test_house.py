@@ -27,7 +27,7 @@ ARROWS = {
     "": {"attention", "surgery", "masking", "runner"},
 }
 # modules in fna/ itself that any folder may import: they import no folder in turn
-GROUND = {"fna", "fna.errors", "fna.configs", "fna.schema"}
+GROUND = {"fna", "fna.errors", "fna.configs", "fna.schema", "fna.classes"}
 # third-party packages that live behind one door
 DOORS = {
     "hydra": ("fna/runner/", "fna/schema.py", "fna/configs.py", "run.py"),
@@ -92,7 +92,10 @@ def test_files_are_short(file: Path) -> None:
     assert len(file.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
-@pytest.mark.parametrize("code", ["import fna", "import fna.schema, fna.configs", "import fna.runner.cli", "import fna.report.__main__"])
+LIGHT = ("import fna", "import fna.schema, fna.configs", "import fna.runner.cli", "import fna.report.__main__")
+
+
+@pytest.mark.parametrize("code", LIGHT)
 def test_light_imports_do_not_load_torch(code: str) -> None:
     check = f"{code}\nimport sys\nassert 'torch' not in sys.modules, 'torch was loaded'"
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -62,7 +62,8 @@ def _landmarks(folder: Path, plan: Plan, model: Model, dataset: Dataset, layers:
     handle = swap_tower(model.tower, dict.fromkeys(layers, plan.op), on_end=chosen.append)
     with handle, torch.inference_mode():
         plan.task.forward(model)(images.to(model.device, model.dtype))
-    landmarks = next((value for memo in chosen for key, value in memo.items() if key[0] == "landmarks"), None)
+    drawn = [found for memo in chosen for key, (_, found) in memo.items() if key[0] == "landmarks"]
+    landmarks = next((found for found in drawn if hasattr(found, "index")), None)  # groups of tokens have none to show
     shown = []
     for row, example in enumerate(examples):
         name = f"pictures/{row}.png"
@@ -84,20 +85,26 @@ def _denormalised(image: Tensor) -> Image.Image:
 def _flips(folder: Path, dataset: Dataset, full: Outcome, variant: Outcome, count: int) -> list[dict[str, Any]]:
     """Samples whose first choice differs between full and variant, the ones that full had right first."""
     changed = np.flatnonzero(full.decisions != variant.decisions)
-    right = np.array([label == truth for label, truth in zip(full.labels, full.truths, strict=True)])
+    examples = {example.key: example for example in dataset.examples}
+    right = np.array([_right(full, row, examples) for row in range(len(full.keys))])
     changed = changed[np.argsort(~right[changed], kind="stable")]
-    images = {example.key: example.image for example in dataset.examples}
     flips = []
     for number, row in enumerate(changed[: 2 * count]):
         name, key = f"pictures/flip{number}.png", full.keys[row]
-        with Image.open(images[key]) as image:
+        with Image.open(examples[key].image) as image:
             picture = image.convert("RGB")
         picture.thumbnail((SIDE, SIDE))
         _save(folder / name, picture)
         truth, before, after = full.truths[row], full.labels[row], variant.labels[row]
-        better = "full" if before == truth else "variant" if after == truth else "neither"
+        better = "full" if right[row] else "variant" if _right(variant, row, examples) else "neither"
         flips.append({"image": name, "key": key, "truth": truth, "full": before, "variant": after, "better": better})
     return flips
+
+
+def _right(outcome: Outcome, row: int, examples: dict[str, Any]) -> bool:
+    """Whether the first choice is the truth, or any of the captions where an image has several."""
+    label = outcome.labels[row]
+    return label == outcome.truths[row] or label in getattr(examples[outcome.keys[row]], "captions", ())
 
 
 def _save(path: Path, picture: Image.Image) -> None:

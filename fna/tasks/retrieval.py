@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,6 +42,11 @@ class Retrieval:
             raise UserError(f"{dataset.name} has no captions: task=retrieval cannot use it; choose another task or dataset.")
         if model.encode_image is None or model.encode_text is None:
             raise UserError(f"{model.name} has no text tower: task=retrieval needs a CLIP-like model, such as model=clip.")
+
+    def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
+        """The image tower: the only part that varies between variants."""
+        assert model.encode_image is not None
+        return model.encode_image
 
     def evaluate(self, model: Model, dataset: Dataset, run: Run) -> Outcome:
         """One pass over the images; the captions of an image that cannot be read are left out with it."""

@@ -29,7 +29,7 @@ def test_turns_rotate_and_forget_the_warm_up() -> None:
     current = ""
 
     @contextmanager
-    def variant(name: str):  # noqa: ANN202
+    def variant(name: str):
         nonlocal current
         current = name
         yield
@@ -71,7 +71,7 @@ def test_stage_shares_sum_to_one() -> None:
     held: list[StageClock] = []
 
     @contextmanager
-    def clocked(clock: StageClock):  # noqa: ANN202
+    def clocked(clock: StageClock):
         held[:] = [clock]
         yield
 
@@ -90,7 +90,7 @@ def test_measure_compares_with_the_faster_baseline() -> None:
     pause = 0.0
 
     @contextmanager
-    def waits(seconds: float):  # noqa: ANN202
+    def waits(seconds: float):
         nonlocal pause
         pause = seconds
         yield
