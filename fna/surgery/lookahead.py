@@ -6,6 +6,7 @@ Needed where what happens in a block depends on a later one: the tokens to be hi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 from fna.attention.contract import Attention, Memo
 from fna.errors import UserError
 from fna.surgery.blocks import find_tower, run_blocks
+from fna.surgery.extras import add
 from fna.surgery.plan import Layers, parse_layers
+from fna.surgery.registers import Registers
 from fna.surgery.swap import Swap, swap_tower
 
 Rerun = Callable[[Memo, Tensor | None], Memo]
-_LOOKS = "_fna_look_aheads"
 
 
 class Masking(Protocol):
@@ -35,10 +37,12 @@ class Masking(Protocol):
     def find(self, hidden: Tensor, rerun: Rerun) -> Memo: ...
 
 
-def swap_masked(model: nn.Module, plan: Mapping[int, Attention], masking: Masking | None, **options: Any) -> Swap:
-    """`swap_tower` with a masking strategy on top; ``plan`` may then be empty. ``options`` are those of `swap_tower`."""
+def swap_masked(model: nn.Module, plan: Mapping[int, Attention], masking: Masking | Registers | None, **options: Any) -> Swap:
+    """`swap_tower` with what ``conf/mask`` says on top; with a masking ``plan`` may be empty. ``options`` go to `swap_tower`."""
     if masking is None:
         return swap_tower(model, plan, **options)
+    if isinstance(masking, Registers):
+        return masking.swap(model, plan, **options)
     depth = len(find_tower(model).blocks)
     blocks = parse_layers(masking.blocks, depth)
     swap = swap_tower(model, masking.ops(plan, blocks, depth), **options)
@@ -49,24 +53,12 @@ def swap_masked(model: nn.Module, plan: Mapping[int, Attention], masking: Maskin
                 "each block of this model has rotary positions of its own, so blocks cannot be run again: use mask=massive."
             )
         first, last = masking.window(depth)
-        LookAhead(swap, min(first, *blocks), first, last, masking.find).install()
+        add(swap, partial(LookAhead, at=min(first, *blocks), first=first, last=last, find=masking.find))
     return swap
 
 
-def take_out(swap: Swap) -> list[LookAhead]:
-    """Restore ``swap`` for a while and return its look-aheads; `Swap.install` and `reinstall` put all back."""
-    swap.restore()
-    return vars(swap).pop(_LOOKS, [])
-
-
-def reinstall(swap: Swap, looks: Sequence[LookAhead]) -> None:
-    """The same look-aheads on another change of the same tower, or on the same one again."""
-    for look in looks:
-        LookAhead(swap, look.at, look.first, look.last, look.find).install()
-
-
 class LookAhead:
-    """Asks ``find`` whenever block ``at`` is entered, and puts its answer into the memo of the running pass.
+    """Asks ``find`` whenever block ``at`` is entered, until the swap is restored; the answer goes into the pass's memo.
 
     ``find(hidden, rerun)`` gets the input of block ``first`` ``[B, N, D]`` and a way to run blocks first..last on it again.
     """
@@ -77,12 +69,7 @@ class LookAhead:
         self.first = first
         self.last = last
         self.find = find
-
-    def install(self) -> None:
-        """Hook the block; `Swap.restore` takes the hook away."""
-        block = self.swap.tower.blocks[self.at]
-        self.swap._hooks.append(block.register_forward_pre_hook(self.before, with_kwargs=True))
-        vars(self.swap).setdefault(_LOOKS, []).append(self)
+        swap._hooks.append(swap.tower.blocks[at].register_forward_pre_hook(self.before, with_kwargs=True))
 
     def before(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pre-hook of block ``at``; a look-ahead does not look ahead."""

@@ -22,7 +22,7 @@ from fna.attention.contract import Attention, Memo, Site
 from fna.attention.exact import Exact
 from fna.attention.rows import attention_chunks, cls_attention
 from fna.surgery.blocks import Tower, find_tower
-from fna.surgery.lookahead import reinstall, take_out
+from fna.surgery.extras import put_back, take_out
 from fna.surgery.swap import Swap, current_swap, swap_tower
 
 Call = Callable[[Tensor, Tensor, Tensor, Site], Tensor]
@@ -101,17 +101,17 @@ def recording(
         raise ValueError("this model is changed already: record that change, without a plan, or restore it first.")
     ops = plan or {} if outer is None else outer.plan
     tower = find_tower(model)
-    looks = [] if outer is None else take_out(outer)
+    extras = [] if outer is None else take_out(outer)
     try:
         recorded = {layer: Recorded(ops.get(layer, Exact()), calls) for layer in range(len(tower.blocks))}
         with swap_tower(model, recorded, on_end=lambda memo: then(collect(memo))) as swap:
             _watch_streams(swap, tower, streams)
-            reinstall(swap, looks)
+            put_back(swap, extras)
             yield swap
     finally:
         if outer is not None:
             outer.install()
-            reinstall(outer, looks)
+            put_back(outer, extras)
 
 
 def collect(memo: Memo) -> Records:
