@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from fna.errors import UserError
 
-if TYPE_CHECKING:
-    from fna.tasks.base import Outcome
-
 Array = np.ndarray
 Metrics = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 INTERVAL = (2.5, 97.5)
 CHUNK = 2**22  # resampling weights held at once (32 MiB)
+
+
+class Outcome(Protocol):
+    """What is compared of one pass over the data (`fna.tasks.base.Outcome`), one row a sample; decisions may be several each."""
+
+    keys: list[str]
+    counts: dict[str, Array]
+    outputs: Array
+    decisions: Array
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ def compare(full: Outcome, variant: Outcome, metrics_fn: Metrics, *, draws: int 
     """
     order = _aligned(full.keys, variant.keys)
     counts = {name: (values, variant.counts[name][order]) for name, values in full.counts.items()}
-    agree = 100.0 * (full.decisions == variant.decisions[order])
+    agree = 100.0 * (full.decisions == variant.decisions[order]).reshape(len(order), -1).mean(axis=1)
     error = relative_error(full.outputs, variant.outputs[order])
     drawn: list[tuple[dict[str, Array], Array, Array]] = []
     n = len(full.keys)

@@ -18,7 +18,7 @@ from fna.models.base import Model, Weights, pixels
 
 ZOO = Path(__file__).parent / "zoo"
 TEXT_BATCH = 256
-FOLDER_WEIGHTS = ("model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+FOLDER_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin")
 PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
 
 
@@ -28,7 +28,7 @@ class OpenClipModel:
 
     ``pretrained`` is open_clip's tag ("openai"): it decides QuickGELU and preprocessing, and the download. ``checkpoint`` is a
     local file with those weights, so the tag still says how to run them; `null` as tag where they are nobody's. ``quick_gelu``
-    overrules the tag. A folder brings its own config (open_clip_config.json), weights (model.safetensors) and tokenizer
+    overrules the tag. A folder brings its own config (open_clip_config.json), weights (open_clip_model.safetensors) and tokenizer
     (merges.txt.gz), and may say the sha256 of its weights (model.sha256). ``sha256`` refuses any other checkpoint file.
     """
 
@@ -166,10 +166,10 @@ class OpenClipModel:
         return str(next(there, folder / FOLDER_WEIGHTS[0]))
 
     def _sha256(self) -> str | None:
-        """What the checkpoint's sha256 must be: as given, or as a folder of fna's own says of its weights."""
+        """What the checkpoint's sha256 must be: as given, or as the folder says of its own weights."""
         folder = self._folder()
         said = None if folder is None else folder / "model.sha256"
-        if self.sha256 is not None or said is None or not said.is_file():
+        if self.sha256 is not None or self.checkpoint is not None or said is None or not said.is_file():
             return self.sha256
         return said.read_text(encoding="utf-8").split()[0]
 
