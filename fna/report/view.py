@@ -65,6 +65,7 @@ class View:
     reference: str
     costs: list[list[Part]]
     fidelity: list[tuple[str, str]]
+    agreement_span: str
     stages: list[Segment]
     gallery: Gallery
     facts: list[tuple[str, str]]
@@ -91,6 +92,7 @@ def view(run: Run, album: Album, pictures: int | None = None) -> View:
         reference=reference(result),
         costs=table.cost(result)[1] if result.get("cost") else [],
         fidelity=_fidelity(result),
+        agreement_span=words.limits(dig(result, "fidelity", "agreement_ci"), 1, ""),
         stages=stage_segments(result),
         gallery=gallery,
         facts=_facts(result),
@@ -147,14 +149,13 @@ def _rates(result: Result) -> list[tuple[str, str, float]]:
 
 
 def _fidelity(result: Result) -> list[tuple[str, str]]:
+    """(what, how much), the agreement first."""
     tree = result.get("fidelity") or {}
-    first = [("same answer as full attention", words.fixed(tree.get("agreement"), 1, " %"))]
-    first.append(("relative error of the outputs", words.fixed(tree.get("output_error"), 3)))
-    others = [
-        (table.fidelity_name(key), words.fixed(value, 3)) for key, value in tree.items() if key not in ("agreement", "output_error")
-    ]
-    flops = ratio(result, "cost", "flops")
-    return [*first, *others, ("operations against full", words.times(flops))]
+    said = [("same answer as full attention", words.fixed(tree.get("agreement"), 1, " %"))]
+    said.append(("relative error of the outputs", words.fixed(tree.get("output_error"), 3)))
+    others = [key for key in tree if key not in ("agreement", "output_error") and number(tree[key]) is not None]
+    said += [(table.fidelity_name(key), words.fixed(tree[key], 3)) for key in others]
+    return [*said, ("operations against full", words.times(ratio(result, "cost", "flops")))]
 
 
 def _facts(result: Result) -> list[tuple[str, str]]:

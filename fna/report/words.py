@@ -18,6 +18,7 @@ FIELDS = {"attn": "attention", "image_size": "image size", "dtype": "precision"}
 UNITS = {"image_size": "px"}
 PRIMARY = (("t2i_r1", "i2t_r1"), ("top1",), ("miou",), ("vqa_accuracy",))
 NOTHING = "–"
+NOISY = 0.2  # width of a speedup's interval above which it says nothing about "the same speed"
 CLOSE = -1.5  # points: an interval that holds zero and does not reach below this lets a headline say "keeps"
 
 
@@ -224,6 +225,9 @@ def _speed(result: Result) -> list[Part]:
     if median is None:
         return []
     mark, against = judge_speed(result), f" the speed of {reference(result)} attention"
+    ends = interval(dig(result, "cost", "speedup", "ci"))
+    if ends is not None and mark == "even" and ends[1] - ends[0] > NOISY:
+        return [Part(" at "), Part(f"{times(median)} {limits(ends)}", "even"), Part(f"{against}, too noisy to tell")]
     if mark == "even":
         return [Part(" at the same speed within the noise ("), Part(times(median), "even"), Part(")")]
     return [Part(" at " if mark == "good" else " and is slower: "), Part(times(median), mark), Part(against)]

@@ -33,10 +33,17 @@ def test_random_weights_are_marked_beside_every_metric() -> None:
     assert text.count("(random weights)") == 6
 
 
-def test_notes_are_shown() -> None:
-    assert "! weights and photographs do not belong together" in printed(
-        result(notes=["weights and photographs do not belong together"])
-    )
+def test_weights_and_data_of_different_worlds_are_marked(tmp_path: Path) -> None:
+    note = "weights trained on generated, data of photographs: the scores say nothing about either"
+    text = printed(result(notes=[note]))
+    assert f"! {note}" in text
+    assert "top-1 !" in text
+    write_run(tmp_path / "0", result(notes=[note]))
+    write_run(tmp_path / "1", result(sampler="random"))
+    text = printed(load(tmp_path))
+    assert f"! {note}" in text
+    assert "fps !" in text
+    assert "random !" not in text
 
 
 def test_a_result_without_cost_or_fidelity_or_pictures_is_shown() -> None:
@@ -82,6 +89,13 @@ def test_best_is_the_fastest_that_keeps_and_else_the_smallest_loss(sweep_folder:
     found = best(load(tmp_path))
     assert found is not None
     assert (found[0].name, found[1]) == ("1", True)
+
+
+def test_no_best_among_different_data(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", result())
+    write_run(tmp_path / "1", result(dataset="made_up_too"))
+    assert summarise(load(tmp_path)).best is None
+    assert printed(load(tmp_path)).startswith("2 comparisons.\n")
 
 
 def test_a_sweep_of_failures_only(tmp_path: Path) -> None:

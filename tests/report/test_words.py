@@ -37,6 +37,7 @@ def test_headline_does_not_say_keeps_where_the_interval_is_wide_or_below_zero() 
 def test_headline_tells_faster_from_slower_from_even() -> None:
     assert "and is slower: 0.84x the speed of exact" in sentence(cost=speed(0.84, 0.82, 0.86))
     assert "at the same speed within the noise (1.01x)" in sentence(cost=speed(1.01, 0.97, 1.04))
+    assert "at 0.72x [0.42, 1.08] the speed of exact attention, too noisy to tell" in sentence(cost=speed(0.72, 0.42, 1.08))
     assert "speed" not in sentence(cost={})
 
 
