@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -18,6 +18,7 @@ from fna.models.base import Model
 
 Array = np.ndarray
 Progress = Callable[[int], None]
+FULL = "full"
 
 
 @dataclass
@@ -26,8 +27,8 @@ class Outcome:
 
     ``keys``: sample names, length n. ``counts``: name -> ``[n, ...]``, what each sample adds to the sums. ``outputs`` float32
     ``[n, F]``: logits or embeddings, compared between variants as relative error. ``decisions`` int64 ``[n]``: the class or item
-    chosen first, compared as agreement. ``labels`` ``[n]``: the decision in words, for the page, with ``truths`` beside it.
-    ``skipped``: samples that could not be read.
+    chosen first, compared as agreement; ``[n, P]`` where a sample has many (a lattice of pixels). ``labels`` ``[n]``: the decision
+    in words, for the page, with ``truths`` beside it. ``skipped``: samples that could not be read.
     """
 
     keys: list[str]
@@ -44,6 +45,7 @@ class Run:
     """How to run: what a task needs beside model and data.
 
     ``progress(n)`` is told how many samples have just been done; ``strict`` turns an unreadable image into an error.
+    ``variant``: a digest of what is swapped in, "full" for the untouched model; what a task keeps of a variant is kept under it.
     """
 
     batch_size: int
@@ -51,6 +53,7 @@ class Run:
     strict: bool = False
     workers: int = 0
     progress: Progress = lambda n: None
+    variant: str = FULL
 
 
 class Task(Protocol):
@@ -68,3 +71,11 @@ class Task(Protocol):
 
     def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
         """Named metrics in percent from sums of counts; leading axes (bootstrap draws) are kept."""
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """A task that makes something of the untouched model before any variant runs: a trained head, a bank of features."""
+
+    def prepare(self, model: Model, dataset: Dataset, run: Run) -> str:
+        """Make it, or find it on disk; returns the digest of what decides it, which becomes part of every row's key."""

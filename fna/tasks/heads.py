@@ -1,0 +1,154 @@
+"""The linear head of segmentation: batch norm and a 1x1 convolution on frozen patch features, as DINOv2's protocol has it.
+
+Features are computed once and kept on disk, so training takes seconds and sees no augmentation. Its target is the share of each
+class in each patch: where scores are constant within a patch that is the cross-entropy over pixels, at a hundredth of its cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fna.data.base import Dataset
+from fna.data.segmentation import SegmentedDataset
+from fna.errors import UserError
+from fna.models.base import Model
+from fna.tasks.base import FULL, Array, Run
+from fna.tasks.cache import digest_of
+from fna.tasks.dense import Inference, Score
+from fna.tasks.features import patch_features
+from fna.tasks.source import Source
+
+WARM_UP = 20
+console = Console(stderr=True)
+
+
+@dataclass
+class LinearHead:
+    """Trained on the training split's features under full attention, or with ``refit`` on those of each variant.
+
+    ``blocks``: 1, or the last 4 side by side. ``steps`` of AdamW over ``batch`` images, ``rate`` falling linearly to 0.
+    ``images``: the first so many training images. ``checkpoint``: a trained head's file instead of training.
+    """
+
+    blocks: int = 1
+    steps: int = 300
+    batch: int = 16
+    rate: float = 0.01
+    weight_decay: float = 1e-4
+    images: int | None = None
+    refit: bool = False
+    checkpoint: str | None = None
+    _fitted: dict[str, tuple[str, nn.Module]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.refit and self.checkpoint is not None:
+            raise ValueError("task.head.refit=true trains, task.head.checkpoint does not: give one of them.")
+
+    def check(self, model: Model, dataset: SegmentedDataset) -> None:
+        """Raise `UserError` where there is nothing to train on and no head, or a head of other classes."""
+        if self.checkpoint is not None:
+            _load(Path(self.checkpoint), dataset)
+        elif dataset.training is None:
+            raise UserError(f"{dataset.name} has no training split here: give dataset.train=SPLIT or task.head.checkpoint=PATH.")
+
+    def features(self, model: Model, images: Tensor) -> Tensor:
+        """``[b, D, rows, columns]`` of images as the model wants them."""
+        return patch_features(model, images, self.blocks)
+
+    def prepare(self, model: Model, dataset: SegmentedDataset, run: Run, view: Inference, cache: Path) -> str:
+        """Have the head for the attention at work, from disk or trained now; returns the digest of what decides it."""
+        if self.checkpoint is not None:
+            file = Path(self.checkpoint)
+            key = hashlib.sha256(file.read_bytes()).hexdigest()[:20]
+        else:
+            assert dataset.training is not None
+            source = Source(model, dataset.training(), self.images, view, run, cache)
+            key = digest_of(self._decides(source))
+            file = cache / "heads" / f"{key}.safetensors"
+        if self._fitted.get(run.variant, ("",))[0] != key:
+            if not file.is_file():
+                self._train(source, file)
+            self._fitted[run.variant] = (key, _load(file, dataset).to(model.device).eval())
+        return key
+
+    def score(self, model: Model, dataset: SegmentedDataset, run: Run, view: Inference, cache: Path) -> Score:
+        """Scores ``[b, C, rows, columns]`` of images, by the head of full attention or, with ``refit``, the variant's own."""
+        variant = run.variant if self.refit else FULL
+        if variant == run.variant:
+            self.prepare(model, dataset, run, view, cache)
+        head = self._fitted[variant][1]
+        return lambda images: head(self.features(model, images).float())
+
+    def _decides(self, source: Source) -> dict[str, Any]:
+        own = {key: value for key, value in vars(self).items() if not key.startswith("_") and key not in ("refit", "checkpoint")}
+        return {"head": own, "features": source.decides(self.blocks)}
+
+    def _train(self, source: Source, file: Path) -> None:
+        """Fit a head and write it with its recipe and loss curve."""
+        features, shares = source.features(self.features, self.blocks), source.shares()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(source.run.seed)
+            head = _new(features.shape[1], shares.shape[1]).to(source.model.device)
+            losses = self._descend(head, features, shares, source.model.device)
+        recipe = {"recipe": self._decides(source), "classes": list(source.data.classes), "losses": losses}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(f".{os.getpid()}")
+        save_file(head.state_dict(), partial, {"fna": json.dumps(recipe, default=str)})
+        partial.replace(file)
+
+    def _descend(self, head: nn.Module, features: Array, shares: Array, device: torch.device) -> list[float]:
+        optimiser = torch.optim.AdamW(head.parameters(), self.rate, weight_decay=self.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: min(1.0, (step + 1) / WARM_UP) * (1 - step / self.steps)
+        )
+        losses = []
+        for _ in track(range(self.steps), "training the head", console=console):
+            picked = np.sort(torch.randperm(len(features))[: self.batch].numpy())
+            x = torch.from_numpy(features[picked].astype(np.float32)).to(device)
+            target = torch.from_numpy(shares[picked].astype(np.float32)).to(device)
+            with torch.enable_grad():
+                loss = -(target * head(x).log_softmax(1)).sum() / target.sum().clamp_min(1)
+                optimiser.zero_grad()
+                loss.backward()
+            optimiser.step()
+            schedule.step()
+            losses.append(round(float(loss.detach()), 4))
+        return losses
+
+
+def _new(width: int, classes: int) -> nn.Sequential:
+    convolution = nn.Conv2d(width, classes, 1)
+    nn.init.normal_(convolution.weight, std=0.01)
+    nn.init.constant_(convolution.bias, 0.0)  # type: ignore[arg-type]
+    return nn.Sequential(OrderedDict(bn=nn.BatchNorm2d(width), conv=convolution))
+
+
+def _load(file: Path, dataset: Dataset) -> nn.Sequential:
+    """A head from its file. Raises `UserError` for another number of classes, or for a file that holds no such head."""
+    try:
+        state = load_file(file)
+        with safe_open(file, "pt") as opened:
+            known = json.loads((opened.metadata() or {}).get("fna", "{}")).get("classes", [])
+        classes, width = state["conv.weight"].shape[:2]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"{file}: not a linear head of fna ({error}); remove it or give task.head.checkpoint=PATH.") from error
+    if classes != len(dataset.classes) or (known and known != list(dataset.classes)):
+        theirs, ours = (f"{len(names)} ({', '.join(names[:3])}, ...)" for names in (known or ["?"] * classes, dataset.classes))
+        raise UserError(f"{file}: a head for other classes, {theirs}, than those of {dataset.name}, {ours}.")
+    head = _new(width, classes)
+    head.load_state_dict(state)
+    return head

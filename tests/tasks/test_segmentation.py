@@ -1,0 +1,236 @@
+"""Segmentation: windows, heads, what is refused; on a small random ViT and drawn street scenes of two colours."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from fna.attention.exact import Exact
+from fna.data.base import Dataset
+from fna.data.segmentation import LabelMaps
+from fna.errors import UserError
+from fna.models.base import Model
+from fna.models.timm import TimmModel
+from fna.surgery.swap import swap_tower
+from fna.tasks.base import Prepared, Run
+from fna.tasks.dense import Inference, normalised, resize, sized, starts
+from fna.tasks.features import patch_features
+from fna.tasks.heads import LinearHead
+from fna.tasks.segmentation import Segmentation
+
+HEIGHT, WIDTH = 64, 96
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    source = TimmModel("vit_tiny_patch16_224", random=True, num_classes=0)
+    return source.build(image_size=(64, 96), device="cpu", dtype="float32", seed=0)
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> LabelMaps:
+    """Bright above, dark below a horizon that differs from image to image; its line is not labelled."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 4)):
+        for folder in (split, f"{split}annot"):
+            (tmp_path / folder).mkdir()
+        for number in range(count):
+            horizon = int(generator.integers(16, 48))
+            pixels = generator.integers(0, 60, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+            pixels[:horizon] += 180
+            labels = np.full((HEIGHT, WIDTH), 1, np.uint8)
+            labels[:horizon], labels[horizon] = 0, 11
+            Image.fromarray(pixels).save(tmp_path / split / f"{number}.png")
+            Image.fromarray(labels).save(tmp_path / f"{split}annot" / f"{number}.png")
+    return LabelMaps(
+        "scenes", str(tmp_path), "val", "{split}/{name}.png", "{split}annot/{name}.png", ["sky", "ground"], (11,), train="train"
+    )
+
+
+def task(tmp_path: Path, head: LinearHead | None = None, **view: Any) -> Segmentation:
+    return Segmentation(head or LinearHead(steps=60, batch=6), Inference(**view), cache=str(tmp_path / "cache"))
+
+
+def scored(task: Segmentation, model: Model, data: Dataset, run: Run | None = None) -> dict[str, float]:
+    outcome = task.evaluate(model, data, run or Run(batch_size=3))
+    return {name: float(value) for name, value in task.metrics({k: v.sum(0) for k, v in outcome.counts.items()}).items()}
+
+
+def test_a_linear_head_learns_and_is_kept(model: Model, scenes: LabelMaps, tmp_path: Path) -> None:
+    data, made = scenes.load(None), task(tmp_path)
+    made.check(model, data)
+    assert isinstance(made, Prepared)
+    key = made.prepare(model, data, Run(batch_size=3))
+    outcome = made.evaluate(model, data, Run(batch_size=3))
+    assert outcome.keys == ["0", "1", "2", "3"]
+    assert outcome.decisions.shape == (4, 64 * 64)
+    assert outcome.outputs.shape == (4, 2 * 16)
+    scores = scored(made, model, data)
+    assert scores["miou"] > 80
+    assert scores["aacc"] >= scores["miou"]
+    file = tmp_path / f"cache/heads/{key}.safetensors"
+    before = file.stat().st_mtime_ns
+    again = task(tmp_path)
+    assert again.prepare(model, data, Run(batch_size=1)) == key
+    assert file.stat().st_mtime_ns == before
+    assert scored(again, model, data) == scores
+
+
+def test_the_head_is_seeded(model: Model, scenes: LabelMaps, tmp_path: Path) -> None:
+    data = scenes.load(None)
+    keys = [task(tmp_path / folder).prepare(model, data, Run(3, seed)) for folder, seed in (("a", 0), ("b", 0), ("b", 1))]
+    one, two, other = (
+        load_file(tmp_path / f"{folder}/cache/heads/{key}.safetensors") for folder, key in zip("abb", keys, strict=True)
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert keys[0] == keys[1] != keys[2]
+    assert not torch.equal(one["conv.weight"], other["conv.weight"])
+
+
+def test_interrupted_features_go_on(model: Model, scenes: LabelMaps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, seen = scenes.load(None), []
+
+    def stumbling(self: LinearHead, model: Model, images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return patch_features(model, images)
+
+    monkeypatch.setattr(LinearHead, "features", stumbling)
+    with pytest.raises(KeyboardInterrupt):
+        task(tmp_path).prepare(model, data, Run(batch_size=3))
+    task(tmp_path).prepare(model, data, Run(batch_size=3))
+    assert seen == [1, 3, 3, 3, 1, 3, 3]  # the first is the look at the width; six images were kept
+
+
+def test_exact_attention_changes_nothing_and_refit_trains_anew(model: Model, scenes: LabelMaps, tmp_path: Path) -> None:
+    data = scenes.load(None)
+    made = task(tmp_path, LinearHead(steps=30, batch=6, refit=True))
+    key = made.prepare(model, data, Run(batch_size=3))
+    full = made.evaluate(model, data, Run(batch_size=3))
+    with swap_tower(model.tower, {11: Exact()}):
+        variant = made.evaluate(model, data, Run(batch_size=3, variant="abc"))
+    assert (full.decisions == variant.decisions).mean() > 0.99
+    heads = sorted(path.stem for path in (tmp_path / "cache/heads").glob("*.safetensors"))
+    assert len(heads) == 2
+    assert key in heads
+
+
+def test_whole_and_one_window_agree(model: Model, scenes: LabelMaps, tmp_path: Path) -> None:
+    data = scenes.load(None)
+    whole, slide = (task(tmp_path, mode=mode) for mode in ("whole", "slide"))
+    for made in (whole, slide):
+        made.prepare(model, data, Run(batch_size=2))
+    one, other = (made.evaluate(model, data, Run(batch_size=2)) for made in (whole, slide))
+    assert (one.decisions == other.decisions).mean() > 0.995
+    assert np.allclose(one.outputs, other.outputs, rtol=1e-2, atol=1e-2)
+
+
+def test_windows_lie_as_in_mmsegmentation() -> None:
+    spans = {600: [0, 88], 1024: [0, 341, 512], 2048: [0, 341, 682, 1023, 1364, 1536], 500: [0]}
+    assert {length: starts(length, 512, 2 / 3) for length in spans} == spans
+
+
+def test_sliding_over_constant_scores_is_constant(model: Model) -> None:
+    view = Inference(mode="slide", short_side=100, stride=0.5)
+    images = torch.zeros(2, 3, 100, 170, dtype=torch.uint8)
+    for scores in view.scores(model, lambda x: x.new_full((len(x), 3, 4, 6), 2.5), images):
+        assert scores.shape == (3, 100, 170)
+        assert torch.allclose(scores, torch.tensor(2.5))
+
+
+def test_flip_and_scales_average_probabilities(model: Model) -> None:
+    images = torch.randint(0, 255, (1, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    sizes = []
+
+    def score(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(tuple(x.shape[-2:]))
+        return F.adaptive_avg_pool2d(x, (x.shape[-2] // 16, x.shape[-1] // 16))
+
+    (mixed,) = Inference(scales=(1.0, 1.5), flip=True).scores(model, score, images)
+    assert sizes == [(64, 96), (64, 96), (96, 144), (96, 144)]
+    assert torch.allclose(mixed.sum(0), torch.ones(64, 96), atol=1e-5)
+    (turned,) = Inference(scales=(1.0, 1.5), flip=True).scores(model, score, images.flip(-1))
+    assert torch.allclose(mixed, turned.flip(-1), atol=1e-4)
+
+
+def test_short_side_keeps_the_aspect_in_multiples_of_the_patch(model: Model) -> None:
+    assert Inference(short_side=128).input_size(model, (300, 451)) == (128, 192)
+    assert Inference().input_size(model, (300, 451)) == (64, 96)
+    assert Inference(mode="slide", short_side=128).input_size(model, (300, 451)) == (128, 192)
+
+
+def test_another_size_and_back_is_bit_for_bit(model: Model) -> None:
+    assert model.patches is not None
+    images = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        before = model.patches(images)
+        with sized(model, (96, 96)):
+            assert model.patches(torch.rand(1, 3, 96, 96)).shape == (1, 36, 192)
+        assert torch.equal(model.patches(images), before)
+
+
+def test_pixels_are_normalised_as_the_models_transform_does(model: Model) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    ours = normalised(model, resize(pixels, (64, 96)))[0]
+    theirs = model.transform.transforms[-1](pixels[0] / 255)  # type: ignore[attr-defined]
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_patch_features_of_one_block_are_the_models_own(model: Model) -> None:
+    assert model.patches is not None
+    images = torch.rand(2, 3, 64, 96)
+    with torch.inference_mode():
+        own = patch_features(model, images)
+        assert torch.equal(own.flatten(2).transpose(1, 2), model.patches(images))
+        four = patch_features(model, images, 4)
+    assert four.shape == (2, 4 * 192, 4, 6)
+    assert torch.equal(four[:, -192:], own)
+
+
+def test_wrong_input_is_one_line(model: Model, scenes: LabelMaps, tmp_path: Path) -> None:
+    data, made = scenes.load(None), task(tmp_path)
+    key = made.prepare(model, data, Run(batch_size=3))
+    refused = {
+        "needs at least two": lambda: made.check(model, replace(data, classes=["all"])),
+        "no label maps": lambda: made.check(model, Dataset("photos", "val", "photographs", "", [])),
+        "no training split": lambda: made.check(model, replace(data, training=None)),
+        "a head for other classes": lambda: task(
+            tmp_path, LinearHead(checkpoint=str(tmp_path / f"cache/heads/{key}.safetensors"))
+        ).check(model, replace(data, classes=["sky", "road", "car"])),
+        "not a linear head": lambda: task(tmp_path, LinearHead(checkpoint=str(tmp_path / "val/0.png"))).check(model, data),
+    }
+    for message, refusal in refused.items():
+        with pytest.raises(UserError, match=message) as caught:
+            refusal()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_label_map_of_another_size_or_value_names_its_file(model: Model, scenes: LabelMaps, tmp_path: Path) -> None:
+    made = task(tmp_path)
+    Image.fromarray(np.zeros((10, 10), np.uint8)).save(tmp_path / "valannot/2.png")
+    with pytest.raises(UserError, match=r"valannot/2\.png: 10x10, but its image .*2\.png is 96x64"):
+        made.evaluate(model, scenes.load(None), Run(batch_size=3))
+    Image.fromarray(np.full((HEIGHT, WIDTH), 7, np.uint8)).save(tmp_path / "valannot/2.png")
+    with pytest.raises(UserError, match=r"valannot/2\.png: label value 7"):
+        made.evaluate(model, scenes.load(None), Run(batch_size=3))
+
+
+def test_a_head_file_without_classes_is_checked_by_count(model: Model, scenes: LabelMaps, tmp_path: Path) -> None:
+    data, made = scenes.load(None), task(tmp_path)
+    key = made.prepare(model, data, Run(batch_size=3))
+    bare = tmp_path / "bare.safetensors"
+    save_file(load_file(tmp_path / f"cache/heads/{key}.safetensors"), bare)
+    other = task(tmp_path, LinearHead(checkpoint=str(bare)))
+    other.check(model, data)
+    assert other.prepare(model, data, Run(batch_size=3)) != key
+    assert scored(other, model, data) == scored(made, model, data)
