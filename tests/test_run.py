@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,7 +16,15 @@ import pytest
 
 from tests.conftest import ROOT, Cli
 
-TINY = ("model=vit", "model.name=test_vit", "model.random=true", "dataset=imagefolder", "timing.rounds=2", "timing.batch_size=2")
+TINY = (
+    "model=vit",
+    "model.name=test_vit",
+    "model.random=true",
+    "model.num_classes=3",
+    "dataset=imagefolder",
+    "timing.rounds=2",
+    "timing.batch_size=2",
+)
 
 
 def words(image_folder: Path, *more: str) -> list[str]:
@@ -106,6 +115,12 @@ def test_killed_and_run_again_gives_the_same_table(cli: Cli, image_folder: Path,
         assert again[key] == alone[key]
 
 
+def children_seconds() -> float:
+    """CPU seconds of the processes that have been waited for: a busy machine does not stretch them."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
 WRONG = {
     "attn=fnaa": ("attn=fnaa", "fna"),
     "landmark=3": ("landmark", "landmarks"),
@@ -124,11 +139,11 @@ WRONG = {
 
 @pytest.mark.parametrize("word", list(WRONG))
 def test_wrong_input_is_one_line_within_seconds(cli: Cli, shared_data: Path, word: str) -> None:
-    began = time.monotonic()
+    began = children_seconds()
     root = f"dataset.root={shared_data / 'tiny_imagenet' / 'val'}"
     checkpoint = f"model.checkpoint={shared_data / 'vit_tiny_tinyimagenet' / 'model.safetensors'}"
     line = one_line(cli("model=vit_tiny_tinyimagenet", "dataset=tiny_imagenet", root, checkpoint, word))
-    assert time.monotonic() - began < 10  # 5 seconds on a machine that does nothing else
+    assert children_seconds() - began < 8  # of CPU: 5 seconds by the clock on a machine that does nothing else
     for part in WRONG[word]:
         assert part in line
 

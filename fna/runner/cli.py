@@ -21,6 +21,7 @@ from fna.runner.help import help_text
 from fna.schema import Knobs, register
 
 INTERRUPTED = 130
+_refused: list[UserError] = []
 
 
 def main() -> None:
@@ -34,6 +35,8 @@ def main() -> None:
         _check_words(sys.argv[1:])
         _add_search_path()
         _job()
+        if _refused:
+            raise _refused[0]
     except (UserError, HydraException, OmegaConfBaseException) as error:
         fail(error)
     except PermissionError as error:
@@ -51,11 +54,15 @@ def fail(error: BaseException) -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(cfg: DictConfig) -> Any:
-    from fna.runner.run import run
+    from fna.runner.job import run
 
     settings = HydraConfig.get()
     names = {group: str(choice) for group, choice in settings.runtime.choices.items() if "/" not in group}
-    return run(cfg, names, Path(settings.runtime.output_dir), in_sweep=settings.mode == RunMode.MULTIRUN)
+    try:
+        return run(cfg, names, Path(settings.runtime.output_dir), in_sweep=settings.mode == RunMode.MULTIRUN)
+    except UserError as error:
+        _refused.append(error)  # raised once Hydra is done: it would print a line of its own above ours
+        return None
 
 
 def _add_search_path() -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fna.data.base import Dataset
 from fna.models.base import Model
+from fna.runner.files import write_atomic
 from fna.runner.plan import Plan
-from fna.runner.rows import write_atomic
 from fna.surgery.swap import swap_tower
 from fna.tasks.base import Outcome
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -112,13 +111,3 @@ def identity(cfg: DictConfig, group: str) -> Any:
     """The resolved node of a group as plain data, without the keys that only say where files lie."""
     node = OmegaConf.to_container(cfg[group], resolve=True) if cfg[group] is not None else None
     return {key: value for key, value in node.items() if key not in PATH_KEYS} if isinstance(node, dict) else node
-
-
-def checked_folder(path: str | Path) -> Path:
-    """A folder that exists and can be written, or `UserError`."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write there ({error.strerror}); choose another folder.") from error
-    return folder

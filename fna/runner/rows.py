@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fna.errors import UserError
+from fna.runner.files import write_atomic
 from fna.tasks.base import Outcome
 
 ROW_VERSION = 1
@@ -29,25 +28,6 @@ def row_key(identity: Mapping[str, Any]) -> str:
     """sha256 of the canonical JSON of what decides a row, 20 hex digits."""
     text = json.dumps({"row_version": ROW_VERSION, **identity}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write by a temporary file in the same folder and a rename; a reader sees the old file or the new one, never half."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UserError(f"{path.parent}: cannot write there ({error.strerror}); choose another folder.") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 @dataclass
@@ -113,7 +93,7 @@ def _to_parquet(outcome: Outcome) -> bytes:
     n = len(outcome.keys)
     columns: dict[str, Any] = {
         "key": pa.array(outcome.keys, pa.string()),
-        "decision": pa.array(outcome.decisions, pa.int64()),
+        "decision": pa.array(outcome.decisions, pa.int64()) if outcome.decisions.ndim == 1 else _fixed(outcome.decisions),
         "label": pa.array(outcome.labels, pa.string()),
         "truth": pa.array(outcome.truths, pa.string()),
         "output": _fixed(outcome.outputs.astype(np.float32)),
@@ -140,11 +120,12 @@ def _from_parquet(data: bytes, record: Mapping[str, Any]) -> Outcome:
         values = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
         return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(n, -1)
 
+    decisions = matrix("decision")
     return Outcome(
         keys=table.column("key").to_pylist(),
         counts={name: matrix(f"count:{name}").reshape(n, *shape) for name, shape in record["shapes"].items()},
         outputs=matrix("output"),
-        decisions=matrix("decision")[:, 0],
+        decisions=decisions[:, 0] if decisions.shape[1] == 1 else decisions,
         labels=table.column("label").to_pylist(),
         truths=table.column("truth").to_pylist(),
         skipped=list(record.get("skipped", [])),

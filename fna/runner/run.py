@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,35 +24,15 @@ from fna.models.base import Model
 from fna.report import table
 from fna.report.page import write_page
 from fna.runner import cost, env, gallery
-from fna.runner.plan import Plan, checked_folder, identity, prepare
-from fna.runner.rows import Row, RowStore, row_key, write_atomic
+from fna.runner.files import write_atomic
+from fna.runner.job import RESULT_SCHEMA
+from fna.runner.plan import Plan, identity
+from fna.runner.rows import Row, RowStore, row_key
 from fna.surgery.plan import parse_layers
 from fna.surgery.swap import swap_tower
-from fna.tasks.base import Outcome, Run
+from fna.tasks.base import FULL, Outcome, Prepared, Run
 
-RESULT_SCHEMA = 1
 console = Console(stderr=True)
-
-
-def run(cfg: DictConfig, names: Mapping[str, str], folder: Path, *, in_sweep: bool = False) -> tuple[float, float] | None:
-    """Run one job and write ``result.json`` into ``folder``; returns (first metric of the variant, speedup) as objectives.
-
-    A failure leaves a failed ``result.json``. Alone it is raised; in a sweep it is printed and the next job runs.
-    """
-    started = time.perf_counter()
-    try:
-        checked_folder(folder)
-        result = compare_variants(prepare(cfg, names), folder, started)
-    except Exception as error:
-        _write_failure(cfg, names, folder, error, time.perf_counter() - started)
-        if not in_sweep:
-            raise
-        if not isinstance(error, UserError):
-            (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        console.print(f"[red]failed[/red]: {' '.join(str(error).split())}", highlight=False)
-        return None
-    first = next(iter(result["metrics"].values()))
-    return first["variant"], result["cost"].get("speedup", {}).get("median", float("nan"))
 
 
 def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]:
@@ -141,8 +120,10 @@ def _rows(plan: Plan, store: RowStore, model: Model, dataset: Dataset, layers: t
         "layers": list(layers),
         "seed": plan.cfg.seed,
     }
+    if isinstance(plan.task, Prepared):
+        common["prepared"] = plan.task.prepare(model, dataset, _settings(plan))
     swap = swapper(plan.op, model, layers)
-    full = _row(plan, store, model, dataset, common | {"attn": "full"}, "full", nullcontext)
+    full = _row(plan, store, model, dataset, common | {"attn": "full"}, FULL, nullcontext)
     return full, _row(plan, store, model, dataset, common | variant, plan.names["attn"], swap)
 
 
@@ -171,7 +152,7 @@ def _row(
     began = time.perf_counter()
     try:
         with context(), _bar(label, len(dataset.examples)) as progress:
-            outcome = plan.task.evaluate(model, dataset, _settings(plan, progress))
+            outcome = plan.task.evaluate(model, dataset, _settings(plan, progress, FULL if label == FULL else key))
         _check_finite(outcome, label)
     except (UserError, ValueError, torch.OutOfMemoryError) as error:
         if not isinstance(error, UserError) or "strict" not in str(error):
@@ -187,9 +168,9 @@ def _check_finite(outcome: Outcome, label: str) -> None:
         raise UserError(f"{label}: {int(bad.sum())} of {len(bad)} outputs are not finite (first: {first}); try dtype=float32.")
 
 
-def _settings(plan: Plan, progress: Callable[[int], None]) -> Run:
+def _settings(plan: Plan, progress: Callable[[int], None] = lambda n: None, variant: str = FULL) -> Run:
     cfg = plan.cfg
-    return Run(batch_size=cfg.batch_size, seed=cfg.seed, strict=cfg.strict, workers=cfg.workers, progress=progress)
+    return Run(cfg.batch_size, cfg.seed, cfg.strict, cfg.workers, progress, variant)
 
 
 @contextmanager
@@ -243,19 +224,3 @@ def _finish(plan: Plan, result: dict[str, Any], folder: Path) -> None:
         logger.log(result, OmegaConf.to_container(plan.cfg, resolve=True), folder)
     page = write_page(folder)
     console.print(f"page: {page}", highlight=False, soft_wrap=True)
-
-
-def _write_failure(cfg: DictConfig, names: Mapping[str, str], folder: Path, error: Exception, seconds: float) -> None:
-    if not folder.is_dir():
-        return
-    result = {
-        "schema": RESULT_SCHEMA,
-        "status": "failed",
-        "error": " ".join(f"{error}".split()) or type(error).__name__,
-        **{group: names.get(group, "none") for group in ("model", "dataset", "task", "attn", "sampler", "reduce", "mask", "kv")},
-        "landmarks": cfg.landmarks,
-        "layers": str(cfg.layers),
-        "seed": cfg.seed,
-        "seconds": round(seconds, 2),
-    }
-    write_atomic(folder / "result.json", json.dumps(result, indent=1).encode())

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from fna.errors import UserError
-from fna.runner.rows import RowStore, row_key, write_atomic
+from fna.runner.files import write_atomic
+from fna.runner.rows import RowStore, row_key
 from fna.tasks.base import Outcome
 
 
