@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,18 @@ def batch(model: Model, dataset: Dataset, count: int) -> Tensor:
 
 
 def write(
-    folder: Path, plan: Plan, model: Model, dataset: Dataset, outcomes: tuple[Outcome, Outcome], layers: tuple[int, ...]
+    folder: Path,
+    plan: Plan,
+    model: Model,
+    dataset: Dataset,
+    outcomes: tuple[Outcome, Outcome],
+    layers: tuple[int, ...],
+    further: Mapping[str, list[dict[str, Any]]],
 ) -> None:
-    """Write ``gallery.json`` and ``pictures/`` into the run folder."""
+    """Write ``gallery.json`` and ``pictures/`` into the run folder; ``further`` sections are there already."""
     landmarks = _landmarks(folder, plan, model, dataset, layers)
-    flips = _flips(folder, dataset, *outcomes, plan.cfg.gallery)
-    write_atomic(folder / "gallery.json", json.dumps({"landmarks": landmarks, "flips": flips}).encode())
+    flips = _flips(folder, dataset, *outcomes, plan.cfg.gallery) if outcomes[0].decisions.ndim == 1 else []
+    write_atomic(folder / "gallery.json", json.dumps({"landmarks": landmarks, "flips": flips, **further}).encode())
 
 
 def _landmarks(folder: Path, plan: Plan, model: Model, dataset: Dataset, layers: tuple[int, ...]) -> list[dict[str, Any]]:

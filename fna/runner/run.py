@@ -18,12 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fna.attention.exact import Exact
 from fna.configs import instantiate
 from fna.data.base import Dataset
+from fna.data.segmentation import SegmentedDataset
 from fna.errors import UserError
 from fna.metrics.compare import compare
 from fna.models.base import Model
 from fna.report import table
 from fna.report.page import write_page
-from fna.runner import cost, env, gallery
+from fna.runner import cost, env, gallery, segments
 from fna.runner.files import write_atomic
 from fna.runner.job import RESULT_SCHEMA
 from fna.runner.plan import Plan, identity
@@ -31,6 +32,7 @@ from fna.runner.rows import Row, RowStore, row_key
 from fna.surgery.plan import parse_layers
 from fna.surgery.swap import swap_tower
 from fna.tasks.base import FULL, Outcome, Prepared, Run
+from fna.tasks.segmentation import Segmentation
 
 console = Console(stderr=True)
 
@@ -57,7 +59,8 @@ def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]
         comparison = compare(full.outcome, variant.outcome, plan.task.metrics, draws=cfg.bootstrap, seed=cfg.seed)
         result |= {"metrics": comparison.metrics, "fidelity": comparison.fidelity}
         result["cost"] = _cost(plan, model, dataset, layers) if cfg.timing.enabled else {}
-    gallery.write(folder, plan, model, dataset, (full.outcome, variant.outcome), layers)
+    further = _further_pictures(folder, plan, model, dataset, (full, variant), layers)
+    gallery.write(folder, plan, model, dataset, (full.outcome, variant.outcome), layers, further)
     result |= {
         "status": "ok",
         "hash": variant.key,
@@ -205,6 +208,18 @@ def _cost(plan: Plan, model: Model, dataset: Dataset, layers: tuple[int, ...]) -
         rounds=plan.cfg.timing.rounds,
         selection_flops=0,
     )
+
+
+def _further_pictures(
+    folder: Path, plan: Plan, model: Model, dataset: Dataset, rows: tuple[Row, Row], layers: tuple[int, ...]
+) -> dict[str, list[dict[str, Any]]]:
+    """Sections of ``gallery.json`` that only some tasks have."""
+    outcomes = tuple(row.outcome for row in rows if row.outcome is not None)
+    if not (isinstance(plan.task, Segmentation) and isinstance(dataset, SegmentedDataset) and len(outcomes) == 2):
+        return {}
+    full, variant = _settings(plan), _settings(plan, variant=rows[1].key)
+    contexts = ((full, nullcontext), (variant, swapper(plan.op, model, layers)))
+    return {"segments": segments.draw(folder, plan.task, model, dataset, outcomes, contexts, plan.cfg.gallery)}
 
 
 def _notes(model: Model, dataset: Dataset) -> list[str]:
