@@ -28,7 +28,8 @@ class Masking:
 
     ``tokens``: massive, artifact or both. ``rule`` says what is massive, ``threshold`` sets its knob (None: its source's value).
     Artifacts are found by iterating: blocks ``first`` to ``detect`` are run again with the set found so far taken away,
-    at most ``cap`` times. ``detect`` and ``first`` default to 13/24 and 9/24 of the depth, the authors' blocks in ViT-L.
+    at most ``cap`` times. ``detect`` should be the block after the growth (the runner calibrates a None; without it 13/24 of the
+    depth is taken, the authors' block in ViT-L), ``first`` lies 4/24 of the depth before it.
     """
 
     tokens: str = "both"
@@ -58,17 +59,20 @@ class Masking:
     def window(self, depth: int) -> tuple[int, int]:
         """(first, detect) for a model of ``depth`` blocks. Raises ValueError where they are not there or run backwards."""
         detect = depth * 13 // 24 if self.detect is None else self.detect
-        first = min(depth * 9 // 24, detect) if self.first is None else self.first
+        first = max(0, detect - max(1, depth * 4 // 24)) if self.first is None else self.first
         if not 0 <= first <= detect < depth:
             raise ValueError(f"mask.first={first}, mask.detect={detect}: give 0 <= first <= detect <= {depth - 1}.")
         return first, detect
 
     def looks_ahead(self, blocks: Sequence[int], depth: int) -> bool:
-        """Whether the tokens cannot be known from what a single pass has already computed."""
-        return self.tokens != "massive" or self.window(depth)[1] > min(blocks)
+        """Whether the tokens cannot be known from what a single pass has already computed when ``blocks`` ask for them."""
+        return self.tokens != "massive" or self.window(depth)[1] > min(blocks, default=depth)
 
     def ops(self, plan: Mapping[int, Attention], blocks: Sequence[int], depth: int) -> dict[int, Attention]:
-        """``plan`` with masking in ``blocks`` and detection where it has to be; blocks without an op get exact attention."""
+        """``plan`` with masking in ``blocks`` and detection where it has to be; blocks without an op get exact attention.
+
+        No ``blocks``: the tokens are found, and nothing is done to them.
+        """
         first, detect = self.window(depth)
         ops = dict(plan)
         for block in blocks:

@@ -47,14 +47,19 @@ def swap_masked(model: nn.Module, plan: Mapping[int, Attention], masking: Maskin
     blocks = parse_layers(masking.blocks, depth)
     swap = swap_tower(model, masking.ops(plan, blocks, depth), **options)
     if masking.looks_ahead(blocks, depth):
-        if getattr(swap.tower.module, "rope_mixed", False):
-            swap.restore()
-            raise UserError(
-                "each block of this model has rotary positions of its own, so blocks cannot be run again: use mask=massive."
-            )
-        first, last = masking.window(depth)
-        add(swap, partial(LookAhead, at=min(first, *blocks), first=first, last=last, find=masking.find))
+        look_ahead(swap, masking, min(masking.window(depth)[0], *blocks))
     return swap
+
+
+def look_ahead(swap: Swap, masking: Masking, at: int) -> None:
+    """Have ``masking`` find its tokens whenever block ``at`` is entered; `Masking.ops` must be in force in its window."""
+    if getattr(swap.tower.module, "rope_mixed", False):
+        swap.restore()
+        raise UserError(
+            "each block of this model has rotary positions of its own, so blocks cannot be run again: use mask=massive."
+        )
+    first, last = masking.window(len(swap.tower.blocks))
+    add(swap, partial(LookAhead, at=at, first=first, last=last, find=masking.find))
 
 
 class LookAhead:

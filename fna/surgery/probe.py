@@ -23,6 +23,7 @@ from fna.attention.exact import Exact
 from fna.attention.rows import attention_chunks, cls_attention
 from fna.surgery.blocks import Tower, find_tower
 from fna.surgery.extras import put_back, take_out
+from fna.surgery.lookahead import Masking, look_ahead
 from fna.surgery.swap import Swap, current_swap, swap_tower
 
 Call = Callable[[Tensor, Tensor, Tensor, Site], Tensor]
@@ -87,12 +88,15 @@ def recording(
     streams: Mapping[str, tuple[str, Stream]] | tuple[str, ...] = (),
     calls: Mapping[str, Call] | tuple[str, ...] = (),
     plan: Mapping[int, Attention] | None = None,
+    seek: Masking | None = None,
 ) -> Iterator[Swap]:
     """After every pass through ``model``, hand ``then`` the records: name -> ``[B, blocks, ...]``, on the model's device.
 
     ``streams``: names of `STREAMS`, or name -> ("entering", "attended" or "leaving", f of the residual stream ``[B, N, D]``).
     ``calls``: names of `CALLS`, or name -> f(q, k, v, site). ``plan``: ops to record under (number -> op); the others are exact.
-    A change in force on the model (``fna.swap``, masks included) stays in force and is recorded; ``plan`` is then refused.
+    ``seek``: a masking strategy whose tokens are found and left alone: records "massive" and, if it looks for them, "sinks" bool
+    ``[B, N]`` and their "order". A change in force on the model (``fna.swap``, masks included) stays in force and is recorded;
+    ``plan`` is then refused.
     """
     streams = {name: STREAMS[name] for name in streams} if isinstance(streams, tuple) else streams
     calls = {name: CALLS[name] for name in calls} if isinstance(calls, tuple) else calls
@@ -103,10 +107,15 @@ def recording(
     tower = find_tower(model)
     extras = [] if outer is None else take_out(outer)
     try:
-        recorded = {layer: Recorded(ops.get(layer, Exact()), calls) for layer in range(len(tower.blocks))}
+        depth = len(tower.blocks)
+        recorded: Mapping[int, Attention] = {layer: Recorded(ops.get(layer, Exact()), calls) for layer in range(depth)}
+        if seek is not None:
+            recorded = seek.ops(recorded, (), depth)
         with swap_tower(model, recorded, on_end=lambda memo: then(collect(memo))) as swap:
             _watch_streams(swap, tower, streams)
             put_back(swap, extras)
+            if seek is not None and seek.looks_ahead((), depth):
+                look_ahead(swap, seek, seek.window(depth)[0])
             yield swap
     finally:
         if outer is not None:
@@ -115,12 +124,13 @@ def recording(
 
 
 def collect(memo: Memo) -> Records:
-    """The records of one pass, blocks in order along axis 1."""
+    """The records of one pass, blocks in order along axis 1, and the tokens that were found."""
     kept: dict[str, dict[int, Tensor]] = {}
     for key, value in memo.items():
         if isinstance(key, tuple) and key[0] == "seen":
             kept.setdefault(key[1], {})[key[2]] = value
-    return {name: torch.stack([blocks[layer] for layer in sorted(blocks)], dim=1) for name, blocks in kept.items()}
+    records = {name: torch.stack([blocks[layer] for layer in sorted(blocks)], dim=1) for name, blocks in kept.items()}
+    return records | {key[1]: value for key, value in memo.items() if isinstance(key, tuple) and key[0] == "found"}
 
 
 def _watch_streams(swap: Swap, tower: Tower, streams: Mapping[str, tuple[str, Stream]]) -> None:
