@@ -16,11 +16,12 @@ def report(folder: Path | str) -> list[Result]:
     from fna.report.page import write_page
 
     runs = load(folder)
+    paths = (write_csv(folder), write_markdown(folder), write_page(folder))  # first: a closed pipe ends the printing
     if len(runs) == 1:
         show(runs[0].result)
     else:
         show_sweep(runs)
-    for path in (write_csv(folder), write_markdown(folder), write_page(folder)):
+    for path in paths:
         print(path)
     return [run.result for run in runs]
 

@@ -120,7 +120,7 @@ def stage_segments(result: Result) -> list[Segment]:
     stages = {name: number(value) or 0.0 for name, value in (dig(result, "cost", "stages") or {}).items()}
     rest = {name: value for name, value in stages.items() if name.startswith("rest")}
     named = sorted((item for item in stages.items() if item[0] not in rest and item[1] > 0), key=lambda item: -item[1])
-    total = max(1.0, sum(stages.values()))
+    total = sum(stages.values()) if rest else max(1.0, sum(stages.values()))  # medians of shares do not add up to 1 exactly
     segments = [
         Segment(name.replace("_", " "), words.share(value), 100 * value / total, place % 8)
         for place, (name, value) in enumerate(named)

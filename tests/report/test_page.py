@@ -173,7 +173,7 @@ def test_interval_bars_share_an_axis_that_holds_zero() -> None:
 def test_stages_fill_the_bar_and_the_rest_comes_last() -> None:
     segments = stage_segments(result())
     assert [segment.name for segment in segments] == ["landmark attention", "inverse", "sampling", "rest of the model"]
-    assert sum(segment.width for segment in segments) == pytest.approx(100, abs=0.2)
+    assert sum(segment.width for segment in segments) == pytest.approx(100)
 
 
 def test_command_and_config_are_read_beside_the_result(run_folder: Path) -> None:
