@@ -91,7 +91,8 @@ class Forward:
         """Pre-hook of block 0. Whatever an exception or an early stop left behind goes here."""
         if self.frames and self.frames[-1].aside:
             return
-        self.frames[:] = [Frame(grid=getattr(self._thread, "grid", None))]
+        self.clear()
+        self.frames.append(Frame(grid=getattr(self._thread, "grid", None)))
         self._thread.grid = None
         self.passes += 1
 
@@ -114,7 +115,8 @@ class Forward:
     def leave(self) -> bool:
         """A changed block ends: whether it called its seam."""
         frame = self.frame
-        frame.hidden = None
+        if frame.seen:
+            frame.hidden = None
         if frame.alone and self.frames:
             self.frames.pop()
         return frame.seen
@@ -130,7 +132,9 @@ class Forward:
             self.frames.pop()
 
     def clear(self) -> None:
-        """Forget what this thread's last pass left."""
+        """Forget what this thread's last pass left. One that stopped inside a changed block failed and does not count."""
+        if self.frames and self.frames[0].hidden is not None and not self.frames[0].alone:
+            self.passes -= 1
         self.frames.clear()
 
     def layout(self, frame: Frame, count: int) -> Tokens:

@@ -53,7 +53,8 @@ def _resize_open_clip(tower: Tower, size: tuple[int, int], grid: tuple[int, int]
         return
     if old_grid[0] != old_grid[1] or grid[0] * grid[1] == old_grid[0] * old_grid[1]:
         raise UserError(f"image_size={size[0]}x{size[1]}: open_clip resamples square grids only, and not {old_grid} to {grid}.")
-    state = {"visual.positional_embedding": old.detach()}
+    # In float32: there is no bicubic resampling in half precision on a CPU.
+    state = {"visual.positional_embedding": old.detach().float()}
     resize_pos_embed(state, SimpleNamespace(visual=SimpleNamespace(grid_size=grid)))
     visual.image_size, visual.grid_size = size, grid
     visual.positional_embedding = nn.Parameter(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fna.attention.contract import Unsupported, refuse
 from fna.attention.exact import Exact
+from fna.attention.nystrom import FastNystrom
 from fna.errors import UserError
 from fna.surgery.blocks import find_tower, forward_key
 from fna.surgery.swap import current_swap, swap_tower
@@ -18,6 +19,13 @@ from tests.surgery.zoo import BUILDERS, DEPTH, FEW, FirstSeen, Keep, Spy, fresh,
 
 EVERY = sorted(BUILDERS)
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+class Broken:
+    """An op that fails."""
+
+    def __call__(self, q, k, v, site):
+        raise ZeroDivisionError
 
 
 def everywhere(op):
@@ -79,11 +87,12 @@ def test_weights_names_and_classes_stay(name):
     before = {key: id(value) for key, value in model.state_dict(keep_vars=True).items()}
     modules = [(key, id(module), type(module)) for key, module in model.named_modules()]
     attributes = [set(vars(module)) for module in model.modules()]
+    hooks = [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()]
     with swap_tower(model, everywhere(Keep())):
         assert {key: id(value) for key, value in model.state_dict(keep_vars=True).items()} == before
         assert [(key, id(module), type(module)) for key, module in model.named_modules()] == modules
     assert [set(vars(module)) for module in model.modules()] == attributes
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in find_tower(model).blocks)
+    assert [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()] == hooks
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -211,6 +220,8 @@ def test_a_block_that_never_ran_is_an_error_unless_another_one_is_on_its_way():
         shallow(KeyError("mine"))
     with swap_tower(model, {2: Exact()}):
         pass  # nothing ran at all: nothing was measured
+    with swap_tower(model, {0: Broken(), 2: Exact()}), pytest.raises(ZeroDivisionError):
+        model(x)  # dealt with where it happened: not a second error on the way out
 
 
 @pytest.mark.parametrize(
@@ -293,10 +304,9 @@ def test_pooling_heads_are_left_alone(name):
     assert [(set(vars(part)), len(part._forward_hooks)) for pool in pools for part in pool.modules()] == before
 
 
+@pytest.mark.filterwarnings("ignore:landmarks=64 is more than")
 @pytest.mark.parametrize("name", EVERY)
 def test_fna_with_every_token_and_a_solve_is_next_to_nothing(name):
-    from fna.attention.nystrom import FastNystrom
-
     model, x = zoo(name), images()
     with torch.no_grad():
         stock = run(model, x)
