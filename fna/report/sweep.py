@@ -79,9 +79,9 @@ def best(runs: Sequence[Run]) -> tuple[Run, bool] | None:
     return (max(rated, key=lambda run: -100.0 if (delta := number(_delta(run)[0])) is None else delta), False) if rated else None
 
 
-def _delta(run: Run) -> tuple[object, object]:
+def _delta(run: Run) -> tuple[object, object, object]:
     metric = dig(run.result, "metrics", words.weakest(run.result) or "")
-    return dig(metric, "delta"), dig(metric, "ci")
+    return dig(metric, "delta"), dig(metric, "ci"), run.result.get("samples")
 
 
 def _title(count: int, found: tuple[Run, bool] | None, keys: Sequence[str], failed: int) -> list[Part]:

@@ -18,6 +18,7 @@ FIELDS = {"attn": "attention", "image_size": "image size", "dtype": "precision"}
 UNITS = {"image_size": "px"}
 PRIMARY = (("t2i_r1", "i2t_r1"), ("top1",), ("miou",), ("vqa_accuracy",))
 NOTHING = "–"
+FEW = 100  # samples below which an interval of [0, 0] shows nothing: too few could have changed
 NOISY = 0.2  # width of a speedup's interval above which it says nothing about "the same speed"
 CLOSE = -1.5  # points: an interval that holds zero and does not reach below this lets a headline say "keeps"
 
@@ -181,14 +182,15 @@ def weakest(result: Result) -> str | None:
     return min(primary(result), key=lambda key: number(dig(result, "metrics", key, "delta")) or 0.0, default=None)
 
 
-def judge(delta: Any, ci: Any) -> str:
+def judge(delta: Any, ci: Any, samples: Any = None) -> str:
     """ "gains", "loses", "keeps" or "unclear": what a difference and its interval allow to be said."""
     pair = interval(ci)
     if number(delta) is None or pair is None:
         return "unclear"
     if pair[0] > 0 or pair[1] < 0:
         return "gains" if pair[0] > 0 else "loses"
-    return "keeps" if pair[0] >= CLOSE else "unclear"
+    few = number(samples) is not None and samples < FEW
+    return "keeps" if pair[0] >= CLOSE and not few else "unclear"
 
 
 def judge_speed(result: Result) -> str:
@@ -210,7 +212,7 @@ def headline(result: Result, extra: str = "") -> list[Part]:
 def _quality(result: Result, key: str) -> list[Part]:
     metric = dig(result, "metrics", key)
     delta, ci, called = number(dig(metric, "delta")), dig(metric, "ci"), metric_name(key)
-    verdict = judge(delta, ci)
+    verdict = judge(delta, ci, result.get("samples"))
     amount = f"{signed(delta)} {span(ci)} points" if interval(ci) else f"{signed(delta)} points"
     if verdict == "keeps":
         return [Part(f"keeps {called} within "), Part(amount, "even")]
