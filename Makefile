@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 ARGS ?=
 
-.PHONY: run test test-fast test-slow report zoo lint clean
+.PHONY: run test test-fast test-slow bench report zoo lint clean
 
 run: $(STAMP)
 	$(BIN)/python run.py model=clip attn=fna landmarks=64 $(ARGS)
@@ -16,6 +16,9 @@ test-fast: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
+
+bench: $(STAMP)
+	$(BIN)/python scripts/bench.py $(ARGS)
 
 report: $(STAMP)
 	$(BIN)/python -m fna.report outputs

@@ -1,0 +1,124 @@
+"""Whole models: random weights in the shapes of ViT-Ti to ViT-L, with each attention, and with none at all as the floor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fna.attention.contract import Attention, Site
+from fna.attention.exact import Exact
+from fna.models.base import Model
+from fna.models.timm import TimmModel
+from fna.runner.cost import median_ratio, stages
+from fna.runner.memory import peak_bytes
+from fna.runner.speed.ops import Progress, Row, attentions, timing
+from fna.runner.speed.turns import in_turns
+from fna.runner.speed.yardstick import Yardstick
+from fna.surgery.plan import parse_layers
+from fna.surgery.swap import swap_tower
+
+SHAPES = {
+    "vit_ti": "vit_tiny_patch16_224",
+    "vit_s": "vit_small_patch16_224",
+    "vit_b": "vit_base_patch16_224",
+    "vit_l": "vit_large_patch14_224",
+    "dinov2_l": "vit_large_patch14_dinov2",
+}
+Context = Callable[[], AbstractContextManager[Any]]
+
+
+class ValuePath:
+    """No attention: every token keeps its own value. What is left is what no attention, however fast, could save."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+        """``v`` as it is."""
+        return v
+
+
+@dataclass(frozen=True)
+class ModelCase:
+    """One whole-model measurement. ``size``: pixels a side. ``layers``: which blocks are changed, as on the command line."""
+
+    model: str = "vit_b"
+    size: int = 512
+    batch: int = 4
+    layers: str = "last-half"
+    landmarks: int = 64
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    def build(self) -> Model:
+        """The network with weights drawn from seed 0."""
+        source = TimmModel(SHAPES[self.model], random=True)
+        return source.build(image_size=self.size, device=self.device, dtype=self.dtype, seed=0)
+
+
+def measure_model(case: ModelCase, model: Model, names: Sequence[str], rounds: int) -> list[Row]:
+    """One row a variant: milliseconds, speedup over full, the share of the attainable saving that it realises, sampling's share."""
+    chosen = parse_layers(case.layers, model.depth)
+    ops: dict[str, Attention] = {"exact": Exact(), **attentions(names, case.landmarks)}
+    ops |= {"yardstick": Yardstick(case.landmarks), "no attention": ValuePath()}
+    contexts: dict[str, Context] = {"full": nullcontext} | {name: _swapped(model, op, chosen) for name, op in ops.items()}
+    forward = model.classify or model.encode_image
+    assert forward is not None
+    images = torch.randn(case.batch, 3, case.size, case.size, device=model.device, dtype=model.dtype)
+    work = {name: _runs(forward, images, context) for name, context in contexts.items()}
+    seconds = in_turns(work, rounds, model.device, warm_up=1)
+    rows = []
+    for name, values in seconds.items():
+        row = {"kind": "model", "method": name, **_columns(case, model), **timing(values, seconds["full"])}
+        row |= _realised(seconds, name)
+        if name == "fna":
+            clocked = lambda clock: swap_tower(model.tower, dict.fromkeys(chosen, ops["fna"]), clock=clock)  # noqa: E731
+            row["sampling_share"] = stages(forward, clocked, images, max(2, rounds // 3)).get("sampling", 0.0)
+        with contexts[name](), torch.inference_mode():
+            row["peak_bytes"] = peak_bytes(lambda: forward(images), model.device)
+        rows.append(row)
+    return rows
+
+
+def _swapped(model: Model, op: Attention, layers: Sequence[int]) -> Context:
+    return lambda: swap_tower(model.tower, dict.fromkeys(layers, op))
+
+
+def _runs(forward: Callable[[Tensor], Tensor], images: Tensor, context: Context) -> Callable[[int], object]:
+    def run(turn: int) -> Tensor:
+        with context():
+            return forward(images)
+
+    return run
+
+
+def _columns(case: ModelCase, model: Model) -> Row:
+    return {
+        "model": case.model, "size": case.size, "layers": case.layers, "batch": case.batch, "tokens": model.token_count,
+        "landmarks": case.landmarks, "dtype": case.dtype, "device": model.device.type,
+    }  # fmt: skip
+
+
+def _realised(seconds: dict[str, np.ndarray], name: str) -> Row:
+    """(t_full - t) / (t_full - t_no_attention), median over rounds with its interval: 1 is attention for nothing."""
+    if name in ("full", "no attention"):
+        return {}
+    saved, attainable = seconds["full"] - seconds[name], seconds["full"] - seconds["no attention"]
+    ratio = median_ratio(saved, attainable)
+    return {"realised": ratio["median"], "realised_low": ratio["ci"][0], "realised_high": ratio["ci"][1]}
+
+
+def sweep_models(cases: Sequence[ModelCase], names: Sequence[str], rounds: int, say: Progress) -> list[Row]:
+    """All cases; a network is built once for consecutive cases that share it."""
+    rows: list[Row] = []
+    built: tuple[tuple[Any, ...], Model] | None = None
+    for case in cases:
+        key = (case.model, case.size, case.dtype, case.device)
+        if built is None or built[0] != key:
+            built = (key, case.build())
+        say(f"model: {case.model} at {case.size} px, blocks {case.layers}")
+        rows += measure_model(case, built[1], names, rounds)
+    return rows
