@@ -1,0 +1,265 @@
+"""What every attention promises, run over every YAML in conf/attn and in the folders of FNA_CONF_DIR.
+
+A method added there is tested by being there: see `test_added_methods_are_tested` at the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from fna.attention.contract import Attention, Site, Tokens, Unsupported, probe
+from fna.configs import build_attention, choices, load_option, summary
+from fna.errors import UserError
+from tests.attention.reference import random_qkv
+
+NAMES = sorted(choices("attn"))
+N, WIDTH = 26, 16
+TOKENS = Tokens(prefix=1, grid=(5, 5))
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def op(name: str) -> Attention:
+    return build_attention(name, landmarks=8)
+
+
+def inputs(dtype: torch.dtype = torch.float32, batch: int = 3, **fields):
+    """q, k, v and a maker of sites: a fresh memo each time, as for a forward pass of its own."""
+    q, k, v = random_qkv(batch, 2, N, WIDTH, dtype)
+    hidden = torch.randn(batch, N, 2 * WIDTH, generator=torch.Generator().manual_seed(1)).to(dtype)
+    return (
+        q,
+        k,
+        v,
+        lambda **more: Site(
+            **{"scale": WIDTH**-0.5, "layer": 7, "depth": 12, "tokens": TOKENS, "hidden": hidden, **fields, **more}
+        ),
+    )
+
+
+def honoured(op: Attention, field: str, q, k, v, site: Site):
+    """The output, or None where the op refuses the field properly: by its name and the block's."""
+    try:
+        return op(q, k, v, site)
+    except Unsupported as refusal:
+        message = str(refusal)
+    assert field in message
+    assert str(site.layer) in message
+    assert "\n" not in message
+    return None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_shape_dtype_and_finite(op: Attention, dtype: torch.dtype) -> None:
+    q, k, v, site = inputs(dtype)
+    out = op(q, k, v, site())
+    assert out.shape == q.shape
+    assert out.dtype == dtype
+    assert out.isfinite().all()
+
+
+def test_deterministic_and_leaves_its_inputs_alone(op: Attention) -> None:
+    q, k, v, site = inputs()
+    copies = [t.clone() for t in (q, k, v)]
+    first, second = op(q, k, v, site()), op(q, k, v, site())
+    assert torch.equal(first, second)
+    assert all(torch.equal(a, b) for a, b in zip(copies, (q, k, v), strict=True))
+
+
+def test_batch_mates_do_not_matter(op: Attention) -> None:
+    q, k, v, site = inputs()
+    together = op(q, k, v, site())
+    hidden = site().hidden
+    for b in range(len(q)):
+        alone = op(q[b : b + 1], k[b : b + 1], v[b : b + 1], site(hidden=hidden[b : b + 1]))
+        torch.testing.assert_close(alone, together[b : b + 1], atol=1e-5, rtol=1e-4)
+
+
+def test_layout_in_memory_does_not_matter(op: Attention) -> None:
+    q, k, v, site = inputs()
+    strided = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in (q, k, v)]
+    torch.testing.assert_close(op(*strided, site()), op(q, k, v, site()), atol=1e-5, rtol=1e-4)
+
+
+def test_keys_honoured_or_refused(op: Attention) -> None:
+    """What cannot be seen has no influence, whatever it holds; each image hides other tokens."""
+    keys = torch.rand(3, N, generator=torch.Generator().manual_seed(2)) > 0.4
+    keys[:, 0] = True
+    q, k, v, site = inputs(keys=keys)
+    out = honoured(op, "keys", q, k, v, site())
+    if out is None:
+        return
+    hidden = ~keys[:, None, :, None]
+    other_stream = torch.where(keys[..., None], site().hidden, 3.0)
+    other = op(torch.where(hidden, 2.0, q), torch.where(hidden, -5.0, k), torch.where(hidden, 100.0, v), site(hidden=other_stream))
+    torch.testing.assert_close(out.masked_fill(hidden, 0), other.masked_fill(hidden, 0), atol=1e-4, rtol=1e-4)
+
+
+def test_an_image_with_nothing_to_see(op: Attention) -> None:
+    keys = torch.ones(3, N, dtype=torch.bool)
+    keys[1] = False
+    q, k, v, site = inputs(keys=keys)
+    out = honoured(op, "keys", q, k, v, site())
+    assert out is None or out.isfinite().all()
+    assert out is None or not out[1].any()
+
+
+def test_key_bias_honoured_or_refused(op: Attention) -> None:
+    """A bias that makes a weight vanish takes the token's value out; one that is zero changes nothing."""
+    bias = torch.zeros(3, N)
+    bias[:, 3::4] = -1e4
+    q, k, v, site = inputs()
+    out = honoured(op, "key_bias", q, k, v, site(key_bias=bias))
+    if out is None:
+        return
+    other = op(q, k, torch.where(bias[:, None, :, None] < 0, 100.0, v), site(key_bias=bias))
+    torch.testing.assert_close(out, other, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(op(q, k, v, site(key_bias=torch.zeros(3, N))), op(q, k, v, site()), atol=1e-5, rtol=1e-4)
+
+
+def test_causal_honoured_or_refused(op: Attention) -> None:
+    q, k, v, site = inputs(causal=True)
+    out = honoured(op, "causal", q, k, v, site())
+    if out is None:
+        return
+    later = torch.arange(N)[:, None] >= 10
+    other = op(q, torch.where(later, -5.0, k), torch.where(later, 100.0, v), site())
+    torch.testing.assert_close(out[:, :, :10], other[:, :, :10], atol=1e-5, rtol=1e-4)
+
+
+def test_dense_honoured_or_refused(op: Attention) -> None:
+    dense = torch.zeros(1, 1, N, N)
+    dense[..., :13, 13:] = float("-inf")
+    q, k, v, site = inputs(dense=dense)
+    out = honoured(op, "dense", q, k, v, site())
+    if out is None:
+        return
+    other = op(q, k, torch.where(torch.arange(N)[:, None] >= 13, 100.0, v), site())
+    torch.testing.assert_close(out[:, :, :13], other[:, :, :13], atol=1e-5, rtol=1e-4)
+
+
+def test_fewer_queries_honoured_or_refused(op: Attention) -> None:
+    q, k, v, site = inputs()
+    out = honoured(op, "queries", q[:, :, :4], k, v, site())
+    assert out is None or out.shape == (3, 2, 4, WIDTH)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["zeros", "identical", "huge logits", "one token", "two tokens"])
+@pytest.mark.filterwarnings("ignore:landmarks=")
+def test_hostile_input_stays_finite(op: Attention, kind: str, dtype: torch.dtype) -> None:
+    q, k, v, site = inputs(dtype, tokens=Tokens(prefix=1))
+    if kind == "zeros":
+        q, k, v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    elif kind == "identical":
+        q, k, v = (t[:, :, :1].expand_as(t) for t in (q, k, v))
+    elif kind == "huge logits":
+        q, k = q * 100, k * 100
+    else:
+        few = 1 if kind == "one token" else 2
+        q, k, v = q[:, :, :few], k[:, :, :few], v[:, :, :few]
+    hidden = site().hidden[:, : q.shape[2]]
+    assert op(q, k, v, site(hidden=hidden)).isfinite().all()
+
+
+def test_nothing_is_kept_between_calls(op: Attention) -> None:
+    q, k, v, site = inputs()
+    before = op(q, k, v, site())
+    fields = {f.name: getattr(op, f.name) for f in dataclasses.fields(op)}
+    op(q.flip(0)[:2], k.flip(0)[:2], v.flip(0)[:2], site(hidden=site().hidden[:2]))
+    assert torch.equal(op(q, k, v, site()), before)
+    assert fields == {f.name: getattr(op, f.name) for f in dataclasses.fields(op)}
+    assert not any(isinstance(value, torch.Tensor) for value in vars(op).values())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        op.scale = 1.0
+
+
+def test_memo_serves_later_layers(op: Attention) -> None:
+    """A memo filled in one block is good in the next; it is never needed."""
+    q, k, v, site = inputs()
+    memo: dict = {}
+    op(q, k, v, site(memo=memo))
+    assert op(v, q, k, site(memo=memo, layer=8)).isfinite().all()
+    assert torch.equal(op(q, k, v, site()), op(q, k, v, site()))
+
+
+def test_gradients_flow(op: Attention) -> None:
+    q, k, v, site = inputs()
+    leaves = [t.requires_grad_() for t in (q, k, v)]
+    op(*leaves, site()).square().sum().backward()
+    assert all(t.grad is not None and t.grad.isfinite().all() for t in leaves)
+    assert leaves[2].grad.abs().sum() > 0
+
+
+def test_under_autocast_the_output_keeps_its_dtype(op: Attention) -> None:
+    q, k, v, site = inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = op(q, k, v, site())
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, op(q, k, v, site()), atol=0.3, rtol=0.1)
+
+
+def test_probe_is_quiet(op: Attention) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        probe(op, Site(scale=1.0))
+
+
+def test_yaml_says_what_it_is_and_refuses_nonsense(name: str) -> None:
+    assert summary(choices("attn")[name])
+    node = load_option("attn", name)
+    for key, value in {"landmarks": 0, "inverse": "guess", "steps": 0, "ridge": -1.0, "resample_every": -1}.items():
+        if key in node:
+            with pytest.raises(UserError, match=key):
+                build_attention(name, **{key: value})
+    with pytest.raises(UserError, match="no option"):
+        build_attention(name, no_such_option=1)
+
+
+TOYS = '''
+from dataclasses import dataclass
+from fna.attention.contract import refuse, same_tokens
+
+@dataclass(frozen=True)
+class Mean:
+    """Every token gets the mean of all values."""
+    fields: tuple = ("keys", "key_bias", "causal", "dense")
+    def __call__(self, q, k, v, site):
+        refuse(self, site, *self.fields)
+        same_tokens(self, q, k, site)
+        return v.mean(2, keepdim=True).expand_as(q).contiguous() + 0 * (q + k)
+'''
+
+
+def test_added_methods_are_tested(tmp_path: Path) -> None:
+    """A file and a YAML in a folder of one's own: the honest toy passes all of the above, one that ignores ``keys`` does not."""
+    (tmp_path / "toys.py").write_text(TOYS)
+    (tmp_path / "attn").mkdir()
+    (tmp_path / "attn" / "toy_honest.yaml").write_text("# a mean\n_target_: toys.Mean\n")
+    (tmp_path / "attn" / "toy_careless.yaml").write_text(
+        "# a mean that ignores\n_target_: toys.Mean\nfields: [key_bias, causal, dense]\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    chosen = ["-k", "toy_honest or toy_careless", "-p", "no:cacheprovider", "-q", "-n0", "--tb=no"]
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", str(Path(__file__)), *chosen],
+        env={**os.environ, "FNA_CONF_DIR": str(tmp_path), "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"},
+        cwd=root, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    failed = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("FAILED")]
+    assert failed, result.stdout + result.stderr
+    assert all("toy_careless" in line and ("nothing_to_see" in line or "test_keys_honoured" in line) for line in failed), (
+        result.stdout
+    )
