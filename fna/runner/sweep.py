@@ -21,7 +21,7 @@ class SweepReport(Callback):
 
         folder = Path(config.hydra.sweep.dir)
         results = report(folder)
-        failed = [result for result in results if result["status"] == "failed"]
+        failed = [result for result in results if result["status"] != "ok"]
         if failed:
             print(f"error: {len(failed)} of {len(results)} jobs failed; the table says which and why.", file=sys.stderr)
             raise SystemExit(1)
