@@ -36,15 +36,15 @@ HOME = ROOT / "fna/models/zoo/clip_shapes"
 SEED = 0
 STAGES = (
     Stage(sizes=(64,), keep=(64,), batch=128, single=16, swaps=0, rate=1e-3, steps=600),
-    Stage(sizes=(128,), keep=(128,), batch=128, single=16, swaps=1, rate=8e-4, steps=250),
+    Stage(sizes=(128,), keep=(128,), batch=128, single=16, swaps=1, rate=8e-4, steps=300),
     Stage(
         sizes=(256, 256, 256, 208, 176, 144),
         keep=(256, 256, 256, 224, 192, 160),
         batch=96,
         single=12,
-        swaps=1,
+        swaps=2,
         rate=6e-4,
-        steps=250,
+        steps=420,
     ),
 )
 WARM_UP = 40  # steps at the start of a stage in which the rate rises
@@ -121,7 +121,7 @@ def train(folder: Path, steps: int, workers: int, threads: int) -> list[dict[str
     total = min(steps, len(data))
     loader = DataLoader(Subset(data, range(first, total)), batch_size=None, num_workers=workers, prefetch_factor=3)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    began = time.time()
+    began, earlier = time.time(), log[-1]["seconds"] if log else 0.0
     for step, batch in enumerate(loader, first):
         rate, number = rate_at(step)
         for group in optimiser.param_groups:
@@ -144,7 +144,7 @@ def train(folder: Path, steps: int, workers: int, threads: int) -> list[dict[str
             record["i2t_r1"], record["t2i_r1"] = recall(model, data.words, size)
             print(f"\nstep {done}, {size} px, val R@1 {record['i2t_r1']:.1f} {record['t2i_r1']:.1f}", flush=True)
         spent = time.time() - began
-        record["seconds"] = round(spent, 1)
+        record["seconds"] = round(earlier + spent, 1)
         log.append(record)
         if done % 10 == 0:
             left = spent / (done - first) * (total - done) / 60
