@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,14 +113,15 @@ class OpenClipModel:
         square = size if size is None or size[0] != size[1] else size[0]
         # A timm tower takes weights at its own size only, and is resized after; open_clip's resample while they are loaded.
         born = None if "timm_model_name" in self._config()["vision_cfg"] else square
-        net = open_clip.create_model(
-            self._open_clip_name(),
-            load_weights=False,
-            force_quick_gelu=quick,
-            force_image_size=born,
-            force_preprocess_cfg={key: tag[key] for key in PREPROCESS if key in tag},
-            pretrained_text=False,
-        )
+        with _quiet():
+            net = open_clip.create_model(
+                self._open_clip_name(),
+                load_weights=False,
+                force_quick_gelu=quick,
+                force_image_size=born,
+                force_preprocess_cfg={key: tag[key] for key in PREPROCESS if key in tag},
+                pretrained_text=False,
+            )
         if path is not None:
             open_clip.load_checkpoint(net, str(path))
         if square != born:
@@ -199,6 +202,17 @@ class OpenClipModel:
         options = {"bpe_path": str(merges)} if merges is not None and merges.is_file() else {}
         with weights.downloading(f"the tokenizer of open_clip {self.name}"):
             return open_clip.get_tokenizer(self._open_clip_name(), **options)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep open_clip from warning, on the root logger, of random weights: they are loaded next, or were asked for."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _folder_config(folder: Path) -> Any:

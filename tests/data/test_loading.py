@@ -1,0 +1,59 @@
+"""Batches of images: order, workers, and images that cannot be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fna.data.base import Labelled
+from fna.data.loading import batches, open_image
+from fna.errors import UserError
+
+
+def red(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(image).copy())[..., 0].float().mean().expand(3, 2, 2)
+
+
+@pytest.fixture
+def examples(tmp_path: Path) -> list[Labelled]:
+    """Seven images of red value 10, 20, ...; number 2 is cut in half, number 5 is no image, number 6 is not there."""
+    made = [Labelled(f"s{number}", tmp_path / f"{number}.jpg", 0) for number in range(7)]
+    for number, example in enumerate(made):
+        Image.new("RGB", (64, 64), (10 * number, 0, 0)).save(example.image)
+    half = made[2].image.read_bytes()
+    made[2].image.write_bytes(half[: len(half) // 2])
+    made[5].image.write_text("hello")
+    made[6].image.unlink()
+    return made
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_order_and_skipping(workers: int, examples: list[Labelled]) -> None:
+    skipped: list[str] = []
+    found = list(batches(examples, red, batch_size=3, skipped=skipped, workers=workers))
+    assert [batch.indices for batch in found] == [[0, 1], [3, 4], []]
+    assert [batch.tried for batch in found] == [3, 3, 1]
+    assert found[1].images[:, 0, 0, 0].round().tolist() == [30.0, 40.0]
+    assert [line.split(":")[0] for line in skipped] == ["s2", "s5", "s6"]
+    assert all("\n" not in line and str(examples[0].image.parent) not in line for line in skipped)
+
+
+def test_strict_stops_at_the_first(examples: list[Labelled]) -> None:
+    with pytest.raises(UserError, match=r"2\.jpg: unreadable image .*strict=false"):
+        list(batches(examples, red, batch_size=3, skipped=[], strict=True))
+
+
+def test_nothing_readable_is_an_error(examples: list[Labelled]) -> None:
+    with pytest.raises(UserError, match=r"none of the 2 images could be read \(first: s5"):
+        list(batches(examples[5:], red, batch_size=3, skipped=[]))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA"])
+def test_every_kind_of_image_becomes_rgb(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / ("image.jpg" if mode in ("L", "CMYK") else "image.png")
+    Image.new(mode, (4, 4)).save(path)
+    assert open_image(path).mode == "RGB"

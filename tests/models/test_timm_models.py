@@ -1,0 +1,140 @@
+"""timm models: the real ViT-Ti, wrong checkpoints, sizes, facts and random weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from fna.errors import UserError
+from fna.models.timm import TimmModel
+
+CPU: Any = {"image_size": None, "device": "cpu", "dtype": "float32", "seed": 0}
+SMALL = TimmModel(name="vit_tiny_patch16_224", random=True, num_classes=5, depth=12, patch_size=16)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> TimmModel:
+    root = Path(__file__).resolve().parents[3] / "shared" / "data" / "vit_tiny_tinyimagenet"
+    if not root.is_dir():
+        pytest.skip("the shared ViT-Ti is not on this machine")
+    return TimmModel(
+        name="vit_tiny_patch16_224",
+        checkpoint=str(root / "model.safetensors"),
+        num_classes=200,
+        classes=str(root / "classes.tsv"),
+        norm_eps=1e-12,
+        depth=12,
+        patch_size=16,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        crop_pct=0.875,
+    )
+
+
+def test_the_real_model(tiny: TimmModel) -> None:
+    model = tiny.build(**CPU)
+    assert (model.token_count, model.depth, model.tokens.prefix, model.tokens.grid) == (197, 12, 1, (14, 14))
+    assert model.class_ids is not None
+    assert len(model.class_ids) == 200
+    assert model.class_ids[0] == "n01443537"
+    assert {norm.eps for norm in model.tower.modules() if isinstance(norm, torch.nn.LayerNorm)} == {1e-12}
+    assert model.weights.domain == "photographs"
+    assert len(model.weights.digest) == 64
+    assert model.transform(Image.new("RGB", (300, 250), (255, 0, 128))).shape == (3, 224, 224)
+    assert model.transform(Image.new("RGB", (64, 64), (255, 0, 0)))[:2, 0, 0].tolist() == [1.0, -1.0]
+    assert model.classify is not None
+    assert model.patches is not None
+    assert model.encode_image is not None
+    with torch.inference_mode():
+        images = torch.zeros(2, 3, 224, 224)
+        assert model.classify(images).shape == (2, 200)
+        assert model.patches(images).shape == (2, 196, 192)
+        assert model.encode_image(images).shape == (2, 192)
+
+
+def test_shorter_side_is_resized_as_the_readme_of_the_data_says(tiny: TimmModel) -> None:
+    model = tiny.build(**{**CPU, "image_size": 512})
+    resize = model.transform.transforms[0]  # type: ignore[attr-defined]
+    assert (resize.size, str(resize.interpolation.value)) == (512 * 256 // 224, "bicubic")
+    assert (model.token_count, model.image_size) == (1025, (512, 512))
+
+
+def test_image_sizes(tmp_path: Path) -> None:
+    assert SMALL.build(**{**CPU, "image_size": (64, 96)}).tokens.grid == (4, 6)
+    for size in (7, 100):
+        with pytest.raises(UserError, match="multiples of 16"):
+            SMALL.build(**{**CPU, "image_size": size})
+
+
+def test_the_digest_does_not_depend_on_the_size_or_the_place(tiny: TimmModel, tmp_path: Path) -> None:
+    state = load_file(str(tiny.checkpoint))
+    torch.save({"model": state}, tmp_path / "copy.pth")
+    copied = replace(tiny, checkpoint=str(tmp_path / "copy.pth"))
+    assert copied.build(**{**CPU, "image_size": 64}).weights.digest == tiny.build(**CPU).weights.digest
+
+
+def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
+    model = replace(SMALL, random=False, checkpoint=str(tmp_path / "w.safetensors"))
+    with pytest.raises(UserError, match=r"w\.safetensors: no such checkpoint"):
+        model.check()
+    state = {name: tensor.clone() for name, tensor in SMALL.build(**CPU).tower.state_dict().items()}
+    save_file({**state, "head.weight": torch.zeros(7, 192)}, tmp_path / "w.safetensors")
+    with pytest.raises(
+        UserError, match=r"w\.safetensors: does not fit .* with 5 classes: head\.weight is \[7, 192\], expected \[5, 192\]"
+    ):
+        model.build(**CPU)
+    save_file({name: tensor for name, tensor in state.items() if "norm" not in name}, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"50 of 152 tensors are missing"):
+        model.build(**CPU)
+    content = (tmp_path / "w.safetensors").read_bytes()
+    (tmp_path / "w.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"w\.safetensors: cannot be read"):
+        model.build(**CPU)
+
+
+def test_random_weights_must_be_asked_for_and_follow_the_seed() -> None:
+    with pytest.raises(UserError, match=r"model\.random=true"):
+        replace(SMALL, random=False).check()
+    first, again, other = (SMALL.build(**{**CPU, "seed": seed}).weights for seed in (0, 0, 1))
+    assert first == again
+    assert first.digest != other.digest
+    assert (first.source, first.domain) == ("random (seed 0)", "none")
+
+
+def test_wrong_facts_and_unknown_names() -> None:
+    with pytest.raises(UserError, match=r"model\.depth=24: .* has 12"):
+        replace(SMALL, depth=24).build(**CPU)
+    with pytest.raises(UserError, match="timm has no such model"):
+        replace(SMALL, name="vit_gigantic").build(**CPU)
+    with pytest.raises(UserError, match="not a plain vision transformer"):
+        TimmModel(name="resnet18", random=True).build(**CPU)
+
+
+def test_without_a_network_the_weights_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fna.models.weights._hub_answers", lambda endpoint: False)
+    monkeypatch.setenv("HF_HOME", "/nonexistent")
+    with pytest.raises(UserError, match=r"timm vit_small_patch16_224\.dino: .*model\.checkpoint=PATH"):
+        TimmModel(name="vit_small_patch16_224.dino", pretrained=True).build(**CPU)
+
+
+def test_imagenet_heads_know_their_classes() -> None:
+    model = TimmModel(name="vit_tiny_patch16_224", random=True).build(**CPU)
+    assert model.class_ids is not None
+    assert (len(model.class_ids), model.class_ids[1]) == (1000, "n01443537")
+    assert model.classes is not None
+    assert "goldfish" in model.classes[1]
+
+
+def test_half_precision_and_registers() -> None:
+    source = TimmModel(name="vit_small_patch14_reg4_dinov2.lvd142m", random=True)
+    model = source.build(**{**CPU, "dtype": "bfloat16", "image_size": 28})
+    assert (model.tokens.prefix, model.tokens.grid, model.classify, model.dtype) == (5, (2, 2), None, torch.bfloat16)
+    with torch.inference_mode():
+        assert model.patches is not None
+        assert model.patches(torch.zeros(1, 3, 28, 28, dtype=torch.bfloat16)).shape == (1, 4, 384)

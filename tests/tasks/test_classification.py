@@ -1,0 +1,132 @@
+"""Classification by head and zero-shot, on a model that can be worked out by hand and on the real ViT-Ti."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fna.data.base import Dataset, Labelled
+from fna.data.imagefolder import ImageFolder
+from fna.errors import UserError
+from fna.models.base import Model
+from fna.models.timm import TimmModel
+from fna.tasks.base import Run
+from fna.tasks.classification import Classification
+
+
+def scores(task: Classification, outcome: Any) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in task.metrics({name: each.sum(axis=0) for name, each in outcome.counts.items()}).items()
+    }
+
+
+def test_labels_follow_the_heads_ids(eye: Model, labelled: Dataset[Labelled]) -> None:
+    model = replace(eye, classes=["Rot", "Gruen", "Blau"], class_ids=["red", "green", "blue"])
+    task = Classification()
+    outcome = task.evaluate(model, labelled, Run(batch_size=3))
+    assert outcome.decisions.tolist() == [2, 1, 0, 2]
+    assert (outcome.labels, outcome.truths) == (["Blau", "Gruen", "Rot", "Blau"], ["Blau", "Gruen", "Rot", "Rot"])
+    assert outcome.keys == ["s0", "s1", "s2", "s3"]
+    assert scores(task, outcome) == {"top1": 75, "top5": 100}
+    assert (outcome.outputs.dtype, outcome.outputs.shape) == (np.float32, (4, 3))
+    assert labelled.notes == []
+
+
+def test_an_unknown_order_is_taken_and_noted(eye: Model, labelled: Dataset[Labelled]) -> None:
+    outcome = Classification().evaluate(eye, labelled, Run(batch_size=8))
+    assert outcome.truths == ["blue", "green", "red", "red"]
+    assert outcome.labels == ["red", "green", "blue", "red"]  # row 2 is taken for label 2
+    assert ["class order not checked" in note for note in labelled.notes] == [True]
+
+
+def test_classes_that_do_not_match(eye: Model, labelled: Dataset[Labelled]) -> None:
+    with pytest.raises(UserError, match=r"does not know 1 of the 3 classes of colours \(first: blue\).*model\.classes=TSV"):
+        Classification().check(replace(eye, class_ids=["red", "green", "white"]), labelled)
+    with pytest.raises(UserError, match="eye has 3 classes and colours 2"):
+        Classification().check(eye, replace(labelled, classes=["a", "b"], class_ids=["a", "b"]))
+    with pytest.raises(UserError, match="has no classes"):
+        Classification().check(eye, replace(labelled, classes=(), class_ids=()))
+
+
+@pytest.mark.parametrize("templates", ["simple", "openai", ["a {} thing", "{}"]])
+def test_zero_shot(templates: Any, clip: Model, labelled: Dataset[Labelled]) -> None:
+    task = Classification(templates=templates)
+    outcome = task.evaluate(clip, labelled, Run(batch_size=2))
+    assert outcome.labels == ["blue", "green", "red", "blue"]
+    assert scores(task, outcome) == {"top1": 75, "top5": 100}
+
+
+def test_the_head_can_be_left_aside(eye: Model, labelled: Dataset[Labelled]) -> None:
+    assert Classification(head="zeroshot").evaluate(eye, labelled, Run(batch_size=2)).labels[0] == "blue"
+
+
+def test_class_texts_are_encoded_once(clip: Model, labelled: Dataset[Labelled]) -> None:
+    calls: list[int] = []
+    encode = clip.encode_text
+    assert encode is not None
+    counting = replace(clip, encode_text=lambda sentences: calls.append(len(sentences)) or encode(sentences))
+    task = Classification()
+    for _ in range(2):
+        task.evaluate(counting, labelled, Run(batch_size=2))
+    assert calls == [3]
+    task.evaluate(replace(counting, weights=replace(clip.weights, digest="1" * 64)), labelled, Run(batch_size=2))
+    assert calls == [3, 3]
+
+
+def test_what_cannot_classify(clip: Model, labelled: Dataset[Labelled]) -> None:
+    with pytest.raises(UserError, match="neither a classification head nor a text tower"):
+        Classification().check(replace(clip, encode_text=None), labelled)
+    with pytest.raises(UserError, match="has no classification head"):
+        Classification(head="head").check(clip, labelled)
+    with pytest.raises(UserError, match="by WordNet id only"):
+        Classification().check(clip, replace(labelled, classes=["n01443537"] * 3))
+    for options in ({"head": "tail"}, {"templates": "none"}, {"templates": ["no place"]}):
+        with pytest.raises(ValueError, match="task\\."):
+            Classification(**options)  # type: ignore[arg-type]
+
+
+def test_an_unreadable_image_is_skipped_and_counted(eye: Model, labelled: Dataset[Labelled]) -> None:
+    labelled.examples[1].image.write_text("broken")
+    done: list[int] = []
+    task = Classification()
+    outcome = task.evaluate(eye, labelled, Run(batch_size=3, progress=done.append))
+    assert (outcome.keys, done) == (["s0", "s2", "s3"], [3, 1])
+    assert [line.split(":")[0] for line in outcome.skipped] == ["s1"]
+    assert outcome.counts["seen"].sum() == 3
+    with pytest.raises(UserError, match=r"1\.png"):
+        task.evaluate(eye, labelled, Run(batch_size=3, strict=True))
+
+
+def real(shared: Path, name: str, size: int, limit: int | None) -> dict[str, float]:
+    home = shared / "vit_tiny_tinyimagenet"
+    source = TimmModel(
+        name="vit_tiny_patch16_224",
+        checkpoint=str(home / "model.safetensors"),
+        num_classes=200,
+        classes=str(home / "classes.tsv"),
+        norm_eps=1e-12,
+        crop_pct=0.875,
+    )
+    model = source.build(image_size=size, device="cpu", dtype="float32", seed=0)
+    task = Classification()
+    return scores(task, task.evaluate(model, ImageFolder(str(shared / name)).load(limit), Run(batch_size=20)))
+
+
+def test_the_real_model_on_forty_images(shared_data: Path) -> None:
+    torch.manual_seed(0)
+    assert real(shared_data, "tiny_imagenet", 224, 40)["top1"] >= 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "size", "top1", "top5"),
+    [("tiny_imagenet", 224, 69.8, 89.0), ("imagenet_sample", 224, 68, 85), ("imagenet_sample", 512, 59.5, 86)],
+)
+def test_the_numbers_of_the_readme(name: str, size: int, top1: float, top5: float, shared_data: Path) -> None:
+    assert real(shared_data, name, size, None) == {"top1": pytest.approx(top1, abs=0.2), "top5": pytest.approx(top5, abs=0.2)}

@@ -1,0 +1,100 @@
+"""Retrieval both ways, on a model that can be worked out by hand and, for the pipeline, on COCO with random weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fna.data.base import Captioned, Dataset
+from fna.data.coco import CocoCaptions
+from fna.errors import UserError
+from fna.models.base import Model
+from fna.models.open_clip import OpenClipModel
+from fna.tasks.base import Run
+from fna.tasks.retrieval import Retrieval
+
+
+def scores(outcome: Any) -> dict[str, float]:
+    sums = {name: each.sum(axis=0) for name, each in outcome.counts.items()}
+    return {name: round(float(value), 2) for name, value in Retrieval().metrics(sums).items()}
+
+
+def test_by_hand(clip: Model, captioned: Dataset[Captioned]) -> None:
+    outcome = Retrieval().evaluate(clip, captioned, Run(batch_size=2))
+    # "green thing" finds the green image first, then ties red and blue: rank 3 of 3; the other captions find theirs.
+    # The red image finds "red"; the green one finds "green thing" no worse than "so green": a tie, rank 2; the blue one "blue".
+    assert scores(outcome) == {"t2i_r1": 75, "t2i_r5": 100, "t2i_r10": 100, "i2t_r1": 66.67, "i2t_r5": 100, "i2t_r10": 100}
+    assert outcome.labels == ["red", "green thing", "blue"]
+    assert outcome.truths == ["red", "so green", "blue"]
+    assert outcome.decisions.tolist() == [0, 1, 3]
+    assert np.allclose(np.linalg.norm(outcome.outputs, axis=1), 1)
+    assert outcome.counts["captions"].tolist() == [2, 1, 1]
+    assert outcome.counts["t2i_hits"].tolist() == [[1, 2, 2], [1, 1, 1], [1, 1, 1]]
+
+
+def test_metrics_keep_leading_axes(clip: Model, captioned: Dataset[Captioned]) -> None:
+    counts = Retrieval().evaluate(clip, captioned, Run(batch_size=2)).counts
+    weights = np.array([[1, 1, 1], [2, 1, 0]])
+    found = Retrieval().metrics({name: np.tensordot(weights, each, axes=1) for name, each in counts.items()})
+    assert found["t2i_r1"].tolist() == [75, 60]
+
+
+def test_texts_are_encoded_once_for_the_same_weights(clip: Model, captioned: Dataset[Captioned]) -> None:
+    calls: list[int] = []
+    encode = clip.encode_text
+    assert encode is not None
+    model = replace(clip, encode_text=lambda sentences: calls.append(len(sentences)) or encode(sentences))
+    task = Retrieval()
+    first = task.evaluate(model, captioned, Run(batch_size=2))
+    assert np.array_equal(task.evaluate(model, captioned, Run(batch_size=3)).outputs, first.outputs)
+    assert calls == [4]
+    task.evaluate(replace(model, weights=replace(clip.weights, digest="1" * 64)), captioned, Run(batch_size=2))
+    assert calls == [4, 4]
+
+
+def test_a_prompt_wraps_every_caption(clip: Model, captioned: Dataset[Captioned]) -> None:
+    heard: list[str] = []
+    encode = clip.encode_text
+    assert encode is not None
+    model = replace(clip, encode_text=lambda sentences: heard.extend(sentences) or encode(sentences))
+    Retrieval(prompt="a photo of {}").evaluate(model, captioned, Run(batch_size=2))
+    assert heard[0] == "a photo of red"
+    with pytest.raises(ValueError, match="put {} where"):
+        Retrieval(prompt="a photo")
+
+
+def test_a_skipped_image_takes_its_captions_along(clip: Model, captioned: Dataset[Captioned]) -> None:
+    captioned.examples[1].image.write_text("broken")
+    outcome = Retrieval().evaluate(clip, captioned, Run(batch_size=2))
+    assert (outcome.keys, len(outcome.skipped)) == (["red", "blue"], 1)
+    assert outcome.counts["captions"].tolist() == [2, 1]
+    assert outcome.decisions.tolist() == [0, 2]
+    assert outcome.labels == ["red", "blue"]
+
+
+def test_what_cannot_be_searched(clip: Model, captioned: Dataset[Captioned], labelled: Dataset[Any]) -> None:
+    with pytest.raises(UserError, match="colours has no captions"):
+        Retrieval().check(clip, labelled)
+    with pytest.raises(UserError, match="eye has no text tower"):
+        Retrieval().check(replace(clip, encode_text=None), captioned)
+
+
+def test_coco_with_random_weights(shared_data: Path, tmp_path: Path) -> None:
+    """The pipeline, not the score: chance is about 1 in 12."""
+    import json
+
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    vision = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 32}
+    (tmp_path / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}})
+    )
+    model = OpenClipModel(name=f"local-dir:{tmp_path}", random=True).build(image_size=None, device="cpu", dtype="float32", seed=0)
+    source = CocoCaptions(str(shared_data / "coco_mini"), "annotations/captions_val2017.json", "val2017", "val2017")
+    outcome = Retrieval().evaluate(model, source.load(12), Run(batch_size=5))
+    found = scores(outcome)
+    assert (len(outcome.keys), outcome.counts["captions"].sum()) == (12, 60)
+    assert all(found[f"{way}_r1"] <= found[f"{way}_r5"] <= found[f"{way}_r10"] <= 100 for way in ("t2i", "i2t"))
