@@ -36,6 +36,7 @@ class Stage:
     swaps: int
     rate: float
     steps: int
+    ends: tuple[str, ...] = ("",)  # of prompts
 
     @property
     def scenes(self) -> int:
@@ -131,7 +132,7 @@ class Batches(Dataset[dict[str, Any]]):
             "attributes": np.stack([attributes(scene) for scene in scenes + singles]),
             "kept": np.sort(noise.random((stage.scenes, patches)).argsort(-1)[:, :keep], -1),
             "texts": self.words(texts + wrong),
-            "prompts": self.words(prompts(random.choice(TEMPLATES))),
+            "prompts": self.words(prompts(random.choice(TEMPLATES) + random.choice(stage.ends))),
             "is_full": np.array(levels) == len(CAPTION_LEVELS) - 1,
             "batch": stage.batch,
         }

@@ -45,6 +45,7 @@ STAGES = (
         swaps=2,
         rate=6e-4,
         steps=420,
+        ends=("", "."),
     ),
 )
 WARM_UP = 40  # steps at the start of a stage in which the rate rises

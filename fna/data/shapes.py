@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fna.data.base import Asked, Captioned, Dataset, Labelled
 from fna.data.scene_captions import LEVELS
@@ -18,6 +18,9 @@ from fna.data.scene_files import SEEDS, digest_of, write_split
 from fna.data.scene_questions import KINDS
 from fna.data.scenes import COLOURS, SHAPES
 from fna.errors import UserError
+
+if TYPE_CHECKING:
+    from fna.data.segmentation import SegmentedDataset
 
 __all__ = ["SEEDS", "Shapes", "ShapesAsked", "ShapesSegmented", "ShapesSingle", "cache_folder", "write_split"]
 
@@ -110,13 +113,19 @@ class ShapesSingle(_Drawn):
 
 @dataclass(frozen=True)
 class ShapesSegmented(_Drawn):
-    """Scenes with label maps: background, then the eight shapes; read as COCO's instances are."""
+    """Scenes with label maps: background, then the eight shapes; read as COCO's instances are. Heads may be trained on
+    `train_count` scenes of the split `train`."""
 
-    def load(self, limit: int | None) -> Dataset:
+    train: str = "train"
+    train_count: int = 500
+
+    def load(self, limit: int | None) -> SegmentedDataset:
         """The first `limit` scenes."""
         from fna.data.coco_masks import CocoInstances
 
-        return CocoInstances(str(self._folder()), self.split, name=self.name, domain=self.domain).load(limit)
+        data = CocoInstances(str(self._folder()), self.split, name=self.name, domain=self.domain).load(limit)
+        data.training = lambda: replace(self, split=self.train, count=self.train_count).load(None)
+        return data
 
 
 @dataclass(frozen=True)

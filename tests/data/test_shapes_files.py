@@ -71,8 +71,11 @@ def test_the_four_kinds(tmp_path: Path) -> None:
     assert everything.digest != captioned.digest
     labelled = ShapesSingle(count=5, size=64, root=root, by="both").load(None)
     assert len(labelled.classes) == 64
-    segmented = ShapesSegmented(count=5, size=64, root=root).load(None)
+    segmented = ShapesSegmented(count=5, size=64, root=root, train_count=3).load(None)
     assert list(segmented.classes) == ["background", *SHAPES]
+    assert segmented.training is not None
+    assert len(segmented.training().examples) == 3
+    assert segmented.read_labels(segmented.examples[0]).shape == (64, 64)
     asked = ShapesAsked(count=5, size=64, root=root, kind="colour").load(None)
     assert all(example.question.startswith("what colour") for example in asked.examples)
     assert {captioned.domain, labelled.domain, segmented.domain, asked.domain} == {"generated"}
