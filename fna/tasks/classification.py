@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fna.data.base import Dataset
-from fna.data.loading import batches
 from fna.errors import UserError
 from fna.metrics.accuracy import top_k
 from fna.models.base import Model
 from fna.models.open_clip import openai_templates
 from fna.tasks.base import Array, Outcome, Run
+from fna.tasks.images import look
 
 KS = (1, 5)
 SIMPLE = ("a photo of a {}.",)
@@ -61,37 +61,19 @@ class Classification:
         """One pass over the data. Labels count in the order of the head, or of the dataset's classes when zero-shot."""
         self.check(model, dataset)
         index = _head_index(model, dataset) if self._by_head(model) else np.arange(len(dataset.classes))
-        logits_of = self._scorer(model, dataset)
-        skipped: list[str] = []
-        kept: list[int] = []
-        logits: list[Array] = []
-        with torch.inference_mode():
-            for batch in batches(
-                dataset.examples,
-                model.transform,
-                batch_size=run.batch_size,
-                skipped=skipped,
-                workers=run.workers,
-                strict=run.strict,
-            ):
-                if batch.indices:
-                    logits.append(logits_of(batch.images.to(model.device, model.dtype)).float().cpu().numpy())
-                    kept += batch.indices
-                run.progress(batch.tried)
-        scores = np.concatenate(logits)
-        own = np.array([dataset.examples[i].label for i in kept])
-        names = {int(row): name for row, name in zip(index, dataset.classes, strict=True)}
-        decisions = scores.argmax(axis=1)
-        known = model.classes if self._by_head(model) else None
-        hits = top_k(scores, index[own], KS)
+        seen = look(self._scorer(model, dataset), model, dataset, run)
+        own = np.array([dataset.examples[place].label for place in seen.kept])
+        decisions = seen.outputs.argmax(axis=1)
+        hits = top_k(seen.outputs, index[own], KS)
+        names = self._names(model, dataset, index)
         return Outcome(
-            keys=[dataset.examples[i].key for i in kept],
-            counts={"seen": np.ones(len(kept), np.int64)} | {f"top{k}": hit for k, hit in hits.items()},
-            outputs=scores,
+            keys=[dataset.examples[place].key for place in seen.kept],
+            counts={"seen": np.ones(len(own), np.int64)} | {f"top{k}": hit for k, hit in hits.items()},
+            outputs=seen.outputs,
             decisions=decisions,
-            labels=[known[d] if known else names.get(int(d), str(d)) for d in decisions],
-            truths=[known[index[label]] if known else dataset.classes[label] for label in own],
-            skipped=skipped,
+            labels=[names(int(row)) for row in decisions],
+            truths=[names(int(row)) for row in index[own]],
+            skipped=seen.skipped,
         )
 
     def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
@@ -102,6 +84,13 @@ class Classification:
         if self.head == "head" and model.classify is None:
             raise UserError(f"{model.name} has no classification head: give task.head=zeroshot or a model with one.")
         return self.head != "zeroshot" and model.classify is not None
+
+    def _names(self, model: Model, dataset: Dataset, index: Array) -> Callable[[int], str]:
+        """What a row of the outputs is called: by the head, else by the dataset."""
+        if self._by_head(model) and model.classes:
+            return model.classes.__getitem__
+        names = {int(row): name for row, name in zip(index, dataset.classes, strict=True)}
+        return lambda row: names.get(row, str(row))
 
     def _scorer(self, model: Model, dataset: Dataset) -> Callable[[Tensor], Tensor]:
         if self._by_head(model):

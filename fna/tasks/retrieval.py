@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fna.data.base import Captioned, Dataset
-from fna.data.loading import batches
 from fna.errors import UserError
 from fna.metrics.recall import hits_per_group, search
 from fna.models.base import Model
 from fna.tasks.base import Array, Outcome, Run
+from fna.tasks.images import look
 
 KS = (1, 5, 10)
 
@@ -51,7 +51,8 @@ class Retrieval:
     def evaluate(self, model: Model, dataset: Dataset, run: Run) -> Outcome:
         """One pass over the images; the captions of an image that cannot be read are left out with it."""
         self.check(model, dataset)
-        kept, images, skipped = _image_vectors(model, dataset, run)
+        seen = look(lambda images: _unit(self.forward(model)(images)), model, dataset, run)
+        kept, images = seen.kept, seen.outputs
         examples: list[Captioned] = [dataset.examples[index] for index in kept]
         texts = self._text_vectors(model, dataset.examples)
         owner = np.repeat(np.arange(len(dataset.examples)), [len(example.captions) for example in dataset.examples])
@@ -72,7 +73,7 @@ class Retrieval:
             decisions=firsts,
             labels=[captions[index] for index in firsts],
             truths=[example.captions[0] for example in examples],
-            skipped=skipped,
+            skipped=seen.skipped,
         )
 
     def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
@@ -87,27 +88,9 @@ class Retrieval:
         key = (model.weights.digest, model.dtype, model.device, sentences)
         if key not in self._texts:
             with torch.inference_mode():
-                self._texts = {key: _unit(model.encode_text(sentences))}
+                self._texts = {key: _unit(model.encode_text(sentences)).cpu().numpy()}
         return self._texts[key]
 
 
-def _image_vectors(model: Model, dataset: Dataset, run: Run) -> tuple[list[int], Array, list[str]]:
-    """Indices of the readable images, their unit vectors float32 ``[n, E]``, and the names of the others."""
-    assert model.encode_image is not None
-    kept: list[int] = []
-    vectors: list[Array] = []
-    skipped: list[str] = []
-    reader = batches(
-        dataset.examples, model.transform, batch_size=run.batch_size, skipped=skipped, workers=run.workers, strict=run.strict
-    )
-    with torch.inference_mode():
-        for batch in reader:
-            if batch.indices:
-                vectors.append(_unit(model.encode_image(batch.images.to(model.device, model.dtype))))
-                kept += batch.indices
-            run.progress(batch.tried)
-    return kept, np.concatenate(vectors), skipped
-
-
-def _unit(vectors: Tensor) -> Array:
-    return normalize(vectors.float(), dim=-1).cpu().numpy()
+def _unit(vectors: Tensor) -> Tensor:
+    return normalize(vectors.float(), dim=-1)

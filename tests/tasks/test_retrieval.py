@@ -63,7 +63,7 @@ def test_a_prompt_wraps_every_caption(clip: Model, captioned: Dataset[Captioned]
     model = replace(clip, encode_text=lambda sentences: heard.extend(sentences) or encode(sentences))
     Retrieval(prompt="a photo of {}").evaluate(model, captioned, Run(batch_size=2))
     assert heard[0] == "a photo of red"
-    with pytest.raises(ValueError, match="put {} where"):
+    with pytest.raises(ValueError, match=r"put \{\} where"):
         Retrieval(prompt="a photo")
 
 
