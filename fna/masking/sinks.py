@@ -31,12 +31,14 @@ class Sinks(NamedTuple):
     order: Tensor
 
 
-def sink_set(attention: Callable[[Tensor, Tensor], Tensor], candidates: Tensor, *, factor: float = 1.0, cap: int = 20) -> Sinks:
+def sink_set(
+    attention: Callable[[Tensor, Tensor], Tensor], candidates: Tensor, *, factor: float = 1.0, least: float = 0.0, cap: int = 20
+) -> Sinks:
     """Iterate until no image adds a token, at most ``cap`` rounds.
 
     ``attention(images, found)``: what CLS gives to every token ``[b, N]`` (mean over heads) with ``found`` bool ``[b, N]`` taken
     away, for the images numbered ``images`` int64 ``[b]``; images that are done are not asked for again. ``candidates`` bool
-    ``[B, N]``: what may be found.
+    ``[B, N]``: what may be found. ``least``: as in `ClsProxy`, an even share being what is left for each candidate.
     """
     found = torch.zeros_like(candidates)
     order = torch.full((candidates.shape[0], cap), -1, device=candidates.device)
@@ -44,7 +46,8 @@ def sink_set(attention: Callable[[Tensor, Tensor], Tensor], candidates: Tensor, 
     for number in range(cap):
         weights = attention(images, found[images])
         best = weights.masked_fill(~candidates[images] | found[images], float("-inf")).max(dim=1)
-        adds = best.values > factor * weights[:, 0]
+        even = weights.sum(1) / candidates[images].sum(1).clamp_min(1)  # sunk tokens keep their share: the sum is below 1
+        adds = best.values > torch.maximum(factor * weights[:, 0], least * even)
         images, new = images[adds], best.indices[adds]
         if len(images) == 0:
             break

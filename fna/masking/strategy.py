@@ -7,7 +7,7 @@ middle blocks the same does great harm; the start-block sweep (``experiment=mask
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from fna.attention.contract import Attention, Memo
 from fna.attention.exact import Exact
 from fna.masking.masked import Found, Masked, Watched, check_words
-from fna.masking.rules import Rule, make_rule
+from fna.masking.rules import ClsProxy, Rule, make_rule
 from fna.masking.sinks import Window, sink_set
 
 Rerun = Callable[[Memo, Tensor | None], Memo]
@@ -27,9 +27,10 @@ class Masking:
     """Tokens found in block ``detect`` (or by looking ahead to it) and taken away in ``blocks``.
 
     ``tokens``: massive, artifact or both. ``rule`` says what is massive, ``threshold`` sets its knob (None: its source's value).
-    Artifacts are found by iterating: blocks ``first`` to ``detect`` are run again with the set found so far taken away,
-    at most ``cap`` times. ``detect`` should be the block after the growth (the runner calibrates a None; without it 13/24 of the
-    depth is taken, the authors' block in ViT-L), ``first`` lies 4/24 of the depth before it.
+    Artifacts are found by iterating: blocks ``first`` to ``detect`` are run again with the set found so far taken away, at most
+    ``cap`` times; ``factor`` and ``least`` are as in `ClsProxy` (the authors: 1 and 0). ``detect`` should be the block after the
+    growth (the runner calibrates a None; without it 13/24 of the depth is taken, the authors' block in ViT-L), ``first`` lies
+    4/24 of the depth before it.
     """
 
     tokens: str = "both"
@@ -41,6 +42,7 @@ class Masking:
     detect: int | None = None
     first: int | None = None
     factor: float = 1.0
+    least: float = 4.0
     cap: int = 20
     version: ClassVar[int] = 1
 
@@ -54,7 +56,10 @@ class Masking:
     @property
     def judge(self) -> Rule:
         """The rule that says what is massive."""
-        return make_rule(self.rule, self.threshold) if isinstance(self.rule, str) else self.rule
+        if not isinstance(self.rule, str):
+            return self.rule
+        rule = make_rule(self.rule, self.threshold)
+        return replace(rule, least=self.least) if isinstance(rule, ClsProxy) else rule
 
     def window(self, depth: int) -> tuple[int, int]:
         """(first, detect) for a model of ``depth`` blocks. Raises ValueError where they are not there or run backwards."""
@@ -101,5 +106,5 @@ class Masking:
             again = {"hide": taken, "massive": seen["massive"][images]}
             return rerun(again, images)["given"] if bool(taken.any()) else seen["given"][images]
 
-        sinks = sink_set(attention, seen["eligible"], factor=self.factor, cap=self.cap)
+        sinks = sink_set(attention, seen["eligible"], factor=self.factor, least=self.least, cap=self.cap)
         return found | {("found", "sinks"): sinks.found, ("found", "order"): sinks.order}

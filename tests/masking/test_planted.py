@@ -12,7 +12,7 @@ from torch import Tensor
 from fna.attention.contract import Memo, Site
 from fna.attention.exact import Exact
 from fna.masking.masked import Masked
-from fna.masking.rules import FixedNorm, LogGap, MeanSigma, Rule, log_gap, make_rule
+from fna.masking.rules import ClsProxy, FixedNorm, LogGap, MeanSigma, Rule, log_gap, make_rule
 from fna.masking.sinks import categories
 from fna.masking.strategy import Masking
 from fna.surgery.lookahead import swap_masked
@@ -168,3 +168,14 @@ def test_strategy_refuses_what_cannot_be() -> None:
     with pytest.raises(ValueError, match="first <= detect"):
         Masking(detect=DEPTH).window(DEPTH)
     assert isinstance(Masking(rule="fixed_norm", threshold=7).judge, FixedNorm)
+
+
+def test_no_rule_invents_tokens_where_cls_looks_nowhere_in_particular() -> None:
+    """Attention that is even but for noise: the authors' bare comparison flags every patch, ours none."""
+    generator = torch.Generator().manual_seed(0)
+    q, k = 0.1 * torch.randn(2, 4, 2, 197, 64, generator=generator)
+    site = Site(scale=0.125, hidden=torch.randn(4, 197, 64, generator=generator))
+    assert ClsProxy(least=0)(q, k, site).sum() == 4 * 196
+    for name in RULES:
+        assert make_rule(name)(q, k, site).float().mean() < 0.002, name
+    assert log_gap(site.hidden.norm(dim=-1)) == float("inf")
