@@ -1,0 +1,155 @@
+"""ImageNet-1k and the sets made to test its classifiers, in the layouts that people have, labels checked and never assumed.
+
+A label is the place of a class's WordNet id among the 1,000 in ascending order, as every published head has it. The list comes with
+fna (ids as in ILSVRC2012, names as curated by OpenAI for CLIP, MIT), so a folder of something else is found out.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fna.data import files
+from fna.data.bank import LabelledDataset
+from fna.data.base import Labelled
+from fna.data.imagefolder import SUFFIXES
+from fna.data.layouts import looks_like
+from fna.data.segmentation import CLASS_FILES
+from fna.errors import UserError
+
+LIST = str(CLASS_FILES / "imagenet.txt")
+FLAT = "ILSVRC2012_val_{:08d}.JPEG"
+TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+KAGGLE = "LOC_val_solution.csv"
+# of the 200-class subsets: the sum of their classes' places among the 1,000
+SUBSETS = {"imagenet_a": 102_178, "imagenet_r": 86_135}
+
+
+@dataclass(frozen=True)
+class ImageNet:
+    """``name`` says which set: imagenet, imagenet_v2, imagenet_r, imagenet_a or imagenet_sketch; all but V2 are folders by WordNet
+    id. imagenet itself may also be the flat 50,000 images, beside the development kit (with its meta.mat) or Kaggle's
+    LOC_val_solution.csv. ``train``: the split to learn from.
+    """
+
+    root: str
+    split: str = "val"
+    train: str | None = None
+    name: str = "imagenet"
+    domain: str = "photographs"
+
+    def check(self) -> None:
+        """Raise `UserError` where the root is missing."""
+        if not Path(self.root).is_dir():
+            raise UserError(f"dataset.root={self.root}: no such folder; scripts/prepare.py {self.name} says how to get the data.")
+
+    def load(self, limit: int | None) -> LabelledDataset:
+        """The images in the order of their class folders, or of their numbers where they lie flat."""
+        self.check()
+        ids, names = files.read_classes(LIST)
+        folder = self._folder()
+        flat = folder / FLAT.format(1)
+        places, notes = self._flat(folder, ids) if flat.is_file() else self._folders(folder, ids)
+        if self.name in SUBSETS:
+            kept = sorted({label for _, label in places})
+            ids, names = [ids[label] for label in kept], [names[label] for label in kept]
+            places = [(path, kept.index(label)) for path, label in places]
+        examples = [Labelled(path.relative_to(folder).as_posix(), path, label) for path, label in files.first(places, limit)]
+        train = self.train
+        return LabelledDataset(
+            name=self.name,
+            split=self.split,
+            domain=self.domain,
+            digest=files.digest(self.split, examples),
+            examples=examples,
+            classes=names,
+            class_ids=ids,
+            notes=notes,
+            training=None if train is None else lambda: replace(self, split=train, train=None).load(None),
+        )
+
+    def _folder(self) -> Path:
+        """Where the class folders or the flat images lie: the root or its split."""
+        inner = Path(self.root) / self.split
+        return inner if inner.is_dir() else Path(self.root)
+
+    def _folders(self, folder: Path, ids: Sequence[str]) -> tuple[list[tuple[Path, int]], list[str]]:
+        """(image, label) of every class folder. V2's are called by number: "10" is class 10, wherever a listing puts it."""
+        expected = [str(number) for number in range(len(ids))] if self.name == "imagenet_v2" else ids
+        label = {name: place for place, name in enumerate(expected)}
+        found = sorted((path for path in folder.iterdir() if path.name in label), key=lambda path: label[path.name])
+        foreign = [path.name for path in folder.iterdir() if path.is_dir() and path.name not in label]
+        if not found or foreign:
+            other = looks_like(folder) or looks_like(Path(self.root))
+            guess = f"; it looks like {other}" if other and other != self.name else ""
+            stray = f"{foreign[0]} is none of its classes" if foreign else f"no folder {expected[0]}"
+            raise UserError(f"dataset.root={self.root}: not {self.name}, {stray}{guess}.")
+        places = [
+            (path, label[inner.name]) for inner in found for path in sorted(inner.iterdir()) if path.suffix.lower() in SUFFIXES
+        ]
+        return places, self._missing_classes([label[path.name] for path in found])
+
+    def _missing_classes(self, labels: list[int]) -> list[str]:
+        """Refuse a subset of the wrong classes; note classes that are not there at all."""
+        if self.name in SUBSETS:
+            if len(labels) != 200 or sum(labels) != SUBSETS[self.name]:
+                raise UserError(
+                    f"dataset.root={self.root}: its {len(labels)} classes are not the 200 of {self.name}; unpack it again."
+                )
+            return []
+        missing = 1000 - len(labels)
+        return [f"{missing} of ImageNet's 1,000 classes have no images here: figures do not compare with published ones"] * (
+            missing > 0
+        )
+
+    def _flat(self, folder: Path, ids: Sequence[str]) -> tuple[list[tuple[Path, int]], list[str]]:
+        """(image, label) of the flat layout, by number."""
+        images = sorted(path for path in folder.iterdir() if path.suffix == ".JPEG")
+        labels = self._kaggle(ids) or self._devkit(ids)
+        missing = [path.name for path in images if path.stem not in labels]
+        if missing:
+            raise UserError(f"{folder}: {len(missing)} images have no label (first: {missing[0]}).")
+        notes = [] if len(images) == 50_000 else [f"{len(images)} of ILSVRC2012's 50,000 validation images"]
+        return [(path, labels[path.stem]) for path in images], notes
+
+    def _kaggle(self, ids: Sequence[str]) -> dict[str, int]:
+        file = next((path for path in Path(self.root).rglob(KAGGLE)), None)
+        if file is None:
+            return {}
+        with file.open(encoding="utf-8", newline="") as opened:
+            rows = list(csv.DictReader(opened))
+        return {row["ImageId"]: _place(ids, row["PredictionString"].split()[0], file) for row in rows}
+
+    def _devkit(self, ids: Sequence[str]) -> dict[str, int]:
+        """Labels by the development kit. Its class numbers are its own, not the order of ids: meta.mat says which is which."""
+        truth = next((path for path in Path(self.root).rglob(TRUTH)), None)
+        if truth is None:
+            raise UserError(
+                f"dataset.root={self.root}: flat images need {TRUTH} with meta.mat (ILSVRC2012_devkit_t12) or {KAGGLE}."
+            )
+        wnid = _read_meta(truth.parent / "meta.mat")
+        numbers = [int(word) for word in truth.read_text(encoding="ascii").split()]
+        return {FLAT.format(place)[:-5]: _place(ids, wnid[number], truth) for place, number in enumerate(numbers, 1)}
+
+
+def _read_meta(file: Path) -> dict[int, str]:
+    """ILSVRC2012_ID -> WordNet id of the 1,000 classes that are leaves."""
+    if not file.is_file():
+        raise UserError(f"{file} is missing; it says which class each number of the ground truth is.")
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise UserError(f"{file}: reading it needs scipy (pip install scipy), or put {KAGGLE} beside the images.") from error
+    synsets = loadmat(str(file), squeeze_me=True)["synsets"]
+    wnid = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets if int(entry["num_children"]) == 0}
+    if len(wnid) != 1000:
+        raise UserError(f"{file}: holds {len(wnid)} classes, not 1,000; unpack the development kit again.")
+    return wnid
+
+
+def _place(ids: Sequence[str], wnid: str, file: Path) -> int:
+    if wnid not in ids:
+        raise UserError(f"{file}: {wnid} is none of ImageNet's 1,000 classes.")
+    return ids.index(wnid)
