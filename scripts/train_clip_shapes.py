@@ -44,13 +44,13 @@ STAGES = (
         single=12,
         swaps=2,
         rate=6e-4,
-        steps=420,
+        steps=1000,
         ends=("", "."),
     ),
 )
 WARM_UP = 40  # steps at the start of a stage in which the rate rises
 DECAY = 0.4  # share of the last stage in which it falls to 0; before that it is level, so that a stage's end can be put off
-SAVE_EVERY, LOOK_EVERY = 25, 100
+SAVE_EVERY, LOOK_EVERY = 25, 200
 # glibc gives large blocks back to the kernel after every operation and OpenMP spins while it waits; without both a step
 # takes half the time. Both are read at start-up only, so the script starts itself anew with them.
 TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000", "OMP_WAIT_POLICY": "PASSIVE"}
