@@ -60,6 +60,9 @@ def test_a_truncated_file_is_named(name: str, state: dict[str, torch.Tensor], tm
 def test_a_missing_file_and_a_file_of_something_else(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such checkpoint.*model\.checkpoint"):
         weights.read(tmp_path / "none.pt")
+    (tmp_path / "text.pt").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    with pytest.raises(UserError, match=r"text\.pt: cannot be read as a checkpoint"):
+        weights.read(tmp_path / "text.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(UserError, match=r"list\.pt: holds list"):
         weights.read(tmp_path / "list.pt")
