@@ -7,9 +7,10 @@ bootstrap interval, and the baseline is the faster of the untouched model (``ful
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from fna.attention.farthest import without_quickfps
 from fna.runner.memory import peak_bytes
 
 Forward = Callable[[Tensor], Tensor]
@@ -82,18 +84,44 @@ def median_ratio(baseline: np.ndarray, variant: np.ndarray, *, draws: int = 2000
 
 
 def flops(forward: Forward, images: Tensor) -> int:
-    """FLOPs of one forward (a multiply-add is 2), as executed, by torch's counter.
+    """FLOPs of one forward (a multiply-add is 2), as executed, by torch's counter; choosing landmarks is in it.
 
-    The fused fast path of nn.MultiheadAttention is one operator without a formula, so it is turned off while counting.
+    Operators without a formula would count as nothing: solves get one, and two are kept out while counting, the fused fast path
+    of nn.MultiheadAttention and the sampler of torch-quickfps.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        with torch.inference_mode(), without_quickfps(), FlopCounterMode(display=False, custom_mapping=SOLVES) as counter:
             forward(images)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     return int(counter.get_total_flops())
+
+
+def _lu(a: Sequence[int], b: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    """An LU factorisation and its solves: 2/3 m^3 + 2 m^2 r."""
+    *batch, m, _ = a
+    return math.prod(batch) * (2 * m**3 // 3 + 2 * m * m * b[-1])
+
+
+def _cholesky(a: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    """A Cholesky factorisation: m^3 / 3."""
+    *batch, m, _ = a
+    return math.prod(batch) * (m**3 // 3)
+
+
+def _triangles(b: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    """Two triangular solves for ``[..., m, r]``: 2 m^2 r."""
+    *batch, m, r = b
+    return math.prod(batch) * 2 * m * m * r
+
+
+SOLVES = {
+    torch.ops.aten._linalg_solve_ex: _lu,
+    torch.ops.aten.linalg_cholesky_ex: _cholesky,
+    torch.ops.aten.cholesky_solve: _triangles,
+}
 
 
 def stages(forward: Forward, clocked: Clocked, images: Tensor, rounds: int) -> dict[str, float]:
@@ -118,12 +146,8 @@ def measure(
     images: Tensor,
     *,
     rounds: int,
-    selection_flops: int,
 ) -> dict[str, Any]:
-    """The ``cost`` of ``result.json`` for the variants "full", "exact" and "variant".
-
-    ``selection_flops``: what choosing landmarks costs for this batch where the counter cannot see it (element-wise distances).
-    """
+    """The ``cost`` of ``result.json`` for the variants "full", "exact" and "variant"."""
     seconds = in_turns(forward, variants, images, rounds)
     baseline = min(("full", "exact"), key=lambda name: float(np.median(seconds[name])))
     counted, peaks = {}, {}
@@ -132,7 +156,6 @@ def measure(
             counted[name] = flops(forward, images)
             with torch.inference_mode():
                 peaks[name] = peak_bytes(lambda: forward(images), images.device)
-    counted["variant"] += selection_flops
     shares = stages(forward, clocked, images, max(3, rounds // 3))
     batch = len(images)
     return {

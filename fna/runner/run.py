@@ -24,7 +24,7 @@ from fna.metrics.compare import compare
 from fna.models.base import Model
 from fna.report import table
 from fna.report.page import write_page
-from fna.runner import cost, env, gallery, segments
+from fna.runner import cost, env, gallery, masks, segments
 from fna.runner.files import write_atomic
 from fna.runner.job import RESULT_SCHEMA
 from fna.runner.plan import Plan, identity
@@ -50,7 +50,8 @@ def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]
     console.print(f"weights: {model.weights.source} ({model.weights.digest[:12]})", highlight=False)
     plan.task.check(model, dataset)
     layers = parse_layers(cfg.layers, model.depth)
-    result = _header(plan, model, dataset, layers, device)
+    plan = masks.ready(plan, model, dataset)
+    result = _header(plan, model, dataset, layers, device) | masks.facts(plan, model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         full, variant = _rows(plan, store, model, dataset, layers)
@@ -118,21 +119,17 @@ def _rows(plan: Plan, store: RowStore, model: Model, dataset: Dataset, layers: t
         "device": model.device.type,
     }
     variant = {
-        **{group: identity(plan.cfg, group) for group in ("attn", "reduce", "mask", "kv")},
+        **{group: identity(plan.cfg, group) for group in ("attn", "reduce", "kv")},
+        "mask": masks.decides(plan),
         "attn_version": getattr(plan.op, "version", 1),
         "layers": list(layers),
         "seed": plan.cfg.seed,
     }
     if isinstance(plan.task, Prepared):
         common["prepared"] = plan.task.prepare(model, dataset, _settings(plan))
-    swap = swapper(plan.op, model, layers)
+    swap = masks.swapper(plan, model, layers)
     full = _row(plan, store, model, dataset, common | {"attn": "full"}, FULL, nullcontext)
     return full, _row(plan, store, model, dataset, common | variant, plan.names["attn"], swap)
-
-
-def swapper(op: Any, model: Model, layers: tuple[int, ...]) -> Callable[[], AbstractContextManager[Any]]:
-    """A context manager, made anew at each call, in which ``op`` serves the chosen blocks of the model."""
-    return lambda: swap_tower(model.tower, dict.fromkeys(layers, op))
 
 
 def _row(
@@ -194,19 +191,17 @@ def _bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
 def _cost(plan: Plan, model: Model, dataset: Dataset, layers: tuple[int, ...]) -> dict[str, Any]:
     images = gallery.batch(model, dataset, plan.cfg.timing.batch_size)
     exact = dict.fromkeys(layers, Exact())
-    plan_of_blocks = dict.fromkeys(layers, plan.op)
     console.print(f"cost: full, exact and {plan.names['attn']} in turns, {plan.cfg.timing.rounds} rounds", highlight=False)
     return cost.measure(
         plan.task.forward(model),
         {
             "full": nullcontext,
             "exact": lambda: swap_tower(model.tower, exact),
-            "variant": lambda: swap_tower(model.tower, plan_of_blocks),
+            "variant": masks.swapper(plan, model, layers),
         },
-        lambda clock: swap_tower(model.tower, plan_of_blocks, clock=clock),
+        lambda clock: masks.swap_variant(plan, model, layers, clock=clock),
         images,
         rounds=plan.cfg.timing.rounds,
-        selection_flops=0,
     )
 
 
@@ -218,7 +213,7 @@ def _further_pictures(
     if not (isinstance(plan.task, Segmentation) and isinstance(dataset, SegmentedDataset) and len(outcomes) == 2):
         return {}
     full, variant = _settings(plan), _settings(plan, variant=rows[1].key)
-    contexts = ((full, nullcontext), (variant, swapper(plan.op, model, layers)))
+    contexts = ((full, nullcontext), (variant, masks.swapper(plan, model, layers)))
     return {"segments": segments.draw(folder, plan.task, model, dataset, outcomes, contexts, plan.cfg.gallery)}
 
 
