@@ -66,9 +66,10 @@ def check_knobs(cfg: Any) -> None:
 
 
 def _check_landmarks(value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str) or (isinstance(value, str) and value != "auto"):
-        raise UserError(f"landmarks={value}: give a count (64), a fraction of the tokens below 1 (0.1), or auto.")
-    if value != "auto" and not (0 < value < 1 or (value >= 1 and float(value).is_integer())):
+    if value == "auto":
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (0 < value < 1 or (value >= 1 and float(value).is_integer())):
         raise UserError(f"landmarks={value}: give a count of at least 1, a fraction of the tokens between 0 and 1, or auto.")
 
 
