@@ -32,6 +32,7 @@ class OpenClipModel:
     local file with those weights, so the tag still says how to run them; `null` as tag where they are nobody's. ``quick_gelu``
     overrules the tag. A folder brings its own config (open_clip_config.json), weights (open_clip_model.safetensors) and tokenizer
     (merges.txt.gz), and may say the sha256 of its weights (model.sha256). ``sha256`` refuses any other checkpoint file.
+    ``tokenizer``: a folder with a Hugging Face tokenizer, for models such as SigLIP that would fetch theirs.
     """
 
     name: str
@@ -40,6 +41,7 @@ class OpenClipModel:
     random: bool = False
     sha256: str | None = None
     quick_gelu: bool | None = None
+    tokenizer: str | None = None
     domain: str = "photographs"
     depth: int | None = None
     patch_size: int | None = None
@@ -179,7 +181,7 @@ class OpenClipModel:
     def _downloaded(self, tag: dict[str, Any]) -> str:
         from open_clip.pretrained import download_pretrained
 
-        with weights.downloading(f"open_clip {self.name} {self.pretrained}"):
+        with weights.downloading(f"the weights of open_clip {self.name} {self.pretrained}"):
             return str(download_pretrained(tag))
 
     def _text_encoder(self, net: Any, device: torch.device) -> Callable[[Sequence[str]], Tensor]:
@@ -200,7 +202,10 @@ class OpenClipModel:
         folder = self._folder()
         merges = None if folder is None else folder / "merges.txt.gz"
         options = {"bpe_path": str(merges)} if merges is not None and merges.is_file() else {}
-        with weights.downloading(f"the tokenizer of open_clip {self.name}"):
+        with weights.downloading(f"the tokenizer of open_clip {self.name}", "model.tokenizer"):
+            if self.tokenizer is not None:
+                text = self._config()["text_cfg"]
+                return open_clip.HFTokenizer(self.tokenizer, text.get("context_length", 77), **text.get("tokenizer_kwargs", {}))
             return open_clip.get_tokenizer(self._open_clip_name(), **options)
 
 

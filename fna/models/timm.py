@@ -90,7 +90,7 @@ class TimmModel:
 
         options: dict[str, Any] = {} if self.num_classes is None else {"num_classes": self.num_classes}
         if self.pretrained and not self.checkpoint and not self.random:
-            with weights.downloading(f"timm {self.name}"):
+            with weights.downloading(f"the weights of timm {self.name}"):
                 net = timm.create_model(self.name, pretrained=True, **options)
             source, domain = f"timm {self.name}", self.domain
         else:

@@ -113,8 +113,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def downloading(what: str) -> Iterator[None]:
-    """Let a library fetch weights; a failure becomes one line that names them and says how to give a local file.
+def downloading(what: str, knob: str = "model.checkpoint") -> Iterator[None]:
+    """Let a library fetch something; a failure becomes one line that names it and says how (``knob``) to give a local copy.
 
     Without a network the libraries retry for a minute, so one look at the hub first decides whether they try at all: if it does
     not answer, only what is already in the local cache is used.
@@ -128,10 +128,8 @@ def downloading(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # every library and transport has its own
-        reason = "this machine cannot reach the hub" if constants.HF_HUB_OFFLINE else first_line(error)
-        raise UserError(
-            f"{what}: these weights are not on this machine ({reason}); give a local file with model.checkpoint=PATH."
-        ) from error
+        reason = "the hub cannot be reached" if constants.HF_HUB_OFFLINE else first_line(error)
+        raise UserError(f"{what}: not on this machine, and {reason}; give a local copy with {knob}=PATH.") from error
     finally:
         constants.HF_HUB_OFFLINE = before
 

@@ -51,10 +51,10 @@ class Retrieval:
     def evaluate(self, model: Model, dataset: Dataset, run: Run) -> Outcome:
         """One pass over the images; the captions of an image that cannot be read are left out with it."""
         self.check(model, dataset)
+        texts = self._text_vectors(model, dataset.examples)
         seen = look(lambda images: _unit(self.forward(model)(images)), model, dataset, run)
         kept, images = seen.kept, seen.outputs
         examples: list[Captioned] = [dataset.examples[index] for index in kept]
-        texts = self._text_vectors(model, dataset.examples)
         owner = np.repeat(np.arange(len(dataset.examples)), [len(example.captions) for example in dataset.examples])
         texts, owner = texts[np.isin(owner, kept)], np.searchsorted(kept, owner[np.isin(owner, kept)])
         n, own = len(kept), np.arange(len(kept))

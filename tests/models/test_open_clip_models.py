@@ -176,3 +176,9 @@ def test_text_in_pieces_is_text_at_once() -> None:
 def test_there_are_80_templates() -> None:
     assert len(openai_templates()) == 80
     assert openai_templates()[0]("cat") == "a bad photo of a cat."
+
+
+def test_a_tokenizer_that_cannot_be_had_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("fna.models.weights._hub_answers", lambda endpoint: False)
+    with pytest.raises(UserError, match=r"the tokenizer of open_clip tiny-clip: .*model\.tokenizer=PATH"):
+        replace(TINY, tokenizer=str(tmp_path))._tokenizer()

@@ -111,7 +111,7 @@ def test_without_a_network_nothing_is_retried(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(weights, "_hub_answers", lambda endpoint: False)
     before = constants.HF_HUB_OFFLINE
     with (
-        pytest.raises(UserError, match=r"^some weights: .*cannot reach the hub.*model\.checkpoint=PATH"),
+        pytest.raises(UserError, match=r"^some weights: .*hub cannot be reached.*model\.checkpoint=PATH"),
         weights.downloading("some weights"),
     ):
         hf_hub_download("fna-no-such-owner/no-such-model", "model.safetensors")
