@@ -49,17 +49,18 @@ def largest_column_sum(a: Tensor) -> Tensor:
 def _newton(a: Tensor, rhs: Tensor, steps: int) -> Tensor:
     """``Z_steps rhs`` of Z <- 1/4 Z (13 I - AZ (15 I - AZ (7 I - AZ))), Z_0 = A^T / |A|_1 (paper, section on FNA; facts §1.6).
 
-    The last step meets ``rhs`` inside the bracket, so that for d < M it costs M^2 d, not M^3. Writing all steps with the residual
-    I - AZ would halve the products, but no longer corrects its own rounding: 2 % off after 20 steps in float32, then NaN.
+    Multiplied out, so that every sum rides on a product (``baddbmm``) and no identity is made. The last step meets ``rhs`` inside
+    the bracket, so that for d < M it costs M^2 d, not M^3. Writing all steps with the residual I - AZ would halve the products,
+    but no longer corrects its own rounding: 2 % off after 20 steps in float32, then NaN.
     """
     shape = rhs.shape
     a, rhs = a.reshape(-1, *a.shape[-2:]), rhs.reshape(-1, *shape[-2:])
-    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device).expand_as(a)
     z = a.mT / largest_column_sum(a)
     for _ in range(steps - 1):
         y = torch.bmm(a, z)
-        bracket = torch.baddbmm(eye, y, 7 * eye - y, beta=15, alpha=-1)
-        z = torch.bmm(z, torch.baddbmm(eye, y, bracket, beta=13, alpha=-1)) * 0.25
+        bracket = torch.baddbmm(y, y, y, beta=7, alpha=-1)
+        bracket = torch.baddbmm(y, y, bracket, beta=15, alpha=-1)
+        z = torch.baddbmm(z, z, bracket, beta=13 / 4, alpha=-1 / 4)
     y = torch.bmm(a, z)
     bracket = torch.baddbmm(rhs, y, rhs, beta=7, alpha=-1)
     bracket = torch.baddbmm(rhs, y, bracket, beta=15, alpha=-1)

@@ -17,26 +17,28 @@ LOG = logging.getLogger(__name__)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_WIDTH = 128
 MAX_LANDMARKS = 128
+STEPS = 6  # of the inverse
+MAX_FEATURES = 2048  # width of what the sampler looks at
 
 
-def available(q: Tensor, landmarks: int = 1) -> bool:
+def available(q: Tensor, landmarks: int = 1, width: int = MAX_WIDTH) -> bool:
     """Whether the kernels serve ``q`` ``[..., width]`` with so many landmarks; on a GPU where not, one logged sentence says why."""
     if not q.is_cuda:
         return False
-    reason = unfit(q, landmarks)
+    reason = unfit(q, landmarks, width)
     if reason:
         _say(reason)
     return reason is None
 
 
-def unfit(q: Tensor, landmarks: int = 1) -> str | None:
+def unfit(q: Tensor, landmarks: int = 1, width: int = MAX_WIDTH) -> str | None:
     """Why the kernels cannot serve ``q``, or None where they can."""
     if find_spec("triton") is None:
         return "Triton is not installed"
     if q.dtype not in DTYPES:
         return f"dtype {q.dtype} has no kernel"
-    if q.shape[-1] > MAX_WIDTH:
-        return f"head width {q.shape[-1]} is above {MAX_WIDTH}"
+    if q.shape[-1] > width:
+        return f"head width {q.shape[-1]} is above {width}"
     if landmarks > MAX_LANDMARKS:
         return f"{landmarks} landmarks are more than {MAX_LANDMARKS}"
     if q.is_cuda and torch.cuda.get_device_capability(q.device) < (8, 0):

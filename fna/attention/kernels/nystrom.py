@@ -7,7 +7,7 @@
     3. out = softmax(s q k_p^T) V~
 
 Rows of landmarks are fetched through ``index`` inside each kernel, so nothing is gathered beforehand. Heads of one batch row share
-its landmarks. Formulas: published FNA, as given in `fna.attention.nystrom`.
+its landmarks. Formulas: published FNA, as in `fna.attention.nystrom`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fna.attention.kernels import STEPS
+
 KEYS = 64  # keys (or queries) in a tile
-STEPS = 6  # of the inverse: more is worse, see docs
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
