@@ -44,7 +44,7 @@ STAGES = (
         single=12,
         swaps=2,
         rate=6e-4,
-        steps=1000,
+        steps=540,
         ends=("", "."),
     ),
 )
