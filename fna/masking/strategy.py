@@ -30,7 +30,7 @@ class Masking:
     Artifacts are found by iterating: blocks ``first`` to ``detect`` are run again with the set found so far taken away, at most
     ``cap`` times; ``factor`` and ``least`` are as in `ClsProxy` (the authors: 1 and 0). ``detect`` should be the block after the
     growth (the runner calibrates a None; without it 13/24 of the depth is taken, the authors' block in ViT-L), ``first`` lies
-    4/24 of the depth before it.
+    4/24 of the depth before it. ``unmasked`` asks the runner for the variant without the mask as a third column.
     """
 
     tokens: str = "both"
@@ -44,6 +44,7 @@ class Masking:
     factor: float = 1.0
     least: float = 4.0
     cap: int = 20
+    unmasked: bool = False
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

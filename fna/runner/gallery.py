@@ -17,8 +17,8 @@ from torch import Tensor
 from fna.data.base import Dataset
 from fna.models.base import Model
 from fna.runner.files import write_atomic
+from fna.runner.masks import swap_variant
 from fna.runner.plan import Plan
-from fna.surgery.swap import swap_tower
 from fna.tasks.base import Outcome
 
 SIDE = 256
@@ -26,7 +26,7 @@ SIDE = 256
 
 def readable(dataset: Dataset, count: int) -> list[Any]:
     """The first ``count`` examples whose image can be read."""
-    found = []
+    found: list[Any] = []
     for example in dataset.examples:
         if len(found) == count:
             break
@@ -66,10 +66,11 @@ def _landmarks(folder: Path, plan: Plan, model: Model, dataset: Dataset, layers:
         return []
     images = torch.stack([model.transform(Image.open(example.image).convert("RGB")) for example in examples])
     chosen: list[Any] = []
-    handle = swap_tower(model.tower, dict.fromkeys(layers, plan.op), on_end=chosen.append)
+    handle = swap_variant(plan, model, layers, on_end=chosen.append)
     with handle, torch.inference_mode():
         plan.task.forward(model)(images.to(model.device, model.dtype))
-    drawn = [found for memo in chosen for key, (_, found) in memo.items() if key[0] == "landmarks"]
+    memos = [part for memo in chosen for part in (memo, memo.get("masked", {}))]
+    drawn = [memo[key][1] for memo in memos for key in memo if key[0] == "landmarks"]
     landmarks = next((found for found in drawn if hasattr(found, "index")), None)  # groups of tokens have none to show
     shown = []
     for row, example in enumerate(examples):

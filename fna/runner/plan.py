@@ -33,13 +33,15 @@ class Plan:
     model: ModelSource
     task: Task
     op: Any
+    mask: Any = None
 
     def sentence(self) -> str:
         """One line that says what will be done."""
         limit = "all" if self.cfg.limit is None else f"the first {self.cfg.limit}"
+        masked = f", mask={self.names['mask']}" if self.mask is not None else ""
         return (
             f"{self.names['task']} on {limit} samples of {self.names['dataset']} with {self.names['model']}: "
-            f"full attention against {self.names['attn']} in blocks {self.cfg.layers}, landmarks={self.cfg.landmarks}"
+            f"full attention against {self.names['attn']} in blocks {self.cfg.layers}, landmarks={self.cfg.landmarks}{masked}"
         )
 
 
@@ -60,11 +62,14 @@ def prepare(cfg: DictConfig, names: Mapping[str, str]) -> Plan:
     _check_shape(cfg, chosen, model)
     op = instantiate(cfg.attn)
     _probe(op)
-    return Plan(cfg, chosen, dataset, model, instantiate(cfg.task), op)
+    mask = instantiate(cfg.mask) if cfg.mask and "_target_" in cfg.mask else None
+    if mask is not None and model.depth is not None and hasattr(mask, "blocks"):
+        parse_layers(mask.blocks, model.depth)
+    return Plan(cfg, chosen, dataset, model, instantiate(cfg.task), op, mask)
 
 
 def _refuse_unbuilt(names: Mapping[str, str], cfg: DictConfig) -> None:
-    for group in ("mask", "reduce", "kv"):
+    for group in ("reduce", "kv"):
         if names.get(group, "none") != "none":
             raise UserError(f"{group}={names[group]}: this version runs with {group}=none only.")
     if cfg.landmarks == "auto" or cfg.layers == "auto":

@@ -32,7 +32,8 @@ class Registers:
     Finding: outliers have a norm above ``threshold`` (None: the widest log gap) after block ``detect``; the ``neurons`` strongest
     on them, in blocks up to ``highest`` (None: the one where the outliers' norm jumps), are the register neurons. Using: ``tokens``
     tokens are appended; each gets, times ``scale``, the largest activation (by size) over ``value``; ``patches`` says what is left
-    on the patches. ``found``: block -> neurons, once calibrated.
+    on the patches. ``calibration``: how many images. ``unmasked``: as in `fna.masking.strategy.Masking`. ``found``: block ->
+    neurons, once calibrated.
     """
 
     neurons: int = 10
@@ -44,7 +45,8 @@ class Registers:
     value: str = "per_block"
     patches: str = "zero"
     scale: float = 1.0
-    images: int = 100
+    calibration: int = 100
+    unmasked: bool = False
     found: Mapping[int, list[int]] | None = field(default=None, hash=False)
     version: ClassVar[int] = 1
 
@@ -52,8 +54,8 @@ class Registers:
         for knob, word, known in (("value", self.value, VALUES), ("patches", self.patches, PATCHES)):
             if word not in known:
                 raise ValueError(f"mask.{knob}={word}: there is {', '.join(known)}.")
-        if self.neurons < 0 or self.tokens < 0 or self.images < 1:
-            raise ValueError("mask.neurons and mask.tokens must be at least 0, mask.images at least 1.")
+        if self.neurons < 0 or self.tokens < 0 or self.calibration < 1:
+            raise ValueError("mask.neurons and mask.tokens must be at least 0, mask.calibration at least 1.")
 
     def swap(self, model: nn.Module, plan: Mapping[int, Attention], **options: Any) -> Swap:
         """`swap_tower` with the registers on top, until it is restored. Raises `UserError` before calibration."""

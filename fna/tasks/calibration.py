@@ -66,7 +66,7 @@ def _key(mask: Mask, model: Model, dataset: Dataset) -> str:
 
 
 def _learn(mask: Mask, model: Model, dataset: Dataset) -> dict[str, Any]:
-    images = _images(model, dataset, mask.images if isinstance(mask, Registers) else IMAGES)
+    images = _images(model, dataset, mask.calibration if isinstance(mask, Registers) else IMAGES)
     norms = patch_norms(model, images)
     if isinstance(mask, Registers):
         threshold = log_gap(norms[:, mask.detect]) if mask.threshold is None else mask.threshold
