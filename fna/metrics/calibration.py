@@ -9,17 +9,16 @@ BINS = 15
 
 
 def calibration_counts(logits: Array, labels: Array, bins: int = BINS) -> dict[str, Array]:
-    """What each sample adds: ``gap`` ``[n, bins]``, confidence minus correctness in the bin of its confidence, and ``nll`` ``[n]``.
+    """What each sample adds: ``gap`` ``[n, bins]``, confidence minus correctness in the bin of its confidence.
 
     ``logits`` ``[n, C]`` as the model gives them (its own temperature included), ``labels`` ``[n]``. Bins are equally wide and
     closed on the right, (i / bins, (i + 1) / bins]; the confidence is the largest softmax probability.
     """
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     log_probability = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    rows = np.arange(len(logits))
     confidence = np.exp(log_probability.max(1))
     correct = log_probability.argmax(1) == labels
-    return {"gap": gaps(confidence, correct, bins), "nll": -log_probability[rows, labels]}
+    return {"gap": gaps(confidence, correct, bins)}
 
 
 def gaps(confidence: Array, correct: Array, bins: int = BINS) -> Array:

@@ -136,7 +136,7 @@ def _row(run: Run, keys: Sequence[str], metrics: Sequence[str]) -> list[Part]:
     for key in metrics:
         metric = dig(result, "metrics", key)
         delta, ci = dig(metric, "delta"), dig(metric, "ci")
-        mark = {"gains": "good", "loses": "bad"}.get(words.judge(delta, ci), "even")
+        mark = words.tone(key, metric)
         cells += [
             Part(words.fixed(dig(metric, "full"))),
             Part(words.fixed(dig(metric, "variant"))),

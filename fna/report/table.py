@@ -77,7 +77,7 @@ def quality(result: Result) -> Grid:
     rows = []
     for key, metric in (result.get("metrics") or {}).items():
         delta, ci = dig(metric, "delta"), dig(metric, "ci")
-        tone = {"gains": "good", "loses": "bad"}.get(words.judge(delta, ci), "")
+        tone = words.tone(key, metric, "")
         values = [Part(words.fixed(dig(metric, side))) for side in ("full", "variant")]
         rows.append([Part(words.metric_name(key) + mark), *values, Part(words.signed(delta, 2), tone), Part(words.span(ci, 2))])
     for key, value in (result.get("fidelity") or {}).items():

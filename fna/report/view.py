@@ -130,7 +130,7 @@ def stage_segments(result: Result) -> list[Segment]:
 
 def _metric(key: str, metric: Any, ends: tuple[float, float], chief: bool) -> Metric:
     delta, ci = number(dig(metric, "delta")), dig(metric, "ci")
-    mark = {"gains": "good", "loses": "bad"}.get(words.judge(delta, ci), "even")
+    mark = words.tone(key, metric)
 
     def at(value: float) -> float:
         return round(100 * (value - ends[0]) / (ends[1] - ends[0]), 2)

@@ -9,13 +9,14 @@ from fna.report.results import Result, dig, interval, number, reference
 
 NAMES = {"fna": "FNA", "exact": "exact attention", "nystromformer": "Nyströmformer", "tome": "ToMe", "fps": "FPS"}
 METRICS = {
-    "top1": "top-1", "top5": "top-5",
+    "top1": "top-1", "top5": "top-5", "ece": "calibration error",
     "t2i_r1": "text-to-image R@1", "t2i_r5": "text-to-image R@5", "t2i_r10": "text-to-image R@10",
     "i2t_r1": "image-to-text R@1", "i2t_r5": "image-to-text R@5", "i2t_r10": "image-to-text R@10",
-    "miou": "mean IoU", "macc": "mean class accuracy", "aacc": "pixel accuracy", "vqa_accuracy": "VQA accuracy",
+    "miou": "mean IoU", "macc": "mean class accuracy", "aacc": "pixel accuracy", "boundary_iou": "boundary IoU", "vqa_accuracy": "VQA accuracy",
 }  # fmt: skip
 FIELDS = {"attn": "attention", "image_size": "image size", "dtype": "precision"}
 UNITS = {"image_size": "px"}
+ERRORS = frozenset({"ece"})  # metrics of which less is better
 PRIMARY = (("t2i_r1", "i2t_r1"), ("top1",), ("miou",), ("vqa_accuracy",))
 NOTHING = "–"
 FEW = 100  # samples below which an interval of [0, 0] shows nothing: too few could have changed
@@ -191,6 +192,13 @@ def judge(delta: Any, ci: Any, samples: Any = None) -> str:
         return "gains" if pair[0] > 0 else "loses"
     few = number(samples) is not None and samples < FEW
     return "keeps" if pair[0] >= CLOSE and not few else "unclear"
+
+
+def tone(key: str, metric: Any, even: str = "even") -> str:
+    """ "good", "bad" or ``even``: how a metric's difference is coloured; of an error, less is good."""
+    verdict = judge(dig(metric, "delta"), dig(metric, "ci"))
+    good, bad = ("loses", "gains") if key in ERRORS else ("gains", "loses")
+    return {good: "good", bad: "bad"}.get(verdict, even)
 
 
 def judge_speed(result: Result) -> str:

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from fna.data.base import Dataset
 from fna.errors import UserError
 from fna.metrics.accuracy import top_k
+from fna.metrics.calibration import calibration_counts, expected_calibration_error
 from fna.models.base import Model
 from fna.models.open_clip import openai_templates
 from fna.tasks.base import Array, Outcome, Run
@@ -58,18 +59,28 @@ class Classification:
         return forward
 
     def evaluate(self, model: Model, dataset: Dataset, run: Run) -> Outcome:
-        """One pass over the data. Labels count in the order of the head, or of the dataset's classes when zero-shot."""
+        """One pass over the data. Labels count in the order of the head, or of the dataset's classes when zero-shot.
+
+        Where the head knows more classes than the dataset (ImageNet-R, -A), only the dataset's rows are looked at.
+        """
         self.check(model, dataset)
         index = _head_index(model, dataset) if self._by_head(model) else np.arange(len(dataset.classes))
+        rows = np.sort(index)
         seen = look(self._scorer(model, dataset), model, dataset, run)
+        outputs = seen.outputs[:, rows]
         own = np.array([dataset.examples[place].label for place in seen.kept])
-        decisions = seen.outputs.argmax(axis=1)
-        hits = top_k(seen.outputs, index[own], KS)
+        places = np.searchsorted(rows, index[own])
+        decisions = rows[outputs.argmax(axis=1)]
+        hits = top_k(outputs, places, KS)
         names = self._names(model, dataset, index)
         return Outcome(
             keys=[dataset.examples[place].key for place in seen.kept],
-            counts={"seen": np.ones(len(own), np.int64)} | {f"top{k}": hit for k, hit in hits.items()},
-            outputs=seen.outputs,
+            counts={
+                "seen": np.ones(len(own), np.int64),
+                **{f"top{k}": hit for k, hit in hits.items()},
+                **calibration_counts(outputs, places),
+            },
+            outputs=outputs,
             decisions=decisions,
             labels=[names(int(row)) for row in decisions],
             truths=[names(int(row)) for row in index[own]],
@@ -77,8 +88,9 @@ class Classification:
         )
 
     def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
-        """``top1`` and ``top5`` in percent."""
-        return {f"top{k}": 100.0 * sums[f"top{k}"] / sums["seen"] for k in KS}
+        """``top1``, ``top5`` and ``ece``, the expected calibration error (lower is better), in percent."""
+        hits = {f"top{k}": 100.0 * sums[f"top{k}"] / sums["seen"] for k in KS}
+        return {**hits, "ece": expected_calibration_error(sums["gap"], sums["seen"])}
 
     def _by_head(self, model: Model) -> bool:
         if self.head == "head" and model.classify is None:

@@ -23,7 +23,6 @@ def test_bins_are_closed_on_the_right() -> None:
 def test_from_logits() -> None:
     logits = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4]]))
     counts = calibration_counts(logits.astype(np.float32), np.array([0, 2]))
-    assert counts["nll"] == pytest.approx(-np.log([0.7, 0.4]), abs=1e-6)
     assert float(expected_calibration_error(counts["gap"].sum(0), np.array(2))) == pytest.approx(100 * (0.3 + 0.5) / 2, abs=1e-4)
 
 

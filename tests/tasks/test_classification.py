@@ -33,9 +33,19 @@ def test_labels_follow_the_heads_ids(eye: Model, labelled: Dataset[Labelled]) ->
     assert outcome.decisions.tolist() == [2, 1, 0, 2]
     assert (outcome.labels, outcome.truths) == (["Blau", "Gruen", "Rot", "Blau"], ["Blau", "Gruen", "Rot", "Rot"])
     assert outcome.keys == ["s0", "s1", "s2", "s3"]
-    assert scores(task, outcome) == {"top1": 75, "top5": 100}
+    assert {"top1": 75, "top5": 100}.items() <= scores(task, outcome).items()
     assert (outcome.outputs.dtype, outcome.outputs.shape) == (np.float32, (4, 3))
     assert labelled.notes == []
+
+
+def test_a_subset_of_the_heads_classes_is_decided_among_itself(eye: Model, labelled: Dataset[Labelled]) -> None:
+    """As ImageNet-R and -A are scored with a head of 1,000 classes: green pixels cannot be called green here."""
+    model = replace(eye, class_ids=["red", "green", "blue"])
+    few = replace(labelled, classes=["blue", "red"], class_ids=["blue", "red"], examples=[labelled.examples[i] for i in (0, 2, 3)])
+    few = replace(few, examples=[replace(example, label=min(example.label, 1)) for example in few.examples])
+    outcome = Classification().evaluate(model, few, Run(batch_size=2))
+    assert set(outcome.decisions.tolist()) <= {0, 2}
+    assert outcome.outputs.shape == (3, 2)
 
 
 def test_an_unknown_order_is_taken_and_noted(eye: Model, labelled: Dataset[Labelled]) -> None:
@@ -59,7 +69,7 @@ def test_zero_shot(templates: Any, clip: Model, labelled: Dataset[Labelled]) -> 
     task = Classification(templates=templates)
     outcome = task.evaluate(clip, labelled, Run(batch_size=2))
     assert outcome.labels == ["blue", "green", "red", "blue"]
-    assert scores(task, outcome) == {"top1": 75, "top5": 100}
+    assert {"top1": 75, "top5": 100}.items() <= scores(task, outcome).items()
 
 
 def test_the_head_can_be_left_aside(eye: Model, labelled: Dataset[Labelled]) -> None:
