@@ -57,13 +57,13 @@ def prepare(cfg: DictConfig, names: Mapping[str, str]) -> Plan:
     dataset = instantiate(cfg.dataset)
     dataset.check()
     _resolve_model(cfg, chosen, dataset.domain)
+    _check_shape(cfg, chosen)
     model = instantiate(cfg.model)
     model.check()
-    _check_shape(cfg, chosen, model)
     op = instantiate(cfg.attn)
     _probe(op)
     mask = instantiate(cfg.mask) if cfg.mask and "_target_" in cfg.mask else None
-    if mask is not None and model.depth is not None and hasattr(mask, "blocks"):
+    if mask is not None and model.depth is not None and getattr(mask, "blocks", "none") != "none":
         parse_layers(mask.blocks, model.depth)
     return Plan(cfg, chosen, dataset, model, instantiate(cfg.task), op, mask)
 
@@ -77,20 +77,24 @@ def _refuse_unbuilt(names: Mapping[str, str], cfg: DictConfig) -> None:
 
 
 def _resolve_model(cfg: DictConfig, names: dict[str, str], domain: str) -> None:
-    """Replace a model that only says which weights to take for which kind of data (``by_domain``) by those."""
+    """Replace a model that only says which weights to take for which kind of data (``by_domain``) by those.
+
+    Keys given on the command line beside ``by_domain`` (``model.checkpoint=FILE``) are handed on.
+    """
     if "by_domain" not in cfg.model:
         return
     option = cfg.model.by_domain[domain]
-    node = load_option("model", option)
+    given = {key: value for key, value in cfg.model.items() if key not in ("_target_", "by_domain") and value is not None}
     names["model"] = option
-    cfg.model = node
+    cfg.model = OmegaConf.merge(load_option("model", option), given)
     OmegaConf.resolve(cfg)
 
 
-def _check_shape(cfg: DictConfig, names: Mapping[str, str], model: ModelSource) -> None:
-    if model.depth is not None:
-        parse_layers(cfg.layers, model.depth)
-    patch = model.patch_size
+def _check_shape(cfg: DictConfig, names: Mapping[str, str]) -> None:
+    """Refuse blocks and sizes that the model's YAML rules out, before torch is loaded; what it leaves open, building checks."""
+    if cfg.model.get("depth") is not None:
+        parse_layers(cfg.layers, cfg.model.depth)
+    patch = cfg.model.get("patch_size")
     if patch is None or cfg.image_size is None:
         return
     sides = [cfg.image_size] if isinstance(cfg.image_size, int) else list(cfg.image_size)
