@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from fna.attention import farthest
 from fna.attention.contract import Site, Tokens
 from fna.attention.landmarks import FarthestPoint, Random, Uniform, features_of, sample_landmarks
+from fna.configs import build_attention, choices
+from fna.errors import UserError
 from tests.attention.reference import farthest as reference
 from tests.attention.reference import random_qkv
 
@@ -20,13 +22,15 @@ def points(batch: int = 3, tokens: int = 20, width: int = 4, seed: int = 0) -> t
     return torch.randn(batch, tokens, width, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(params=["quickfps", "loop"])
+@pytest.fixture(params=["quickfps", "products", "differences"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to farthest points; the loop is what runs where torch-quickfps is not installed."""
-    if request.param == "loop":
-        monkeypatch.setattr(farthest, "_has_quickfps", lambda: False)
-    else:
+    """Every way to farthest points that a CPU can run; the last two serve larger images, compiled code, and a lack of quickfps."""
+    if request.param == "quickfps":
         pytest.importorskip("torch_quickfps")
+        return
+    monkeypatch.setattr(farthest, "_single_start", lambda *_: None)
+    if request.param == "differences":
+        monkeypatch.setattr(farthest, "_product_loop", farthest._loop)
 
 
 @pytest.mark.usefixtures("backend")
@@ -186,3 +190,14 @@ def test_dtypes_and_no_gradient(dtype: torch.dtype) -> None:
     index = sample_landmarks(points().to(dtype).requires_grad_(), 5)
     assert index.dtype == torch.int64
     assert not index.requires_grad
+
+
+@pytest.mark.parametrize("name", choices("sampler"))
+def test_every_sampler_yaml_works_or_is_refused_in_a_sentence(name: str) -> None:
+    if name in ("segment_means", "kmeans"):
+        with pytest.raises(UserError, match="FastNystrom cannot use sampler"):
+            build_attention("fna", sampler=name)
+        return
+    q, k, v = random_qkv(2, 2, 17, 8)
+    op = build_attention("fna", sampler=name, landmarks=5, seed=3)
+    assert op(q, k, v, Site(scale=0.3, tokens=Tokens(grid=(4, 4)))).isfinite().all()
