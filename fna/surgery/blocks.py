@@ -39,7 +39,7 @@ class BlockSpec:
 
     def attend(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """``x`` after the attention branch; further arguments are those that the block's own forward was given."""
-        kwargs |= zip(self.extras, args, strict=False)
+        kwargs |= {name: value for name, value in zip(self.extras, args, strict=False) if value is not None}
         y = attrgetter(self.call or self.attention)(block)(_apply(block, self.norm1, x), **kwargs)
         y = y[0] if isinstance(y, tuple) else y
         return x + _apply(block, self.scale1, _apply(block, self.post1, y))

@@ -110,7 +110,8 @@ class TimmSeam(Seam):
             parts = list(m.qkv(x).chunk(3, dim=-1))
         else:
             parts = list(F.linear(x, m.qkv.weight, torch.cat((m.q_bias, m.k_bias, m.v_bias))).chunk(3, dim=-1))
-        q, k, v = (split_heads(part, part.shape[-1] // m.head_dim) for part in parts)
+        heads = (m.num_heads, *(getattr(m, "num_kv_heads", m.num_heads),) * 2)
+        q, k, v = (split_heads(part, count) for part, count in zip(parts, heads, strict=True))
         return q, k, v
 
     def rotate(self, x: Tensor, rope: Tensor) -> Tensor:

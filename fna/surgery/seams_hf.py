@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
+from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from fna.attention.contract import Attention
@@ -27,6 +26,8 @@ from fna.surgery.seams import Port, expand_heads, mask_fields
 NAME = "fna"
 _PORT = "_fna_port"
 _STOCK = "_fna_stock"
+# The names of the plain patterns; early releases have no full one, for want of a use.
+_PLAIN = ("causal_mask_function", "bidirectional_mask_function")
 # What the table's functions are handed in some models and ours could only drop.
 _UNKNOWN = ("softcap", "position_bias", "s_aux", "cache", "block_table")
 
@@ -96,12 +97,13 @@ def padding_mask(
     build ``[B, 1, N, N]``; that is still made where the pattern is neither full nor plainly causal, or the cache longer than what
     it holds.
     """
-    queries = rest["q_length"] if "q_length" in rest else len(rest["cache_position"])
-    at_end = rest.get("q_offset", kv_length - queries) == kv_length - queries and not rest.get("kv_offset", 0)
-    full = mask_function is bidirectional_mask_function
-    if not (full or (mask_function is causal_mask_function and at_end)):
+    positions = rest.get("cache_position")  # up to release 4; q_length and q_offset since
+    queries = rest["q_length"] if positions is None else len(positions)
+    offset = rest.get("q_offset", 0) if positions is None else positions[0]
+    plain = any(mask_function is getattr(masking_utils, name, None) for name in _PLAIN)
+    if not plain or rest.get("kv_offset", 0) or offset + queries != kv_length:
         rest |= {"batch_size": batch_size, "kv_length": kv_length, "mask_function": mask_function, "allow_is_causal_skip": False}
-        return sdpa_mask(attention_mask=attention_mask, **rest)
+        return masking_utils.sdpa_mask(attention_mask=attention_mask, **rest)
     if attention_mask is None:
         return None
     keys = nn.functional.pad(attention_mask[:, -kv_length:].bool(), (0, max(0, kv_length - attention_mask.shape[1])))
@@ -124,17 +126,23 @@ def _stock(
     name = getattr(module.config, _STOCK)
     eager = name == "eager"
     run = vars(sys.modules[type(module).__module__])["eager_attention_forward"] if eager else ALL_ATTENTION_FUNCTIONS[name]
-    if mask is not None and mask.dim() == 2:
-        mask = mask[:, None, None].bool().expand(-1, 1, query.shape[2], -1)
-        if causal:
-            mask = mask & torch.ones_like(mask[:1]).tril(key.shape[2] - query.shape[2])
-    elif mask is None and causal and eager and query.shape[2] > 1:
-        mask = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril(
-            key.shape[2] - query.shape[2]
-        )
+    mask = _square(mask, query.shape[2], key.shape[2], causal, always=eager, device=query.device)
     if eager and mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
+    # A mask holds causality already, and the kernel takes only one of the two.
+    causal = causal and mask is None and query.shape[2] > 1
     return run(module, query, key, value, mask, scaling=scaling, dropout=dropout, is_causal=causal, **kwargs)
+
+
+def _square(mask: Tensor | None, queries: int, keys: int, causal: bool, *, always: bool, device: torch.device) -> Tensor | None:
+    """A 4-D boolean mask from a row a batch, or from none where causality would be lost: ``always``, or beside a cache."""
+    if mask is None and not (causal and queries > 1 and (always or keys != queries)):
+        return None
+    if mask is not None and mask.dim() == 4:
+        return mask
+    seen = torch.ones(1, keys, dtype=torch.bool, device=device) if mask is None else mask.bool()
+    seen = seen[:, None, None].expand(-1, 1, queries, -1)
+    return seen.tril(keys - queries) if causal else seen
 
 
 AttentionInterface.register(NAME, table_attention)
