@@ -12,7 +12,8 @@ METRICS = {
     "top1": "top-1", "top5": "top-5", "ece": "calibration error",
     "t2i_r1": "text-to-image R@1", "t2i_r5": "text-to-image R@5", "t2i_r10": "text-to-image R@10",
     "i2t_r1": "image-to-text R@1", "i2t_r5": "image-to-text R@5", "i2t_r10": "image-to-text R@10",
-    "miou": "mean IoU", "macc": "mean class accuracy", "aacc": "pixel accuracy", "boundary_iou": "boundary IoU", "vqa_accuracy": "VQA accuracy",
+    "miou": "mean IoU", "macc": "mean class accuracy", "aacc": "pixel accuracy", "boundary_iou": "boundary IoU",
+    "vqa_accuracy": "VQA accuracy",
 }  # fmt: skip
 FIELDS = {"attn": "attention", "image_size": "image size", "dtype": "precision"}
 UNITS = {"image_size": "px"}

@@ -15,28 +15,28 @@ from fna.errors import UserError
 from fna.metrics.accuracy import top_k
 from fna.metrics.calibration import calibration_counts, expected_calibration_error
 from fna.models.base import Model
-from fna.models.open_clip import openai_templates
 from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.images import look
+from fna.tasks.texts import class_texts, sentences
 
 KS = (1, 5)
-SIMPLE = ("a photo of a {}.",)
 
 
 @dataclass
 class Classification:
     """``head``: "head", "zeroshot", or "auto" (the head where there is one). ``templates``: "simple" ("a photo of a {}."),
-    "openai" (the 80 of the CLIP paper) or a list of sentences with {} for the class name."""
+    "openai" (the 80 of the CLIP paper) or a list of sentences with {} for the class name. ``cache``: where class texts are kept."""
 
     head: str = "auto"
     templates: str | Sequence[str] = "simple"
+    cache: str | None = None
     version: int = 1
     _texts: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.head not in ("auto", "head", "zeroshot"):
             raise ValueError(f"task.head={self.head}: choose auto, head or zeroshot.")
-        _sentences(self.templates)
+        sentences(self.templates)
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for data without classes, a model that cannot classify, or classes that do not match."""
@@ -114,17 +114,10 @@ class Classification:
         return lambda images: 100 * normalize(encode(images).float(), dim=-1) @ texts.T
 
     def _class_texts(self, model: Model, dataset: Dataset) -> Tensor:
-        """Unit vectors ``[C, E]``: of each class the mean over templates of unit vectors. Kept for the next variant."""
-        assert model.encode_text is not None
-        # The first of several synonyms ("goldfish, Carassius auratus") is the name.
-        classes = [name.split(",")[0].replace("_", " ") for name in dataset.classes]
-        key = (model.weights.digest, str(model.dtype), *classes)
+        """Unit vectors ``[C, E]`` of the class names; kept for the next variant, and with ``cache`` for the next run."""
+        key = (model.weights.digest, str(model.dtype), *dataset.classes)
         if key not in self._texts:
-            sentences = _sentences(self.templates)
-            with torch.inference_mode():
-                flat = model.encode_text([sentence(name) for name in classes for sentence in sentences])
-                means = normalize(flat.float(), dim=-1).reshape(len(classes), len(sentences), -1).mean(dim=1)
-                self._texts = {key: normalize(means, dim=-1).to(model.device)}
+            self._texts = {key: class_texts(model, dataset.classes, self.templates, self.cache)}
         return self._texts[key]
 
 
@@ -162,13 +155,3 @@ def _head_size(model: Model) -> int:
     with torch.inference_mode():
         blank = torch.zeros(1, 3, *model.image_size, device=model.device, dtype=model.dtype)
         return int(model.classify(blank).shape[-1])
-
-
-def _sentences(templates: str | Sequence[str]) -> list[Callable[[str], str]]:
-    """Functions from a class name to a sentence."""
-    if templates == "openai":
-        return openai_templates()
-    chosen = SIMPLE if templates == "simple" else templates
-    if isinstance(chosen, str) or not all("{}" in sentence for sentence in chosen):
-        raise ValueError(f"task.templates={templates}: give simple, openai or a list of sentences with {{}} for the class name.")
-    return [sentence.format for sentence in chosen]

@@ -13,18 +13,21 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from fna.attention.contract import Tokens
 from fna.attention.exact import Exact
 from fna.data.base import Dataset
 from fna.data.segmentation import LabelMaps
 from fna.errors import UserError
-from fna.models.base import Model
+from fna.models.base import Model, Weights
 from fna.models.timm import TimmModel
 from fna.surgery.swap import swap_tower
 from fna.tasks.base import Prepared, Run
 from fna.tasks.dense import Inference, normalised, resize, sized, starts
 from fna.tasks.features import patch_features
 from fna.tasks.heads import LinearHead
+from fna.tasks.maskclip import MaskClip
 from fna.tasks.segmentation import Segmentation
+from fna.tasks.texts import sentences
 
 HEIGHT, WIDTH = 64, 96
 
@@ -234,3 +237,78 @@ def test_a_head_file_without_classes_is_checked_by_count(model: Model, scenes: L
     other.check(model, data)
     assert other.prepare(model, data, Run(batch_size=3)) != key
     assert scored(other, model, data) == scored(made, model, data)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A random open_clip ViT whose texts are unit vectors by the first letter of the class."""
+    import open_clip
+
+    vision = {"image_size": 64, "layers": 3, "width": 64, "head_width": 32, "patch_size": 16}
+    text = {"context_length": 8, "vocab_size": 32, "width": 32, "heads": 1, "layers": 1}
+    torch.manual_seed(0)
+    net = open_clip.CLIP(32, vision, text).eval().requires_grad_(False)
+
+    def encode_text(sentences: Any) -> torch.Tensor:
+        return torch.stack([F.one_hot(torch.tensor("sg".index(text[0])), 32).float() for text in sentences])
+
+    return Model(
+        name="tiny clip",
+        tower=net,
+        weights=Weights("random", "0", "none"),
+        transform=lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1) / 127.5 - 1,
+        image_size=(64, 64),
+        tokens=Tokens(prefix=1, grid=(4, 4)),
+        depth=3,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        encode_image=net.encode_image,
+        encode_text=encode_text,
+    )
+
+
+def by_hand(clip: Model, images: torch.Tensor, residual: bool, mlp: bool) -> torch.Tensor:
+    """MaskCLIP's formula written out on the weights."""
+    visual = clip.tower.visual
+    block = visual.transformer.resblocks[-1]
+    entered: list[torch.Tensor] = []
+    with block.register_forward_pre_hook(lambda _, args: entered.append(args[0])):
+        visual(images)
+    x = entered[0]
+    value = F.linear(block.ln_1(x), block.attn.in_proj_weight[128:], block.attn.in_proj_bias[128:])
+    u = block.attn.out_proj(value) + (x if residual else 0)
+    u = u + block.mlp(block.ln_2(u)) if mlp else u
+    return (visual.ln_post(u[:, 1:]) @ visual.proj).transpose(1, 2).unflatten(2, (4, 4))
+
+
+@pytest.mark.parametrize(("residual", "mlp"), [(True, True), (False, False)])
+def test_maskclip_is_its_formula_swapped_or_not(clip: Model, residual: bool, mlp: bool) -> None:
+    head = MaskClip(residual=residual, mlp=mlp)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = by_hand(clip, images, residual, mlp)
+        assert torch.allclose(head.features(clip, images), expected, atol=1e-5)
+        with swap_tower(clip.tower, {1: Exact(), 2: Exact()}):
+            assert torch.allclose(head.features(clip, images), expected, atol=1e-5)
+        assert torch.allclose(head.features(clip, images), expected, atol=1e-5)
+
+
+def test_zero_shot_segmentation_runs_and_keeps_its_texts(clip: Model, model: Model, scenes: LabelMaps, tmp_path: Path) -> None:
+    data = scenes.load(None)
+    made = Segmentation(MaskClip(templates=["{}"]), cache=str(tmp_path / "cache"))
+    made.check(clip, data)
+    made.prepare(clip, data, Run(batch_size=2))
+    assert len(list((tmp_path / "cache/texts").glob("*.npy"))) == 1
+    outcome = made.evaluate(clip, data, Run(batch_size=2))
+    assert outcome.decisions.shape == (4, 64 * 64)
+    with pytest.raises(UserError, match="reads no text"):
+        made.check(model, data)
+
+
+def test_templates() -> None:
+    assert len(sentences("simple")) == 1
+    assert len(sentences("openai")) == 80
+    assert len(sentences("maskclip")) == 85
+    assert sentences("maskclip")[-1]("dog") == "this is one dog in the scene."
+    with pytest.raises(ValueError, match="give simple, openai, maskclip"):
+        sentences("none")

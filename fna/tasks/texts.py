@@ -1,0 +1,71 @@
+"""Classes as texts: what a CLIP compares images with, computed once for a model, its classes and a set of templates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fna.models.base import Model
+from fna.models.open_clip import openai_templates
+from fna.tasks.cache import cached_rows, digest_of
+
+Sentence = Callable[[str], str]
+
+SIMPLE = ("a photo of a {}.",)
+# what MaskCLIP adds to the 80 templates of the CLIP paper
+SCENE = (
+    "there is a {} in the scene.",
+    "there is the {} in the scene.",
+    "this is a {} in the scene.",
+    "this is the {} in the scene.",
+    "this is one {} in the scene.",
+)
+CLASSES_AT_ONCE = 16  # texts of so many classes are encoded before they are kept
+
+
+def sentences(templates: str | Sequence[str]) -> list[Sentence]:
+    """Functions from a class name to a sentence: "simple", "openai" (80), "maskclip" (85) or sentences with {} for the name."""
+    if templates in ("openai", "maskclip"):
+        return [*openai_templates(), *(text.format for text in (SCENE if templates == "maskclip" else ()))]
+    chosen = SIMPLE if templates == "simple" else templates
+    if isinstance(chosen, str) or not all("{}" in text for text in chosen):
+        raise ValueError(
+            f"task.templates={templates}: give simple, openai, maskclip or a list of sentences with {{}} for the class name."
+        )
+    return [text.format for text in chosen]
+
+
+def class_texts(model: Model, names: Sequence[str], templates: str | Sequence[str], cache: str | Path | None = None) -> Tensor:
+    """Unit vectors ``[C, E]``, float32: of each class the mean over templates of unit vectors, normalised again.
+
+    Of several synonyms ("goldfish, Carassius auratus") the first is the name. With ``cache`` they are kept in that folder.
+    """
+    classes = [name.split(",")[0].replace("_", " ") for name in names]
+    made = sentences(templates)
+
+    def pieces(done: int) -> list[np.ndarray]:
+        return [
+            _encoded(model, classes[start : start + CLASSES_AT_ONCE], made) for start in range(done, len(classes), CLASSES_AT_ONCE)
+        ]
+
+    if cache is None:
+        return torch.from_numpy(np.concatenate(pieces(0))).to(model.device)
+    key = digest_of(
+        {"weights": model.weights.digest, "dtype": str(model.dtype), "texts": [text(name) for name in classes for text in made]}
+    )
+    width = _encoded(model, classes[:1], made[:1]).shape[1]
+    rows = cached_rows(Path(cache) / "texts" / f"{key}.npy", (len(classes), width), lambda done: iter(pieces(done)), "float32")
+    return torch.from_numpy(np.array(rows)).to(model.device)
+
+
+def _encoded(model: Model, classes: Sequence[str], made: Sequence[Sentence]) -> np.ndarray:
+    assert model.encode_text is not None
+    with torch.inference_mode():
+        flat = model.encode_text([text(name) for name in classes for text in made])
+        means = normalize(flat.float(), dim=-1).reshape(len(classes), len(made), -1).mean(dim=1)
+        return normalize(means, dim=-1).cpu().numpy()
