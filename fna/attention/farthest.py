@@ -102,16 +102,16 @@ def _product_loop(x: Tensor, count: int, kept: Tensor | None, allowed: Tensor | 
     if allowed is not None:
         nearest.copy_(torch.where(allowed, float("inf"), float("-inf")))
     distance = x.new_empty(batch, 1, tokens)
+    gap = distance[:, 0]
     picks = torch.zeros(count, batch, 1, dtype=torch.int64)
     most, forced, first = _forced(kept, count)
     row = torch.arange(batch) * tokens
-    for step in range(count):
-        pick = torch.argmax(nearest, 1, keepdim=True, out=picks[step])
+    for step, pick in enumerate(picks.unbind(0)):
+        torch.argmax(nearest, 1, keepdim=True, out=pick)
         if step < most:
             pick.copy_(torch.where(step < forced, first[:, step, None], pick))
-        centre = centres.index_select(0, (pick[:, 0] + row)).unsqueeze(1)
-        torch.bmm(centre, points, out=distance)
-        torch.minimum(nearest, distance[:, 0], out=nearest)
+        torch.bmm(centres.index_select(0, pick[:, 0] + row).unsqueeze(1), points, out=distance)
+        torch.minimum(nearest, gap, out=nearest)
         nearest.scatter_(1, pick, float("-inf"))
     return picks[..., 0].T.contiguous()
 
