@@ -1,0 +1,194 @@
+"""Classifying by what other images teach: nearest neighbours and a linear probe on frozen image features.
+
+Features are the model's image embeddings (for a ViT its final-norm class token), computed once for the images to learn from and
+kept on disk. They are learnt under full attention, or with ``refit`` under each variant's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from torch.nn import functional as F
+
+from fna.data.bank import LabelledDataset
+from fna.data.base import Dataset, Labelled
+from fna.data.loading import batches
+from fna.errors import UserError
+from fna.metrics.accuracy import top_k
+from fna.models.base import Model
+from fna.tasks.base import FULL, Array, Outcome, Run
+from fna.tasks.cache import cached_rows, digest_of
+from fna.tasks.images import look
+
+KS = (1, 5)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
+HELD_OUT = 4  # every fourth image to learn from chooses the rate
+console = Console(stderr=True)
+
+Classifier = Callable[[Array], Array]  # features [n, D] -> scores [n, C]
+
+
+@dataclass
+class Learnt:
+    """What both have in common; `fit` makes a classifier of the features and labels to learn from."""
+
+    cache: str = "outputs/cache"
+    refit: bool = False
+    version: int = 1
+    _fitted: dict[str, tuple[str, Classifier]] = field(default_factory=dict, repr=False)
+
+    def fit(self, features: Array, labels: Array, classes: int, seed: int) -> Classifier:
+        """A classifier of features ``[n, D]`` with labels ``[n]``."""
+        raise NotImplementedError
+
+    def check(self, model: Model, dataset: Dataset) -> None:
+        """Raise `UserError` for a model without image embeddings or data without images to learn from."""
+        if model.encode_image is None:
+            raise UserError(f"{model.name} embeds no images: choose another model.")
+        if not isinstance(dataset, LabelledDataset) or dataset.training is None:
+            raise UserError(f"{dataset.name} has no images to learn from: give dataset.train=SPLIT, or dataset=tiny_imagenet_bank.")
+        if len(dataset.classes) < 2:
+            raise UserError(f"{dataset.name} has {len(dataset.classes)} classes; there must be at least two.")
+
+    def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
+        """The image embedding."""
+        assert model.encode_image is not None
+        return model.encode_image
+
+    def prepare(self, model: Model, dataset: Dataset, run: Run) -> str:
+        """Learn under the attention at work; returns the digest of what was learnt from."""
+        assert isinstance(dataset, LabelledDataset)
+        assert dataset.training is not None
+        data = dataset.training()
+        decides = {"weights": model.weights.digest, "size": model.image_size, "dtype": str(model.dtype), "variant": run.variant}
+        key = digest_of({**decides, "data": data.digest})
+        if self._fitted.get(run.variant, ("",))[0] != key:
+            features = unit(_kept(model, data, run, Path(self.cache) / "embeddings" / f"{key}.npy"))
+            labels = np.array([example.label for example in data.examples])
+            self._fitted[run.variant] = (key, self.fit(features, labels, len(dataset.classes), run.seed))
+        return key
+
+    def evaluate(self, model: Model, dataset: Dataset, run: Run) -> Outcome:
+        """One pass over the images that are asked about."""
+        self.check(model, dataset)
+        variant = run.variant if self.refit else FULL
+        if variant == run.variant:
+            self.prepare(model, dataset, run)
+        seen = look(self.forward(model), model, dataset, run)
+        scores = self._fitted[variant][1](unit(seen.outputs)).astype(np.float32)
+        own = np.array([dataset.examples[place].label for place in seen.kept])
+        decisions = scores.argmax(axis=1)
+        return Outcome(
+            keys=[dataset.examples[place].key for place in seen.kept],
+            counts={"seen": np.ones(len(own), np.int64)} | {f"top{k}": hit for k, hit in top_k(scores, own, KS).items()},
+            outputs=scores,
+            decisions=decisions,
+            labels=[dataset.classes[row] for row in decisions],
+            truths=[dataset.classes[row] for row in own],
+            skipped=seen.skipped,
+        )
+
+    def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
+        """``top1`` and ``top5`` in percent."""
+        return {f"top{k}": 100.0 * sums[f"top{k}"] / sums["seen"] for k in KS}
+
+
+@dataclass
+class Neighbours(Learnt):
+    """k-NN as DINOv2 has it: of the ``k`` nearest by cosine each votes for its class with weight softmax(cosine / temperature)."""
+
+    k: int = 20
+    temperature: float = 0.07
+
+    def fit(self, features: Array, labels: Array, classes: int, seed: int) -> Classifier:
+        """Scores ``[n, C]``: the votes. A bank smaller than k votes as a whole."""
+        bank, one_hot = features, np.eye(classes)[labels]
+
+        def vote(queries: Array) -> Array:
+            alike = queries @ bank.T
+            near = np.argsort(-alike, axis=1, kind="stable")[:, : self.k]
+            weights = np.exp(np.take_along_axis(alike, near, 1) / self.temperature)
+            weights /= weights.sum(1, keepdims=True)
+            return np.einsum("nk,nkc->nc", weights, one_hot[near])
+
+        return vote
+
+
+@dataclass
+class Probe(Learnt):
+    """Logistic regression by SGD (momentum 0.9, cosine) over a sweep of ``rates``; images held out of the bank choose the rate.
+
+    One image in four is held out; the classifier that answers is then trained on all of them.
+    """
+
+    rates: tuple[float, ...] | list[float] = RATES
+    epochs: int = 100
+    batch: int = 256
+
+    def fit(self, features: Array, labels: Array, classes: int, seed: int) -> Classifier:
+        """Scores ``[n, C]``: logits."""
+        held = np.arange(len(labels)) % HELD_OUT == HELD_OUT - 1
+        tried = self._descend(features[~held], labels[~held], classes, seed, list(self.rates))
+        hits = (tried(features[held]).argmax(-1) == labels[held]).mean(-1)
+        best = self.rates[int(np.argmax(hits))]
+        console.print(f"probe: rate {best:g}, {100 * hits.max():.1f} % right on {held.sum()} held-out images", highlight=False)
+        chosen = self._descend(features, labels, classes, seed, [best])
+        return lambda queries: chosen(queries)[0]
+
+    def _descend(self, features: Array, labels: Array, classes: int, seed: int, rates: list[float]) -> Classifier:
+        """One classifier a rate, all trained at once: features ``[n, D]`` -> logits ``[rates, n, C]``."""
+        x, y = torch.from_numpy(features).float(), torch.from_numpy(labels)
+        generator = torch.Generator().manual_seed(seed)
+        weight = (torch.randn(len(rates), x.shape[1], classes, generator=generator) * 0.01).requires_grad_()
+        bias = torch.zeros(len(rates), 1, classes, requires_grad=True)
+        # standardised features: one scale for the rates whatever the model's norm
+        mean, deviation = x.mean(0), x.std(0).clamp_min(1e-6)
+        steps = self.epochs * -(-len(y) // self.batch)
+        scale = torch.tensor(rates)[:, None, None]
+        moment = [torch.zeros_like(weight), torch.zeros_like(bias)]
+        for step in track(range(steps), "training the probe", console=console):
+            picked = torch.randint(len(y), (self.batch,), generator=generator)
+            logits = (x[picked] - mean) / deviation @ weight + bias
+            loss = F.cross_entropy(logits.flatten(0, 1), y[picked].repeat(len(rates))) * len(rates)
+            rate = scale * 0.5 * (1 + np.cos(np.pi * step / steps))
+            gradients = torch.autograd.grad(loss, (weight, bias))
+            with torch.no_grad():
+                for parameter, momentum, gradient in zip((weight, bias), moment, gradients, strict=True):
+                    momentum.mul_(0.9).add_(gradient)
+                    parameter.sub_(rate * momentum)
+        w, b, m, d = (part.detach().numpy() for part in (weight, bias, mean, deviation))
+        return lambda queries: ((queries - m) / d) @ w + b
+
+
+def unit(features: Array) -> Array:
+    """Rows ``[n, D]`` of length 1, float32."""
+    features = np.asarray(features, np.float32)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def _kept(model: Model, data: Dataset[Labelled], run: Run, file: Path) -> Array:
+    """Embeddings ``[n, D]`` of all images of ``data``, memory-mapped; all of them must be readable."""
+    embed = model.encode_image
+    assert embed is not None
+
+    def seen(images: Tensor) -> Array:
+        with torch.inference_mode():
+            return embed(images.to(model.device, model.dtype)).float().cpu().numpy()
+
+    def pieces(done: int) -> Iterator[Array]:
+        reader = batches(
+            data.examples[done:], model.transform, batch_size=run.batch_size, skipped=[], workers=run.workers, strict=True
+        )
+        total = -(-(len(data.examples) - done) // run.batch_size)
+        for batch in track(reader, "images to learn from", total=total, console=console):
+            yield seen(batch.images)
+
+    width = seen(torch.zeros(1, 3, *model.image_size)).shape[1]
+    return cached_rows(file, (len(data.examples), width), pieces, "float32")

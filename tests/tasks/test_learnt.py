@@ -1,0 +1,61 @@
+"""Nearest neighbours against a loop, a probe on separable points, and both through the task on a model of mean colours."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fna.data.bank import LabelledDataset
+from fna.data.base import Dataset, Labelled
+from fna.errors import UserError
+from fna.models.base import Model
+from fna.tasks.base import Prepared, Run
+from fna.tasks.learnt import Neighbours, Probe, unit
+
+
+def test_votes_against_a_loop() -> None:
+    generator = np.random.default_rng(0)
+    bank, queries, labels = unit(generator.normal(size=(30, 5))), unit(generator.normal(size=(7, 5))), generator.integers(0, 4, 30)
+    scores = Neighbours(k=6, temperature=0.07).fit(bank, labels, 4, 0)(queries)
+    for query, row in zip(queries, scores, strict=True):
+        near = sorted(range(30), key=lambda place: -float(bank[place] @ query))[:6]
+        weights = np.exp([bank[place] @ query / 0.07 for place in near])
+        expected = np.zeros(4)
+        for place, weight in zip(near, weights / weights.sum(), strict=True):
+            expected[labels[place]] += weight
+        assert row == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_bank_smaller_than_k_votes_as_a_whole() -> None:
+    scores = Neighbours(k=20).fit(unit(np.eye(3)), np.array([0, 1, 1]), 2, 0)(unit(np.ones((1, 3))))
+    assert scores[0] == pytest.approx([1 / 3, 2 / 3])
+
+
+def test_a_probe_separates_what_can_be_separated_and_is_seeded() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.tile([0, 1, 2], 40)
+    features = unit(np.eye(8)[labels] + generator.normal(size=(120, 8)) * 0.2)
+    probe = Probe(epochs=30, batch=32, rates=(1e-6, 0.1))
+    scores = probe.fit(features, labels, 3, 0)(features)
+    assert (scores.argmax(1) == labels).mean() > 0.95
+    assert np.array_equal(scores, probe.fit(features, labels, 3, 0)(features))
+
+
+@pytest.mark.parametrize("task", [Neighbours(k=1), Probe(epochs=20, batch=4, rates=[1.0])], ids=["knn", "probe"])
+def test_through_the_task(task: Neighbours | Probe, clip: Model, labelled: Dataset[Labelled], tmp_path: Path) -> None:
+    learnt = replace(labelled, examples=[example for example in labelled.examples for _ in range(4)])
+    data = LabelledDataset(**{**vars(labelled), "training": lambda: learnt})
+    made = replace(task, cache=str(tmp_path), _fitted={})
+    made.check(clip, data)
+    assert isinstance(made, Prepared)
+    made.prepare(clip, data, Run(batch_size=3))
+    assert len(list((tmp_path / "embeddings").glob("*.npy"))) == 1
+    outcome = made.evaluate(clip, data, Run(batch_size=3))
+    assert outcome.keys == [example.key for example in data.examples]
+    sums = {name: counts.sum(0) for name, counts in outcome.counts.items()}
+    assert float(made.metrics(sums)["top1"]) >= 75
+    with pytest.raises(UserError, match="no images to learn from"):
+        made.check(clip, labelled)
