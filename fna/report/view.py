@@ -10,6 +10,7 @@ from typing import Any
 from fna.report import table, words
 from fna.report.pictures import Album, Gallery, read_gallery
 from fna.report.results import Result, Run, dig, interval, number, ratio, reference
+from fna.report.segments import Mapped, read_maps
 from fna.report.words import Part
 
 SIDES = ("full", "exact", "variant")
@@ -68,6 +69,7 @@ class View:
     agreement_span: str
     stages: list[Segment]
     gallery: Gallery
+    maps: list[Mapped]
     facts: list[tuple[str, str]]
     command: str
     config: str
@@ -95,6 +97,7 @@ def view(run: Run, album: Album, pictures: int | None = None) -> View:
         agreement_span=words.limits(dig(result, "fidelity", "agreement_ci"), 1, ""),
         stages=stage_segments(result),
         gallery=gallery,
+        maps=read_maps(run.folder, album, pictures),
         facts=_facts(result),
         command=_command(run),
         config=_config(run),
