@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fna.attention.contract import Attention, Site, Tokens
 from fna.attention.landmarks import sample_landmarks as sample_landmarks
-from fna.configs import build_attention
+from fna.configs import build_attention, instantiate, load_option
 from fna.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def swap(
     layers: str | int | Sequence[int] = "last-half",
     landmarks: int | float | str = 64,
     sampler: str = "fps",
-    mask: str | None = None,
+    mask: Any = None,
     reduce: str | None = None,
     seed: int = 0,
     **options: Any,
@@ -32,20 +32,26 @@ def swap(
 
     ``model``: an open_clip model or its visual tower, a timm ViT, a Hugging Face CLIP, DINOv2 or SigLIP. ``attn``: a name of
     ``conf/attn`` or an attention of your own. ``layers``: "all", "last-half", "13-23" or ints (negative from the end).
-    ``options`` are keys of the method's YAML file. ``handle.restore()`` gives the model back bit for bit.
+    ``mask``: a name of ``conf/mask`` or a `fna.masking.strategy.Masking` of your own. ``options`` are keys of the method's YAML
+    file. ``handle.restore()`` gives the model back bit for bit.
 
     Raises `UserError` for an unknown model, name, option or layer.
     """
     from fna.surgery.blocks import find_tower
+    from fna.surgery.lookahead import swap_masked
     from fna.surgery.plan import parse_layers
-    from fna.surgery.swap import swap_tower
 
-    for knob, value in (("mask", mask), ("reduce", reduce)):
-        if value not in (None, "none"):
-            raise UserError(f"{knob}={value}: this version of fna.swap has no {knob} yet; leave it out.")
+    if reduce not in (None, "none"):
+        raise UserError(f"reduce={reduce}: this version of fna.swap has no reduce yet; leave it out.")
     op = build_attention(attn, landmarks=landmarks, sampler=sampler, seed=seed, **options) if isinstance(attn, str) else attn
     depth = len(find_tower(model).blocks)
-    return swap_tower(model, dict.fromkeys(parse_layers(layers, depth), op))
+    masking = _masking(mask) if mask is None or isinstance(mask, str) else mask
+    return swap_masked(model, dict.fromkeys(parse_layers(layers, depth), op), masking)
+
+
+def _masking(name: str | None) -> Any:
+    """What ``mask=name`` means on the command line, uncalibrated."""
+    return None if name in (None, "none") else instantiate(load_option("mask", str(name)))
 
 
 def attention(

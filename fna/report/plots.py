@@ -65,6 +65,8 @@ def plots(runs: Sequence[Run]) -> list[Plot]:
         drawn.append(draw(f"{called}: what it costs, what it buys", whole, keys, quality_cost(metric)))
         if "landmarks" in keys:
             drawn.append(draw(f"{called} over landmarks", whole, keys, over_landmarks(metric)))
+        if "mask_start" in keys:
+            drawn.append(draw(f"{called} over the first masked block", whole, keys, over_start(metric)))
     if "tokens" in keys or "image_size" in keys:
         drawn.append(draw("Where it begins to pay", whole, [key for key in keys if key != "image_size"], CROSSOVER))
     return [plot for plot in drawn if plot is not None]
@@ -78,6 +80,11 @@ def quality_cost(metric: str) -> Axes:
 def over_landmarks(metric: str) -> Axes:
     """The difference of a metric over the number of landmarks."""
     return Axes(_field("landmarks"), _delta(metric), "landmarks", "points against full", "landmarks", log=True)
+
+
+def over_start(metric: str) -> Axes:
+    """The difference of a metric over the first block in which tokens are masked."""
+    return Axes(_field("mask_start"), _delta(metric), "first masked block", "points against full", "mask_start")
 
 
 def draw(title: str, runs: Sequence[Run], keys: Sequence[str], plot: Axes) -> Plot | None:
@@ -99,7 +106,7 @@ def draw(title: str, runs: Sequence[Run], keys: Sequence[str], plot: Axes) -> Pl
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
     legend = [(name, place % len(LINES), place >= len(LINES)) for place, name in enumerate(lines)]
-    return Plot(title, _svg(figure), legend if len(lines) > 1 else [])
+    return Plot(title, svg(figure), legend if len(lines) > 1 else [])
 
 
 def _tag(axes: Any, points: Sequence[tuple[Value, Value, Run]], key: str) -> None:
@@ -152,7 +159,7 @@ def _figure(plot: Axes) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _svg(figure: Any) -> str:
+def svg(figure: Any) -> str:
     """The figure as an element for a page: no document head, no addresses, ids of its own, colours as variables."""
     import matplotlib
 

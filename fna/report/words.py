@@ -15,7 +15,7 @@ METRICS = {
     "miou": "mean IoU", "macc": "mean class accuracy", "aacc": "pixel accuracy", "boundary_iou": "boundary IoU",
     "vqa_accuracy": "VQA accuracy",
 }  # fmt: skip
-FIELDS = {"attn": "attention", "image_size": "image size", "dtype": "precision"}
+FIELDS = {"attn": "attention", "image_size": "image size", "dtype": "precision", "mask_start": "masked from block"}
 UNITS = {"image_size": "px"}
 ERRORS = frozenset({"ece"})  # metrics of which less is better
 PRIMARY = (("t2i_r1", "i2t_r1"), ("top1",), ("miou",), ("vqa_accuracy",))

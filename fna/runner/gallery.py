@@ -75,7 +75,7 @@ def _landmarks(folder: Path, plan: Plan, model: Model, dataset: Dataset, layers:
     shown = []
     for row, example in enumerate(examples):
         name = f"pictures/{row}.png"
-        _save(folder / name, _denormalised(images[row]))
+        save(folder / name, denormalised(images[row]))
         index = [] if landmarks is None else landmarks.index[row].tolist()
         if landmarks is not None and landmarks.valid is not None:
             index = [token for token, valid in zip(index, landmarks.valid[row].tolist(), strict=True) if valid]
@@ -83,7 +83,7 @@ def _landmarks(folder: Path, plan: Plan, model: Model, dataset: Dataset, layers:
     return shown
 
 
-def _denormalised(image: Tensor) -> Image.Image:
+def denormalised(image: Tensor) -> Image.Image:
     """The transformed image as a picture, stretched to its own range (the model's mean and deviation are not needed)."""
     low, high = image.amin(), image.amax()
     pixels = ((image - low) / (high - low).clamp_min(1e-6) * 255).byte().permute(1, 2, 0).numpy()
@@ -102,7 +102,7 @@ def _flips(folder: Path, dataset: Dataset, full: Outcome, variant: Outcome, coun
         with Image.open(examples[key].image) as image:
             picture = image.convert("RGB")
         picture.thumbnail((SIDE, SIDE))
-        _save(folder / name, picture)
+        save(folder / name, picture)
         truth, before, after = full.truths[row], full.labels[row], variant.labels[row]
         better = "full" if right[row] else "variant" if _right(variant, row, examples) else "neither"
         flips.append({"image": name, "key": key, "truth": truth, "full": before, "variant": after, "better": better})
@@ -115,7 +115,8 @@ def _right(outcome: Outcome, row: int, examples: dict[str, Any]) -> bool:
     return label == outcome.truths[row] or label in getattr(examples[outcome.keys[row]], "captions", ())
 
 
-def _save(path: Path, picture: Image.Image) -> None:
+def save(path: Path, picture: Image.Image) -> None:
+    """Write a PNG."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     write_atomic(path, buffer.getvalue())

@@ -10,11 +10,11 @@ from typing import Any
 
 from fna.attention.contract import Attention
 from fna.data.base import Dataset
+from fna.masking.guarantee import Guaranteed
 from fna.masking.strategy import Masking
 from fna.models.base import Model
 from fna.runner.plan import Plan
-from fna.surgery.lookahead import swap_masked
-from fna.surgery.plan import parse_layers
+from fna.surgery.lookahead import masked_blocks, swap_masked
 from fna.surgery.swap import Swap
 from fna.tasks.calibration import calibrated
 
@@ -50,8 +50,11 @@ def decides(plan: Plan) -> Any:
 
 def facts(plan: Plan, model: Model) -> dict[str, Any]:
     """What ``result.json`` says of the mask beyond its name; nothing where there is none."""
+    told = {}
+    if isinstance(sampler := getattr(plan.op, "sampler", None), Guaranteed):
+        told["guarantee"] = f"CLS {sampler.cls}, massive {sampler.massive}, artifact {sampler.artifact}"
     if not isinstance(plan.mask, Masking):
-        return {}
-    blocks = parse_layers(plan.mask.blocks, model.depth)
+        return told
+    blocks = masked_blocks(plan.mask.blocks, model.depth)
     first, detect = plan.mask.window(model.depth)
-    return {"mask_start": blocks[0], "mask_blocks": list(blocks), "mask_detect": detect, "mask_first": first}
+    return told | {"mask_start": min(blocks, default=None), "mask_blocks": list(blocks), "mask_detect": detect, "mask_first": first}

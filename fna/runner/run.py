@@ -24,7 +24,7 @@ from fna.metrics.compare import compare
 from fna.models.base import Model
 from fna.report import table
 from fna.report.page import write_page
-from fna.runner import cost, env, gallery, masks, segments
+from fna.runner import cost, env, gallery, masks, segments, study
 from fna.runner.files import write_atomic
 from fna.runner.job import RESULT_SCHEMA
 from fna.runner.plan import Plan, identity
@@ -33,6 +33,7 @@ from fna.surgery.plan import parse_layers
 from fna.surgery.swap import swap_tower
 from fna.tasks.base import FULL, Outcome, Prepared, Run
 from fna.tasks.segmentation import Segmentation
+from fna.tasks.tokens import Tokens
 
 console = Console(stderr=True)
 
@@ -209,6 +210,8 @@ def _further_pictures(
     folder: Path, plan: Plan, model: Model, dataset: Dataset, rows: tuple[Row, Row], layers: tuple[int, ...]
 ) -> dict[str, list[dict[str, Any]]]:
     """Sections of ``gallery.json`` that only some tasks have."""
+    if isinstance(plan.task, Tokens):
+        return study.draw(folder, plan, plan.task, model, dataset)
     outcomes = tuple(row.outcome for row in rows if row.outcome is not None)
     if not (isinstance(plan.task, Segmentation) and isinstance(dataset, SegmentedDataset) and len(outcomes) == 2):
         return {}

@@ -44,11 +44,16 @@ def swap_masked(model: nn.Module, plan: Mapping[int, Attention], masking: Maskin
     if isinstance(masking, Registers):
         return masking.swap(model, plan, **options)
     depth = len(find_tower(model).blocks)
-    blocks = parse_layers(masking.blocks, depth)
+    blocks = masked_blocks(masking.blocks, depth)
     swap = swap_tower(model, masking.ops(plan, blocks, depth), **options)
     if masking.looks_ahead(blocks, depth):
-        look_ahead(swap, masking, min(masking.window(depth)[0], *blocks))
+        look_ahead(swap, masking, min((masking.window(depth)[0], *blocks)))
     return swap
+
+
+def masked_blocks(spec: Layers, depth: int) -> tuple[int, ...]:
+    """`parse_layers`, with "none" for no block: the tokens are found and left alone."""
+    return () if spec == "none" else parse_layers(spec, depth)
 
 
 def look_ahead(swap: Swap, masking: Masking, at: int) -> None:

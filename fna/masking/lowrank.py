@@ -1,0 +1,60 @@
+"""How low the rank of attention is: every head's softmax matrix cut into pieces, each piece replaced by its best of rank r.
+
+An instrument, not a method: it makes the N x N matrix. After FNA's authors' experiment (facts §1.4), from block 12 of ViT-L on:
+pieces by category (CLS, massive, artifact, normal) lose less than {CLS, patches} up to rank 5, and from 8 on neither loses much.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fna.attention.contract import Site, refuse, same_tokens
+from fna.attention.rows import attention_rows
+from fna.masking.masked import Found
+from fna.masking.sinks import categories
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Attention of rank ``rank`` in every block of the matrix; ``partition``: pieces by category instead of {CLS, patches}.
+
+    ``partition`` needs tokens that were found (mask=found). Honours ``keys`` and ``key_bias``.
+    """
+
+    rank: int = 4
+    partition: bool = False
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.rank != int(self.rank):
+            raise ValueError(f"rank={self.rank}: give a whole number of at least 1.")
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+        """q, k, v ``[B, H, N, d]`` -> ``[B, H, N, d]``."""
+        refuse(self, site, "causal", "dense")
+        same_tokens(self, q, k, site)
+        count = q.shape[2]
+        weights = attention_rows(q, k, site, torch.arange(count, device=q.device).expand(q.shape[0], -1))
+        nothing = torch.zeros(q.shape[0], count, dtype=torch.bool, device=q.device)
+        massive = Found("massive")(q, k, site) if self.partition else nothing
+        sinks = Found("both")(q, k, site) if self.partition else nothing
+        kind = categories(massive, sinks, site.tokens)
+        cut = torch.stack([cut_rank(image, kinds, int(self.rank)) for image, kinds in zip(weights, kind, strict=True)])
+        return (cut.to(v.dtype) @ v).to(q.dtype)
+
+
+def cut_rank(weights: Tensor, kind: Tensor, rank: int) -> Tensor:
+    """``[H, N, N]`` with the piece of every pair of categories replaced by its best of that rank; ``kind`` ``[N]``."""
+    out = weights.clone()
+    groups = [(kind == number).nonzero()[:, 0] for number in kind.unique()]
+    for rows in groups:
+        for columns in groups:
+            if min(len(rows), len(columns)) > rank:
+                piece = weights[:, rows[:, None], columns]
+                u, s, vh = torch.linalg.svd(piece, full_matrices=False)
+                out[:, rows[:, None], columns] = (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]
+    return out
