@@ -9,8 +9,10 @@ from typing import Any
 
 from fna.report import table, words
 from fna.report.pictures import Album, Gallery, read_gallery
+from fna.report.plots import Plot
 from fna.report.results import Result, Run, dig, interval, number, ratio, reference
 from fna.report.segments import Mapped, read_maps
+from fna.report.tokens import Marked, heat_tables, read_marked, read_tokens, sentence, token_plots
 from fna.report.words import Part
 
 SIDES = ("full", "exact", "variant")
@@ -51,6 +53,16 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Study:
+    """What task=tokens found: a sentence, plots, and shaded tables."""
+
+    sentence: str
+    plots: list[Plot]
+    tables: list[dict[str, Any]]
+    marked: list[Marked]
+
+
+@dataclass(frozen=True)
 class View:
     """All that the template says about one run."""
 
@@ -70,6 +82,7 @@ class View:
     stages: list[Segment]
     gallery: Gallery
     maps: list[Mapped]
+    study: Study | None
     facts: list[tuple[str, str]]
     command: str
     config: str
@@ -98,10 +111,21 @@ def view(run: Run, album: Album, pictures: int | None = None) -> View:
         stages=stage_segments(result),
         gallery=gallery,
         maps=read_maps(run.folder, album, pictures),
+        study=_study(run, album, pictures),
         facts=_facts(result),
         command=_command(run),
         config=_config(run),
         raw=json.dumps(result, indent=1, ensure_ascii=False),
+    )
+
+
+def _study(run: Run, album: Album, pictures: int | None) -> Study | None:
+    """The study of task=tokens, if the run made one."""
+    found = read_tokens(run.folder)
+    return (
+        None
+        if found is None
+        else Study(sentence(found), token_plots(found), heat_tables(found), read_marked(run.folder, album, pictures))
     )
 
 
