@@ -103,3 +103,21 @@ def test_training_gives_the_recorded_losses(tmp_path: Path) -> None:
 
     script = HOME.parents[3] / "scripts/train_clip_shapes.py"
     subprocess.run([sys.executable, script, "--out", tmp_path, "--steps", "3", "--check"], check=True)
+
+
+def test_fnas_own_loader_takes_the_folder_and_refuses_a_changed_one(tmp_path: Path) -> None:
+    from fna.errors import UserError
+    from fna.models.open_clip import OpenClipModel
+
+    model = OpenClipModel("zoo:clip_shapes", domain="generated").build(image_size=None, device="cpu", dtype="float32", seed=0)
+    assert (model.token_count, model.depth, model.weights.domain) == (1025, 8, "generated")
+    assert model.encode_text is not None
+    plain, _, tokenizer = load()
+    with torch.no_grad():
+        assert torch.equal(model.encode_text(["a red circle"]), plain.encode_text(tokenizer(["a red circle"])))
+    folder = shutil.copytree(HOME, tmp_path / "clip_shapes")
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match="sha256"):
+        OpenClipModel(f"local-dir:{folder}").build(image_size=None, device="cpu", dtype="float32", seed=0)
