@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]
         comparison = compare(full.outcome, variant.outcome, plan.task.metrics, draws=cfg.bootstrap, seed=cfg.seed)
         result |= {"metrics": comparison.metrics, "fidelity": comparison.fidelity}
         result["cost"] = _cost(plan, model, dataset, layers) if cfg.timing.enabled else {}
+        if getattr(plan.mask, "unmasked", False):
+            result["unmasked"] = _unmasked(plan, store, model, dataset, layers)
     further = _further_pictures(folder, plan, model, dataset, (full, variant), layers)
     gallery.write(folder, plan, model, dataset, (full.outcome, variant.outcome), layers, further)
     result |= {
@@ -131,6 +134,15 @@ def _rows(plan: Plan, store: RowStore, model: Model, dataset: Dataset, layers: t
     swap = masks.swapper(plan, model, layers)
     full = _row(plan, store, model, dataset, common | {"attn": "full"}, FULL, nullcontext)
     return full, _row(plan, store, model, dataset, common | variant, plan.names["attn"], swap)
+
+
+def _unmasked(plan: Plan, store: RowStore, model: Model, dataset: Dataset, layers: tuple[int, ...]) -> dict[str, Any]:
+    """The third column: the variant without its mask, against full."""
+    full, bare = _rows(replace(plan, mask=None), store, model, dataset, layers)
+    assert full.outcome is not None
+    assert bare.outcome is not None
+    beside = compare(full.outcome, bare.outcome, plan.task.metrics, draws=plan.cfg.bootstrap, seed=plan.cfg.seed)
+    return {"hash": bare.key, "metrics": beside.metrics, "fidelity": beside.fidelity}
 
 
 def _row(
