@@ -25,7 +25,7 @@ from fna.metrics.compare import compare
 from fna.models.base import Model
 from fna.report import table
 from fna.report.page import write_page
-from fna.runner import cost, env, gallery, masks, segments, study
+from fna.runner import classes, cost, env, gallery, masks, segments, study
 from fna.runner.files import write_atomic
 from fna.runner.job import RESULT_SCHEMA
 from fna.runner.plan import Plan, identity
@@ -66,6 +66,7 @@ def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]
             result["unmasked"] = _unmasked(plan, store, model, dataset, layers)
     further = _further_pictures(folder, plan, model, dataset, (full, variant), layers)
     gallery.write(folder, plan, model, dataset, (full.outcome, variant.outcome), layers, further)
+    classes.write(folder, dataset, full.outcome, variant.outcome)
     result |= {
         "status": "ok",
         "hash": variant.key,

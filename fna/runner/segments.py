@@ -17,7 +17,7 @@ from fna.data.base import Segmented
 from fna.data.loading import open_image
 from fna.data.segmentation import IGNORE, SegmentedDataset
 from fna.models.base import Model
-from fna.runner.rows import write_atomic
+from fna.runner.files import write_atomic
 from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.segmentation import Segmentation
 

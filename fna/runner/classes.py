@@ -1,0 +1,59 @@
+"""Figures of every class, full beside variant: ``classes.csv`` in the run folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from fna.data.base import Dataset, Labelled
+from fna.metrics.iou import class_iou
+from fna.runner.files import write_atomic
+from fna.tasks.base import Array, Outcome
+
+HEADS = ("class", "samples", "full", "variant", "delta")
+
+
+def write(folder: Path, dataset: Dataset, full: Outcome, variant: Outcome) -> bool:
+    """Write accuracy (labelled images) or IoU (label maps) of every class in percent; False where the task has no classes."""
+    if "intersection" in full.counts:
+        rows = _ious(dataset, full, variant)
+    elif dataset.examples and isinstance(dataset.examples[0], Labelled):
+        rows = _accuracies(full, variant)
+    else:
+        return False
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(HEADS)
+    for name, count, before, after in rows:
+        table.writerow([name, count, *(f"{value:.2f}" for value in (before, after, after - before))])
+    write_atomic(folder / "classes.csv", text.getvalue().encode())
+    return True
+
+
+def _ious(dataset: Dataset, full: Outcome, variant: Outcome) -> list[tuple[str, int, float, float]]:
+    """(class, images that show it, IoU of full, of variant); NaN where it was neither labelled nor predicted."""
+
+    def iou(counts: Mapping[str, Array]) -> Array:
+        return 100 * class_iou({name: counts[name].sum(0) for name in ("intersection", "labelled", "predicted")})
+
+    shown = (full.counts["labelled"] > 0).sum(0)
+    return list(
+        zip(dataset.classes, shown.astype(int).tolist(), iou(full.counts).tolist(), iou(variant.counts).tolist(), strict=True)
+    )
+
+
+def _accuracies(full: Outcome, variant: Outcome) -> list[tuple[str, int, float, float]]:
+    """(class, its samples, accuracy of full, of variant), in the order of names."""
+    place = {key: row for row, key in enumerate(variant.keys)}
+    truth = np.array(full.truths)
+    right = np.array([label == own for label, own in zip(full.labels, full.truths, strict=True)])
+    again = np.array([variant.labels[place[key]] == own for key, own in zip(full.keys, full.truths, strict=True)])
+    return [
+        (name, int(mine.sum()), 100 * float(right[mine].mean()), 100 * float(again[mine].mean()))
+        for name in sorted(set(full.truths))
+        for mine in [truth == name]
+    ]

@@ -1,0 +1,53 @@
+"""Figures of every class, by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fna.data.base import Captioned, Dataset, Labelled, Segmented
+from fna.runner import classes
+from fna.runner.rows import RowStore
+from fna.tasks.base import Outcome
+
+
+def outcome(keys: list[str], labels: list[str], **counts: np.ndarray) -> Outcome:
+    n = len(keys)
+    return Outcome(keys, dict(counts), np.zeros((n, 2), np.float32), np.zeros(n, np.int64), labels, ["cat", "cat", "dog"][:n])
+
+
+def test_accuracy_of_every_class(tmp_path: Path) -> None:
+    data = Dataset("d", "val", "photographs", "", [Labelled("a", Path("a"), 0)])
+    full, variant = outcome(["a", "b", "c"], ["cat", "dog", "dog"]), outcome(["c", "a", "b"], ["dog", "cat", "cat"])
+    assert classes.write(tmp_path, data, full, variant)
+    assert (tmp_path / "classes.csv").read_text().splitlines() == [
+        "class,samples,full,variant,delta",
+        "cat,2,50.00,100.00,50.00",
+        "dog,1,100.00,100.00,0.00",
+    ]
+
+
+def test_iou_of_every_class(tmp_path: Path) -> None:
+    data = Dataset("d", "val", "photographs", "", [Segmented("a", Path("a"), Path("a"))], ["sky", "road", "moon"])
+    areas = {"intersection": [[2, 0, 0], [1, 1, 0]], "labelled": [[3, 0, 0], [1, 2, 0]], "predicted": [[3, 1, 0], [1, 1, 0]]}
+    one = outcome(["a", "b"], ["sky", "sky"], **{name: np.array(rows) for name, rows in areas.items()})
+    assert classes.write(tmp_path, data, one, one)
+    rows = (tmp_path / "classes.csv").read_text().splitlines()[1:]
+    assert rows == ["sky,2,60.00,60.00,0.00", "road,1,33.33,33.33,0.00", "moon,0,nan,nan,nan"]
+
+
+def test_captions_have_no_classes(tmp_path: Path) -> None:
+    data = Dataset("d", "val", "photographs", "", [Captioned("a", Path("a"), ("x",))])
+    assert not classes.write(tmp_path, data, outcome(["a"], ["x"]), outcome(["a"], ["x"]))
+
+
+def test_rows_keep_many_decisions_a_sample(tmp_path: Path) -> None:
+    one = outcome(["a", "b"], ["sky", "sky"], intersection=np.ones((2, 3)))
+    one.decisions = np.arange(8).reshape(2, 4)
+    store = RowStore(tmp_path)
+    store.put("key", one, {})
+    row = store.get("key")
+    assert row is not None
+    assert row.outcome is not None
+    assert row.outcome.decisions.tolist() == one.decisions.tolist()
