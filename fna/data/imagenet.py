@@ -138,10 +138,8 @@ def _read_meta(file: Path) -> dict[int, str]:
     """ILSVRC2012_ID -> WordNet id of the 1,000 classes that are leaves."""
     if not file.is_file():
         raise UserError(f"{file} is missing; it says which class each number of the ground truth is.")
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise UserError(f"{file}: reading it needs scipy (pip install scipy), or put {KAGGLE} beside the images.") from error
+    from scipy.io import loadmat
+
     synsets = loadmat(str(file), squeeze_me=True)["synsets"]
     wnid = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets if int(entry["num_children"]) == 0}
     if len(wnid) != 1000:
