@@ -156,10 +156,12 @@ def error(out: Tensor, expected: Tensor) -> float:
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 
 
-@pytest.mark.parametrize("dtype", LIMITS, ids=str)
-@pytest.mark.parametrize(("tokens", "width", "count"), [(70, 16, 5), (130, 64, 32), (200, 40, 64)])
+@pytest.mark.parametrize(
+    ("tokens", "width", "count", "dtype"),
+    [(70, 16, 5, torch.float32), (130, 64, 32, torch.bfloat16), (90, 64, 32, torch.float16), (200, 40, 64, torch.float32)],
+)
 def test_fna_equals_the_plain_formula(tokens: int, width: int, count: int, dtype: torch.dtype) -> None:
-    q, k, v = heads(2, 3, tokens, width, dtype)
+    q, k, v = heads(2, 2, tokens, width, dtype)
     index, _ = kernels.farthest_points(q.float().mean(1), count, 1)
     out = kernels.fast_nystrom(q, k, v, index, width**-0.5)
     assert out.shape == q.shape

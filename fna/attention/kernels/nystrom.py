@@ -126,7 +126,7 @@ def _pseudo_values(
     block = tl.where(there[:, None], weight / tl.sum(weight, 1)[:, None], 0.0)
     inverse = tl.trans(block) / tl.max(tl.sum(block, 0), 0)
     same = mark[:, None] == mark[None, :]
-    for _ in tl.static_range(STEPS):
+    for _ in range(STEPS):
         y = _product(block, inverse, LOW)
         inner = tl.where(same, 7.0, 0.0) - y
         inner = tl.where(same, 15.0, 0.0) - _product(y, inner, LOW)
