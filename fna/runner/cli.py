@@ -39,7 +39,7 @@ def main() -> None:
             raise _refused[0]
     except (UserError, HydraException, OmegaConfBaseException) as error:
         fail(error)
-    except PermissionError as error:
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
         fail(UserError(f"{error.filename}: cannot write there ({error.strerror}); choose another folder."))
     except KeyboardInterrupt:
         print("interrupted: finished rows are kept, the same command goes on from them", file=sys.stderr)
