@@ -41,9 +41,12 @@ class ImageNet:
     domain: str = "photographs"
 
     def check(self) -> None:
-        """Raise `UserError` where the root is missing."""
+        """Raise `UserError` where the root is missing or holds something else."""
         if not Path(self.root).is_dir():
             raise UserError(f"dataset.root={self.root}: no such folder; scripts/prepare.py {self.name} says how to get the data.")
+        folder = self._folder()
+        if not (folder / FLAT.format(1)).is_file():
+            self._class_folders(folder, files.read_classes(LIST)[0])
 
     def load(self, limit: int | None) -> LabelledDataset:
         """The images in the order of their class folders, or of their numbers where they lie flat."""
@@ -76,20 +79,23 @@ class ImageNet:
         return inner if inner.is_dir() else Path(self.root)
 
     def _folders(self, folder: Path, ids: Sequence[str]) -> tuple[list[tuple[Path, int]], list[str]]:
-        """(image, label) of every class folder. V2's are called by number: "10" is class 10, wherever a listing puts it."""
+        """(image, label) of every class folder, and what is to be noted."""
+        label = self._class_folders(folder, ids)
+        images = [path for inner in label for path in sorted((folder / inner).iterdir()) if path.suffix.lower() in SUFFIXES]
+        return [(path, label[path.parent.name]) for path in images], self._missing_classes(list(label.values()))
+
+    def _class_folders(self, folder: Path, ids: Sequence[str]) -> dict[str, int]:
+        """Class folders in the order of their labels. V2's are called by number: "10" is class 10, wherever a listing puts it."""
         expected = [str(number) for number in range(len(ids))] if self.name == "imagenet_v2" else ids
-        label = {name: place for place, name in enumerate(expected)}
-        found = sorted((path for path in folder.iterdir() if path.name in label), key=lambda path: label[path.name])
-        foreign = [path.name for path in folder.iterdir() if path.is_dir() and path.name not in label]
+        there = {path.name for path in folder.iterdir() if path.is_dir()}
+        found = {name: label for label, name in enumerate(expected) if name in there}
+        foreign = sorted(there - found.keys())
         if not found or foreign:
             other = looks_like(folder) or looks_like(Path(self.root))
             guess = f"; it looks like {other}" if other and other != self.name else ""
             stray = f"{foreign[0]} is none of its classes" if foreign else f"no folder {expected[0]}"
             raise UserError(f"dataset.root={self.root}: not {self.name}, {stray}{guess}.")
-        places = [
-            (path, label[inner.name]) for inner in found for path in sorted(inner.iterdir()) if path.suffix.lower() in SUFFIXES
-        ]
-        return places, self._missing_classes([label[path.name] for path in found])
+        return found
 
     def _missing_classes(self, labels: list[int]) -> list[str]:
         """Refuse a subset of the wrong classes; note classes that are not there at all."""
