@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from fna.tasks.cache import replace as write
 
 IMAGES = 64
 BATCH = 4
+_FINDING = ("neurons", "detect", "threshold", "highest", "sparse", "calibration")
 
 Mask = Masking | Registers
 
@@ -61,7 +62,9 @@ def lacking(mask: Mask) -> bool:
 
 
 def _key(mask: Mask, model: Model, dataset: Dataset) -> str:
-    decides = {"mask": asdict(mask), "version": mask.version, "weights": model.weights.digest, "data": dataset.digest}
+    finding = ("rule", "threshold", "detect", "first") if isinstance(mask, Masking) else _FINDING
+    asked = {name: str(getattr(mask, name)) for name in finding}  # what is done to the tokens afterwards does not matter
+    decides = {"mask": asked, "version": mask.version, "weights": model.weights.digest, "data": dataset.digest}
     return digest_of(decides | {"size": model.image_size, "dtype": str(model.dtype), "images": min(IMAGES, len(dataset.examples))})
 
 
