@@ -30,7 +30,7 @@ class Classification:
     head: str = "auto"
     templates: str | Sequence[str] = "simple"
     cache: str | None = None
-    version: int = 1
+    version: int = 2
     _texts: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -149,7 +149,7 @@ def _head_index(model: Model, dataset: Dataset) -> Array:
 
 def _head_size(model: Model) -> int:
     size = getattr(model.tower, "num_classes", None)
-    if isinstance(size, int):
+    if isinstance(size, int) and size > 0:
         return size
     assert model.classify is not None
     with torch.inference_mode():
