@@ -29,6 +29,7 @@ class Knobs:
     experiment: Any = None
     landmarks: Any = 64
     layers: Any = "last-half"
+    tolerance: float = 0.1
     image_size: Any = None
     limit: int | None = None
     batch_size: int = 32

@@ -22,9 +22,12 @@ from torch import Tensor
 
 from fna.attention.contract import Attention, Memo, Site
 from fna.attention.exact import Exact
+from fna.data.base import Dataset
 from fna.models.base import Model
 from fna.runner.cost import median_ratio
 from fna.runner.files import write_atomic
+from fna.runner.gallery import batch
+from fna.runner.plan import AUTO, Plan
 from fna.runner.rows import row_key
 from fna.runner.speed.turns import in_turns
 from fna.surgery.plan import Layers, parse_layers
@@ -33,7 +36,7 @@ from fna.surgery.swap import swap_tower
 LADDER = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 TOLERANCE = 0.1
 ROUNDS = 9
-AUTO = "auto"
+FOLDER = "auto"  # beside the rows
 VERSION = 1
 
 
@@ -48,6 +51,10 @@ class Choice:
     why: list[str]
     errors: dict[int, dict[int | float, float]] = field(default_factory=dict)
     speedups: dict[int | float, float] = field(default_factory=dict)
+
+    def blocks(self, depth: int) -> tuple[int, ...]:
+        """The chosen blocks; the last one, which then runs exact attention, where none was worth it."""
+        return tuple(sorted(self.landmarks)) or (depth - 1,)
 
     def ops(self, op: Any) -> dict[int, Attention]:
         """``op`` for every chosen block, with its count."""
@@ -83,6 +90,23 @@ def choose(
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, json.dumps(asdict(choice), indent=1).encode())
     return choice
+
+
+def settle(plan: Plan, model: Model, dataset: Dataset) -> Plan:
+    """``plan`` with what ``auto`` came to on the first images of the data set; unchanged where nothing is ``auto``."""
+    cfg = plan.cfg
+    if AUTO not in (cfg.landmarks, cfg.layers):
+        return plan
+    images = batch(model, dataset, cfg.timing.batch_size)
+    folder = Path(cfg.rows_dir).parent / FOLDER
+    layers = cfg.layers if isinstance(cfg.layers, str | int) else list(cfg.layers)
+    choice = choose(model, plan.op, images, layers=layers, landmarks=cfg.landmarks, tolerance=cfg.tolerance, cache=folder)
+    return replace(plan, choice=choice)
+
+
+def facts(plan: Plan) -> dict[str, Any]:
+    """What ``result.json`` says of the choice."""
+    return {} if plan.choice is None else {"auto": asdict(plan.choice) | {"tolerance": plan.cfg.tolerance}}
 
 
 def _candidates(layers: Layers, landmarks: int | float | str) -> Layers:

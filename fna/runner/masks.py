@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.attention.contract import Attention
+from fna.attention.exact import Exact
 from fna.data.base import Dataset
 from fna.masking.guarantee import Guaranteed
 from fna.masking.strategy import Masking
@@ -30,6 +31,8 @@ def ready(plan: Plan, model: Model, dataset: Dataset) -> Plan:
 
 def ops(plan: Plan, layers: tuple[int, ...]) -> Mapping[int, Attention]:
     """The variant's attention in the chosen blocks."""
+    if plan.choice is not None:
+        return plan.choice.ops(plan.op) or dict.fromkeys(layers, Exact())
     return dict.fromkeys(layers, plan.op)
 
 

@@ -16,16 +16,22 @@ from fna.surgery.plan import parse_layers
 if TYPE_CHECKING:
     from fna.data.base import DatasetSource
     from fna.models.base import ModelSource
+    from fna.runner.auto import Choice
     from fna.tasks.base import Task
 
 # Where a file lies does not decide a result: its content does, and that is in the digests of weights and data.
 PATH_KEYS = frozenset({"root", "checkpoint", "images", "annotations", "cache", "classes", "config", "tokenizer"})
+AUTO = "auto"
+PLACEHOLDER = 8  # landmarks of an op whose count is yet to be chosen
 GROUPS = ("model", "dataset", "task", "attn", "sampler", "reduce", "mask", "kv", "logger")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one run will do. ``names`` are the chosen options by group; ``op`` is the variant's attention."""
+    """What one run will do. ``names`` are the chosen options by group; ``op`` is the variant's attention.
+
+    ``choice``: the blocks and counts that ``auto`` came to, once the model is there.
+    """
 
     cfg: DictConfig
     names: dict[str, str]
@@ -34,6 +40,7 @@ class Plan:
     task: Task
     op: Any
     mask: Any = None
+    choice: Choice | None = None
 
     def sentence(self) -> str:
         """One line that says what will be done."""
@@ -60,7 +67,7 @@ def prepare(cfg: DictConfig, names: Mapping[str, str]) -> Plan:
     _check_shape(cfg, chosen)
     model = instantiate(cfg.model)
     model.check()
-    op = instantiate(cfg.attn)
+    op = instantiate(cfg.attn if cfg.landmarks != AUTO else OmegaConf.merge(cfg.attn, {"landmarks": PLACEHOLDER}))
     _probe(op)
     mask = instantiate(cfg.mask) if cfg.mask and "_target_" in cfg.mask else None
     if mask is not None and model.depth is not None and getattr(mask, "blocks", "none") != "none":
@@ -72,8 +79,10 @@ def _refuse_unbuilt(names: Mapping[str, str], cfg: DictConfig) -> None:
     for group in ("reduce", "kv"):
         if names.get(group, "none") != "none":
             raise UserError(f"{group}={names[group]}: this version runs with {group}=none only.")
-    if cfg.landmarks == "auto" or cfg.layers == "auto":
-        raise UserError("landmarks=auto and layers=auto are not in this version; give a count and a range of blocks.")
+    if cfg.landmarks == AUTO and "landmarks" not in cfg.attn:
+        raise UserError(f"landmarks=auto: attn={names['attn']} has no landmarks to count; leave it out.")
+    if AUTO in (cfg.landmarks, cfg.layers) and names.get("mask", "none") != "none":
+        raise UserError("landmarks=auto and layers=auto are measured without a mask: give a count and blocks beside mask=...")
 
 
 def _resolve_model(cfg: DictConfig, names: dict[str, str], domain: str) -> None:
@@ -92,7 +101,7 @@ def _resolve_model(cfg: DictConfig, names: dict[str, str], domain: str) -> None:
 
 def _check_shape(cfg: DictConfig, names: Mapping[str, str]) -> None:
     """Refuse blocks and sizes that the model's YAML rules out, before torch is loaded; what it leaves open, building checks."""
-    if cfg.model.get("depth") is not None:
+    if cfg.model.get("depth") is not None and cfg.layers != AUTO:
         parse_layers(cfg.layers, cfg.model.depth)
     patch = cfg.model.get("patch_size")
     if patch is None or cfg.image_size is None:

@@ -25,7 +25,7 @@ from fna.metrics.compare import compare
 from fna.models.base import Model
 from fna.report import table
 from fna.report.page import write_page
-from fna.runner import classes, cost, env, gallery, masks, segments, study
+from fna.runner import auto, classes, cost, env, gallery, masks, segments, study
 from fna.runner.files import write_atomic
 from fna.runner.job import RESULT_SCHEMA
 from fna.runner.plan import Plan, identity
@@ -51,9 +51,9 @@ def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]
     model = plan.model.build(image_size=_size(cfg), device=device, dtype=cfg.dtype, seed=cfg.seed)
     console.print(f"weights: {model.weights.source} ({model.weights.digest[:12]})", highlight=False)
     plan.task.check(model, dataset)
-    layers = parse_layers(cfg.layers, model.depth)
-    plan = masks.ready(plan, model, dataset)
-    result = _header(plan, model, dataset, layers, device) | masks.facts(plan, model)
+    plan = masks.ready(auto.settle(plan, model, dataset), model, dataset)
+    layers = plan.choice.blocks(model.depth) if plan.choice else parse_layers(cfg.layers, model.depth)
+    result = _header(plan, model, dataset, layers, device) | masks.facts(plan, model) | auto.facts(plan)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         full, variant = _rows(plan, store, model, dataset, layers)
@@ -74,7 +74,7 @@ def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]
         "samples": len(full.outcome.keys),
         "skipped": full.outcome.skipped,
         "warnings": sorted({str(warning.message) for warning in caught if "fna" in Path(warning.filename).parts}),
-        "notes": _notes(model, dataset),
+        "notes": [*_notes(model, dataset), *(plan.choice.why if plan.choice else [])],
         "environment": env.environment(device),
         "seconds": round(time.perf_counter() - started, 2),
     }
@@ -127,7 +127,7 @@ def _rows(plan: Plan, store: RowStore, model: Model, dataset: Dataset, layers: t
         **{group: identity(plan.cfg, group) for group in ("attn", "reduce", "kv")},
         "mask": masks.decides(plan),
         "attn_version": getattr(plan.op, "version", 1),
-        "layers": list(layers),
+        "layers": list(layers) if plan.choice is None else sorted(plan.choice.landmarks.items()),
         "seed": plan.cfg.seed,
     }
     if isinstance(plan.task, Prepared):

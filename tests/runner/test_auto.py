@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from fna.models.base import Model
 from fna.models.timm import TimmModel
 from fna.runner import auto
 from fna.surgery.swap import swap_tower
+from tests.conftest import Cli
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +78,33 @@ def test_a_choice_is_found_again_and_leaves_the_model_alone(model: Model, images
     auto.choose(model, FastNystrom(), images, layers="auto", landmarks="auto", tolerance=0.8, cache=tmp_path)
     assert len(list(tmp_path.glob("*.json"))) == 2
     assert torch.equal(model.classify(images), before)
+
+
+def command(image_folder: Path, *more: str) -> list[str]:
+    tiny = ["model=vit", "model.name=test_vit", "model.random=true", "model.num_classes=3", "dataset=imagefolder", "gallery=1"]
+    return [*tiny, f"dataset.root={image_folder}", "timing.rounds=2", "timing.batch_size=2", *more]
+
+
+def test_command_line_states_what_was_chosen(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
+    done = cli(*command(image_folder, "landmarks=auto", "layers=0-3", "tolerance=5"))
+    assert done.returncode == 0, done.stderr
+    (file,) = (tmp_path / "outputs" / "runs").rglob("result.json")
+    result = json.loads(file.read_text())
+    assert result["layers"] == [0, 1, 2, 3]
+    assert result["auto"]["landmarks"] == {"0": 8, "1": 8, "2": 8, "3": 8}
+    assert any(line.startswith("block 0: 8 landmarks (error") for line in result["notes"])
+
+
+def test_command_line_where_nothing_is_worth_it(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
+    done = cli(*command(image_folder, "landmarks=auto", "layers=auto", "tolerance=1e-9"))
+    assert done.returncode == 0, done.stderr
+    (file,) = (tmp_path / "outputs" / "runs").rglob("result.json")
+    result = json.loads(file.read_text())
+    assert result["auto"]["landmarks"] == {}
+    assert result["fidelity"]["agreement"] == 100
+
+
+def test_command_line_refuses_what_auto_cannot_count(cli: Cli, image_folder: Path) -> None:
+    done = cli(*command(image_folder, "landmarks=auto", "attn=exact"))
+    assert done.returncode != 0
+    assert "has no landmarks to count" in done.stderr
