@@ -38,7 +38,7 @@ def main() -> None:
     report(model, images, cheap, options.rounds)
     if options.iterated:
         # Every round finds somebody: the most that a cap can cost.
-        slow = {f"sink set, {cap} rounds": Masking(factor=0, least=0, cap=cap) for cap in (5, 20)}
+        slow = {f"sink set, {cap} rounds": Masking(factor=0, least=0, stands=0, cap=cap) for cap in (5, 20)}
         report(model, images, slow, options.iterated)
 
 

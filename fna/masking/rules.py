@@ -131,18 +131,29 @@ class MassiveActivation:
 class ClsProxy:
     """CLS gives the token more than ``factor`` times what it gives itself (FNA's online rule: 0.3, block 13 of 24).
 
-    ``least`` is ours: the token must also get that many times an even share (1 / visible tokens). Where CLS looks nowhere in
-    particular the authors' comparison flags everybody (196 of 196 patches of a ViT with random weights); ``least=0`` is theirs.
+    ``least`` and ``stands`` are ours, 0 and 0 is theirs. The token must also get ``least`` times an even share (1 / visible
+    tokens): where CLS looks nowhere in particular the bare comparison flags everybody (196 of 196 patches at random weights). And its norm
+    must be ``stands`` times that of the median patch: a CLS that looks at what matters is no sign of massive tokens.
     """
 
     factor: float = 0.3
     least: float = 4.0
+    stands: float = 2.0
 
     def __call__(self, q: Tensor, k: Tensor, site: Site) -> Tensor:
         """bool ``[B, N]``. Raises ValueError in a model without CLS."""
         given = cls_attention(q, k, site)
         share = self.least / visible(k, site)
-        return (given > torch.maximum(self.factor * given[:, :1], share)) & eligible(site, q)
+        return (given > torch.maximum(self.factor * given[:, :1], share)) & eligible(site, q) & outgrown(site, q, self.stands)
+
+
+def outgrown(site: Site, like: Tensor, times: float) -> Tensor:
+    """bool ``[B, N]``: tokens whose norm is more than ``times`` that of the image's median patch; everybody for 0."""
+    if times == 0:
+        return torch.ones(like.shape[0], like.shape[-2], dtype=torch.bool, device=like.device)
+    norms = residual(site).norm(dim=-1)
+    median = norms.masked_fill(~eligible(site, like), float("nan")).nanmedian(1, keepdim=True).values
+    return norms > times * median
 
 
 def visible(k: Tensor, site: Site) -> Tensor:

@@ -18,7 +18,7 @@ from fna.attention.contract import Attention, Site, Tokens
 from fna.attention.exact import Exact
 from fna.attention.rows import cls_attention
 from fna.masking.masked import take_away
-from fna.masking.rules import Rule, eligible
+from fna.masking.rules import Rule, eligible, outgrown
 
 NAMES = ("cls", "massive", "artifact", "normal")
 CLS, MASSIVE, ARTIFACT, NORMAL = range(4)
@@ -71,13 +71,15 @@ class Window:
     """``op`` in the running pass; in a look-ahead, exact attention without the tokens to be taken away.
 
     A look-ahead finds those in its memo under "hide", bool ``[B, N]``. Block ``detect`` leaves its answer there: "given", what CLS
-    gives to each token ``[B, N]``; "eligible", what may be flagged at all; "massive", what ``rule`` flags, if that is not known.
+    gives to each token ``[B, N]``, 0 for one whose norm does not stand out (see `ClsProxy`); "eligible", what may be flagged at
+    all; "massive", what ``rule`` flags, if that is not known.
     """
 
     op: Attention
     rule: Rule
     detect: int
     mode: str = "mask"
+    stands: float = 0.0
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """As ``op``."""
@@ -87,7 +89,8 @@ class Window:
         if site.layer == self.detect:
             allowed = eligible(site, q)
             left = replace(site, keys=~hide if site.keys is None else site.keys & ~hide) if self.mode == "mask" else site
-            given = cls_attention(q, k, left).masked_fill(hide, 0)
+            small = allowed & ~outgrown(site, q, self.stands)
+            given = cls_attention(q, k, left).masked_fill(hide | small, 0)
             site.memo.update(given=given, eligible=allowed)
             if "massive" not in site.memo:
                 site.memo["massive"] = self.rule(q, k, site)

@@ -28,9 +28,9 @@ class Masking:
 
     ``tokens``: massive, artifact or both. ``rule`` says what is massive, ``threshold`` sets its knob (None: its source's value).
     Artifacts are found by iterating: blocks ``first`` to ``detect`` are run again with the set found so far taken away, at most
-    ``cap`` times; ``factor`` and ``least`` are as in `ClsProxy` (the authors: 1 and 0). ``detect`` should be the block after the
-    growth (the runner calibrates a None; without it 13/24 of the depth is taken, the authors' block in ViT-L), ``first`` lies
-    4/24 of the depth before it. ``unmasked`` asks the runner for the variant without the mask as a third column.
+    ``cap`` times; ``factor``, ``least`` and ``stands`` are as in `ClsProxy` (the authors: 1, 0, 0). ``detect`` should be the block
+    after the growth (the runner calibrates a None; without it 13/24 of the depth is taken, the authors' block in ViT-L), ``first``
+    lies 4/24 of the depth before it. ``unmasked`` asks the runner for the variant without the mask as a third column.
     """
 
     tokens: str = "both"
@@ -43,6 +43,7 @@ class Masking:
     first: int | None = None
     factor: float = 1.0
     least: float = 4.0
+    stands: float = 2.0
     cap: int = 20
     unmasked: bool = False
     version: ClassVar[int] = 1
@@ -60,7 +61,7 @@ class Masking:
         if not isinstance(self.rule, str):
             return self.rule
         rule = make_rule(self.rule, self.threshold)
-        return replace(rule, least=self.least) if isinstance(rule, ClsProxy) else rule
+        return replace(rule, least=self.least, stands=self.stands) if isinstance(rule, ClsProxy) else rule
 
     def window(self, depth: int) -> tuple[int, int]:
         """(first, detect) for a model of ``depth`` blocks. Raises ValueError where they are not there or run backwards."""
@@ -85,7 +86,7 @@ class Masking:
             ops[block] = Masked(ops.get(block, Exact()), Found(self.tokens), self.mode, self.pattern)
         if self.looks_ahead(blocks, depth):
             for block in range(first, detect + 1):
-                ops[block] = Window(ops.get(block, Exact()), self.judge, detect, self.mode)
+                ops[block] = Window(ops.get(block, Exact()), self.judge, detect, self.mode, self.stands)
         else:
             ops[detect] = Watched(ops.get(detect, Exact()), self.judge)
         return ops

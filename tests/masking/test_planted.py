@@ -175,7 +175,7 @@ def test_no_rule_invents_tokens_where_cls_looks_nowhere_in_particular() -> None:
     generator = torch.Generator().manual_seed(0)
     q, k = 0.1 * torch.randn(2, 4, 2, 197, 64, generator=generator)
     site = Site(scale=0.125, hidden=torch.randn(4, 197, 64, generator=generator))
-    assert ClsProxy(least=0)(q, k, site).sum() == 4 * 196
+    assert ClsProxy(least=0, stands=0)(q, k, site).sum() == 4 * 196
     for name in RULES:
         assert make_rule(name)(q, k, site).float().mean() < 0.002, name
     assert log_gap(site.hidden.norm(dim=-1)) == float("inf")

@@ -18,7 +18,7 @@ from tests.surgery.zoo import images, run, zoo
 from tests.test_conf import composed
 from tests.test_run import one_line, results, words
 
-QUICK = ("timing.enabled=false", "mask.detect=2", "mask.least=0", "mask.cap=3")
+QUICK = ("timing.enabled=false", "mask.detect=2", "mask.least=0", "mask.stands=0", "mask.cap=3")
 
 
 def the_run(folder: Path) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def test_the_library_masks_by_name_and_by_object() -> None:
     with torch.inference_mode():
         with fna.swap(model, "exact", layers="all"):
             bare = run(model, x)
-        with fna.swap(model, "exact", layers="all", mask=Masking(factor=0.0, least=0.0, cap=2)):
+        with fna.swap(model, "exact", layers="all", mask=Masking(factor=0.0, least=0.0, stands=0.0, cap=2)):
             masked = run(model, x)
         with fna.swap(model, "exact", layers="all", mask="both"):
             run(model, x)
@@ -91,5 +91,5 @@ def test_the_library_masks_by_name_and_by_object() -> None:
 def test_experiments_compose(name: str) -> None:
     cfg = composed(f"experiment={name}")
     if name.endswith("_coco"):
-        assert (cfg.mask.detect, cfg.mask["first"], cfg.mask.least) == (13, 9, 0)
+        assert (cfg.mask.detect, cfg.mask["first"], cfg.mask.least, cfg.mask.stands) == (13, 9, 0, 0)
         assert cfg.dataset.name == "coco_val2017"

@@ -94,7 +94,7 @@ def test_a_change_in_force_stays_in_force(name: str) -> None:
 def test_masking_with_look_ahead_in_every_family(name: str) -> None:
     """A factor of 0 makes every patch a sink until the cap, so that the look-ahead is used to the full."""
     model, x, memos = zoo(name), images(), []
-    masking = Masking(blocks="0-2", first=0, detect=1, factor=0.0, least=0.0, cap=3)
+    masking = Masking(blocks="0-2", first=0, detect=1, factor=0.0, least=0.0, stands=0.0, cap=3)
     with torch.inference_mode():
         stock = run(model, x)
         with swap_masked(model, {}, masking, on_end=lambda memo: memos.append(dict(memo))):
