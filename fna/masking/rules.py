@@ -132,8 +132,8 @@ class ClsProxy:
     """CLS gives the token more than ``factor`` times what it gives itself (FNA's online rule: 0.3, block 13 of 24).
 
     ``least`` and ``stands`` are ours, 0 and 0 is theirs. The token must also get ``least`` times an even share (1 / visible
-    tokens): where CLS looks nowhere in particular the bare comparison flags everybody (196 of 196 patches at random weights). And its norm
-    must be ``stands`` times that of the median patch: a CLS that looks at what matters is no sign of massive tokens.
+    tokens): where CLS looks nowhere in particular the bare comparison flags everybody (196 of 196 patches at random weights). And
+    its norm must be ``stands`` times that of the median patch: a CLS that looks at what matters is no sign of massive tokens.
     """
 
     factor: float = 0.3
