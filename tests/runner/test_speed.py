@@ -77,8 +77,8 @@ def test_floor_is_the_larger_of_two() -> None:
 
 
 def test_crossover_is_where_it_wins_for_good() -> None:
-    assert crossover([100, 200, 400], [0.5, 1.5, 3]) == pytest.approx(2**0.5 * 100)
-    assert crossover([100, 200, 400, 800], [1.2, 0.5, 0.9, 1.1]) == pytest.approx(400 * 2**0.5)
+    assert crossover([100, 200, 400], [0.5, 2, 3]) == pytest.approx(2**0.5 * 100)
+    assert crossover([100, 200, 400, 800], [1.2, 0.5, 0.8, 1.25]) == pytest.approx(400 * 2**0.5)
     assert crossover([100, 200], [0.5, 0.9]) is None
     assert crossover([200, 100], [3.0, 2.0]) == 100
 

@@ -33,7 +33,7 @@ def write_csv(rows: Sequence[Row], file: Path) -> None:
 
 
 def crossover(tokens: Sequence[float], speedup: Sequence[float]) -> float | None:
-    """Token count at which the speedup passes 1 for good, log-linear between points; None where it does not within the range."""
+    """Token count at which the speedup passes 1 for good, log-log between points; None where it does not within the range."""
     import numpy as np
 
     points = sorted(zip(tokens, speedup, strict=True))
@@ -43,13 +43,14 @@ def crossover(tokens: Sequence[float], speedup: Sequence[float]) -> float | None
     if below[-1] == len(points) - 1:
         return None
     (x0, y0), (x1, y1) = points[below[-1]], points[below[-1] + 1]
-    return float(np.exp(np.log(x0) + (np.log(x1) - np.log(x0)) * (1 - y0) / (y1 - y0)))
+    return float(np.exp(np.log(x0) + (np.log(x1) - np.log(x0)) * np.log(y0) / np.log(y0 / y1)))
 
 
 def plot_tokens(rows: Sequence[Row], file: Path) -> None:
     """Time and speedup over tokens, one line a method; the crossover of FNA with fused attention is marked."""
     plt = _pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    counts = sorted({row["tokens"] for row in rows})
     lines: dict[str, list[tuple[float, float, float]]] = {}
     for row in rows:
         lines.setdefault(row["method"], []).append((row["tokens"], row["ms"], row["speedup"]))
@@ -60,10 +61,12 @@ def plot_tokens(rows: Sequence[Row], file: Path) -> None:
         at = crossover(tokens, speedup) if name == "fna" else None
         if at is not None:
             right.axvline(at, color="grey", linestyle=":")
-            right.annotate(f"from {at:.0f} tokens", (at, right.get_ylim()[0]), rotation=90, fontsize=8, va="bottom")
+            right.text(at, 0.97, f" from {at:.0f} tokens", transform=right.get_xaxis_transform(), fontsize=8, va="top")
     right.axhline(1, color="grey", linewidth=0.8)
     for axes, label in ((left, "milliseconds"), (right, f"times as fast as {BASELINE}")):
         axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel=label)
+        axes.set_xticks(counts, [str(count) for count in counts], minor=False)
+        axes.set_xticks([], minor=True)
         axes.grid(alpha=0.3)
     left.legend(fontsize=8)
     _save(figure, file)
