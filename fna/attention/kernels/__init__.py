@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 LOG = logging.getLogger(__name__)
+HAS_TRITON = find_spec("triton") is not None
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_WIDTH = 128
 MAX_LANDMARKS = 128
@@ -33,7 +34,7 @@ def available(q: Tensor, landmarks: int = 1, width: int = MAX_WIDTH) -> bool:
 
 def unfit(q: Tensor, landmarks: int = 1, width: int = MAX_WIDTH) -> str | None:
     """Why the kernels cannot serve ``q``, or None where they can."""
-    if find_spec("triton") is None:
+    if not HAS_TRITON:
         return "Triton is not installed"
     if q.dtype not in DTYPES:
         return f"dtype {q.dtype} has no kernel"
