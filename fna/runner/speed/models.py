@@ -15,10 +15,9 @@ from fna.attention.contract import Attention, Site
 from fna.attention.exact import Exact
 from fna.models.base import Model
 from fna.models.timm import TimmModel
-from fna.runner.cost import median_ratio, stages
+from fna.runner.cost import in_turns, median_ratio, stages
 from fna.runner.memory import peak_bytes
 from fna.runner.speed.ops import Progress, Row, attentions, timing
-from fna.runner.speed.turns import in_turns
 from fna.runner.speed.yardstick import Yardstick
 from fna.surgery.plan import parse_layers
 from fna.surgery.swap import swap_tower
@@ -68,8 +67,7 @@ def measure_model(case: ModelCase, model: Model, names: Sequence[str], rounds: i
     forward = model.classify or model.encode_image
     assert forward is not None
     images = torch.randn(case.batch, 3, case.size, case.size, device=model.device, dtype=model.dtype)
-    work = {name: _runs(forward, images, context) for name, context in contexts.items()}
-    seconds = in_turns(work, rounds, model.device, warm_up=1)
+    seconds = in_turns(forward, contexts, images, rounds)  # changing the attention and back is not timed
     rows = []
     for name, values in seconds.items():
         row = {"kind": "model", "method": name, **_columns(case, model), **timing(values, seconds["full"])}
@@ -85,14 +83,6 @@ def measure_model(case: ModelCase, model: Model, names: Sequence[str], rounds: i
 
 def _swapped(model: Model, op: Attention, layers: Sequence[int]) -> Context:
     return lambda: swap_tower(model.tower, dict.fromkeys(layers, op))
-
-
-def _runs(forward: Callable[[Tensor], Tensor], images: Tensor, context: Context) -> Callable[[int], object]:
-    def run(turn: int) -> Tensor:
-        with context():
-            return forward(images)
-
-    return run
 
 
 def _columns(case: ModelCase, model: Model) -> Row:
