@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fna.attention.contract import Site, refuse, same_tokens
+from fna.attention.inverse import full_precision
 from fna.attention.rows import attention_rows
 from fna.masking.masked import Found
 from fna.masking.sinks import categories
@@ -37,14 +38,21 @@ class LowRank:
         """q, k, v ``[B, H, N, d]`` -> ``[B, H, N, d]``."""
         refuse(self, site, "causal", "dense")
         same_tokens(self, q, k, site)
-        count = q.shape[2]
-        weights = attention_rows(q, k, site, torch.arange(count, device=q.device).expand(q.shape[0], -1))
+        count, wide = q.shape[2], torch.promote_types(q.dtype, torch.float32)
+        with full_precision(q):
+            every = torch.arange(count, device=q.device).expand(q.shape[0], -1)
+            weights = attention_rows(q.to(wide), k.to(wide), site, every)
+            if site.keys is not None:  # nor do the rows of unseen tokens shape the singular vectors
+                weights = weights.masked_fill(~site.keys[:, None, :, None], 0.0)
         nothing = torch.zeros(q.shape[0], count, dtype=torch.bool, device=q.device)
         massive = Found("massive")(q, k, site) if self.partition else nothing
         sinks = Found("both")(q, k, site) if self.partition else nothing
         kind = categories(massive, sinks, site.tokens)
-        cut = torch.stack([cut_rank(image, kinds, int(self.rank)) for image, kinds in zip(weights, kind, strict=True)])
-        return (cut.to(v.dtype) @ v).to(q.dtype)
+        with full_precision(q):
+            cut = torch.stack([cut_rank(image, kinds, int(self.rank)) for image, kinds in zip(weights, kind, strict=True)])
+            if site.keys is not None:
+                cut = cut.masked_fill(~site.keys[:, None, None], 0.0)  # zero columns come back from an SVD as rounding
+            return (cut @ v.to(cut.dtype)).to(q.dtype)
 
 
 def cut_rank(weights: Tensor, kind: Tensor, rank: int) -> Tensor:

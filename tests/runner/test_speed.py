@@ -129,7 +129,7 @@ def test_memory_is_linear_in_tokens_and_near_fused_attention() -> None:
         with torch.inference_mode():
             peaks[tokens] = peak_bytes(lambda op=op, q=q, k=k, v=v, site=site: op(q, k, v, site), CPU)  # type: ignore[misc]
     assert peaks[65536] < 17 * peaks[4096]
-    assert peaks[65536] < 64 << 20  # one N x N float32 map would be 16 GiB
+    assert peaks[65536] < 96 << 20  # one N x N float32 map would be 16 GiB
 
 
 @pytest.mark.slow
