@@ -215,7 +215,10 @@ def headline(result: Result, extra: str = "") -> list[Part]:
     if key is None:
         return [Part(f"{who}: {result.get('error') or 'no metrics'}")]
     doubt = [Part("Random weights, only the pipeline counts: ")] if is_random(result) else []
-    return [*doubt, Part(who + " "), *_quality(result, key), *_speed(result), Part(".")]
+    speed = _speed(result)
+    verdict = judge(dig(result, "metrics", key, "delta"), dig(result, "metrics", key, "ci"), result.get("samples"))
+    link = [Part(",")] if speed and verdict != "keeps" else []
+    return [*doubt, Part(who + " "), *_quality(result, key), *link, *speed, Part(".")]
 
 
 def _quality(result: Result, key: str) -> list[Part]:
@@ -227,8 +230,8 @@ def _quality(result: Result, key: str) -> list[Part]:
         return [Part(f"keeps {called} within "), Part(amount, "even")]
     if verdict == "unclear":
         doubt = f", not told apart from zero on {value_of('samples', result.get('samples'))} samples" if interval(ci) else ""
-        return [Part(f"changes {called} by "), Part(amount, "even"), Part(doubt + ",")]
-    return [Part(f"{verdict} {called}: "), Part(amount, "good" if verdict == "gains" else "bad"), Part(",")]
+        return [Part(f"changes {called} by "), Part(amount, "even"), Part(doubt)]
+    return [Part(f"{verdict} {called}: "), Part(amount, "good" if verdict == "gains" else "bad")]
 
 
 def _speed(result: Result) -> list[Part]:
