@@ -16,7 +16,7 @@ import torch
 
 from fna.configs import choices
 from fna.errors import UserError
-from fna.runner.env import choose_device, environment
+from fna.runner.env import choose_device, environment, keep_freed_memory
 from fna.runner.speed import check, ops, page
 from fna.runner.speed.floors import Machine, measure_machine
 from fna.runner.speed.models import SHAPES, ModelCase, sweep_models
@@ -91,6 +91,7 @@ def say(text: str) -> None:
 
 def main() -> int:
     args = arguments()
+    keep_freed_memory()
     args.out.mkdir(parents=True, exist_ok=True)
     findings: list[check.Finding] = []
     machines: dict[str, Machine] = {}

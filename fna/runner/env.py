@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import random
@@ -12,6 +13,7 @@ from typing import Any
 
 from fna.errors import UserError
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 PACKAGES = ("fna", "torch", "torchvision", "timm", "open_clip_torch", "transformers", "torch-quickfps", "hydra-core", "numpy")
 
 
@@ -28,6 +30,18 @@ def choose_device(wanted: str) -> str:
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise UserError(f"device={wanted}: this machine has no such GPU; use device=cpu or auto.")
     return wanted
+
+
+def keep_freed_memory() -> bool:
+    """Keep what is freed in the process, where the C library is glibc; whether that was done.
+
+    By default glibc gives every large block back to the kernel at once, and a forward pass on the CPU spends a third of its time
+    getting zeroed pages again. It serves all variants alike.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def seed_everything(seed: int) -> None:

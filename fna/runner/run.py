@@ -45,6 +45,7 @@ def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]
     store = RowStore(cfg.rows_dir)
     store.check()
     device = env.choose_device(cfg.device)
+    env.keep_freed_memory()
     env.seed_everything(cfg.seed)
     console.print(plan.sentence(), highlight=False)
     dataset = plan.dataset.load(cfg.limit)
@@ -64,8 +65,8 @@ def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]
         result["cost"] = _cost(plan, model, dataset, layers) if cfg.timing.enabled else {}
         if getattr(plan.mask, "unmasked", False):
             result["unmasked"] = _unmasked(plan, store, model, dataset, layers)
-    further = _further_pictures(folder, plan, model, dataset, (full, variant), layers)
-    gallery.write(folder, plan, model, dataset, (full.outcome, variant.outcome), layers, further)
+        further = _further_pictures(folder, plan, model, dataset, (full, variant), layers)
+        gallery.write(folder, plan, model, dataset, (full.outcome, variant.outcome), layers, further)
     classes.write(folder, dataset, full.outcome, variant.outcome)
     result |= {
         "status": "ok",

@@ -121,3 +121,11 @@ def test_measure_compares_with_the_faster_baseline() -> None:
     assert 1.3 < cost["speedup"]["median"] < 2.5
     assert cost["flops"] == {"full": 2 * 4 * 4 * 8 / 4, "variant": 2 * 4 * 4 * 8 / 4}
     assert set(cost["images_per_second"]) == {"full", "exact", "variant"}
+
+
+def test_freed_memory_is_kept_where_the_c_library_can() -> None:
+    import platform
+
+    from fna.runner.env import keep_freed_memory
+
+    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
