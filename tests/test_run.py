@@ -52,6 +52,7 @@ def test_one_run(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
     assert result["schema"] == 1
     assert result["samples"] == 12
     assert result["layers"] == [3, 4, 5]
+    assert result["sampler"] == "fps"
     assert set(result["metrics"]) == {"top1", "top5", "ece"}
     for value in result["metrics"].values():
         assert set(value) >= {"full", "variant", "delta", "ci"}
@@ -231,6 +232,7 @@ def test_a_new_method_is_one_file_and_one_yaml(cli: Cli, image_folder: Path, tmp
     assert done.returncode == 0, done.stderr
     (result,) = results(tmp_path / "outputs" / "runs")
     assert result["attn"] == "toy_mean"
+    assert result["sampler"] == "none"  # it has none, whatever the root knob says
     assert result["fidelity"]["output_error"] > 0
     contract = str(ROOT / "tests" / "attention" / "test_contract.py")
     tested = subprocess.run(

@@ -101,7 +101,8 @@ def _header(plan: Plan, model: Model, dataset: Dataset, layers: tuple[int, ...],
         "dataset": dataset.name,
         "split": dataset.split,
         "task": names["task"],
-        **{group: names.get(group, "none") for group in ("attn", "sampler", "reduce", "mask", "kv")},
+        **{group: names.get(group, "none") for group in ("attn", "reduce", "mask", "kv")},
+        "sampler": _sampler(cfg, names),
         "landmarks": cfg.landmarks,
         "layers": list(layers),
         "image_size": list(model.image_size),
@@ -110,6 +111,14 @@ def _header(plan: Plan, model: Model, dataset: Dataset, layers: tuple[int, ...],
         "dtype": cfg.dtype,
         "device": device,
     }
+
+
+def _sampler(cfg: DictConfig, names: Mapping[str, str]) -> str:
+    """The sampler that the attention really has: the root's choice, one of its own, or "none"."""
+    node = cfg.attn.get("sampler")
+    if node is None:
+        return "none"
+    return names.get("sampler", "none") if node == cfg.sampler else str(node.get("_target_", "")).rpartition(".")[2]
 
 
 def _rows(plan: Plan, store: RowStore, model: Model, dataset: Dataset, layers: tuple[int, ...]) -> tuple[Row, Row]:
