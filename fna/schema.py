@@ -27,6 +27,7 @@ class Knobs:
     kv: Any = None
     logger: Any = None
     experiment: Any = None
+    expected: str | None = None
     landmarks: Any = 64
     layers: Any = "last-half"
     tolerance: float = 0.1

@@ -12,6 +12,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from fna.configs import CONF, choices, summary
+from fna.report.expected import read_figures
 from fna.runner.help import help_text
 from fna.schema import Knobs, register
 
@@ -54,7 +55,7 @@ def test_experiments_have_a_folder() -> None:
     root = Path(CONF).parent / "experiments"
     for name in choices("experiment"):
         assert (root / name / "README.md").is_file(), f"experiments/{name}/README.md is missing"
-        assert (root / name / "expected.csv").is_file(), f"experiments/{name}/expected.csv is missing"
+        assert read_figures(composed(f"experiment={name}").expected)
 
 
 def test_every_knob_is_explained_in_config_yaml() -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fna.report import words
+from fna.report.expected import load_expected
 from fna.report.results import Run, dig, interval, number
 from fna.report.sweep import group, varying
 
@@ -67,9 +68,21 @@ def plots(runs: Sequence[Run]) -> list[Plot]:
             drawn.append(draw(f"{called} over landmarks", whole, keys, over_landmarks(metric)))
         if "mask_start" in keys:
             drawn.append(draw(f"{called} over the first masked block", whole, keys, over_start(metric)))
+    drawn += _theirs(whole)
     if "tokens" in keys or "image_size" in keys:
         drawn.append(draw("Where it begins to pay", whole, [key for key in keys if key != "image_size"], CROSSOVER))
     return [plot for plot in drawn if plot is not None]
+
+
+def _theirs(runs: Sequence[Run]) -> list[Plot | None]:
+    """What others measured over the first masked block or over landmarks, where it does not stand beside ours."""
+    expected = load_expected([run.result for run in runs])
+    theirs = expected.runs()
+    keys = varying(theirs)
+    metrics = dict.fromkeys(figure.metric for figure in expected.apart)
+    whose = ", ".join(dict.fromkeys(f"{figure.source}, {figure.model} on {figure.dataset}" for figure in expected.apart))
+    axes = [axes for key, axes in (("mask_start", over_start), ("landmarks", over_landmarks)) if key in keys]
+    return [draw(f"{words.metric_name(metric)}: {whose}", theirs, keys, ax(metric)) for metric in metrics for ax in axes]
 
 
 def quality_cost(metric: str) -> Axes:

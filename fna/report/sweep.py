@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from fna.report import words
+from fna.report.expected import Expected, Theirs, load_expected
+from fna.report.grid import fold, numeric_columns
 from fna.report.results import IDENTITY, Run, dig, number, ratio, reference
 from fna.report.words import Part
 
+Column = tuple[str, Callable[[Run], Part]]
 FOLLOWS = {"checkpoint": "model", "tokens": "image_size", "split": "dataset"}  # said already by the field it follows
 
 
@@ -24,6 +28,7 @@ class Summary:
     failures: list[tuple[str, str]]
     notes: list[str]
     best: int | None  # the row that the title names
+    theirs: list[Theirs]  # what others measured, where no run of ours stands beside it
 
 
 def varying(runs: Sequence[Run]) -> list[str]:
@@ -51,18 +56,15 @@ def summarise(runs: Sequence[Run]) -> Summary:
     shared = whole[0].result if whole else {}
     same = [key for key in IDENTITY if not _differs(whole, key) and shared.get(key) not in (None, "none")]
     common = [(words.field_name(key), words.value_of(key, shared[key])) for key in same]
-    notes = list(dict.fromkeys(note for run in whole for note in words.caveats(run.result)))
+    expected = load_expected([run.result for run in whole])
+    notes = [*dict.fromkeys(note for run in whole for note in words.caveats(run.result)), *expected.notes()]
     failures = [(run.name, _why(run)) for run in runs if not run.ok]
     found = best(whole)
     title = _title(len(whole), found, keys, len(failures))
-    heads, rows, once = _fold(_heads(whole, keys), [_row(run, keys, _metrics(whole)) for run in whole])
+    columns = _columns(whole, keys, expected)
+    heads, rows, once = fold([head for head, _ in columns], [[cell(run) for _, cell in columns] for run in whole])
     best_row = whole.index(found[0]) if found else None
-    return Summary(title, common + once, heads, rows, numeric_columns(rows), failures, notes, best_row)
-
-
-def numeric_columns(rows: Sequence[Sequence[Part]]) -> list[bool]:
-    """For each column whether all of its cells look like numbers, intervals or nothing."""
-    return [all(cell.text[:1] in "+-–[0123456789" for cell in column) for column in zip(*rows, strict=True)]
+    return Summary(title, common + once, heads, rows, numeric_columns(rows), failures, notes, best_row, expected.tables())
 
 
 def best(runs: Sequence[Run]) -> tuple[Run, bool] | None:
@@ -106,47 +108,60 @@ def _metrics(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(key for run in runs for key in words.primary(run.result)))
 
 
-def _heads(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
-    heads = [words.field_name(key) for key in keys or ["run"]]
-    for metric in map(words.metric_short, _metrics(runs)):
-        heads += [f"{metric} of full", metric, "delta", "95 % interval"]
-    return [*heads, "agreement", "output error", "speedup", "95 % interval", "against", "operations", "sampling"]
-
-
-def _fold(heads: list[str], rows: list[list[Part]]) -> tuple[list[str], list[list[Part]], list[tuple[str, str]]]:
-    """Take out the columns that say the same in every row; they are said once, above the table."""
-    once = {
-        place
-        for place, head in enumerate(heads)
-        if len(rows) > 1 and head.endswith((" of full", "against")) and len({row[place] for row in rows}) == 1
-    }
-    same = [(heads[place], rows[0][place].text) for place in sorted(once)]
-    kept = [place for place in range(len(heads)) if place not in once]
-    return [heads[place] for place in kept], [[row[place] for place in kept] for row in rows], same
-
-
 def _why(run: Run) -> str:
     return str(run.result.get("error") or f"status {run.result.get('status')}").partition("\n")[0]
 
 
-def _row(run: Run, keys: Sequence[str], metrics: Sequence[str]) -> list[Part]:
-    result = run.result
-    cells = [Part(words.value_of(key, result.get(key))) for key in keys] or [Part(run.name)]
-    cells[0] = Part(cells[0].text + (" !" if words.is_doubtful(result) else ""))
-    for key in metrics:
-        metric = dig(result, "metrics", key)
-        delta, ci = dig(metric, "delta"), dig(metric, "ci")
-        mark = words.tone(key, metric)
-        cells += [
-            Part(words.fixed(dig(metric, "full"))),
-            Part(words.fixed(dig(metric, "variant"))),
-            Part(words.signed(delta, 2), mark),
-            Part(words.span(ci, 2)),
-        ]
-    fidelity, cost = result.get("fidelity"), result.get("cost")
-    cells += [Part(words.fixed(dig(fidelity, "agreement"), 1, " %")), Part(words.fixed(dig(fidelity, "output_error"), 3))]
-    speedup = dig(cost, "speedup")
-    cells += [Part(words.times(dig(speedup, "median")), words.judge_speed(result)), Part(words.limits(dig(speedup, "ci")))]
-    operations = words.times(ratio(result, "cost", "flops"))
-    against = reference(result) if cost else words.NOTHING
-    return [*cells, Part(against), Part(operations), Part(words.share(dig(cost, "sampling_share")))]
+def _columns(runs: Sequence[Run], keys: Sequence[str], expected: Expected) -> list[Column]:
+    """What sets the runs apart, the quality metric by metric, fidelity, cost."""
+    return [
+        *(_identity(key, place == 0) for place, key in enumerate(keys)),
+        *([] if keys else [("run", lambda run: Part(run.name))]),
+        *(column for metric in _metrics(runs) for column in _of_metric(metric, runs, expected)),
+        ("agreement", lambda run: Part(words.fixed(dig(run.result, "fidelity", "agreement"), 1, " %"))),
+        ("output error", lambda run: Part(words.fixed(dig(run.result, "fidelity", "output_error"), 3))),
+        ("speedup", lambda run: Part(words.times(dig(run.result, "cost", "speedup", "median")), words.judge_speed(run.result))),
+        ("95 % interval", lambda run: Part(words.limits(dig(run.result, "cost", "speedup", "ci")))),
+        ("against", lambda run: Part(reference(run.result) if run.result.get("cost") else words.NOTHING)),
+        ("operations", lambda run: Part(words.times(ratio(run.result, "cost", "flops")))),
+        ("sampling", lambda run: Part(words.share(dig(run.result, "cost", "sampling_share")))),
+    ]
+
+
+def _identity(key: str, first: bool) -> Column:
+    """A key in which the runs differ; the first column marks the runs of which a note says that they say nothing."""
+
+    def cell(run: Run) -> Part:
+        return Part(words.value_of(key, run.result.get(key)) + (" !" if first and words.is_doubtful(run.result) else ""))
+
+    return words.field_name(key), cell
+
+
+def _of_metric(metric: str, runs: Sequence[Run], expected: Expected) -> list[Column]:
+    """Full, variant, their difference; beside them the variant without its mask and what others measured, where there is any."""
+
+    def value(run: Run, *path: str) -> object:
+        return dig(run.result, *path[:-1], "metrics", metric, path[-1])
+
+    def tone(run: Run) -> str:
+        return words.tone(metric, dig(run.result, "metrics", metric))
+
+    def source(run: Run) -> str | None:
+        figure = expected.beside(run.result).get(metric)
+        return None if figure is None else figure.source
+
+    def theirs(run: Run, whose: str) -> Part:
+        return Part(expected.beside(run.result)[metric].text() if source(run) == whose else words.NOTHING)
+
+    short = words.metric_short(metric)
+    columns: list[Column] = [
+        (f"{short} of full", lambda run: Part(words.fixed(value(run, "full")))),
+        (short, lambda run: Part(words.fixed(value(run, "variant")))),
+        ("delta", lambda run: Part(words.signed(value(run, "delta"), 2), tone(run))),
+        ("95 % interval", lambda run: Part(words.span(value(run, "ci"), 2))),
+    ]
+    if any(run.result.get("unmasked") for run in runs):
+        columns.append((f"{short} unmasked", lambda run: Part(words.fixed(value(run, "unmasked", "variant")))))
+        columns.append(("delta", lambda run: Part(words.signed(value(run, "unmasked", "delta"), 2))))
+    sources = dict.fromkeys(filter(None, map(source, runs)))
+    return columns + [(f"{short}, {whose}", partial(theirs, whose=whose)) for whose in sources]

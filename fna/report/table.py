@@ -12,26 +12,29 @@ from rich.table import Table
 from rich.text import Text
 
 from fna.report import words
+from fna.report.expected import Expected, Theirs, load_expected
+from fna.report.grid import Grid, numeric_columns
 from fna.report.results import Result, Run, dig, load, number, ratio, reference, write_atomically
-from fna.report.sweep import Summary, numeric_columns, summarise
+from fna.report.sweep import Summary, summarise
 from fna.report.words import Part
 
 WIDE = 400
 FIRST_TO_GO = ("operations", "sampling", "against", "output error", "agreement")
 STYLES = {"good": "green", "bad": "red", "even": "bold", "": ""}
 SIDES = ("full", "exact", "variant")
-Grid = tuple[list[str], list[list[Part]]]
+UNMASKED = ("without mask", "delta", "95 % interval")
 
 
 def show(result: Result, console: Console | None = None) -> None:
     """Print one result: what was compared, the metrics in pairs, fidelity and cost."""
     console = console or _console()
     _lines(console, words.headline(result), words.compared(result))
-    for note in words.caveats(result):
-        console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
+    expected = load_expected([result])
+    _notes(console, [*words.caveats(result), *expected.notes()])
     if result.get("status") == "ok":
-        for heads, rows in _grids(result):
+        for heads, rows in _grids(result, expected):
             console.print(_table(heads, rows))
+        _apart(console, expected.tables())
 
 
 def show_sweep(runs: Sequence[Run], console: Console | None = None) -> None:
@@ -39,10 +42,10 @@ def show_sweep(runs: Sequence[Run], console: Console | None = None) -> None:
     console = console or _console()
     summary = summarise(runs)
     _lines(console, summary.title, [f"{key} {value}" for key, value in summary.common])
-    for note in summary.notes:
-        console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
+    _notes(console, summary.notes)
     if summary.rows:
         console.print(_fitting(console, summary.heads, summary.rows))
+    _apart(console, summary.theirs)
     for place, why in summary.failures:
         console.print(Text(f"failed: {place}: {why}", style="red"), soft_wrap=True)
 
@@ -57,9 +60,11 @@ def write_markdown(folder: Path | str) -> Path:
 
 def markdown(result: Result) -> str:
     """What `show` prints, as Markdown."""
-    grids = [_pipes(*grid) for grid in _grids(result)] if result.get("status") == "ok" else []
+    expected = load_expected([result])
+    grids = [_pipes(*grid) for grid in _grids(result, expected)] if result.get("status") == "ok" else []
     lines = [f"**{_escape(words.plain(words.headline(result)))}**", _escape(" · ".join(words.compared(result)))]
-    return "\n\n".join([*lines, *_quotes(words.caveats(result)), *grids]) + "\n"
+    notes = _quotes([*words.caveats(result), *expected.notes()])
+    return "\n\n".join([*lines, *notes, *grids, *map(_theirs_pipes, expected.tables())]) + "\n"
 
 
 def sweep_markdown(runs: Sequence[Run]) -> str:
@@ -68,25 +73,47 @@ def sweep_markdown(runs: Sequence[Run]) -> str:
     lines = [f"**{_escape(words.plain(summary.title))}**", _escape(" · ".join(f"{key} {value}" for key, value in summary.common))]
     grid = [_pipes(summary.heads, summary.rows)] if summary.rows else []
     failed = ["\n".join(f"- failed: {_escape(f'{place}: {why}')}" for place, why in summary.failures)] if summary.failures else []
-    return "\n\n".join([*lines, *_quotes(summary.notes), *grid, *failed]) + "\n"
+    return "\n\n".join([*lines, *_quotes(summary.notes), *grid, *map(_theirs_pipes, summary.theirs), *failed]) + "\n"
 
 
-def quality(result: Result) -> Grid:
-    """Metrics of full and variant with their paired difference, then how near the outputs are."""
+def quality(result: Result, expected: Expected) -> Grid:
+    """Metrics of full and variant with their paired difference, then how near the outputs are.
+
+    Beside a metric: the variant without its mask, and what others measured, where there is any.
+    """
+    heads, cells = further(result, expected)
     mark = " (random weights)" if words.is_random(result) else " !" if words.is_doubtful(result) else ""
     rows = []
     for key, metric in (result.get("metrics") or {}).items():
         delta, ci = dig(metric, "delta"), dig(metric, "ci")
         tone = words.tone(key, metric, "")
         values = [Part(words.fixed(dig(metric, side))) for side in ("full", "variant")]
-        rows.append([Part(words.metric_name(key) + mark), *values, Part(words.signed(delta, 2), tone), Part(words.span(ci, 2))])
+        row = [Part(words.metric_name(key) + mark), *values, Part(words.signed(delta, 2), tone), Part(words.span(ci, 2))]
+        rows.append(row + cells[key])
     for key, value in (result.get("fidelity") or {}).items():
         if number(value) is not None:
             digits = 2 if key == "agreement" else 4
             ends = words.limits(dig(result, "fidelity", f"{key}_ci"), digits, "")
             text = words.fixed(value, digits, " %" if key == "agreement" else "")
-            rows.append([Part(fidelity_name(key)), Part(""), Part(text), Part(""), Part(ends)])
-    return ["quality", "full", "variant", "delta", "95 % interval"], rows
+            row = [Part(fidelity_name(key)), Part(""), Part(text), Part(""), Part(ends)]
+            bare = dig(result, "unmasked", "fidelity", key)
+            own = "" if bare is None else words.fixed(bare, digits, " %" if key == "agreement" else "")
+            rows.append(row + [Part(own if head == UNMASKED[0] else "") for head in heads])
+    return ["quality", "full", "variant", "delta", "95 % interval", *heads], rows
+
+
+def further(result: Result, expected: Expected) -> tuple[list[str], dict[str, list[Part]]]:
+    """Columns that only some results have: the variant without its mask, and what others measured. Heads, and cells by metric."""
+    bare, theirs = dig(result, "unmasked", "metrics"), expected.beside(result)
+    cells: dict[str, list[Part]] = {key: [] for key in result.get("metrics") or {}}
+    for key, row in cells.items():
+        if bare:
+            value, delta, ends = (dig(bare, key, part) for part in ("variant", "delta", "ci"))
+            row += [Part(words.fixed(value)), Part(words.signed(delta, 2)), Part(words.span(ends, 2))]
+        if theirs:
+            row.append(Part(theirs[key].text() if key in theirs else words.NOTHING))
+    sources = ", ".join(dict.fromkeys(figure.source for figure in theirs.values()))
+    return [*(UNMASKED if bare else ()), *([sources] if theirs else [])], cells
 
 
 def cost(result: Result) -> Grid:
@@ -110,8 +137,8 @@ def fidelity_name(key: str) -> str:
     return {"agreement": "agreement with full", "output_error": "relative output error"}.get(key, key.replace("_", " "))
 
 
-def _grids(result: Result) -> list[Grid]:
-    return [quality(result), cost(result)] if result.get("cost") else [quality(result)]
+def _grids(result: Result, expected: Expected) -> list[Grid]:
+    return [quality(result, expected), cost(result)] if result.get("cost") else [quality(result, expected)]
 
 
 def _only(called: str, value: str, remark: str, mark: str = "") -> list[Part]:
@@ -127,6 +154,17 @@ def _console() -> Console:
 def _lines(console: Console, title: Sequence[Part], facts: Sequence[str]) -> None:
     console.print(_text(title), style="bold", soft_wrap=True)
     console.print(Text(" · ".join(facts), style="dim"), soft_wrap=True)
+
+
+def _notes(console: Console, notes: Sequence[str]) -> None:
+    for note in notes:
+        console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
+
+
+def _apart(console: Console, tables: Sequence[Theirs]) -> None:
+    for theirs in tables:
+        console.print(Text(theirs.title, style="bold"), soft_wrap=True)
+        console.print(_table(theirs.heads, theirs.rows))
 
 
 def _text(parts: Sequence[Part]) -> Text:
@@ -157,6 +195,10 @@ def _fitting(console: Console, heads: list[str], rows: list[list[Part]]) -> Tabl
 def _pipes(heads: Sequence[str], rows: Sequence[Sequence[Part]]) -> str:
     lines = [heads, ["---"] * len(heads), *([_escape(part.text) for part in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _theirs_pipes(theirs: Theirs) -> str:
+    return f"**{_escape(theirs.title)}**\n\n{_pipes(theirs.heads, theirs.rows)}"
 
 
 def _quotes(notes: Sequence[str]) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fna.report import table, words
+from fna.report.expected import Theirs, load_expected
 from fna.report.pictures import Album, Gallery, read_gallery
 from fna.report.plots import Plot
 from fna.report.results import Result, Run, dig, interval, number, ratio, reference
@@ -40,6 +41,7 @@ class Metric:
     span: str
     bar: Bar | None
     primary: bool
+    further: list[Part]
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class View:
     caveats: list[str]
     subject: str
     metrics: list[Metric]
+    further: list[str]  # heads of columns that only some results have; the cells are in the metrics
+    theirs: list[Theirs]
     rates: list[tuple[str, str, float]]
     speedup: Part
     speedup_span: str
@@ -94,13 +98,17 @@ def view(run: Run, album: Album, pictures: int | None = None) -> View:
     result = run.result
     gallery = read_gallery(run.folder, album, pictures)
     speedup = dig(result, "cost", "speedup")
+    expected = load_expected([result])
+    heads, cells = table.further(result, expected)
     return View(
         run=run,
         headline=words.headline(result),
         compared=words.compared(result),
-        caveats=words.caveats(result) + ([gallery.problem] if gallery.problem else []),
+        caveats=words.caveats(result) + expected.notes() + ([gallery.problem] if gallery.problem else []),
         subject=words.name(result.get("attn")),
-        metrics=metric_rows(result),
+        metrics=metric_rows(result, cells),
+        further=heads,
+        theirs=expected.tables(),
         rates=_rates(result),
         speedup=Part(words.times(dig(speedup, "median")), words.judge_speed(result)),
         speedup_span=words.limits(dig(speedup, "ci")),
@@ -129,8 +137,8 @@ def _study(run: Run, album: Album, pictures: int | None) -> Study | None:
     )
 
 
-def metric_rows(result: Result) -> list[Metric]:
-    """The metrics with their interval bars, all on one axis that holds zero."""
+def metric_rows(result: Result, further: Mapping[str, list[Part]]) -> list[Metric]:
+    """The metrics with their interval bars, all on one axis that holds zero, and their cells in the further columns."""
     metrics: dict[str, Any] = result.get("metrics") or {}
     values = [0.0]
     for metric in metrics.values():
@@ -139,7 +147,7 @@ def metric_rows(result: Result) -> list[Metric]:
     low, high = min(values), max(values)
     margin = 0.06 * (high - low) or 1.0
     ends, chief = (low - margin, high + margin), words.primary(result)
-    return [_metric(key, metric, ends, key in chief) for key, metric in metrics.items()]
+    return [_metric(key, metric, ends, key in chief, further[key]) for key, metric in metrics.items()]
 
 
 def stage_segments(result: Result) -> list[Segment]:
@@ -155,7 +163,7 @@ def stage_segments(result: Result) -> list[Segment]:
     return segments + [Segment(name, words.share(value), 100 * value / total, -1) for name, value in rest.items() if value > 0]
 
 
-def _metric(key: str, metric: Any, ends: tuple[float, float], chief: bool) -> Metric:
+def _metric(key: str, metric: Any, ends: tuple[float, float], chief: bool, further: list[Part]) -> Metric:
     delta, ci = number(dig(metric, "delta")), dig(metric, "ci")
     mark = words.tone(key, metric)
 
@@ -165,7 +173,8 @@ def _metric(key: str, metric: Any, ends: tuple[float, float], chief: bool) -> Me
     pair = interval(ci)
     bar = Bar(at(0.0), at(pair[0]), at(pair[1]), at(delta), mark) if pair and delta is not None else None
     full, variant = words.fixed(dig(metric, "full")), words.fixed(dig(metric, "variant"))
-    return Metric(words.metric_name(key), full, variant, Part(words.signed(delta, 2), mark), words.span(ci, 2), bar, chief)
+    change = Part(words.signed(delta, 2), mark)
+    return Metric(words.metric_name(key), full, variant, change, words.span(ci, 2), bar, chief, further)
 
 
 def _rates(result: Result) -> list[tuple[str, str, float]]:

@@ -132,7 +132,7 @@ def said(key: str, value: Any) -> str:
     text = name(value_of(key, value))
     if key in ("landmarks", "samples", "tokens", "image_size"):
         return f"{text} {UNITS.get(key, key)}"
-    return f"{field_name(key)} {text}" if key in ("seed", "mask", "reduce", "kv") else text
+    return f"{field_name(key)} {text}" if key in ("seed", "mask", "mask_start", "reduce", "kv") else text
 
 
 def ranges(layers: Any) -> str:
@@ -151,22 +151,24 @@ def ranges(layers: Any) -> str:
 def where(layers: Any) -> str:
     """The blocks in a sentence."""
     text = ranges(layers)
-    return {"all": "all blocks", "last-half": "the last half of the blocks"}.get(
-        text, f"blocks {text}" if text[:1].isdigit() else text
-    )
+    blocks = f"block {text}" if text.isdigit() else f"blocks {text}"
+    return {"all": "all blocks", "last-half": "the last half of the blocks"}.get(text, blocks if text[:1].isdigit() else text)
 
 
 def subject(result: Result) -> str:
-    """What was put in place of full attention: ``FNA with 64 landmarks in blocks 4-7``."""
+    """What was put in place of full attention: ``FNA with 64 landmarks in blocks 4-7``; of a mask on exact attention, the mask."""
+    masked = f"mask {result['mask']}" if result.get("mask") not in (None, "none") else ""
+    masked += f" in {where(result['mask_blocks'])}" if masked and result.get("mask_blocks") else ""
+    if masked and result.get("attn") == "exact":
+        return masked[0].upper() + masked[1:]
     parts = [name(result.get(key)) for key in ("attn", "reduce") if result.get(key) not in (None, "none")]
     text = " and ".join(parts) or "the variant"
     count = result.get("landmarks")
     if count is not None and result.get("attn") not in ("exact", "full", "none", None):
         kind = f"{share(count, 0)} of the tokens as" if isinstance(count, float) and count < 1 else str(count)
         text += f" with {kind} landmark{'' if count == 1 else 's'}"
-    if result.get("mask") not in (None, "none"):
-        text += f", mask {result['mask']},"
     text += f" in {where(result['layers'])}" if result.get("layers") is not None else ""
+    text += f", {masked}," if masked else ""
     return text[0].upper() + text[1:]
 
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fna.configs import instantiate, load_option
 from fna.errors import UserError
+from fna.report.expected import read_figures
 from fna.schema import check_knobs
 from fna.surgery.plan import parse_layers
 
@@ -58,6 +59,8 @@ def prepare(cfg: DictConfig, names: Mapping[str, str]) -> Plan:
     Raises `UserError` for anything that can be known to be wrong without loading weights or reading data.
     """
     check_knobs(cfg)
+    if cfg.expected is not None:
+        read_figures(cfg.expected)
     chosen = dict(names)
     _refuse_unbuilt(chosen, cfg)
     OmegaConf.resolve(cfg)
@@ -127,5 +130,10 @@ def _probe(op: Any) -> None:
 
 def identity(cfg: DictConfig, group: str) -> Any:
     """The resolved node of a group as plain data, without the keys that only say where files lie."""
-    node = OmegaConf.to_container(cfg[group], resolve=True) if cfg[group] is not None else None
-    return {key: value for key, value in node.items() if key not in PATH_KEYS} if isinstance(node, dict) else node
+    return _without_paths(OmegaConf.to_container(cfg[group], resolve=True)) if cfg[group] is not None else None
+
+
+def _without_paths(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _without_paths(value) for key, value in node.items() if key not in PATH_KEYS}
+    return [_without_paths(value) for value in node] if isinstance(node, list) else node

@@ -110,6 +110,7 @@ def _header(plan: Plan, model: Model, dataset: Dataset, layers: tuple[int, ...],
         "seed": cfg.seed,
         "dtype": cfg.dtype,
         "device": device,
+        "expected": cfg.expected,
     }
 
 

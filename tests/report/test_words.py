@@ -63,6 +63,8 @@ def test_random_weights_come_first() -> None:
         ({"landmarks": 1}, "FNA with 1 landmark in blocks 4-7"),
         ({"landmarks": "auto", "attn": "tome"}, "ToMe with auto landmarks in blocks 4-7"),
         ({"attn": "exact"}, "Exact attention in blocks 4-7"),
+        ({"attn": "exact", "mask": "both", "mask_blocks": [11]}, "Mask both in block 11"),
+        ({"mask": "both", "mask_blocks": [6, 7]}, "FNA with 64 landmarks in blocks 4-7, mask both in blocks 6-7,"),
         ({"reduce": "tome"}, "FNA and ToMe with 64 landmarks in blocks 4-7"),
         ({"attn": "none", "layers": None}, "The variant"),
     ],
