@@ -13,7 +13,7 @@ from fna.report.pictures import Album, Landmarked
 from fna.report.plots import plots
 from fna.report.results import Run, load, write_atomically
 from fna.report.sweep import label, summarise, varying
-from fna.report.view import View, view
+from fna.report.view import View, study_of, view
 
 PICTURES = 4  # of one run within a sweep; a page of one run shows all
 SIDE_BY_SIDE = 12
@@ -35,7 +35,7 @@ def render(runs: Sequence[Run]) -> str:
         views, summary = [view(run, album, PICTURES) for run in runs if run.ok], summarise(runs)
     keys = varying([run for run in runs if run.ok])
     labels = [label(shown.run, keys) for shown in views]
-    return _template().render(
+    return _template("page").render(
         title=summary.title if summary else views[0].headline,
         summary=summary,
         views=views,
@@ -46,6 +46,13 @@ def render(runs: Sequence[Run]) -> str:
     )
 
 
+def render_study(run: Run) -> str | None:
+    """What the tokens do, as a page of its own: pictures, plots and heat maps. None for a run without such a study."""
+    album = Album()
+    study = study_of(run, album)
+    return None if study is None else _template("study").render(study=study, album=album)
+
+
 def _side_by_side(views: Sequence[View], labels: Sequence[str]) -> list[tuple[str, Landmarked]]:
     """The same picture under several variants: the first picture of the first run, wherever it comes again."""
     shown = [(name, item) for seen, name in zip(views, labels, strict=True) for item in seen.gallery.landmarks if item.outline]
@@ -53,7 +60,7 @@ def _side_by_side(views: Sequence[View], labels: Sequence[str]) -> list[tuple[st
     return same[:SIDE_BY_SIDE] if len({item.outline for _, item in same}) > 1 else []
 
 
-def _template() -> Any:
+def _template(name: str) -> Any:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -62,7 +69,7 @@ def _template() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["figures"] = figures
-    return environment.get_template("page.html.jinja")
+    return environment.get_template(f"{name}.html.jinja")
 
 
 def figures(text: str) -> str:

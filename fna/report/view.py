@@ -119,7 +119,7 @@ def view(run: Run, album: Album, pictures: int | None = None) -> View:
         stages=stage_segments(result),
         gallery=gallery,
         maps=read_maps(run.folder, album, pictures),
-        study=_study(run, album, pictures),
+        study=study_of(run, album, pictures),
         facts=_facts(result),
         command=_command(run),
         config=_config(run),
@@ -127,14 +127,12 @@ def view(run: Run, album: Album, pictures: int | None = None) -> View:
     )
 
 
-def _study(run: Run, album: Album, pictures: int | None) -> Study | None:
+def study_of(run: Run, album: Album, pictures: int | None = None) -> Study | None:
     """The study of task=tokens, if the run made one."""
     found = read_tokens(run.folder)
-    return (
-        None
-        if found is None
-        else Study(sentence(found), token_plots(found), heat_tables(found), read_marked(run.folder, album, pictures))
-    )
+    if found is None:
+        return None
+    return Study(sentence(found), token_plots(found), heat_tables(found), read_marked(run.folder, album, pictures))
 
 
 def metric_rows(result: Result, further: Mapping[str, list[Part]]) -> list[Metric]:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fna.errors import UserError
+from fna.report.page import render_study
 from fna.report.pictures import grid_cells
-from fna.report.results import Result, flatten, number
+from fna.report.results import Result, Run, flatten, number
 
 if TYPE_CHECKING:
     import wandb
 
 MODES = ("offline", "online", "disabled")
+KINDS = {"landmarks": {"index": "landmark"}, "tokens": {"massive": "massive", "artifact": "artifact"}}  # marked in the gallery
 
 
 @dataclass(frozen=True)
 class WandbLogger:
-    """Logs metrics, a table and the landmark pictures. Offline runs lie in the run folder; ``wandb sync`` sends them later."""
+    """Logs metrics, a table, pictures with their tokens marked, and what task=tokens found.
+
+    Offline runs lie in the run folder; ``wandb sync`` sends them later.
+    """
 
     project: str = "fna"
     entity: str | None = None
@@ -76,26 +82,31 @@ def _content(result: Result, folder: Path) -> dict[str, Any]:
     row = flatten(result)
     numbers = {key: value for key, value in row.items() if number(value) is not None}
     table = wandb.Table(columns=["what", "value"], data=[[key, str(value)] for key, value in row.items() if value is not None])
-    return numbers | {"result": table} | ({"landmarks_drawn": pictures} if (pictures := _pictures(folder)) else {})
+    drawn = {f"{section}_drawn": found for section in KINDS if (found := _pictures(folder, section))}
+    study = render_study(Run(folder, folder.name, result))
+    return numbers | {"result": table} | drawn | ({} if study is None else {"what_the_tokens_do": wandb.Html(study, inject=False)})
 
 
-def _pictures(folder: Path) -> list[Any]:
-    """The landmark pictures with each landmark as a box, which W&B draws itself."""
+def _pictures(folder: Path, section: str) -> list[Any]:
+    """The pictures of a section of the gallery, with each of its tokens as a box, which W&B draws itself."""
     import wandb
 
     path = folder / "gallery.json"
-    items = json.loads(path.read_text(encoding="utf-8")).get("landmarks", []) if path.exists() else []
-    images = []
-    for item in items:
-        rows, columns = item.get("grid") or (1, 1)
-        cells = grid_cells(item.get("index") or [], item.get("prefix", 0), rows, columns) if item.get("grid") else []
+    items = json.loads(path.read_text(encoding="utf-8")).get(section, []) if path.exists() else []
+    return [wandb.Image(str(folder / item["image"]), caption=item.get("key"), boxes=_boxes(item, KINDS[section])) for item in items]
+
+
+def _boxes(item: dict[str, Any], kinds: Mapping[str, str]) -> dict[str, Any] | None:
+    """W&B's boxes, one group for each kind of token that the picture has; None where it has none, or no grid."""
+    rows, columns = item.get("grid") or (0, 0)
+    groups: dict[str, Any] = {}
+    for place, (key, kind) in enumerate(kinds.items()):
         boxes = [
             {
                 "position": {"minX": c / columns, "maxX": (c + 1) / columns, "minY": r / rows, "maxY": (r + 1) / rows},
-                "class_id": 0,
+                "class_id": place,
             }
-            for r, c in cells
+            for r, c in grid_cells(item.get(key) or [], item.get("prefix", 0), rows, columns)
         ]
-        drawn = {"landmarks": {"box_data": boxes, "class_labels": {0: "landmark"}}} if boxes else None
-        images.append(wandb.Image(str(folder / item["image"]), caption=item.get("key"), boxes=drawn))
-    return images
+        groups |= {kind: {"box_data": boxes, "class_labels": {place: kind}}} if boxes else {}
+    return groups or None

@@ -57,6 +57,33 @@ def retrieval(**changes: Any) -> Result:
     return result(task="retrieval", metrics=metrics) | changes
 
 
+def study() -> dict[str, Any]:
+    """What task=tokens leaves of a model of two blocks, found in block 1."""
+    names = ["cls", "massive", "artifact", "normal"]
+    norms = {"cls": [9.0, 9.0], "massive": [20.0, 300.0], "artifact": [None, None], "normal": [8.0, 10.0]}
+    pairs = [[[0.5, -0.25, None, 0.125]] * 4] * 2
+    ranks = [{"partition": cut, "rank": rank, "error": 0.5 / rank, "agreement": 80.0} for cut in (False, True) for rank in (1, 2)]
+    sunk = [{"mode": "mask", "pattern": "type1", "removed": n, "norms": [300.0, 280.0], "cls": [0.3, 0.2]} for n in (0, 1)]
+    return {
+        "names": names, "first": 0, "detect": 1, "images": 4, "grid": [3, 4],
+        "counts": {"cls": 1.0, "massive": 2.5, "artifact": 0.0, "normal": 9.5},
+        "norms": {"entering": norms, "attended": norms, "leaving": norms},
+        "where": {"massive": [0.5] * 12, "artifact": [0.0] * 12},
+        "overlap": {"rules": ["fixed_norm", "sink set"], "per_image": [2.5, 2.0], "jaccard": [[1.0, 0.75], [0.75, None]]},
+        "mass": pairs, "suppression": pairs, "growth": {"start": 0, "without": norms, "without_bias": norms},
+        "iterative": sunk, "ranks": ranks,
+    }  # fmt: skip
+
+
+def write_study(folder: Path) -> Path:
+    """A run of task=tokens with its study and a picture that has two massive tokens and one artifact."""
+    write_run(folder, result(task="tokens"), pictures=True)
+    (folder / "tokens.json").write_text(json.dumps(study()))
+    marked = {"image": "pictures/0.png", "key": "a.jpg", "grid": [3, 4], "prefix": 1, "massive": [1, 4], "artifact": [12]}
+    (folder / "gallery.json").write_text(json.dumps({"tokens": [marked]}))
+    return folder
+
+
 def write_run(folder: Path, content: Result, *, pictures: bool = False) -> Path:
     """A run folder with its result.json and, if asked, a gallery of one picture with three landmarks and one flip."""
     folder.mkdir(parents=True, exist_ok=True)

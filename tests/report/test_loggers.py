@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from fna.configs import choices, load_option, summary
 from fna.report.csv_logger import CsvLogger
 from fna.report.wandb import WandbLogger
-from tests.report.made_up_results import result
+from tests.report.made_up_results import result, write_study
 
 ROOT = Path(__file__).parents[2]
 WANDB = """
@@ -44,18 +45,37 @@ def test_every_logger_has_its_sentence_and_a_target_that_is_there() -> None:
     assert targets["wandb"] == f"{WandbLogger.__module__}.WandbLogger"
 
 
-def test_wandb_runs_offline_without_account(run_folder: Path, tmp_path: Path) -> None:
+def offline(folder: Path, tmp_path: Path) -> list[Path]:
+    """What two jobs of one process leave with W&B, which reaches no network and knows no account."""
     pytest.importorskip("wandb")
     kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     home = {"HOME": str(tmp_path / "home"), "HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
-    call = [sys.executable, "-c", WANDB, str(run_folder)]
+    call = [sys.executable, "-c", WANDB, str(folder)]
     done = subprocess.run(call, cwd=ROOT, env=kept | home, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert (done.stdout, done.stderr) == ("", "")
-    runs = list((run_folder / "wandb").glob("offline-run-*"))
+    runs = list((folder / "wandb").glob("offline-run-*"))
     assert len(runs) == 2
     assert all(list(run.glob("*.wandb")) for run in runs)
-    assert list(runs[0].rglob("*.png"))
+    return runs
+
+
+def test_wandb_runs_offline_without_account(run_folder: Path, tmp_path: Path) -> None:
+    run, _ = offline(run_folder, tmp_path)
+    (boxes,) = (json.loads(path.read_text())["box_data"] for path in run.rglob("*.boxes2D.json"))
+    assert [box["position"]["minX"] for box in boxes] == [0, 0.5, 0.75]
+    assert list(run.rglob("*.png"))
+
+
+def test_wandb_gets_the_tokens_marked_and_every_figure_of_the_study(tmp_path: Path) -> None:
+    run, _ = offline(write_study(tmp_path / "run"), tmp_path)
+    kinds = [json.loads(path.read_text())["box_data"] for path in run.rglob("*.boxes2D.json")]
+    assert sorted(box["class_id"] for boxes in kinds for box in boxes) == [0, 0, 1]
+    (page,) = (path.read_text() for path in run.rglob("*.html"))
+    figures = ("Norm after each block", "Suppression in block", "Attention cut to low rank", "Taking sinks away")
+    for figure in ("2.5 massive and 0.0 artifact tokens", *figures):
+        assert figure in page, figure
+    assert "data:image/jpeg" in page
 
 
 def test_wandb_refuses_an_unknown_mode() -> None:
