@@ -128,6 +128,27 @@ class MassiveActivation:
 
 
 @dataclass(frozen=True)
+class Channel:
+    """One channel above ``threshold`` in size (exploratory in the FNA authors' code: 25, in block 12 of 24 of CLIP ViT-L).
+
+    ``channel``: its number; None, ours: the one in which the image's patches have their largest value, which carries the
+    massive activations wherever there are some.
+    """
+
+    threshold: float = 25.0
+    channel: int | None = None
+
+    def __call__(self, q: Tensor, k: Tensor, site: Site) -> Tensor:
+        """bool ``[B, N]``. Raises ValueError where there is no such channel."""
+        size, allowed = residual(site).abs(), eligible(site, q)
+        if self.channel is not None and not 0 <= self.channel < size.shape[-1]:
+            raise ValueError(f"channel={self.channel}: this model has channels 0 to {size.shape[-1] - 1}.")
+        peaks = size.masked_fill(~allowed[..., None], 0).amax(1)
+        carrier = peaks.argmax(-1) if self.channel is None else torch.full_like(peaks[:, 0], self.channel, dtype=torch.long)
+        return (size.gather(2, carrier[:, None, None].expand(-1, size.shape[1], 1))[..., 0] > self.threshold) & allowed
+
+
+@dataclass(frozen=True)
 class ClsProxy:
     """CLS gives the token more than ``factor`` times what it gives itself (FNA's online rule: 0.3, block 13 of 24).
 
@@ -189,6 +210,7 @@ def incoming(q: Tensor, k: Tensor, site: Site) -> Tensor:
 
 
 RULES: dict[str, type] = {
+    "channel": Channel,
     "cls_proxy": ClsProxy,
     "fixed_norm": FixedNorm,
     "incoming": Incoming,

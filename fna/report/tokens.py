@@ -82,8 +82,7 @@ def sentence(study: dict[str, Any]) -> str:
 
 def token_plots(study: dict[str, Any]) -> list[Plot]:
     """Every figure for which the study has numbers."""
-    drawn = [_norms(study), _growth(study), _ranks(study), _iterative(study)]
-    return [plot for plot in drawn if plot is not None]
+    return [_norms(study), _growth(study), *_ranks(study), *_iterative(study)]
 
 
 def _axes(x: str, y: str) -> tuple[Any, Any]:
@@ -102,11 +101,9 @@ def _axes(x: str, y: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _line(axes: Any, place: int, ys: Sequence[float | None], xs: Sequence[float] | None = None, dashed: bool = False) -> None:
+def _line(axes: Any, place: int, ys: Sequence[float | None], xs: Sequence[float] | None = None, style: str = "-") -> None:
     points = [(x, y) for x, y in zip(xs or range(len(ys)), ys, strict=True) if y is not None]
-    axes.plot(
-        *zip(*points, strict=True), color=LINES[place], linestyle="--" if dashed else "-", marker="o", markersize=4, linewidth=1.6
-    )
+    axes.plot(*zip(*points, strict=True), color=LINES[place], linestyle=style, marker="o", markersize=4, linewidth=1.6)
 
 
 def _norms(study: dict[str, Any]) -> Plot:
@@ -126,33 +123,39 @@ def _growth(study: dict[str, Any]) -> Plot:
     figure, axes = _axes("block", "norm of the residual stream")
     axes.set_yscale("log")
     legend = []
+    growth = study["growth"]
     for name in ("massive", "artifact", "normal"):
         values = study["norms"]["leaving"][name]
         if any(value is not None for value in values):
             _line(axes, PLACES[name], values)
-            _line(axes, PLACES[name], study["growth"]["without"][name], dashed=True)
-            legend += [(name, PLACES[name], False), (f"{name}, no attention", PLACES[name], True)]
-    return Plot(f"Without any attention from block {study['growth']['start']} on", svg(figure), legend)
+            _line(axes, PLACES[name], growth["without"][name], style="--")
+            _line(axes, PLACES[name], growth["without_bias"][name], style=":")
+            legend += [(name, PLACES[name], False), (f"{name}, no attention (dotted: nor its output bias)", PLACES[name], True)]
+    return Plot(f"Without any attention from block {growth['start']} on", svg(figure), legend)
 
 
-def _ranks(study: dict[str, Any]) -> Plot | None:
-    if not study["ranks"]:
-        return None
-    figure, axes = _axes("rank of each piece", "output error")
+def _ranks(study: dict[str, Any]) -> list[Plot]:
+    """The error over the rank, and how near the answers are."""
+    measures = (
+        ("error", "output error", "Attention cut to low rank after the block of detection: how far off"),
+        ("agreement", "same class, percent of images", "Attention cut to low rank: answers kept"),
+        ("cosine", "cosine to exact attention", "Attention cut to low rank: nearness of the embeddings"),
+    )
+    return [_rank_curves(study["ranks"], *names) for names in measures if any(names[0] in point for point in study["ranks"])]
+
+
+def _rank_curves(points: Sequence[dict[str, Any]], key: str, label: str, title: str) -> Plot:
+    figure, axes = _axes("rank of each piece", label)
     for partition, place in ((False, 0), (True, 1)):
-        curve = [point for point in study["ranks"] if point["partition"] is partition]
-        _line(axes, place, [point["error"] for point in curve], [point["rank"] for point in curve])
-    ranks = sorted({point["rank"] for point in study["ranks"]})
+        curve = [point for point in points if point["partition"] is partition]
+        _line(axes, place, [point[key] for point in curve], [point["rank"] for point in curve])
+    ranks = sorted({point["rank"] for point in points})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ranks, [str(rank) for rank in ranks])
-    return Plot(
-        "Attention cut to low rank after the block of detection",
-        svg(figure),
-        [("CLS, patches", 0, False), ("by category", 1, False)],
-    )
+    return Plot(title, svg(figure), [("pieces CLS, patches", 0, False), ("pieces by category", 1, False)])
 
 
-def _iterative(study: dict[str, Any]) -> Plot | None:
+def _iterative(study: dict[str, Any]) -> list[Plot]:
     kinds = [("mask", "type1"), ("sink", "type1"), ("sink", "type2")]
     figure, axes = _axes("sinks taken away, strongest first", "norm of the first that is left")
     legend = []
@@ -162,7 +165,7 @@ def _iterative(study: dict[str, Any]) -> Plot | None:
         if sum(y is not None for y in ys) > 1:
             _line(axes, place, ys, [point["removed"] for point in curve])
             legend.append((f"{kind[0]}, type {'I' * int(kind[1][-1])}", place, False))
-    return Plot("Taking sinks away one after another", svg(figure), legend) if legend else None
+    return [Plot("Taking sinks away one after another", svg(figure), legend)] if legend else []
 
 
 def heat_tables(study: dict[str, Any]) -> list[dict[str, Any]]:

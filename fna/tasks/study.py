@@ -6,7 +6,8 @@ section names its source in FNA (arXiv 2507.16018), as far as its authors' code 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -173,10 +174,16 @@ def _present(kind: Tensor) -> Tensor:
     return torch.stack([(kind == number).any(1) for number in range(len(NAMES))], 1)
 
 
+def output_linear(tower: Tower, layer: int) -> nn.Linear:
+    """The output projection of a block's attention: the last linear layer of its module."""
+    attention = tower.specs[layer].attention_of(tower.blocks[layer])
+    return [part for part in attention.modules() if isinstance(part, nn.Linear)][-1]
+
+
 def output_weight(tower: Tower, layer: int) -> Tensor:
-    """The output projection of a block's attention ``[D, H * d]``: the last linear layer of its module, times a layer scale."""
+    """The weight of the output projection ``[D, H * d]``, times a layer scale."""
     block, spec = tower.blocks[layer], tower.specs[layer]
-    weight = [part for part in spec.attention_of(block).modules() if isinstance(part, nn.Linear)][-1].weight
+    weight = output_linear(tower, layer).weight
     scale = getattr(block, spec.scale1 or "", None)
     gamma = next(iter(scale.parameters()), None) if isinstance(scale, nn.Module) else scale
     return weight if not isinstance(gamma, Tensor) else weight * gamma[:, None]
@@ -189,12 +196,33 @@ def averaged(pairs: Tensor) -> list[Any]:
 
 
 def growth(model: Model, images: Tensor, kind: Tensor, start: int) -> dict[str, Any]:
-    """Norms by category with attention as it is and without any from block ``start`` on: the MLPs do the growing (§1.4)."""
+    """Norms by category with no attention from block ``start`` on: the MLPs do the growing (§1.4).
+
+    "without": of the attention only the bias of its output projection is left; "without_bias": not even that.
+    """
     off: dict[int, Attention] = {
         layer: Masked(Exact(), make_rule("fixed_norm"), pattern="all") for layer in range(start, model.depth)
     }
     without = record(model, images, streams=("leaving",), plan=off)["leaving"]
-    return {"start": start, "without": by_category(without, kind)}
+    with _no_output_bias(find_tower(model.tower), off):
+        bare = record(model, images, streams=("leaving",), plan=off)["leaving"]
+    return {"start": start, "without": by_category(without, kind), "without_bias": by_category(bare, kind)}
+
+
+@contextmanager
+def _no_output_bias(tower: Tower, layers: Iterable[int]) -> Iterator[None]:
+    """The output projections of these blocks' attention without their bias; given back bit for bit."""
+    biases = [bias for layer in layers if (bias := output_linear(tower, layer).bias) is not None]
+    kept = [bias.detach().clone() for bias in biases]
+    try:
+        with torch.no_grad():
+            for bias in biases:
+                bias.zero_()
+        yield
+    finally:
+        with torch.no_grad():
+            for bias, value in zip(biases, kept, strict=True):
+                bias.copy_(value)
 
 
 def iterative(
@@ -240,9 +268,13 @@ def _of_ranks(values: Tensor, order: Tensor, ranks: int = 8) -> list[float | Non
 
 
 def rank_curves(model: Model, images: Tensor, seek: Masking, ranks: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Output error against exact attention with pieces of rank r after the block of detection, pieces whole and by category."""
+    """Against exact attention: pieces of rank r after the block of detection, pieces whole and by category.
+
+    "error": relative error of the outputs. Of a classifier "agreement", images with the same class first, in percent; of an
+    embedding "cosine" to exact. Accuracy over r is a sweep: ``experiment=low_rank``.
+    """
     detect = seek.window(model.depth)[1]
-    run = run_images(model)
+    run = model.classify or run_images(model)
     with torch.inference_mode():
         exact = torch.cat([run(batch) for batch in images.split(BATCH)]).float()
     curves = []
@@ -254,6 +286,14 @@ def rank_curves(model: Model, images: Tensor, seek: Masking, ranks: tuple[int, .
                 outputs += [run(batch).float() for batch in images.split(BATCH)]
             cut = torch.cat(outputs)
             error = ((cut - exact).norm(dim=-1) / exact.norm(dim=-1).clamp_min(1e-12)).mean()
-            same = (cut.argmax(-1) == exact.argmax(-1)).float().mean()
-            curves.append({"partition": partition, "rank": rank, "error": float(error), "agreement": 100 * float(same)})
+            near = _same_class(cut, exact) if model.classify else _cosine(cut, exact)
+            curves.append({"partition": partition, "rank": rank, "error": float(error)} | near)
     return curves
+
+
+def _same_class(logits: Tensor, exact: Tensor) -> dict[str, float]:
+    return {"agreement": 100 * float((logits.argmax(-1) == exact.argmax(-1)).float().mean())}
+
+
+def _cosine(embedding: Tensor, exact: Tensor) -> dict[str, float]:
+    return {"cosine": float(nn.functional.cosine_similarity(embedding, exact, dim=-1).mean())}

@@ -12,17 +12,17 @@ from torch import Tensor
 from fna.attention.contract import Memo, Site
 from fna.attention.exact import Exact
 from fna.masking.masked import Masked
-from fna.masking.rules import ClsProxy, FixedNorm, LogGap, MeanSigma, Rule, log_gap, make_rule
+from fna.masking.rules import Channel, ClsProxy, FixedNorm, LogGap, MeanSigma, Rule, log_gap, make_rule
 from fna.masking.sinks import categories
 from fna.masking.strategy import Masking
 from fna.surgery.lookahead import swap_masked
 from fna.surgery.swap import swap_tower
-from tests.masking.planted import DEPTH, DETECT, SIZE, SUPPRESS, planted_images, planted_model, token_set
+from tests.masking.planted import CONTENT, DEPTH, DETECT, SIZE, SUPPRESS, planted_images, planted_model, token_set
 
 MASSIVE = [[17], [3, 200], []]
 DORMANT = [[40, 99], [130], []]
 IMAGES = planted_images(MASSIVE, DORMANT)
-RULES = ["fixed_norm", "mean_sigma", "massive_activation", "cls_proxy", "incoming"]
+RULES = ["channel", "fixed_norm", "mean_sigma", "massive_activation", "cls_proxy", "incoming"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +69,17 @@ def test_rules_find_exactly_the_planted_tokens(name: str) -> None:
     assert torch.equal(judged(make_rule(name)), token_set(MASSIVE))
 
 
-@pytest.mark.parametrize("name", ["fixed_norm", "massive_activation"])
+@pytest.mark.parametrize("name", ["channel", "fixed_norm", "massive_activation"])
 def test_nothing_is_massive_before_the_growth(name: str) -> None:
     """The other rules ask for outliers of any size, and the triggers are some."""
     assert not judged(make_rule(name), SUPPRESS).any()
+
+
+def test_the_channel_may_be_named() -> None:
+    assert torch.equal(judged(Channel(channel=SIZE)), token_set(MASSIVE))
+    assert not judged(Channel(channel=CONTENT)).any()
+    with pytest.raises(ValueError, match="channels 0 to 15"):
+        judged(Channel(channel=16))
 
 
 def test_log_gap_calibrates_on_the_planted_norms() -> None:
@@ -159,7 +166,7 @@ def test_categories_are_disjoint_and_complete() -> None:
 
 
 def test_strategy_refuses_what_cannot_be() -> None:
-    with pytest.raises(ValueError, match="no such rule; there is cls_proxy"):
+    with pytest.raises(ValueError, match="no such rule; there is channel"):
         Masking(rule="guess")
     with pytest.raises(ValueError, match="massive, artifact, both"):
         Masking(tokens="all")

@@ -57,7 +57,7 @@ def test_what_the_tokens_do_end_to_end(cli: Cli, image_folder: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("mask.rule=guess", "there is cls_proxy"),
+        ("mask.rule=guess", "there is channel"),
         ("mask.mode=drown", "there is mask, sink"),
         ("mask.pattern=type3", "type1, type2"),
         ("mask.blocks=9", "this model has blocks 0-5"),

@@ -14,16 +14,16 @@ from fna.attention.exact import Exact
 from fna.data.base import Captioned, Dataset
 from fna.errors import UserError
 from fna.masking.lowrank import LowRank, cut_rank
-from fna.masking.sinks import ARTIFACT, CLS, MASSIVE, NORMAL
+from fna.masking.sinks import ARTIFACT, CLS, MASSIVE, NORMAL, categories
 from fna.masking.strategy import Masking
 from fna.models.base import Model, Weights
 from fna.surgery.lookahead import swap_masked
 from fna.surgery.registers import Registers
 from fna.tasks.base import Run
 from fna.tasks.calibration import calibrated
-from fna.tasks.study import study
+from fna.tasks.study import growth, study
 from fna.tasks.tokens import Tokens as TokensTask
-from tests.masking.planted import DEPTH, DETECT, SIDE, SUPPRESS, planted_images, planted_model
+from tests.masking.planted import DEPTH, DETECT, SIDE, SUPPRESS, TRIGGER, planted_images, planted_model, token_set
 
 MASSIVE_AT, DORMANT_AT = [[17], [3, 200], []], [[40, 99], [130], []]
 IMAGES = planted_images(MASSIVE_AT, DORMANT_AT)
@@ -100,6 +100,30 @@ def test_the_study_has_the_planted_signs() -> None:
     assert min(norms["leaving"]["artifact"]) < 10 < 500 < found["growth"]["without"]["artifact"][SUPPRESS]
     best = found["overlap"]["jaccard"][found["overlap"]["rules"].index("cls_proxy")]
     assert best[found["overlap"]["rules"].index("massive_activation")] == 1
+
+
+def test_growth_without_attention_with_and_without_its_output_bias() -> None:
+    """A bias that keeps the dormant asleep by itself: only without it do they grow, and afterwards it is there as before."""
+    model = wrapped()
+    bias = model.tower.blocks[SUPPRESS].attn.proj.bias
+    with torch.no_grad():
+        bias[TRIGGER] = -1
+    kept = bias.detach().clone()
+    both = [a + b for a, b in zip(MASSIVE_AT, DORMANT_AT, strict=True)]
+    found = growth(model, IMAGES, categories(token_set(MASSIVE_AT), token_set(both), model.tokens), SUPPRESS)
+    assert found["without"]["massive"][SUPPRESS] > 100
+    assert max(found["without"]["artifact"]) < 10 < 500 < found["without_bias"]["artifact"][SUPPRESS]
+    assert torch.equal(bias, kept)
+
+
+def test_rank_curves_ask_classes_for_the_class_and_embeddings_for_their_cosine() -> None:
+    embedder, classifier = wrapped(), wrapped()
+    classifier.classify, classifier.encode_image = classifier.encode_image, None
+    for model, near, whole in ((embedder, "cosine", 1.0), (classifier, "agreement", 100.0)):
+        curves = study(model, IMAGES, Masking(), ranks=(1, 256))["ranks"]
+        assert all(set(point) == {"partition", "rank", "error", near} for point in curves)
+        assert [point[near] for point in curves if point["rank"] == 256] == pytest.approx([whole, whole])
+        assert [point["error"] for point in curves if point["rank"] == 256] == pytest.approx([0, 0], abs=1e-5)
 
 
 def test_taking_sinks_away_one_by_one_wakes_the_next() -> None:
