@@ -65,7 +65,7 @@ def plots(runs: Sequence[Run]) -> list[Plot]:
         called = words.metric_name(metric)
         drawn.append(draw(f"{called}: what it costs, what it buys", whole, keys, quality_cost(metric)))
         if "landmarks" in keys:
-            drawn.append(draw(f"{called} over landmarks", whole, keys, over_landmarks(metric)))
+            drawn.append(draw(f"{called} over {_amount(whole)}", whole, keys, over_landmarks(metric, _amount(whole))))
         if "mask_start" in keys:
             drawn.append(draw(f"{called} over the first masked block", whole, keys, over_start(metric)))
     drawn += _theirs(whole)
@@ -79,10 +79,13 @@ def _theirs(runs: Sequence[Run]) -> list[Plot | None]:
     expected = load_expected([run.result for run in runs])
     theirs = expected.runs()
     keys = varying(theirs)
-    metrics = dict.fromkeys(figure.metric for figure in expected.apart)
     whose = ", ".join(dict.fromkeys(f"{figure.source}, {figure.model} on {figure.dataset}" for figure in expected.apart))
-    axes = [axes for key, axes in (("mask_start", over_start), ("landmarks", over_landmarks)) if key in keys]
-    return [draw(f"{words.metric_name(metric)}: {whose}", theirs, keys, ax(metric)) for metric in metrics for ax in axes]
+    drawn = []
+    for metric in dict.fromkeys(figure.metric for figure in expected.apart):
+        title = f"{words.metric_name(metric)}: {whose}"
+        drawn += [draw(title, theirs, keys, over_start(metric))] if "mask_start" in keys else []
+        drawn += [draw(title, theirs, keys, over_landmarks(metric, _amount(runs)))] if "landmarks" in keys else []
+    return drawn
 
 
 def quality_cost(metric: str) -> Axes:
@@ -90,9 +93,14 @@ def quality_cost(metric: str) -> Axes:
     return Axes(_speedup, _delta(metric), "speedup (x)", "points against full", "landmarks", tags=True)
 
 
-def over_landmarks(metric: str) -> Axes:
-    """The difference of a metric over the number of landmarks."""
-    return Axes(_field("landmarks"), _delta(metric), "landmarks", "points against full", "landmarks", log=True)
+def over_landmarks(metric: str, amount: str) -> Axes:
+    """The difference of a metric over the number of landmarks, or of what else ``amount`` says that the number counts."""
+    return Axes(_field("landmarks"), _delta(metric), amount, "points against full", "landmarks", log=True)
+
+
+def _amount(runs: Sequence[Run]) -> str:
+    """What ``landmarks`` counts: of attn=low_rank the rank."""
+    return "rank" if {run.result.get("attn") for run in runs} == {"low_rank"} else "landmarks"
 
 
 def over_start(metric: str) -> Axes:

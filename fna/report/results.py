@@ -23,8 +23,8 @@ Result = dict[str, Any]
 
 SCHEMA = 1
 IDENTITY = (
-    "model", "checkpoint", "dataset", "split", "task", "attn", "sampler", "reduce", "mask", "mask_start", "guarantee", "kv",
-    "landmarks", "layers", "image_size", "tokens", "samples", "seed", "dtype", "device",
+    "model", "checkpoint", "dataset", "split", "task", "attn", "sampler", "reduce", "mask", "mask_start", "guarantee", "pieces",
+    "kv", "landmarks", "layers", "image_size", "tokens", "samples", "seed", "dtype", "device",
 )  # fmt: skip
 
 

@@ -34,7 +34,6 @@ def show(result: Result, console: Console | None = None) -> None:
     if result.get("status") == "ok":
         for heads, rows in _grids(result, expected):
             console.print(_table(heads, rows))
-        _apart(console, expected.tables())
 
 
 def show_sweep(runs: Sequence[Run], console: Console | None = None) -> None:
@@ -45,7 +44,9 @@ def show_sweep(runs: Sequence[Run], console: Console | None = None) -> None:
     _notes(console, summary.notes)
     if summary.rows:
         console.print(_fitting(console, summary.heads, summary.rows))
-    _apart(console, summary.theirs)
+    for theirs in summary.theirs:
+        console.print(Text(theirs.title, style="bold"), soft_wrap=True)
+        console.print(_table(theirs.heads, theirs.rows))
     for place, why in summary.failures:
         console.print(Text(f"failed: {place}: {why}", style="red"), soft_wrap=True)
 
@@ -64,7 +65,7 @@ def markdown(result: Result) -> str:
     grids = [_pipes(*grid) for grid in _grids(result, expected)] if result.get("status") == "ok" else []
     lines = [f"**{_escape(words.plain(words.headline(result)))}**", _escape(" · ".join(words.compared(result)))]
     notes = _quotes([*words.caveats(result), *expected.notes()])
-    return "\n\n".join([*lines, *notes, *grids, *map(_theirs_pipes, expected.tables())]) + "\n"
+    return "\n\n".join([*lines, *notes, *grids]) + "\n"
 
 
 def sweep_markdown(runs: Sequence[Run]) -> str:
@@ -159,12 +160,6 @@ def _lines(console: Console, title: Sequence[Part], facts: Sequence[str]) -> Non
 def _notes(console: Console, notes: Sequence[str]) -> None:
     for note in notes:
         console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
-
-
-def _apart(console: Console, tables: Sequence[Theirs]) -> None:
-    for theirs in tables:
-        console.print(Text(theirs.title, style="bold"), soft_wrap=True)
-        console.print(_table(theirs.heads, theirs.rows))
 
 
 def _text(parts: Sequence[Part]) -> Text:

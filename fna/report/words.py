@@ -164,7 +164,9 @@ def subject(result: Result) -> str:
     parts = [name(result.get(key)) for key in ("attn", "reduce") if result.get(key) not in (None, "none")]
     text = " and ".join(parts) or "the variant"
     count = result.get("landmarks")
-    if count is not None and result.get("attn") not in ("exact", "full", "none", None):
+    if count is not None and result.get("attn") == "low_rank":
+        text = f"attention of rank {count}"
+    elif count is not None and result.get("attn") not in ("exact", "full", "none", None):
         kind = f"{share(count, 0)} of the tokens as" if isinstance(count, float) and count < 1 else str(count)
         text += f" with {kind} landmark{'' if count == 1 else 's'}"
     text += f" in {where(result['layers'])}" if result.get("layers") is not None else ""

@@ -12,6 +12,7 @@ from fna.attention.contract import Attention
 from fna.attention.exact import Exact
 from fna.data.base import Dataset
 from fna.masking.guarantee import Guaranteed
+from fna.masking.lowrank import LowRank
 from fna.masking.strategy import Masking
 from fna.models.base import Model
 from fna.runner.plan import Plan
@@ -54,6 +55,8 @@ def decides(plan: Plan) -> Any:
 def facts(plan: Plan, model: Model) -> dict[str, Any]:
     """What ``result.json`` says of the mask beyond its name; nothing where there is none."""
     told = {}
+    if isinstance(plan.op, LowRank):
+        told["pieces"] = "by category" if plan.op.partition else "CLS and patches"
     if isinstance(sampler := getattr(plan.op, "sampler", None), Guaranteed):
         told["guarantee"] = f"CLS {sampler.cls}, massive {sampler.massive}, artifact {sampler.artifact}"
     if not isinstance(plan.mask, Masking):

@@ -44,7 +44,7 @@ def study(model: Model, images: Tensor, seek: Masking, ranks: tuple[int, ...]) -
     """All sections for ``images`` ``[n, 3, h, w]``; block numbers are positions in the lists."""
     depth = model.depth
     first, detect = seek.window(depth)
-    seen = record(model, images, streams=("entering", "attended", "leaving"), calls=_judges(seek, detect), seek=seek)
+    seen = record(model, images, streams=("entering", "attended", "leaving"), calls=judges(seek, detect), seek=seek)
     kind = categories(seen["massive"], seen["sinks"], model.tokens)
     tower = find_tower(model.tower)
     pairs = record_by(model, images, kind, lambda part: {"mass": mass(part), "suppression": suppression(part, tower)})
@@ -84,20 +84,22 @@ def record_by(model: Model, images: Tensor, kind: Tensor, calls: Any) -> Records
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _judges(seek: Masking, detect: int) -> dict[str, Call]:
+def judges(seek: Masking, detect: int) -> dict[str, Call]:
     """Every rule with its source's knob, judged in the block of detection only (log_gap where it was calibrated)."""
-
-    def judge(rule: Rule) -> Call:
-        def call(q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
-            here = site.layer == detect
-            return rule(q, k, site) if here else torch.zeros(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
-
-        return call
-
     rules: dict[str, Rule] = {name: make_rule(name) for name in RULES if name != "log_gap"}
     if isinstance(seek.rule, str):
         rules[seek.rule] = seek.judge
-    return {name: judge(rule) for name, rule in rules.items()}
+    return {name: judge_at(rule, detect) for name, rule in rules.items()}
+
+
+def judge_at(rule: Rule, detect: int) -> Call:
+    """What ``rule`` flags in block ``detect``, bool ``[B, N]``; nothing elsewhere."""
+
+    def call(q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+        here = site.layer == detect
+        return rule(q, k, site) if here else torch.zeros(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
+
+    return call
 
 
 def by_category(values: Tensor, kind: Tensor) -> dict[str, list[float | None]]:

@@ -114,7 +114,11 @@ class Tokens:
 
 
 def counted(records: Records, model: Model, seek: Masking) -> dict[str, Array]:
-    """What each image adds to the sums, ``[b]`` each, and mean and largest patch norms leaving every block ``[b, 2 blocks]``."""
+    """What each image adds to the sums, ``[b]`` each, and mean and largest patch norms leaving every block ``[b, 2 blocks]``.
+
+    Tokens that test-time registers append come last and do not count.
+    """
+    records = {name: values[..., : model.token_count] for name, values in records.items()}
     kind = categories(records["massive"], records["sinks"], model.tokens)
     detect = seek.window(model.depth)[1]
     given = records["cls_gives"][:, detect]

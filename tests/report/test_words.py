@@ -65,6 +65,7 @@ def test_random_weights_come_first() -> None:
         ({"attn": "exact"}, "Exact attention in blocks 4-7"),
         ({"attn": "exact", "mask": "both", "mask_blocks": [11]}, "Mask both in block 11"),
         ({"mask": "both", "mask_blocks": [6, 7]}, "FNA with 64 landmarks in blocks 4-7, mask both in blocks 6-7,"),
+        ({"attn": "low_rank", "landmarks": 2}, "Attention of rank 2 in blocks 4-7"),
         ({"reduce": "tome"}, "FNA and ToMe with 64 landmarks in blocks 4-7"),
         ({"attn": "none", "layers": None}, "The variant"),
     ],

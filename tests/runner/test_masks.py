@@ -87,7 +87,9 @@ def test_the_library_masks_by_name_and_by_object() -> None:
         fna.swap(model, "exact", mask="carnival")
 
 
-@pytest.mark.parametrize("name", [name for name in choices("experiment") if name.startswith(("masking", "landmark", "iterative"))])
+@pytest.mark.parametrize(
+    "name", [name for name in choices("experiment") if name.startswith(("masking", "landmark", "iterative", "low"))]
+)
 def test_experiments_compose(name: str) -> None:
     cfg = composed(f"experiment={name}")
     if name.endswith("_coco"):
