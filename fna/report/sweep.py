@@ -70,11 +70,11 @@ def summarise(runs: Sequence[Run]) -> Summary:
 def best(runs: Sequence[Run]) -> tuple[Run, bool] | None:
     """The fastest run that shows no loss, and True; if all lose, the one that loses least, and False.
 
-    None where the runs are not of one model on one data set: then nothing is faster or better than another.
+    None where the runs are not of one model on one data set, or their metrics are findings: then nothing is better than another.
     """
     if set(varying(runs)) & {"model", "dataset", "task"}:
         return None
-    rated = [run for run in runs if words.weakest(run.result)]
+    rated = [run for run in runs if words.weakest(run.result) not in {None, *words.FINDINGS}]
     safe = [run for run in rated if words.judge(*_delta(run)) in ("keeps", "gains")]
     if safe:
         return max(safe, key=lambda run: number(dig(run.result, "cost", "speedup", "median")) or 0.0), True

@@ -8,7 +8,13 @@ from typing import Any, NamedTuple
 from fna.report.results import Result, dig, interval, number, reference
 
 NAMES = {"fna": "FNA", "exact": "exact attention", "nystromformer": "Nyströmformer", "tome": "ToMe", "fps": "FPS"}
-METRICS = {
+FINDINGS = {  # neither good nor bad: what task=tokens saw
+    "massive_per_image": "massive tokens an image", "artifact_per_image": "artifact tokens an image",
+    "images_with_massive": "images with massive tokens", "cls_on_massive": "CLS attention on massive tokens",
+    "cls_on_artifact": "CLS attention on artifact tokens", "largest_norm": "largest patch norm",
+    "normal_norm": "norm of normal patches",
+}  # fmt: skip
+METRICS = FINDINGS | {
     "top1": "top-1", "top5": "top-5", "ece": "calibration error",
     "t2i_r1": "text-to-image R@1", "t2i_r5": "text-to-image R@5", "t2i_r10": "text-to-image R@10",
     "i2t_r1": "image-to-text R@1", "i2t_r5": "image-to-text R@5", "i2t_r10": "image-to-text R@10",
@@ -200,7 +206,9 @@ def judge(delta: Any, ci: Any, samples: Any = None) -> str:
 
 
 def tone(key: str, metric: Any, even: str = "even") -> str:
-    """ "good", "bad" or ``even``: how a metric's difference is coloured; of an error, less is good."""
+    """ "good", "bad" or ``even``: how a metric's difference is coloured; of an error, less is good; a finding is neither."""
+    if key in FINDINGS:
+        return even
     verdict = judge(dig(metric, "delta"), dig(metric, "ci"))
     good, bad = ("loses", "gains") if key in ERRORS else ("gains", "loses")
     return {good: "good", bad: "bad"}.get(verdict, even)
@@ -228,6 +236,9 @@ def headline(result: Result, extra: str = "") -> list[Part]:
 def _quality(result: Result, key: str) -> list[Part]:
     metric = dig(result, "metrics", key)
     delta, ci, called = number(dig(metric, "delta")), dig(metric, "ci"), metric_name(key)
+    if key in FINDINGS:
+        full, variant = (fixed(dig(metric, side)) for side in ("full", "variant"))
+        return [Part("has "), Part(variant, "even"), Part(f" {called}, full has {full}")]
     verdict = judge(delta, ci, result.get("samples"))
     amount = f"{signed(delta)} {span(ci)} points" if interval(ci) else f"{signed(delta)} points"
     if verdict == "keeps":

@@ -97,3 +97,10 @@ def test_ceiling_is_the_inverse_of_the_share_that_would_remain() -> None:
     assert words.ceiling(result(cost={"floor": 0.8})) == pytest.approx(1.25)
     assert words.ceiling(result(cost={"floor": {"median": 0.5}})) == pytest.approx(2.0)
     assert words.ceiling(result(cost={})) is None
+
+
+def test_what_the_tokens_do_is_a_finding_and_no_loss() -> None:
+    counts = {"full": 3.86, "variant": 0.0, "delta": -3.86, "ci": [-4.0, -3.7]}
+    made = result(task="tokens", attn="exact", mask="both", mask_blocks=[11], metrics={"massive_per_image": counts}, cost={})
+    assert words.plain(words.headline(made)) == "Mask both in block 11 has 0.00 massive tokens an image, full has 3.86."
+    assert words.tone("massive_per_image", counts) == "even"
