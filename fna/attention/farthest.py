@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from fna.attention import kernels
+from fna.attention.inverse import full_precision
 
 QUICK_TOKENS = 400  # above this the plain op, which uses one thread a row, falls behind our loop
 
@@ -47,7 +48,7 @@ def farthest_points(x: Tensor, count: int, kept: Tensor | None = None, allowed: 
     start = _single_start(x, count, kept, allowed)
     if start is None:
         plain = x.device.type != "cpu" or torch.compiler.is_compiling()
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             return (_loop if plain else _product_loop)(x, count, kept, allowed)
     import torch_quickfps
 
@@ -96,33 +97,33 @@ def _product_loop(x: Tensor, count: int, kept: Tensor | None, allowed: Tensor | 
     x = (x - x[:, tokens // 2, None]).clamp_(-1e15, 1e15)  # squares and their sums stay finite
     square = x.square().sum(-1, keepdim=True)
     one = torch.ones_like(square)
-    points = torch.cat([-2 * x, one, square], -1).mT.contiguous()
+    points = torch.cat([-2 * x.mT, one.mT, square.mT], 1)
     centres = torch.cat([x, square, one], -1).view(batch * tokens, width + 2)
-    nearest = x.new_full((batch, tokens), float("inf") if allowed is None else 0.0)
+    nearest = x.new_full((batch, tokens), torch.finfo(x.dtype).max)
     if allowed is not None:
-        nearest.copy_(torch.where(allowed, float("inf"), float("-inf")))
+        nearest.masked_fill_(~allowed, float("-inf"))
+    waiting, most = None, 0
+    if kept is not None:
+        waiting, most = kept.clone(memory_format=torch.contiguous_format), int(kept.sum(1).max())
+        nearest.masked_fill_(waiting, float("inf"))  # ahead of all others, in ascending order
+    # A step is short: nothing in it makes a tensor, not even a view.
+    picks = torch.zeros(count, batch, dtype=torch.int64)
+    offset = torch.arange(batch) * tokens
+    row = torch.empty_like(offset)
+    centre = x.new_empty(batch, 1, width + 2)
     distance = x.new_empty(batch, 1, tokens)
-    gap = distance[:, 0]
-    picks = torch.zeros(count, batch, 1, dtype=torch.int64)
-    most, forced, first = _forced(kept, count)
-    row = torch.arange(batch) * tokens
+    flat_centre, flat_distance, flat_nearest = centre[:, 0], distance[:, 0], nearest.view(-1)
     for step, pick in enumerate(picks.unbind(0)):
-        torch.argmax(nearest, 1, keepdim=True, out=pick)
-        if step < most:
-            pick.copy_(torch.where(step < forced, first[:, step, None], pick))
-        torch.bmm(centres.index_select(0, pick[:, 0] + row).unsqueeze(1), points, out=distance)
-        torch.minimum(nearest, gap, out=nearest)
-        nearest.scatter_(1, pick, float("-inf"))
-    return picks[..., 0].T.contiguous()
-
-
-def _forced(kept: Tensor | None, count: int) -> tuple[int, Tensor, Tensor]:
-    """The largest number of kept tokens in a row, the number of each row ``[B, 1]``, and which, in order ``[B, count]``."""
-    if kept is None:
-        return 0, torch.empty(0), torch.empty(0)
-    forced = kept.sum(1, keepdim=True)
-    first = torch.argsort(kept.logical_not().to(torch.uint8), dim=1, stable=True)[:, :count]
-    return min(int(forced.max()), count), forced, first
+        torch.argmax(nearest, 1, out=pick)
+        torch.add(pick, offset, out=row)
+        torch.index_select(centres, 0, row, out=flat_centre)
+        torch.bmm(centre, points, out=distance)
+        torch.minimum(nearest, flat_distance, out=nearest)
+        flat_nearest.scatter_(0, row, float("-inf"))
+        if waiting is not None and step < most:
+            waiting.view(-1).scatter_(0, row, False)
+            nearest.masked_fill_(waiting, float("inf"))
+    return picks.T.contiguous()
 
 
 @contextmanager

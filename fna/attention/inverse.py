@@ -6,7 +6,7 @@ squared singular value, is the largest column sum. No inverse is ever formed: ea
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -37,8 +37,12 @@ def apply_inverse(a: Tensor, rhs: Tensor, method: str = "newton", steps: int = 6
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[None]:
-    """Autocast switched off on ``like``'s device: half precision is not enough for an inverse."""
-    return torch.autocast(like.device.type, enabled=False)
+    """Autocast switched off on ``like``'s device: half precision is not enough for an inverse.
+
+    Only where it is on: in a layer of a small model, entering it costs as much as two of the products.
+    """
+    kind = like.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def largest_column_sum(a: Tensor) -> Tensor:

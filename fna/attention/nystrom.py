@@ -95,9 +95,7 @@ def fast_nystrom(
         with clock("kernels"):
             return kernels.fast_nystrom(q, k, v, index, scale)
     with clock("gather"):
-        image, head = torch.arange(q.shape[0], device=q.device), torch.arange(q.shape[1], device=q.device)
-        rows = (image[:, None, None], head[None, :, None], index[:, None, :])  # whole rows are copied; gather goes number by number
-        q_landmarks, k_landmarks = q[rows], k[rows]
+        q_landmarks, k_landmarks = rows_of(q, index), rows_of(k, index)
         bias = additive(keys, key_bias)
         landmark_bias = None if bias is None else bias.gather(1, index)
         if valid is not None:
@@ -106,6 +104,15 @@ def fast_nystrom(
         q, k, v, q_landmarks, k_landmarks, scale=scale, bias=bias, landmark_bias=landmark_bias,
         inverse=inverse, steps=steps, ridge=ridge, clock=clock,
     )  # fmt: skip
+
+
+def rows_of(x: Tensor, index: Tensor) -> Tensor:
+    """Tokens ``index`` int64 ``[B, M]`` of x ``[B, H, N, d]``: ``[B, H, M, d]``.
+
+    Image by image, because ``index_select`` copies runs of memory; indexing and ``gather`` go number by number.
+    """
+    images = zip(x.transpose(1, 2), index, strict=True)
+    return torch.stack([tokens.index_select(0, chosen) for tokens, chosen in images]).transpose(1, 2).contiguous()
 
 
 def additive(seen: Tensor | None, bias: Tensor | None) -> Tensor | None:
