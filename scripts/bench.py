@@ -1,7 +1,7 @@
 """The speed benchmark: ``make bench``, or
 
 python scripts/bench.py                          # operation over tokens on this machine's device, and whole models
-python scripts/bench.py --check                  # issue 6, points 1 to 4, on the CPU
+python scripts/bench.py --check                  # issue 6, points 1 to 4, on the CPU; --only vit_b: one part of them
 python scripts/bench.py --gpu-check              # issue 6, point 5, on a GPU; exit status 1 where a promise fails
 """
 
@@ -47,7 +47,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
     parser.add_argument("--check", action="store_true", help="issue 6, points 1 to 4 (CPU)")
-    parser.add_argument("--no-models", action="store_true", help="with --check: leave out point 3, which takes minutes")
+    parser.add_argument(
+        "--only", type=names, default=list(check.PARTS), help=f"with --check: some of {', '.join(check.PARTS)} (models: --layers)"
+    )
     parser.add_argument("--gpu-check", action="store_true", help="issue 6, point 5 (needs a GPU)")
     return parser.parse_args()
 
@@ -100,7 +102,7 @@ def main() -> int:
         device = choose_device("cuda")
         findings, rows = check.gpu_checks(args.rounds, say)
     elif args.check:
-        findings, rows = check.cpu_checks(args.rounds, say, models=not args.no_models)
+        findings, rows = check.cpu_checks(args.rounds, say, args.only, args.layers)
     else:
         device = choose_device(args.device)
         rows, machines = sweep(args)

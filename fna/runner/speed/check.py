@@ -10,11 +10,15 @@ import numpy as np
 import torch
 
 from fna.configs import build_attention
+from fna.errors import UserError
 from fna.runner.memory import peak_bytes
 from fna.runner.speed.floors import Machine, measure_machine, peak_allowance, stage_work
 from fna.runner.speed.models import ModelCase, measure_model
 from fna.runner.speed.ops import BASELINE, Case, Progress, Row, contenders, measure_case, measure_sampling, measure_stages, timing
 from fna.runner.speed.turns import Work, captured, in_turns
+
+MODELS = {"vit_b": ModelCase("vit_b", 512, 1), "vit_l": ModelCase("vit_l", 448, 1)}
+PARTS = ("operation", *MODELS)
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,22 @@ def pick(rows: Sequence[Row], kind: str, method: str) -> Row:
     return next(row for row in rows if row["kind"] == kind and row["method"] == method)
 
 
-def cpu_checks(rounds: int, say: Progress, *, models: bool = True) -> tuple[list[Finding], list[Row]]:
-    """Points 1 to 4 of the issue on the CPU; the rows that they rest on come along."""
+def cpu_checks(
+    rounds: int, say: Progress, parts: Sequence[str] = PARTS, layers: Sequence[str] = ("last-half", "all")
+) -> tuple[list[Finding], list[Row]]:
+    """Points 1 to 4 of the issue on the CPU, or some `PARTS` of them; the rows that they rest on come along."""
     findings: list[Finding] = []
     rows: list[Row] = []
+    if unknown := set(parts) - set(PARTS):
+        raise UserError(f"--only {','.join(sorted(unknown))}: choose from {', '.join(PARTS)}.")
+    if "operation" in parts:
+        _operation_checks(rounds, say, findings, rows)
+    for name in [part for part in parts if part in MODELS]:
+        _model_checks(MODELS[name], layers, max(5, rounds // 2), say, findings, rows)
+    return findings, rows
+
+
+def _operation_checks(rounds: int, say: Progress, findings: list[Finding], rows: list[Row]) -> None:
     machine = measure_machine(torch.device("cpu"), torch.float32)
     base = Case()
     for case, bound in ((base, 7.0), (replace(base, tokens=4097, landmarks=256), 3.0)):
@@ -68,13 +84,7 @@ def cpu_checks(rounds: int, say: Progress, *, models: bool = True) -> tuple[list
         name = f"sampling and op, B={case.batch} H=16 N={case.tokens} m={case.landmarks}, times fused attention"
         findings.append(at_least(name, pick(new, "op", "fna"), bound))
         findings.append(_memory(case, new))
-    if models:
-        for shape in (ModelCase("vit_b", 512, 2), ModelCase("vit_l", 448, 1)):
-            found, new = _model_checks(shape, max(5, rounds // 2), say)
-            findings += found
-            rows += new
     findings.append(_linear_memory())
-    return findings, rows
 
 
 def _memory(case: Case, rows: Sequence[Row]) -> Finding:
@@ -95,18 +105,18 @@ def _linear_memory() -> Finding:
     return at_most("peak memory at 65,536 tokens over 16 times that at 4,096", peaks[1] / peaks[0] / 16, 1.1)
 
 
-def _model_checks(case: ModelCase, rounds: int, say: Progress) -> tuple[list[Finding], list[Row]]:
-    findings, rows = [], []
+def _model_checks(
+    case: ModelCase, layers: Sequence[str], rounds: int, say: Progress, findings: list[Finding], rows: list[Row]
+) -> None:
     model = case.build()
-    for layers in ("last-half", "all"):
-        say(f"model: {case.model} at {case.size} px, blocks {layers}")
-        new = measure_model(replace(case, layers=layers), model, ("fna",), rounds)
+    for chosen in layers:
+        say(f"model: {case.model} at {case.size} px, blocks {chosen}")
+        new = measure_model(replace(case, layers=chosen), model, ("fna",), rounds, rivals=False)
         rows += new
         row = pick(new, "model", "fna")
-        name = f"{case.model} at {case.size} px, blocks {layers}"
+        name = f"{case.model} at {case.size} px, blocks {chosen}"
         findings.append(at_least(f"{name}: share of the attainable saving", row, 0.75, "realised", "realised_low", "realised_high"))
         findings.append(at_most(f"{name}: sampling, % of the forward", 100 * row["sampling_share"], 3.0))
-    return findings, rows
 
 
 def gpu_checks(rounds: int, say: Progress) -> tuple[list[Finding], list[Row]]:

@@ -58,11 +58,15 @@ class ModelCase:
         return source.build(image_size=self.size, device=self.device, dtype=self.dtype, seed=0)
 
 
-def measure_model(case: ModelCase, model: Model, names: Sequence[str], rounds: int) -> list[Row]:
-    """One row a variant: milliseconds, speedup over full, the share of the attainable saving that it realises, sampling's share."""
+def measure_model(case: ModelCase, model: Model, names: Sequence[str], rounds: int, *, rivals: bool = True) -> list[Row]:
+    """One row a variant: milliseconds, speedup over full, the share of the attainable saving that it realises, sampling's share.
+
+    ``rivals``: with exact attention and the yardstick, and everybody's peak memory.
+    """
     chosen = parse_layers(case.layers, model.depth)
-    ops: dict[str, Attention] = {"exact": Exact(), **attentions(names, case.landmarks)}
-    ops |= {"yardstick": Yardstick(case.landmarks), "no attention": ValuePath()}
+    ops: dict[str, Attention] = {**attentions(names, case.landmarks), "no attention": ValuePath()}
+    if rivals:
+        ops |= {"exact": Exact(), "yardstick": Yardstick(case.landmarks)}
     contexts: dict[str, Context] = {"full": nullcontext} | {name: _swapped(model, op, chosen) for name, op in ops.items()}
     forward = model.classify or model.encode_image
     assert forward is not None
@@ -75,8 +79,9 @@ def measure_model(case: ModelCase, model: Model, names: Sequence[str], rounds: i
         if name == "fna":
             clocked = lambda clock: swap_tower(model.tower, dict.fromkeys(chosen, ops["fna"]), clock=clock)  # noqa: E731
             row["sampling_share"] = stages(forward, clocked, images, max(2, rounds // 3)).get("sampling", 0.0)
-        with contexts[name](), torch.inference_mode():
-            row["peak_bytes"] = peak_bytes(lambda: forward(images), model.device)
+        if rivals:
+            with contexts[name](), torch.inference_mode():
+                row["peak_bytes"] = peak_bytes(lambda: forward(images), model.device)
         rows.append(row)
     return rows
 
