@@ -55,7 +55,9 @@ def test_experiments_have_a_folder() -> None:
     root = Path(CONF).parent / "experiments"
     for name in choices("experiment"):
         assert (root / name / "README.md").is_file(), f"experiments/{name}/README.md is missing"
-        assert read_figures(composed(f"experiment={name}").expected)
+        expected = composed(f"experiment={name}").expected
+        assert expected, f"conf/experiment/{name}.yaml names no figures to expect: expected: experiments/.../expected.csv"
+        assert read_figures(expected)
 
 
 def test_every_knob_is_explained_in_config_yaml() -> None:

@@ -111,10 +111,12 @@ def over_start(metric: str) -> Axes:
 def draw(title: str, runs: Sequence[Run], keys: Sequence[str], plot: Axes) -> Plot | None:
     """The plot; None where fewer than two runs have both values."""
     lines: dict[str, list[tuple[Value, Value, Run]]] = {}
-    for run in sorted(runs, key=lambda run: number(run.result.get(plot.along)) or 0.0):
+    for run in runs:
         x, y = plot.x(run), plot.y(run)
         if x.middle is not None and y.middle is not None:
             lines.setdefault(group(run, keys, plot.along), []).append((x, y, run))
+    for points in lines.values():
+        points.sort(key=lambda point: number(point[2].result.get(plot.along)) or 0.0)
     if sum(map(len, lines.values())) < 2:
         return None
     figure, axes = _figure(plot)

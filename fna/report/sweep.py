@@ -91,7 +91,7 @@ def _title(count: int, found: tuple[Run, bool] | None, keys: Sequence[str], fail
     if found is None:
         return [Part(said)]
     run, safe = found
-    extra = [key for key in keys if key not in ("attn", "landmarks", "layers", "reduce", "mask")]
+    extra = [key for key in keys if key not in ("attn", "landmarks", "layers", "reduce", "mask", "mask_start")]
     lead = "The fastest that keeps the quality" if safe else "None is shown to keep the quality; the closest"
     return [Part(f"{said} {lead}: "), *words.headline(run.result, label(run, extra) if extra else "")]
 

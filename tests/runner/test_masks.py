@@ -88,7 +88,7 @@ def test_the_library_masks_by_name_and_by_object() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in choices("experiment") if name.startswith(("masking", "landmark", "iterative", "low"))]
+    "name", [name for name in choices("experiment") if name.startswith(("masking", "landmark", "iterative", "low", "test_time"))]
 )
 def test_experiments_compose(name: str) -> None:
     cfg = composed(f"experiment={name}")
