@@ -21,6 +21,8 @@ from fna.runner.speed import check, ops, page
 from fna.runner.speed.floors import Machine, measure_machine
 from fna.runner.speed.models import SHAPES, ModelCase, sweep_models
 
+INSTRUMENTS = ("low_rank",)  # singular vectors of the N x N matrix: minutes at a thousand tokens, so only if asked for by name
+
 
 def numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
@@ -39,7 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--landmarks", type=numbers, default=[64])
     parser.add_argument("--dtype", type=names, default=["float32"])
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--attn", type=names, default=None, help="methods of conf/attn; all that can be built, if not given")
+    parser.add_argument("--attn", type=names, default=None, help="methods of conf/attn; if not given, all that can be built but instruments")
     parser.add_argument(
         "--models", type=names, default=["vit_b:512:2"], help=f"shape:pixels:batch of {', '.join(SHAPES)}; '' for none"
     )
@@ -57,7 +59,7 @@ def arguments() -> argparse.Namespace:
 def usable(wanted: list[str] | None) -> list[str]:
     """The methods that can be built and called on plain q, k, v; the others are named once."""
     found = []
-    for name in wanted or choices("attn"):
+    for name in wanted or [choice for choice in choices("attn") if choice not in INSTRUMENTS]:
         try:
             op = ops.attentions([name], 8)[name]
             q, k, v = torch.randn(3, 1, 2, 50, 16)

@@ -1,17 +1,20 @@
 """Fused versions for GPUs, written in Triton: farthest-point sampling in one launch, FNA in three.
 
 Both are custom operators with fake versions, so that ``torch.compile`` and CUDA graphs take them as they are. Where they do not
-fit, `available` says so once and the plain version runs: same numbers, more launches.
+fit, `available` says so once and the plain version runs: same numbers, more launches. Torch's FLOP counter has a formula for each.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 LOG = logging.getLogger(__name__)
 HAS_TRITON = find_spec("triton") is not None
@@ -78,6 +81,13 @@ def _(x: Tensor, count: int, prefix: int = 0, keep: Tensor | None = None, drop: 
     return x.new_empty((x.shape[0], count), dtype=torch.int64), x.new_empty((x.shape[0], count), dtype=torch.bool)
 
 
+@register_flop_formula(torch.ops.fna.farthest_points)
+def _farthest_points_flops(x: Sequence[int], count: int, *args: Any, **kwargs: Any) -> int:
+    """Difference, square and sum of every token and feature, for every pick."""
+    batch, tokens, width = x
+    return 3 * batch * count * tokens * width
+
+
 @torch.library.custom_op("fna::fast_nystrom", mutates_args=())
 def fast_nystrom(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
     """FNA of q, k, v ``[batch, heads, tokens, width]`` over landmarks ``index`` int64 ``[batch, count]``; out like ``q``.
@@ -94,3 +104,13 @@ def fast_nystrom(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float, b
 @fast_nystrom.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
     return torch.empty_like(q)
+
+
+@register_flop_formula(torch.ops.fna.fast_nystrom)
+def _fast_nystrom_flops(
+    q: Sequence[int], k: Sequence[int], v: Sequence[int], index: Sequence[int], *args: Any, **kwargs: Any
+) -> int:
+    """Two passes of two products, the landmark block, four products a step of the inverse, and one with the summary."""
+    batch, heads, tokens, width = q
+    marks = index[1]
+    return batch * heads * (8 * tokens * marks * width + 2 * marks**2 * width + STEPS * 8 * marks**3 + 2 * marks**2 * width)
