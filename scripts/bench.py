@@ -41,7 +41,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--landmarks", type=numbers, default=[64])
     parser.add_argument("--dtype", type=names, default=["float32"])
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--attn", type=names, default=None, help="methods of conf/attn; if not given, all that can be built but instruments")
+    parser.add_argument(
+        "--attn", type=names, default=None, help="methods of conf/attn; if not given, all that can be built but instruments"
+    )
     parser.add_argument(
         "--models", type=names, default=["vit_b:512:2"], help=f"shape:pixels:batch of {', '.join(SHAPES)}; '' for none"
     )
