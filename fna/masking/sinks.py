@@ -32,20 +32,26 @@ class Sinks(NamedTuple):
 
 
 def sink_set(
-    attention: Callable[[Tensor, Tensor], Tensor], candidates: Tensor, *, factor: float = 1.0, least: float = 0.0, cap: int = 20
+    attention: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    candidates: Tensor,
+    *,
+    factor: float = 1.0,
+    least: float = 0.0,
+    cap: int = 20,
 ) -> Sinks:
     """Iterate until no image adds a token, at most ``cap`` rounds.
 
     ``attention(images, found)``: what CLS gives to every token ``[b, N]`` (mean over heads) with ``found`` bool ``[b, N]`` taken
-    away, for the images numbered ``images`` int64 ``[b]``; images that are done are not asked for again. ``candidates`` bool
-    ``[B, N]``: what may be found. ``least``: as in `ClsProxy`, an even share being what is left for each candidate.
+    away, for the images numbered ``images`` int64 ``[b]``, and which tokens have then grown enough to be added, bool ``[b, N]``;
+    images that are done are not asked for again. ``candidates`` bool ``[B, N]``: what may be found at all. ``least``: as in
+    `ClsProxy`, an even share being what is left for each candidate.
     """
     found = torch.zeros_like(candidates)
     order = torch.full((candidates.shape[0], cap), -1, device=candidates.device)
     images = torch.arange(candidates.shape[0], device=candidates.device)
     for number in range(cap):
-        weights = attention(images, found[images])
-        best = weights.masked_fill(~candidates[images] | found[images], float("-inf")).max(dim=1)
+        weights, grown = attention(images, found[images])
+        best = weights.masked_fill(~(candidates[images] & grown) | found[images], float("-inf")).max(dim=1)
         even = weights.sum(1) / candidates[images].sum(1).clamp_min(1)  # sunk tokens keep their share: the sum is below 1
         adds = best.values > torch.maximum(factor * weights[:, 0], least * even)
         images, new = images[adds], best.indices[adds]
@@ -71,8 +77,8 @@ class Window:
     """``op`` in the running pass; in a look-ahead, exact attention without the tokens to be taken away.
 
     A look-ahead finds those in its memo under "hide", bool ``[B, N]``. Block ``detect`` leaves its answer there: "given", what CLS
-    gives to each token ``[B, N]``, 0 for one whose norm does not stand out (see `ClsProxy`); "eligible", what may be flagged at
-    all; "massive", what ``rule`` flags, if that is not known.
+    gives to each token ``[B, N]``; "grown", whose norm stands out (see `ClsProxy`); "eligible", what may be flagged at all;
+    "massive", what ``rule`` flags, if that is not known.
     """
 
     op: Attention
@@ -89,9 +95,8 @@ class Window:
         if site.layer == self.detect:
             allowed = eligible(site, q)
             left = replace(site, keys=~hide if site.keys is None else site.keys & ~hide) if self.mode == "mask" else site
-            small = allowed & ~outgrown(site, q, self.stands)
-            given = cls_attention(q, k, left).masked_fill(hide | small, 0)
-            site.memo.update(given=given, eligible=allowed)
+            given = cls_attention(q, k, left).masked_fill(hide, 0)
+            site.memo.update(given=given, grown=outgrown(site, q, self.stands), eligible=allowed)
             if "massive" not in site.memo:
                 site.memo["massive"] = self.rule(q, k, site)
         return take_away(Exact(), q, k, v, site, hide, self.mode, "type1")

@@ -46,7 +46,7 @@ class Masking:
     stands: float = 2.0
     cap: int = 20
     unmasked: bool = False
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_words(self.mode, self.pattern)
@@ -103,10 +103,12 @@ class Masking:
         if self.tokens == "massive":
             return found
 
-        def attention(images: Tensor, taken: Tensor) -> Tensor:
+        def attention(images: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
             # The first round takes nothing away: that is the pass just made.
-            again = {"hide": taken, "massive": seen["massive"][images]}
-            return rerun(again, images)["given"] if bool(taken.any()) else seen["given"][images]
+            if not bool(taken.any()):
+                return seen["given"][images], seen["grown"][images]
+            again = rerun({"hide": taken, "massive": seen["massive"][images]}, images)
+            return again["given"], again["grown"]
 
         sinks = sink_set(attention, seen["eligible"], factor=self.factor, least=self.least, cap=self.cap)
         return found | {("found", "sinks"): sinks.found, ("found", "order"): sinks.order}

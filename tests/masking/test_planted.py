@@ -13,7 +13,7 @@ from fna.attention.contract import Memo, Site
 from fna.attention.exact import Exact
 from fna.masking.masked import Masked
 from fna.masking.rules import Channel, ClsProxy, FixedNorm, LogGap, MeanSigma, Rule, log_gap, make_rule
-from fna.masking.sinks import categories
+from fna.masking.sinks import Window, categories, sink_set
 from fna.masking.strategy import Masking
 from fna.surgery.lookahead import swap_masked
 from fna.surgery.swap import swap_tower
@@ -186,3 +186,16 @@ def test_no_rule_invents_tokens_where_cls_looks_nowhere_in_particular() -> None:
     for name in RULES:
         assert make_rule(name)(q, k, site).float().mean() < 0.002, name
     assert log_gap(site.hidden.norm(dim=-1)) == float("inf")
+
+
+def test_the_even_share_counts_the_tokens_that_stay_small() -> None:
+    """Most of the picture blank, attention even but for noise: the few patches that stand out are no sinks."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = 0.1 * torch.randn(3, 2, 2, 197, 64, generator=generator)
+    hidden = torch.randn(2, 197, 64, generator=generator)
+    hidden[:, 41:] *= 0.1
+    memo: Memo = {"hide": torch.zeros(2, 197, dtype=torch.bool)}
+    Window(Exact(), FixedNorm(), detect=0, stands=2.0)(q, k, v, Site(scale=0.125, hidden=hidden, memo=memo))
+    assert memo["grown"][:, 1:].sum(1).tolist() == [40, 40]
+    found = sink_set(lambda images, taken: (memo["given"], memo["grown"]), memo["eligible"], factor=0.5, least=4.0)
+    assert not found.found.any()
