@@ -68,8 +68,8 @@ def _newton(a: Tensor, rhs: Tensor, steps: int) -> Tensor:
     y = torch.bmm(a, z)
     bracket = torch.baddbmm(rhs, y, rhs, beta=7, alpha=-1)
     bracket = torch.baddbmm(rhs, y, bracket, beta=15, alpha=-1)
-    bracket = torch.baddbmm(rhs, y, bracket, beta=13, alpha=-1)
-    return (torch.bmm(z, bracket) * 0.25).view(shape)
+    bracket = torch.baddbmm(rhs, y, bracket, beta=13 / 4, alpha=-1 / 4)
+    return torch.bmm(z, bracket).view(shape)
 
 
 def _ridge(a: Tensor, rhs: Tensor, ridge: float) -> Tensor:
