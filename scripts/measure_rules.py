@@ -40,9 +40,9 @@ def main() -> None:
         seek = calibrated(Masking(rule="log_gap"), model, data)
         assert isinstance(seek, Masking)
         print(f"\n{name}: block {seek.window(model.depth)[1]}, log_gap above {seek.threshold:.4g}")
-        print(f"{'images':24s}{'rule':22s}{'tokens an image':>16s}{'images with any':>17s}{'missed':>9s}{'invented':>10s}")
+        print(f"{'images':28s}{'rule':22s}{'tokens an image':>16s}{'images with any':>17s}{'missed':>9s}{'invented':>10s}")
         for folder in options.folders:
-            report(folder.name, model, seek, images(folder, model, options.images), name == "trained")
+            report("/".join(folder.parts[-2:]), model, seek, images(folder, model, options.images), name == "trained")
 
 
 def models(seeds: int) -> Iterator[tuple[str, Model]]:
@@ -73,7 +73,7 @@ def report(name: str, model: Model, seek: Masking, x: Tensor, trained: bool) -> 
         line = [chosen, truth & ~chosen, chosen & ~truth]
         each, missed, invented = (tokens.sum(1).float().mean().item() for tokens in line)
         some = 100 * chosen.any(1).float().mean().item()
-        print(f"{f'{name} ({len(x)})':24s}{rule:22s}{each:16.2f}{some:15.0f} %{missed:9.2f}{invented:10.2f}", flush=True)
+        print(f"{f'{name} ({len(x)})':28s}{rule:22s}{each:16.2f}{some:15.0f} %{missed:9.2f}{invented:10.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -165,6 +165,7 @@ def _iterative(study: dict[str, Any]) -> list[Plot]:
         if sum(y is not None for y in ys) > 1:
             _line(axes, place, ys, [point["removed"] for point in curve])
             legend.append((f"{kind[0]}, type {'I' * int(kind[1][-1])}", place, False))
+    axes.set_xticks(sorted({point["removed"] for point in study["iterative"]}))
     return [Plot("Taking sinks away one after another", svg(figure), legend)] if legend else []
 
 

@@ -49,7 +49,8 @@ class Tokens:
 
     def prepare(self, model: Model, dataset: Dataset, run: Run) -> str:
         """Calibrate on the untouched model; both variants are then judged alike."""
-        return digest_of({"seek": repr(self.seeking(model, dataset))})
+        seek = self.seeking(model, dataset)
+        return digest_of({"seek": repr(seek), "version": seek.version})
 
     def seeking(self, model: Model, dataset: Dataset) -> Masking:
         """`seek`, calibrated for this model once; always for both kinds of token."""
