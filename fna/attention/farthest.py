@@ -8,15 +8,20 @@ Four back ends make the same picks up to rounding, with ties to the lowest index
 - on a GPU one Triton kernel (`fna.attention.kernels`);
 - a loop of plain differences everywhere else.
 
-By the number of tokens, not by the batch, so that an image gets the same landmarks alone and in a batch. Processor time on one
-core of a busy machine, medians of 10 turns in milliseconds, 64 landmarks (256 for the last row), two rows of width 64:
+By the number of tokens, not by the batch, so that an image gets the same landmarks alone and in a batch; quickfps uses one
+thread a row, so more rows favour products. Two cores of a quiet machine, medians of 11 turns in milliseconds, 64 landmarks (256
+for 4,097 tokens), width 64:
 
-| tokens | tree of height 8 | quickfps plain | differences | products |
-|---|---|---|---|---|
-| 257 | 7.1 | 0.8 | 0.8 | 0.9 |
-| 577 | 24 | 2.8 | 2.6 | 1.9 |
-| 1025 | 26 | 4.7 | 4.0 | 2.4 |
-| 4097 | 144 | 71 | 50 | 23 |
+| tokens | rows | tree of height 8 | quickfps plain | differences | products |
+|---|---|---|---|---|---|
+| 257 | 2 | 4.6 | 0.35 | 1.9 | 0.95 |
+| 401 | 2 | 5.8 | 0.52 | 1.9 | 0.99 |
+| 401 | 4 | | 0.91 | | 0.84 |
+| 577 | 2 | 6.8 | 0.73 | 2.2 | 1.06 |
+| 577 | 4 | | 1.33 | | 0.97 |
+| 1025 | 2 | 8.1 | 1.22 | 2.4 | 1.30 |
+| 1025 | 4 | | 2.45 | | 1.40 |
+| 4097 | 2 | 36 | 18 | 25 | 8.8 |
 """
 
 from __future__ import annotations
