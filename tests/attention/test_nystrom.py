@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten
 from fna.attention.centroids import KMeans
 from fna.attention.contract import Site, Tokens, Unsupported
 from fna.attention.landmarks import FarthestPoint, Random, sample_landmarks
-from fna.attention.nystrom import FastNystrom, fast_nystrom
+from fna.attention.nystrom import FastNystrom, fast_nystrom, rows_of
 from tests.attention.reference import nystrom, random_qkv, softmax_attention
 
 
@@ -64,6 +64,15 @@ def test_with_a_solve_landmark_rows_are_exact_and_rows_sum_to_one() -> None:
     torch.testing.assert_close(out.gather(2, rows), softmax_attention(q, k, v, 0.25).gather(2, rows), atol=1e-9, rtol=0)
     ones = fast_nystrom(q, k, torch.ones_like(v), index, scale=0.25, inverse="exact")
     torch.testing.assert_close(ones, torch.ones_like(v), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 1, 3), (2, 0, 1, 3)])
+def test_rows_are_those_of_the_index_in_any_layout(order: tuple[int, ...]) -> None:
+    x = random_qkv(2, 3, 12, 4)[0].permute(order).contiguous().permute([order.index(axis) for axis in range(4)])
+    index = torch.tensor([[3, 0, 11], [5, 5, 1]])
+    found = rows_of(x, index)
+    assert torch.equal(found, x.gather(2, index[:, None, :, None].expand(-1, 3, -1, 4)))
+    assert found.is_contiguous()
 
 
 def test_heads_are_not_mixed() -> None:

@@ -15,8 +15,9 @@ import torch
 from fna.attention.contract import Site, Tokens
 from fna.attention.landmarks import sample_landmarks
 from fna.attention.nystrom import FastNystrom, fast_nystrom
+from fna.errors import UserError
 from fna.runner.speed import yardstick
-from fna.runner.speed.check import at_least, at_most
+from fna.runner.speed.check import at_least, at_most, cpu_checks
 from fna.runner.speed.floors import Machine, Shape, attention_work, op_floor, stage_work
 from fna.runner.speed.models import ValuePath
 from fna.runner.speed.ops import Case, attentions, contenders, measure_case, measure_sampling, measure_stages
@@ -99,6 +100,12 @@ def test_checks_compare_medians() -> None:
     assert not at_least("x", row, 4.2).holds
     assert at_most("x", 1.0, 1.0).holds
     assert "FAILS" in at_most("x", 1.1, 1.0).line()
+
+
+def test_checks_know_their_parts() -> None:
+    assert cpu_checks(1, print, []) == ([], [])
+    with pytest.raises(UserError, match=r"vit_x: choose from operation, vit_b, vit_l"):
+        cpu_checks(1, print, ["vit_x"])
 
 
 def test_one_case_gives_every_row(tmp_path: Path) -> None:
