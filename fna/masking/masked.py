@@ -69,7 +69,9 @@ class Found:
         """bool ``[B, N]`` over today's tokens: a merged token belongs to the set if any part of it does."""
         massive, sinks = (site.memo.get(("found", name)) for name in ("massive", "sinks"))
         if massive is None or (sinks is None and self.category != "massive"):
-            raise Unsupported(f"block {site.layer} is to hide {self.category} tokens, but no block before it has looked for them.")
+            raise Unsupported(
+                f"block {site.layer} asks for {self.category} tokens, but no block before it has looked for them; mask=found does."
+            )
         if sinks is None or self.category == "massive":
             return on_tokens(massive, site)
         return on_tokens(sinks & ~massive if self.category == "artifact" else sinks | massive, site)

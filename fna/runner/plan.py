@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Where a file lies does not decide a result: its content does, and that is in the digests of weights and data.
 PATH_KEYS = frozenset({"root", "checkpoint", "images", "annotations", "cache", "classes", "config", "tokenizer"})
 AUTO = "auto"
+PROBED = 13  # tokens of the tiny input: CLS and a grid of 3 x 4
 PLACEHOLDER = 8  # landmarks of an op whose count is yet to be chosen
 GROUPS = ("model", "dataset", "task", "attn", "sampler", "reduce", "mask", "kv", "logger")
 
@@ -71,8 +72,8 @@ def prepare(cfg: DictConfig, names: Mapping[str, str]) -> Plan:
     model = instantiate(cfg.model)
     model.check()
     op = instantiate(cfg.attn if cfg.landmarks != AUTO else OmegaConf.merge(cfg.attn, {"landmarks": PLACEHOLDER}))
-    _probe(op)
     mask = instantiate(cfg.mask) if cfg.mask and "_target_" in cfg.mask else None
+    _probe(op, mask)
     if mask is not None and model.depth is not None and getattr(mask, "blocks", "none") != "none":
         parse_layers(mask.blocks, model.depth)
     return Plan(cfg, chosen, dataset, model, instantiate(cfg.task), op, mask)
@@ -115,15 +116,22 @@ def _check_shape(cfg: DictConfig, names: Mapping[str, str]) -> None:
         raise UserError(f"image_size={cfg.image_size}: {names['model']} has patches of {patch} px; give multiples, such as {near}.")
 
 
-def _probe(op: Any) -> None:
+def _probe(op: Any, mask: Any) -> None:
+    """Try the attention on a tiny input; a mask that seeks tokens has found none there."""
     import warnings
 
+    import torch
+
     from fna.attention.contract import Site, Tokens, probe
+    from fna.masking.strategy import Masking
+
+    nothing = torch.zeros(1, PROBED, dtype=torch.bool)
+    found = {("found", name): nothing for name in ("massive", "sinks")} if isinstance(mask, Masking) else {}
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # 13 tokens are fewer than any real count of landmarks
+        warnings.simplefilter("ignore")  # so few tokens are fewer than any real count of landmarks
         try:
-            probe(op, Site(scale=0.5, tokens=Tokens(prefix=1, grid=(3, 4))), tokens=13)
+            probe(op, Site(scale=0.5, tokens=Tokens(prefix=1, grid=(3, 4)), memo=dict(found)), tokens=PROBED)
         except ValueError as error:
             raise UserError(str(error)) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,22 @@ def test_what_the_tokens_do_end_to_end(cli: Cli, image_folder: Path, tmp_path: P
     assert "What the tokens do" in page
     assert "Rules against each other" in page
     assert len(json.loads((folder / "gallery.json").read_text())["tokens"]) == 2
+
+
+ASKS = [("attn=low_rank", "attn.partition=true", "landmarks=2"), ("sampler=guaranteed", "sampler.massive=keep", "landmarks=8")]
+
+
+@pytest.mark.parametrize("asked", ASKS)
+def test_what_asks_for_found_tokens_runs_with_a_mask_that_finds_them_and_is_refused_without(
+    cli: Cli, image_folder: Path, tmp_path: Path, asked: tuple[str, ...]
+) -> None:
+    said = one_line(cli(*words(image_folder, *asked, "timing.enabled=false")))
+    assert "asks for massive tokens" in said
+    assert "mask=found does" in said
+    shutil.rmtree(tmp_path / "outputs")
+    done = cli(*words(image_folder, *asked, "mask=found", *QUICK))
+    assert done.returncode == 0, done.stderr
+    assert the_run(tmp_path)["status"] == "ok"
 
 
 @pytest.mark.parametrize(
