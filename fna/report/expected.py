@@ -10,6 +10,7 @@ import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fna.configs import CONF
 from fna.errors import UserError
@@ -123,9 +124,11 @@ class Expected:
         return [*self.problems, *dict.fromkeys(figure.told(self.results) for figure in used)]
 
     def tables(self) -> list[Theirs]:
-        """A table of the figures apart for each source, model and data set."""
-        heads = dict.fromkeys((figure.source, *figure.world) for figure in self.apart)
-        return [_table([f for f in self.apart if (f.source, *f.world) == head], self.results) for head in heads]
+        """A table of the figures apart for each source, model, data set and kind of setting."""
+        groups: dict[Any, list[Figure]] = {}
+        for figure in self.apart:
+            groups.setdefault((figure.source, figure.world, tuple(dict(figure.keys))), []).append(figure)
+        return [_table(group, self.results) for group in groups.values()]
 
     def runs(self) -> list[Run]:
         """The figures apart as runs, for a plot beside ours: settings, and differences to full without an interval."""

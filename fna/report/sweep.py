@@ -68,7 +68,7 @@ def summarise(runs: Sequence[Run]) -> Summary:
 
 
 def best(runs: Sequence[Run]) -> tuple[Run, bool] | None:
-    """The fastest run that shows no loss, and True; if all lose, the one that loses least, and False.
+    """The fastest run that shows no loss (untimed: the best of these), and True; if all lose, the one that loses least, and False.
 
     None where the runs are not of one model on one data set, or their metrics are findings: then nothing is better than another.
     """
@@ -77,8 +77,12 @@ def best(runs: Sequence[Run]) -> tuple[Run, bool] | None:
     rated = [run for run in runs if words.weakest(run.result) not in {None, *words.FINDINGS}]
     safe = [run for run in rated if words.judge(*_delta(run)) in ("keeps", "gains")]
     if safe:
-        return max(safe, key=lambda run: number(dig(run.result, "cost", "speedup", "median")) or 0.0), True
+        return max(safe, key=lambda run: (_speed(run) or 0.0, number(_delta(run)[0]) or 0.0)), True
     return (max(rated, key=lambda run: -100.0 if (delta := number(_delta(run)[0])) is None else delta), False) if rated else None
+
+
+def _speed(run: Run) -> float | None:
+    return number(dig(run.result, "cost", "speedup", "median"))
 
 
 def _delta(run: Run) -> tuple[object, object, object]:
@@ -92,7 +96,9 @@ def _title(count: int, found: tuple[Run, bool] | None, keys: Sequence[str], fail
         return [Part(said)]
     run, safe = found
     extra = [key for key in keys if key not in ("attn", "landmarks", "layers", "reduce", "mask", "mask_start")]
-    lead = "The fastest that keeps the quality" if safe else "None is shown to keep the quality; the closest"
+    lead = "None is shown to keep the quality; the closest"
+    if safe:
+        lead = "The best that keeps the quality" if _speed(run) is None else "The fastest that keeps the quality"
     return [Part(f"{said} {lead}: "), *words.headline(run.result, label(run, extra) if extra else "")]
 
 
