@@ -7,21 +7,22 @@ import numpy as np
 from fna.metrics.ranks import worst_rank
 
 Array = np.ndarray
-BLOCK = 2**24  # similarities held at once (64 MiB)
+BLOCK = 2**24  # similarities held at once (128 MiB and their rounded copy)
 
 
 def search(queries: Array, items: Array, query_group: Array, item_group: Array, *, block: int = BLOCK) -> tuple[Array, Array]:
     """Let each query rank all items by inner product; those of its own group are the right answers.
 
     queries ``[n, E]``, items ``[m, E]``, groups int ``[n]`` and ``[m]``. Returns, int64 ``[n]`` each, the rank of the best right
-    item (1 is best, ties and NaN count against it) and the index of the item ranked first. Similarities are float32 and are
-    computed for a block of queries at a time, ``block`` of them at most.
+    item (1 is best, ties and NaN count against it) and the index of the item ranked first. Similarities are made in float64 and
+    rounded to float32, so that equal pairs tie whatever the order in which a processor's BLAS sums, and so that no block changes
+    a rank; ``block`` of them are held at a time.
     """
-    queries, items = np.asarray(queries, np.float32), np.asarray(items, np.float32)
+    queries, items = np.asarray(queries, np.float64), np.asarray(items, np.float64)
     step = max(1, block // max(len(items), 1))
     ranks, firsts = [], []
     for start in range(0, len(queries), step):
-        scores = queries[start : start + step] @ items.T
+        scores = (queries[start : start + step] @ items.T).astype(np.float32)
         ranks.append(worst_rank(scores, query_group[start : start + step, None] == item_group))
         firsts.append(scores.argmax(axis=1))
     return np.concatenate(ranks), np.concatenate(firsts)

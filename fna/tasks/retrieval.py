@@ -29,7 +29,7 @@ class Retrieval:
     """
 
     prompt: str = "{}"
-    version: int = 1
+    version: int = 2
     _texts: dict[object, Array] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
