@@ -11,31 +11,36 @@ from typing import Any
 import numpy as np
 import open_clip
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 from torch.utils.data import Dataset
 
 from fna.data.scene_captions import LEVELS as CAPTION_LEVELS
 from fna.data.scene_captions import captions, swapped_captions
 from fna.data.scene_drawing import draw
-from fna.data.scenes import COLOURS, SHAPES, SIZES, TEXTURES, Scene, make_scene
+from fna.data.scenes import COLOURS, SHAPES, SIZES, TEXTURES, Scene, Thing, box_of, make_scene
 from fna.data.shapes import SEEDS
 
 PATCH = 8
 MOST = 5  # things a scene
+OUTLINE = 12  # a silhouette is drawn on OUTLINE x OUTLINE cells
 LEVELS = (4, 4, 4, 4, 4, 4, 3, 1)  # a caption's level is drawn from these: mostly full
 TEMPLATES = ("{}", "a {}", "the {}", "a photo of a {}", "a picture of a {}", "there is a {}")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Images of one of `sizes` pixels, `keep` patches of each (the first is for the first size), `batch` scenes a step."""
+    """Images of one of `sizes` pixels, `batch` scenes a step with `swaps` false captions each, and `single` with one thing.
+
+    `whole`: how heavy the losses of whole images are.
+    """
 
     sizes: tuple[int, ...]
-    keep: tuple[int, ...]
     batch: int
     single: int
     swaps: int
     rate: float
     steps: int
+    whole: float = 1.0
     ends: tuple[str, ...] = ("",)  # of prompts
 
     @property
@@ -87,6 +92,24 @@ def attributes(scene: Scene) -> NDArray[np.int64]:
     return rows
 
 
+def silhouette(thing: Thing) -> NDArray[np.float32]:
+    """The thing's mask within its own box, nothing before it: `[OUTLINE, OUTLINE]` shares in 0 to 1."""
+    left, top, right, bottom = box_of(thing.outline)
+    fine = 4 * OUTLINE
+    mask = Image.new("L", (fine, fine), 0)
+    points = [((x - left) / (right - left) * fine, (y - top) / (bottom - top) * fine) for x, y in thing.outline]
+    ImageDraw.Draw(mask).polygon(points, fill=255)
+    return np.asarray(mask.reduce(4), np.float32) / np.float32(255)
+
+
+def outlines(scene: Scene) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Boxes `[MOST, 4]` (left, top, right, bottom, unit coordinates) and silhouettes `[MOST, OUTLINE, OUTLINE]`, 0 for none."""
+    boxes, masks = np.zeros((MOST, 4), np.float32), np.zeros((MOST, OUTLINE, OUTLINE), np.float32)
+    for i, thing in enumerate(scene.things):
+        boxes[i], masks[i] = box_of(thing.outline), silhouette(thing)
+    return boxes, masks
+
+
 def patch_owners(owners: NDArray[np.uint8]) -> NDArray[np.int64]:
     """`[B, S, S]` pixel owners to `[B, patches]`: thing i as i + 1 where it has 40 % of the patch, 0 where things have
     below 10 %, else -1 (undecided)."""
@@ -116,13 +139,12 @@ class Batches(Dataset[dict[str, Any]]):
             before -= stage.steps
             seed += stage.steps * stage.scenes
         seed += before * stage.scenes
-        random, noise = Random(step), np.random.default_rng(step)
-        which = random.randrange(len(stage.sizes))
-        size, keep = stage.sizes[which], stage.keep[which]
+        random = Random(step)
+        size = random.choice(stage.sizes)
         scenes = [make_scene(seed + i) for i in range(stage.batch)]
         singles = [make_scene(seed + stage.batch + i, 1, 1) for i in range(stage.single)]
         drawn = [draw(scene, size) for scene in scenes + singles]
-        patches = (size // PATCH) ** 2
+        boxes, masks = zip(*(outlines(scene) for scene in scenes + singles), strict=True)
         levels = [random.choice(LEVELS) for _ in scenes]
         texts = [captions(scene)[level] for scene, level in zip(scenes, levels, strict=True)]
         wrong = [text for scene in scenes for text in swapped_captions(scene, stage.swaps, step)] if stage.swaps else []
@@ -130,7 +152,8 @@ class Batches(Dataset[dict[str, Any]]):
             "pixels": np.stack([pixels for pixels, _ in drawn]),
             "owners": patch_owners(np.stack([owners for _, owners in drawn])),
             "attributes": np.stack([attributes(scene) for scene in scenes + singles]),
-            "kept": np.sort(noise.random((stage.scenes, patches)).argsort(-1)[:, :keep], -1),
+            "boxes": np.stack(boxes),
+            "silhouettes": np.stack(masks),
             "texts": self.words(texts + wrong),
             "prompts": self.words(prompts(random.choice(TEMPLATES) + random.choice(stage.ends))),
             "is_full": np.array(levels) == len(CAPTION_LEVELS) - 1,

@@ -1,14 +1,16 @@
-"""What clip_shapes is trained on: captions against images, and words against single patches.
+"""What clip_shapes is trained on: captions against images, words against single patches, and outlines of things.
 
-The towers are open_clip's own modules, run here by our own forward, which drops patches, takes any image size, and
-spends attention's time on plain matrix products (on CPU about twice as fast to train as the fused kernel).
+The towers are open_clip's own modules, run here by our own forward, which takes any image size and spends attention's
+time on plain matrix products (on CPU about twice as fast to train as the fused kernel).
 """
 
 import math
 from itertools import combinations
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from clip_shapes_batches import OUTLINE
 from open_clip import CLIP
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
@@ -20,22 +22,35 @@ COUNTS = (len(SHAPES), len(COLOURS), len(SIZES), len(TEXTURES), 9)
 CLAIMS = sum(a * b for a, b in combinations(COUNTS, 2))
 BACKGROUND = PAIRS + KINDS  # its row in `prompts`
 BACKGROUND_WEIGHT = 0.25  # most patches are background
+SHAPE_WEIGHT = 4.0
+TYPICAL_SIDE = 0.2  # of a thing, in unit coordinates
 
 
 class Helper(nn.Module):
-    """What training needs and the model does not keep: the sharpness of the patch loss, and a linear read-out of claims
-    that images and texts share."""
+    """What training needs and the model does not keep: the sharpness of the patch loss, a linear read-out of claims
+    that images and texts share, and one of the outline of the thing that a patch belongs to."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, embedding: int, width: int) -> None:
         super().__init__()
         self.dense_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        self.readout = nn.Linear(width, CLAIMS)
+        self.readout = nn.Linear(embedding, CLAIMS)
         nn.init.constant_(self.readout.bias, -2.5)
+        self.outline = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 + OUTLINE**2))
 
     def claim_loss(self, features: Tensor, right: Tensor) -> Tensor:
         """Binary cross-entropy of normalised features `[B, E]` against claims, for each feature the sum over claims / 20."""
         logits = self.readout(features * features.shape[-1] ** 0.5)
         return F.binary_cross_entropy_with_logits(logits, right, reduction="sum") / (20 * max(len(right), 1))
+
+    def outline_loss(self, patches: Tensor, centres: Tensor, boxes: Tensor, silhouettes: Tensor) -> Tensor:
+        """How well patches of things `[M, D]` tell how far away the four sides of their thing's box are, and its silhouette.
+
+        centres: `[M, 2]` (x, y) of the patches, boxes: `[M, 4]`, both in unit coordinates; silhouettes: `[M, OUTLINE, OUTLINE]`.
+        """
+        told = self.outline(patches).float()
+        away = torch.cat([centres - boxes[:, :2], boxes[:, 2:] - centres], 1) / TYPICAL_SIDE
+        where = F.l1_loss(told[:, :4], away)
+        return 2 * where + 4 * F.binary_cross_entropy_with_logits(told[:, 4:], silhouettes.flatten(1))
 
 
 def attention(
@@ -80,27 +95,37 @@ def positions(visual: VisionTransformer, grid: int) -> Tensor:
     return torch.cat([table[:1], square.flatten(2)[0].T])
 
 
-def see(visual: VisionTransformer, pixels: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Normalised image embedding `[B, E]` and patch embeddings `[B, kept, E]`.
+class Seen(NamedTuple):
+    """Of one batch of images: normalised embeddings `[B, E]`, those of the patches `[B, N, E]`, and the patches' residual
+    stream in the middle of the tower `[B, N, D]`."""
+
+    image: Tensor
+    dense: Tensor
+    middle: Tensor
+
+
+def see(visual: VisionTransformer, pixels: Tensor) -> Seen:
+    """The image tower on pixels `[B, 3, S, S]`.
 
     A patch's embedding is its value in the last block, projected as the image's: what MaskCLIP (arXiv:2112.01071)
-    reads, trained for it here. pixels: `[B, 3, S, S]`; kept: `[B, kept]` indices of the patches to see, None for all.
+    reads, trained for it here.
     """
     patches = visual.conv1(pixels)
-    grid = patches.shape[-1]
-    table = positions(visual, grid)
+    table = positions(visual, patches.shape[-1])
     x = patches.flatten(2).mT + table[1:]
-    if kept is not None:
-        x = x.gather(1, kept[..., None].expand(-1, -1, x.shape[-1]))
     first = (visual.class_embedding + table[0]).expand(len(x), 1, -1)
     x = slim(visual.ln_pre(torch.cat([first.to(x.dtype), x], 1)))
     *blocks, last = visual.transformer.resblocks
-    for block in blocks:
+    half = len(blocks) // 2 + 1
+    for block in blocks[:half]:
+        x, _ = run_block(block, x)
+    middle = x[:, 1:]
+    for block in blocks[half:]:
         x, _ = run_block(block, x)
     top, values = run_block(last, x, queries=1)
     image = visual.ln_post(top[:, 0]) @ visual.proj
     dense = visual.ln_post(last.attn.out_proj(values[:, 1:])) @ visual.proj
-    return F.normalize(image.float(), dim=-1), F.normalize(dense.float(), dim=-1)
+    return Seen(F.normalize(image.float(), dim=-1), F.normalize(dense.float(), dim=-1), middle)
 
 
 def read(model: CLIP, ids: Tensor) -> Tensor:
@@ -128,7 +153,8 @@ def groups(attributes: Tensor) -> list[tuple[slice, Tensor]]:
 
 
 def word_loss(features: Tensor, words: Tensor, attributes: Tensor, scale: Tensor) -> Tensor:
-    """Mean cross-entropy of features `[M, E]` against words `[88, E]` over the five groups of words."""
+    """Mean cross-entropy of features `[M, E]` against words `[88, E]` over the five groups of words, the shape's name, which is
+    learnt last by far, SHAPE_WEIGHT times as heavy as the others."""
     logits = scale * features @ words.T
     is_thing = attributes[:, 0] >= 0
     weight = torch.where(is_thing, 1.0, BACKGROUND_WEIGHT)
@@ -137,11 +163,11 @@ def word_loss(features: Tensor, words: Tensor, attributes: Tensor, scale: Tensor
         if index < 2:  # with background as one more answer
             asked = torch.cat([logits[:, rows], logits[:, BACKGROUND : BACKGROUND + 1]], 1)
             loss = F.cross_entropy(asked, torch.where(is_thing, right, asked.shape[1] - 1), reduction="none")
-            total = total + (loss * weight).sum() / weight.sum()
+            total = total + (SHAPE_WEIGHT if index == 1 else 1) * (loss * weight).sum() / weight.sum()
         else:
             loss = F.cross_entropy(logits[:, rows], right.clamp(min=0), reduction="none")
             total = total + (loss * is_thing).sum() / is_thing.sum().clamp(min=1)
-    return total / 5
+    return total / (4 + SHAPE_WEIGHT)
 
 
 def claims(attributes: Tensor) -> Tensor:
@@ -158,23 +184,33 @@ def claims(attributes: Tensor) -> Tensor:
     return torch.cat(pairs, 1).clamp(max=1)
 
 
+def outline_loss(helper: Helper, patches: Tensor, owners: Tensor, boxes: Tensor, silhouettes: Tensor) -> Tensor:
+    """Of the patches `[B, N, D]` that a thing owns (owners `[B, N]`, thing i as i + 1), against its scene's outlines."""
+    grid = math.isqrt(owners.shape[1])
+    scene, patch = torch.nonzero(owners > 0, as_tuple=True)
+    thing = owners[scene, patch] - 1
+    centres = (torch.stack([patch % grid, patch // grid], 1) + 0.5) / grid
+    return helper.outline_loss(patches[scene, patch], centres, boxes[scene, thing], silhouettes[scene, thing])
+
+
 def losses(model: CLIP, helper: Helper, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Caption, patch, single-object and claim losses of a batch of `clip_shapes_batches.Batches`."""
+    """Caption, patch, single-object, claim and outline losses of a batch of `clip_shapes_batches.Batches`."""
     count = int(batch["batch"])
     pixels = batch["pixels"].permute(0, 3, 1, 2).float() / 127.5 - 1
-    image, dense = see(model.visual, pixels, batch["kept"])
+    image, dense, middle = see(model.visual, pixels)
     texts, words = read(model, batch["texts"]), read(model, batch["prompts"])
     scale = model.logit_scale.exp()
     seen = scale * image[:count] @ texts.T  # right captions first, then the swapped ones
     right = torch.arange(count)
     caption = (F.cross_entropy(seen, right) + F.cross_entropy(seen[:, :count].T, right)) / 2
-    owners = batch["owners"].gather(1, batch["kept"])
+    owners = batch["owners"]
     decided = owners >= 0
     nothing = torch.full_like(batch["attributes"][:, :1], -1)
     table = torch.cat([nothing, batch["attributes"]], 1)  # owner -> attributes
     told = table.gather(1, owners.clamp(min=0)[..., None].expand(-1, -1, table.shape[-1]))[decided]
     patch = word_loss(dense[decided], words, told, helper.dense_scale.exp())
     single = word_loss(image[count:], words, batch["attributes"][count:, 0], scale)
+    outline = outline_loss(helper, middle, owners, batch["boxes"], batch["silhouettes"])
     right_claims, full = claims(batch["attributes"]), batch["is_full"]
     claim = helper.claim_loss(image, right_claims) + helper.claim_loss(texts[:count][full], right_claims[:count][full])
-    return {"caption": caption, "patch": patch, "single": single, "claim": claim}
+    return {"caption": caption, "patch": patch, "single": single, "claim": claim, "outline": outline}

@@ -56,7 +56,7 @@ def segment(model: open_clip.CLIP, words: Tensor, scenes: list[Scene]) -> tuple[
     """Mean IoU over background and shapes, and share of right pixels, in percent; patches' values against `words` `[9, E]`."""
     table = np.zeros((9, 9))
     for start, pixels in zip(range(0, len(scenes), CHUNK), pixels_of(scenes), strict=True):
-        dense = see(model.visual, pixels)[1] @ words.T
+        dense = see(model.visual, pixels).dense @ words.T
         grid = dense.mT.unflatten(-1, (SIZE // 8, SIZE // 8))
         found = F.interpolate(grid, (SIZE, SIZE), mode="bilinear").argmax(1).numpy()
         for scene, prediction in zip(scenes[start : start + CHUNK], found, strict=True):

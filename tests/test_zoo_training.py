@@ -14,14 +14,27 @@ ROOT = Path(__file__).parents[1]
 HOME = ROOT / "fna/models/zoo/clip_shapes"
 sys.path.append(str(ROOT / "scripts"))
 
-from clip_shapes_batches import Batches, Stage, attributes, patch_owners, prompts  # noqa: E402
-from clip_shapes_losses import BACKGROUND, CLAIMS, Helper, claims, groups, losses, read, see  # noqa: E402
+from clip_shapes_batches import OUTLINE, Batches, Stage, attributes, outlines, patch_owners, prompts  # noqa: E402
+from clip_shapes_losses import (  # noqa: E402
+    BACKGROUND,
+    CLAIMS,
+    TYPICAL_SIDE,
+    Helper,
+    claims,
+    groups,
+    losses,
+    outline_loss,
+    read,
+    see,
+)
+from train_clip_shapes import look_nearby  # noqa: E402
 
+from fna.data.scene_drawing import draw  # noqa: E402
 from fna.data.scenes import COLOURS, SHAPES, make_scene  # noqa: E402
 
 STAGES = (
-    Stage(sizes=(64,), keep=(20,), batch=4, single=2, swaps=0, rate=1e-3, steps=3),
-    Stage(sizes=(128, 96), keep=(50, 40), batch=3, single=1, swaps=2, rate=1e-3, steps=3),
+    Stage(sizes=(64,), batch=4, single=2, swaps=0, rate=1e-3, steps=3),
+    Stage(sizes=(128, 96), batch=3, single=1, swaps=2, rate=1e-3, steps=3),
 )
 
 
@@ -37,10 +50,8 @@ def test_our_forward_is_open_clips(model: open_clip.CLIP) -> None:
     padded = torch.zeros(3, 77, dtype=torch.long)
     padded[:, :12] = ids
     with torch.no_grad():
-        assert torch.allclose(see(model.visual, pixels)[0], model.encode_image(pixels, normalize=True), atol=1e-5)
+        assert torch.allclose(see(model.visual, pixels).image, model.encode_image(pixels, normalize=True), atol=1e-5)
         assert torch.allclose(read(model, ids), model.encode_text(padded, normalize=True), atol=1e-5)
-        everything = torch.arange(1024).expand(2, -1)
-        assert torch.allclose(see(model.visual, pixels, everything)[0], see(model.visual, pixels)[0], atol=1e-5)
 
 
 def test_a_batch_depends_on_the_step_alone() -> None:
@@ -56,7 +67,7 @@ def test_a_batch_depends_on_the_step_alone() -> None:
 @pytest.mark.parametrize("step", [0, 4])
 def test_every_loss_reaches_the_towers(model: open_clip.CLIP, step: int) -> None:
     batch = {name: torch.as_tensor(value) for name, value in Batches(STAGES, str(HOME))[step].items()}
-    helper = Helper(model.visual.output_dim)
+    helper = Helper(model.visual.output_dim, 128)
     for name, loss in losses(model, helper, batch).items():
         model.zero_grad()
         loss.backward(retain_graph=True)
@@ -82,6 +93,62 @@ def test_claims_tell_a_swapped_scene_apart() -> None:
     changed = (rows[:, 0, 1] != rows[:, 1, 1]).numpy()
     assert claims(rows).shape == (40, CLAIMS)
     assert ((claims(rows) != claims(swapped)).any(1).numpy() == changed).all()
+
+
+def test_the_middle_is_the_stream_that_the_second_half_continues(model: open_clip.CLIP) -> None:
+    pixels = torch.randn(1, 3, 256, 256)
+    kept: list[torch.Tensor] = []
+    handle = model.visual.transformer.resblocks[4].register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+    with torch.no_grad():
+        model.encode_image(pixels)
+        assert torch.allclose(see(model.visual, pixels).middle, kept[0][:, 1:], atol=1e-4)
+    handle.remove()
+
+
+def test_at_the_start_a_patch_attends_to_what_is_near() -> None:
+    torch.manual_seed(0)
+    visual = open_clip.create_model(f"local-dir:{HOME}", load_weights=False).visual
+    look_nearby(visual)
+    grey = torch.zeros(1, 3, 256, 256)
+    with torch.no_grad():
+        x = visual.transformer.resblocks[0].ln_1(visual._embeds(grey))
+        q, k, _ = torch.nn.functional.linear(x, visual.transformer.resblocks[0].attn.in_proj_weight).chunk(3, -1)
+        scores = (q @ k.mT)[0, 1:, 1:].unflatten(-1, (32, 32))
+    middle = scores[16 * 32 + 16]
+    assert middle.argmax() == 16 * 32 + 16
+    assert middle[15:18, 15:18].mean() > middle[12:21, 12:21].mean() > middle.mean()
+
+
+def test_outlines_tell_shapes_and_boxes() -> None:
+    scene = make_scene(5)
+    boxes, silhouettes = outlines(scene)
+    owners = draw(make_scene(5, 1, 1), 256)[1]
+    (box,), (mask,) = (part[:1] for part in outlines(make_scene(5, 1, 1)))
+    rows, columns = np.nonzero(owners)
+    seen = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 256
+    assert np.abs(box - seen).max() < 2 / 256
+    assert abs(mask.mean() - (owners > 0).mean() / np.prod(seen[2:] - seen[:2])) < 0.05
+    there = len(scene.things)
+    assert boxes[:there].any(1).all()
+    assert silhouettes[:there].any((1, 2)).all()
+    assert not boxes[there:].any()
+    assert not silhouettes[there:].any()
+
+
+def test_outline_loss_is_zero_where_sides_and_silhouette_are_told() -> None:
+    helper = Helper(8, 6)
+    owners = torch.tensor([[0, 1, -1, 2]])
+    boxes, silhouettes = torch.rand(1, 2, 4), torch.randint(0, 2, (1, 2, OUTLINE, OUTLINE)).float()
+    centres = {1: torch.tensor([0.75, 0.25]), 3: torch.tensor([0.75, 0.75])}
+    rows = []
+    for patch, thing in ((1, 0), (3, 1)):
+        box, centre = boxes[0, thing], centres[patch]
+        away = torch.cat([centre - box[:2], box[2:] - centre]) / TYPICAL_SIDE
+        rows.append(torch.cat([away, 100 * (2 * silhouettes[0, thing].flatten() - 1)]))
+    told = iter([torch.stack(rows)])
+    helper.outline = torch.nn.Module()
+    helper.outline.forward = lambda patches: next(told)  # type: ignore[method-assign]
+    assert outline_loss(helper, torch.zeros(1, 4, 6), owners, boxes, silhouettes) < 1e-5
 
 
 def test_owners_of_patches() -> None:
