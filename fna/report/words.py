@@ -285,7 +285,7 @@ def is_doubtful(result: Result) -> bool:
 
 
 def caveats(result: Result) -> list[str]:
-    """What a reader must know before believing a number: random weights, mismatches, warnings, skipped samples."""
+    """What a reader must know before believing a number: random weights, mismatches, warnings, skipped or unmoved samples."""
     notes = [str(note) for note in [*(result.get("notes") or []), *(result.get("warnings") or [])]]
     if is_random(result) and not any("random" in note.lower() for note in notes):
         notes.insert(0, "random weights: the pipeline runs, the scores mean nothing")
@@ -293,6 +293,10 @@ def caveats(result: Result) -> list[str]:
     if skipped:
         more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
         notes.append(f"{len(skipped)} unreadable, left out: {', '.join(skipped[:3])}{more}")
+    samples = number(result.get("samples"))
+    if samples and any(dig(result, "metrics", key, "ci") == [0, 0] for key in primary(result)):
+        unseen = f"up to {100 * 3 / samples:.2g} % of all samples may still change (95 %, rule of three)"
+        notes.append(f"where an interval is [0, 0], the score of none of {samples:,.0f} samples changed; {unseen}")
     return notes
 
 

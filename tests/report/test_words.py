@@ -93,6 +93,13 @@ def test_skipped_samples_are_counted_and_named() -> None:
     assert note == "4 unreadable, left out: a, b, c and 1 more"
 
 
+def test_an_interval_without_width_says_what_it_cannot_see() -> None:
+    unmoved = {"full": 100.0, "variant": 100.0, "delta": 0.0, "ci": [0.0, 0.0]}
+    [note] = words.caveats(result(samples=500, metrics={"t2i_r1": unmoved}))
+    assert "none of 500 samples changed; up to 0.6 % of all samples" in note
+    assert words.caveats(result(samples=500, metrics={"t2i_r1": unmoved | {"ci": [-0.2, 0.0]}})) == []
+
+
 def test_ceiling_is_the_inverse_of_the_share_that_would_remain() -> None:
     assert words.ceiling(result(cost={"floor": 0.8})) == pytest.approx(1.25)
     assert words.ceiling(result(cost={"floor": {"median": 0.5}})) == pytest.approx(2.0)
