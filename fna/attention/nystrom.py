@@ -23,6 +23,7 @@ from fna.attention.contract import Clock, Site, no_clock, refuse, same_tokens
 from fna.attention.drawing import check_landmarks, check_sampler, draw
 from fna.attention.inverse import METHODS, apply_inverse, full_precision
 from fna.attention.landmarks import FarthestPoint, Landmarks, TokenSampler
+from fna.attention.rows import gather_rows
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def fast_nystrom(
         with clock("kernels"):
             return kernels.fast_nystrom(q, k, v, index, scale)
     with clock("gather"):
-        q_landmarks, k_landmarks = rows_of(q, index), rows_of(k, index)
+        q_landmarks, k_landmarks = gather_rows(q, index), gather_rows(k, index)
         bias = additive(keys, key_bias)
         landmark_bias = None if bias is None else bias.gather(1, index)
         if valid is not None:
@@ -104,15 +105,6 @@ def fast_nystrom(
         q, k, v, q_landmarks, k_landmarks, scale=scale, bias=bias, landmark_bias=landmark_bias,
         inverse=inverse, steps=steps, ridge=ridge, clock=clock,
     )  # fmt: skip
-
-
-def rows_of(x: Tensor, index: Tensor) -> Tensor:
-    """Tokens ``index`` int64 ``[B, M]`` of x ``[B, H, N, d]``: ``[B, H, M, d]``.
-
-    Image by image, because ``index_select`` copies runs of memory; indexing and ``gather`` go number by number.
-    """
-    images = zip(x.transpose(1, 2), index, strict=True)
-    return torch.stack([tokens.index_select(0, chosen) for tokens, chosen in images]).transpose(1, 2).contiguous()
 
 
 def additive(seen: Tensor | None, bias: Tensor | None) -> Tensor | None:

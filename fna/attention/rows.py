@@ -17,8 +17,15 @@ CHUNK = 256
 
 
 def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """Rows of x ``[B, H, N, d]`` at ``rows`` int64 ``[B, R]`` -> ``[B, H, R, d]``."""
-    return x.gather(2, rows[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+    """Rows of x ``[B, H, N, d]`` at ``rows`` int64 ``[B, R]`` -> ``[B, H, R, d]``.
+
+    On a CPU image by image, because ``index_select`` copies runs of memory where ``gather`` goes number by number; elsewhere in one
+    launch, whatever the batch.
+    """
+    if x.device.type != "cpu":
+        return x.gather(2, rows[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+    images = zip(x.transpose(1, 2), rows, strict=True)
+    return torch.stack([tokens.index_select(0, chosen) for tokens, chosen in images]).transpose(1, 2).contiguous()
 
 
 def row_logits(q: Tensor, k: Tensor, site: Site, rows: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ stay. It is an object, not a closure: a deepcopy or a pickle of the model then c
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -60,7 +61,7 @@ class Port:
         return self.op(q.to(v.dtype), k.to(v.dtype), v, site)
 
 
-class Seam(Port):
+class Seam(Port, ABC):
     """A port whose ``forward`` stands in for that of one attention module."""
 
     def __init__(self, run: Forward, layer: int, op: Attention, module: nn.Module) -> None:
@@ -75,9 +76,9 @@ class Seam(Port):
             return type(self.module).forward(self.module, *args, **kwargs)
         return self.changed(*args, **kwargs)
 
+    @abstractmethod
     def changed(self, *args: Any, **kwargs: Any) -> Any:
         """The family's way through the op."""
-        raise NotImplementedError
 
 
 class TimmSeam(Seam):

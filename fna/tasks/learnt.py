@@ -6,6 +6,7 @@ kept on disk. They are learnt under full attention, or with ``refit`` under each
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,7 @@ Classifier = Callable[[Array], Array]  # features [n, D] -> scores [n, C]
 
 
 @dataclass
-class Learnt:
+class Learnt(ABC):
     """What both have in common; `fit` makes a classifier of the features and labels to learn from."""
 
     cache: str = "outputs/cache"
@@ -44,9 +45,9 @@ class Learnt:
     version: int = 1
     _fitted: dict[str, tuple[str, Classifier]] = field(default_factory=dict, repr=False)
 
+    @abstractmethod
     def fit(self, features: Array, labels: Array, classes: int, seed: int) -> Classifier:
         """A classifier of features ``[n, D]`` with labels ``[n]``."""
-        raise NotImplementedError
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for a model without image embeddings or data without images to learn from."""

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_flatten
 from fna.attention.centroids import KMeans
 from fna.attention.contract import Site, Tokens, Unsupported
 from fna.attention.landmarks import FarthestPoint, Random, sample_landmarks
-from fna.attention.nystrom import FastNystrom, fast_nystrom, rows_of
+from fna.attention.nystrom import FastNystrom, fast_nystrom
+from fna.attention.rows import gather_rows
 from tests.attention.reference import nystrom, random_qkv, softmax_attention
 
 
@@ -70,7 +71,7 @@ def test_with_a_solve_landmark_rows_are_exact_and_rows_sum_to_one() -> None:
 def test_rows_are_those_of_the_index_in_any_layout(order: tuple[int, ...]) -> None:
     x = random_qkv(2, 3, 12, 4)[0].permute(order).contiguous().permute([order.index(axis) for axis in range(4)])
     index = torch.tensor([[3, 0, 11], [5, 5, 1]])
-    found = rows_of(x, index)
+    found = gather_rows(x, index)
     assert torch.equal(found, x.gather(2, index[:, None, :, None].expand(-1, 3, -1, 4)))
     assert found.is_contiguous()
 
