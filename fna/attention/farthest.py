@@ -1,27 +1,26 @@
 """Farthest-point sampling of tokens: batched, seeded by every kept token, never the same token twice.
 
-Four back ends make the same picks up to rounding, with ties to the lowest index:
+All back ends make the same picks up to rounding, with ties to the lowest index:
 
-- ``torch_quickfps.sample_idx_baseline`` on the CPU up to 400 tokens, where one token is the start and no row runs short. Its tree
-  versions are never used: they repeat a point once only coincident ones are left, and with a height of 8 take 6 times as long.
-- on the CPU elsewhere a loop whose steps are one matrix product each (`_product_loop`): least memory traffic;
-- on a GPU one Triton kernel (`fna.attention.kernels`);
+- on a CPU one pass in C++ a pick (`fna.attention.kernels.cpu`); without a compiler
+  ``torch_quickfps.sample_idx_baseline`` up to 400 tokens, where one token is the start and no row runs short (its tree versions are
+  never used: they repeat a point once only coincident ones are left, and with a height of 8 take 6 times as long),
+  and above a loop whose steps are one matrix product each (`_product_loop`);
+- on a GPU one Triton kernel (`fna.attention.kernels.gpu`);
 - a loop of plain differences everywhere else.
 
-By the number of tokens, not by the batch, so that an image gets the same landmarks alone and in a batch; quickfps uses one
-thread a row, so more rows favour products. Two cores of a quiet machine, medians of 11 turns in milliseconds, 64 landmarks (256
-for 4,097 tokens), width 64:
+By the number of tokens, not by the batch, so that an image gets the same landmarks alone and in a batch. Two cores of a quiet
+machine, medians of 15 calls in milliseconds, 64 landmarks (256 for 4,097 tokens and 4 rows), width 64:
 
-| tokens | rows | tree of height 8 | quickfps plain | differences | products |
-|---|---|---|---|---|---|
-| 257 | 2 | 4.6 | 0.35 | 1.9 | 0.95 |
-| 401 | 2 | 5.8 | 0.52 | 1.9 | 0.99 |
-| 401 | 4 | | 0.91 | | 0.84 |
-| 577 | 2 | 6.8 | 0.73 | 2.2 | 1.06 |
-| 577 | 4 | | 1.33 | | 0.97 |
-| 1025 | 2 | 8.1 | 1.22 | 2.4 | 1.30 |
-| 1025 | 4 | | 2.45 | | 1.40 |
-| 4097 | 2 | 36 | 18 | 25 | 8.8 |
+| tokens | rows | C++ | products | quickfps plain |
+|---|---|---|---|---|
+| 257 | 2 | 0.07 | 0.84 | 0.28 |
+| 401 | 2 | 0.07 | 0.89 | 0.46 |
+| 577 | 4 | 0.17 | 1.4 | 1.3 |
+| 1025 | 1 | 0.14 | 0.81 | 1.1 |
+| 1025 | 4 | 0.28 | 2.0 | 2.3 |
+| 4097 | 1 | 0.57 | 2.8 | 4.4 |
+| 4097 | 4 | 4.1 | 18 | 34 |
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from fna.attention import kernels
 from fna.attention.inverse import full_precision
+from fna.attention.kernels import cpu, gpu
 
 QUICK_TOKENS = 400  # above this the plain op, which uses one thread a row, falls behind our loop
 
@@ -48,8 +47,10 @@ def farthest_points(x: Tensor, count: int, kept: Tensor | None = None, allowed: 
     token is the start. Entries beyond a row's supply are meaningless.
     """
     x = torch.nan_to_num(x.float(), nan=0.0, posinf=1e18, neginf=-1e18)  # a NaN would end the process inside quickfps
-    if kernels.available(x, width=kernels.MAX_FEATURES):
-        return kernels.farthest_points(x, count, 0, kept, None if allowed is None else ~allowed)[0]
+    if gpu.available(x, width=gpu.MAX_FEATURES):
+        return gpu.farthest_points(x, count, 0, kept, None if allowed is None else ~allowed)[0]
+    if cpu.serves(x):
+        return cpu.farthest_points(x, count, kept, allowed)
     start = _single_start(x, count, kept, allowed)
     if start is None:
         plain = x.device.type != "cpu" or torch.compiler.is_compiling()

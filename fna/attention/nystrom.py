@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fna.attention import kernels
 from fna.attention.contract import Clock, Site, no_clock, refuse, same_tokens
 from fna.attention.drawing import check_landmarks, check_sampler, draw
 from fna.attention.inverse import METHODS, apply_inverse, full_precision
+from fna.attention.kernels import cpu, gpu
 from fna.attention.landmarks import FarthestPoint, Landmarks, TokenSampler
 from fna.attention.rows import gather_rows
 
@@ -91,10 +91,10 @@ def fast_nystrom(
     ``valid`` bool ``[B, M]``: which landmarks count (a row may have fewer). ``keys`` bool and ``key_bias`` float ``[B, N]`` as in
     `Site`; a landmark that may not be seen is left out.
     """
-    published = inverse == "newton" and steps == kernels.STEPS and valid is None and keys is None and key_bias is None
-    if published and kernels.available(q, index.shape[1]):
+    published = inverse == "newton" and steps == gpu.STEPS and valid is None and keys is None and key_bias is None
+    if published and gpu.available(q, index.shape[1]):
         with clock("kernels"):
-            return kernels.fast_nystrom(q, k, v, index, scale)
+            return gpu.fast_nystrom(q, k, v, index, scale)
     with clock("gather"):
         q_landmarks, k_landmarks = gather_rows(q, index), gather_rows(k, index)
         bias = additive(keys, key_bias)
@@ -141,14 +141,28 @@ def through_landmarks(
     with clock("landmark block"):
         block = _landmark_block(q_landmarks, k_landmarks, scale, landmark_bias, counts)
     with clock("landmarks over tokens"):
-        summary = F.scaled_dot_product_attention(q_landmarks, k, v, attn_mask=_mask(bias, q), scale=scale)
+        summary = _few_queries(q_landmarks, k, v, scale, bias)
     with clock("inverse"):
         values = apply_inverse(block, summary, inverse, steps, ridge).to(v.dtype)
         if alive is not None:
             values = values * alive[:, None, :, None]
     with clock("tokens over landmarks"):
-        out = F.scaled_dot_product_attention(q, k_landmarks, values, attn_mask=_mask(landmark_bias, q), scale=scale)
+        out = _few_keys(q, k_landmarks, values, scale, landmark_bias)
     return out.to(q.dtype)
+
+
+def _few_queries(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+    """Attention of landmarks over tokens, ``bias`` ``[B, N]`` added."""
+    if cpu.serves(q, k, v):
+        return cpu.few_queries(q, k, v, scale, bias)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=_mask(bias, q), scale=scale)
+
+
+def _few_keys(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+    """Attention of tokens over landmarks, ``bias`` ``[B, M]`` added."""
+    if cpu.serves(q, k, v):
+        return cpu.few_keys(q, k, v, scale, bias)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=_mask(bias, q), scale=scale)
 
 
 def _landmark_block(q: Tensor, k: Tensor, scale: float, bias: Tensor | None, counts: Tensor | None) -> Tensor:

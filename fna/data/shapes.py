@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +17,12 @@ from fna.data.scene_files import SEEDS, digest_of, write_split
 from fna.data.scene_questions import KINDS
 from fna.data.scenes import COLOURS, SHAPES
 from fna.errors import UserError
+from fna.folders import cache_folder
 
 if TYPE_CHECKING:
     from fna.data.segmentation import SegmentedDataset
 
-__all__ = ["SEEDS", "Shapes", "ShapesAsked", "ShapesSegmented", "ShapesSingle", "cache_folder", "write_split"]
-
-
-def cache_folder() -> Path:
-    """Where scenes are kept: $FNA_CACHE, else fna in the user's cache folder."""
-    own = os.environ.get("FNA_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fna"
+__all__ = ["SEEDS", "Shapes", "ShapesAsked", "ShapesSegmented", "ShapesSingle", "write_split"]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fna.attention.contract import Attention, Memo, Site
 from fna.attention.exact import Exact
+from fna.attention.kernels import cpu
 from fna.data.base import Dataset
 from fna.models.base import Model
 from fna.runner.cost import median_ratio
@@ -189,7 +190,8 @@ def _decide(blocks: tuple[int, ...], look: _Look, speedups: Mapping[int | float,
 
 
 def _key(model: Model, op: Any, images: Tensor, layers: Layers, landmarks: int | float | str, tolerance: float) -> str:
-    machine = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else f"cpu x {torch.get_num_threads()}"
+    processor = f"cpu x {torch.get_num_threads()}, {'C++' if cpu.built() else 'plain'}"
+    machine = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else processor
     return row_key(
         {
             "auto": VERSION, "weights": model.weights.digest, "op": repr(op), "layers": str(layers), "landmarks": str(landmarks),

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fna.attention.farthest import without_quickfps
+from fna.attention.kernels.cpu import without_kernels
 from fna.runner.memory import peak_bytes
 
 Forward = Callable[[Tensor], Tensor]
@@ -84,15 +85,21 @@ def median_ratio(baseline: np.ndarray, variant: np.ndarray, *, draws: int = 2000
 
 
 def flops(forward: Forward, images: Tensor) -> int:
-    """FLOPs of one forward (a multiply-add is 2), as executed, by torch's counter; choosing landmarks is in it.
+    """FLOPs of one forward (a multiply-add is 2) by torch's counter; choosing landmarks is in it.
 
     Operators without a formula would count as nothing: solves get one, and two are kept out while counting, the fused fast path
-    of nn.MultiheadAttention and the sampler of torch-quickfps.
+    of nn.MultiheadAttention and the sampler of torch-quickfps. On a CPU the plain versions are counted, so that the figure does not
+    depend on whether there was a compiler.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode(), without_quickfps(), FlopCounterMode(display=False, custom_mapping=SOLVES) as counter:
+        with (
+            torch.inference_mode(),
+            without_quickfps(),
+            without_kernels(),
+            FlopCounterMode(display=False, custom_mapping=SOLVES) as counter,
+        ):
             forward(images)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

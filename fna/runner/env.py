@@ -66,6 +66,8 @@ def environment(device: str) -> dict[str, Any]:
     """Versions, threads and hardware, for ``result.json``."""
     import torch
 
+    from fna.attention.kernels import cpu
+
     versions = {}
     for package in PACKAGES:
         try:
@@ -79,5 +81,6 @@ def environment(device: str) -> dict[str, Any]:
         "cpu": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "cpu_kernels": cpu.built(),
         "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
     }

@@ -10,12 +10,15 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
 from fna.attention.contract import Attention, Site, Tokens, Unsupported, probe
+from fna.attention.kernels import cpu
 from fna.configs import build_attention, choices, load_option, summary
 from fna.errors import UserError
 from tests.attention.reference import random_qkv
@@ -28,6 +31,13 @@ TOKENS = Tokens(prefix=1, grid=(5, 5))
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture(autouse=True, params=["kernels", "plain"])
+def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With the C++ kernels, where there is a compiler, and without."""
+    with cpu.without_kernels() if request.param == "plain" else nullcontext():
+        yield
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 pytest.importorskip("triton")
-from fna.attention import kernels
-from fna.attention.kernels import fps, nystrom
+from fna.attention.kernels import fps, gpu, nystrom
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -51,7 +50,7 @@ def integer_points(rows: int, tokens: int, width: int, seed: int = 0) -> Tensor:
 
 
 def same_points(x: Tensor, count: int, prefix: int = 0, keep: Tensor | None = None, drop: Tensor | None = None) -> None:
-    chosen, valid = kernels.farthest_points(x, count, prefix, keep, drop)
+    chosen, valid = gpu.farthest_points(x, count, prefix, keep, drop)
     expected, there = plain_points(x, count, prefix, keep, drop)
     assert torch.equal(valid.cpu(), there)
     assert torch.equal(torch.where(there, chosen.cpu(), 0), expected)
@@ -74,7 +73,7 @@ def test_points_keep_and_drop_ragged_rows() -> None:
 
 
 def test_coincident_points_are_distinct_in_index_order() -> None:
-    chosen, valid = kernels.farthest_points(torch.ones(2, 8, 4, device=DEVICE), 8)
+    chosen, valid = gpu.farthest_points(torch.ones(2, 8, 4, device=DEVICE), 8)
     assert valid.all()
     assert chosen.tolist() == [list(range(8))] * 2
 
@@ -87,8 +86,8 @@ def test_points_of_a_strided_half_input(dtype: torch.dtype) -> None:
 
 def test_one_batch_row_does_not_touch_another() -> None:
     x = torch.randn(3, 70, 8, generator=torch.Generator().manual_seed(2)).to(DEVICE)
-    together, _ = kernels.farthest_points(x, 20)
-    assert torch.equal(together[1:2], kernels.farthest_points(x[1:2], 20)[0])
+    together, _ = gpu.farthest_points(x, 20)
+    assert torch.equal(together[1:2], gpu.farthest_points(x[1:2], 20)[0])
 
 
 def _part_of_a_row(x: Tensor, count: int, buffers: tuple[Tensor, ...], programs: int, first: int) -> None:
@@ -162,8 +161,8 @@ LIMITS = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 )
 def test_fna_equals_the_plain_formula(tokens: int, width: int, count: int, dtype: torch.dtype) -> None:
     q, k, v = heads(2, 2, tokens, width, dtype)
-    index, _ = kernels.farthest_points(q.float().mean(1), count, 1)
-    out = kernels.fast_nystrom(q, k, v, index, width**-0.5)
+    index, _ = gpu.farthest_points(q.float().mean(1), count, 1)
+    out = gpu.fast_nystrom(q, k, v, index, width**-0.5)
     assert out.shape == q.shape
     assert out.dtype == dtype
     assert error(out, plain_fna(q, k, v, index, width**-0.5)) < LIMITS[dtype]
@@ -171,10 +170,10 @@ def test_fna_equals_the_plain_formula(tokens: int, width: int, count: int, dtype
 
 def test_more_than_64_landmarks_use_bfloat16_products() -> None:
     q, k, v = heads(1, 2, 260, 32)
-    index, _ = kernels.farthest_points(q.mean(1), 100, 1)
+    index, _ = gpu.farthest_points(q.mean(1), 100, 1)
     expected = plain_fna(q, k, v, index, 0.2)
     exact = F.scaled_dot_product_attention(q, k, v, scale=0.2).double()
-    out = kernels.fast_nystrom(q, k, v, index, 0.2)
+    out = gpu.fast_nystrom(q, k, v, index, 0.2)
     assert error(out, expected) < 2e-2
     assert error(out, exact) < 1.1 * error(expected, exact) + 2e-3
 
@@ -202,8 +201,8 @@ def test_operators_are_well_formed() -> None:
     q, k, v = heads(1, 2, 70, 16)
     x, index = q.mean(1), torch.arange(0, 70, 7, device=DEVICE)[None]
     tests = ("test_schema", "test_faketensor")
-    torch.library.opcheck(kernels.farthest_points, (x, 6, 1), test_utils=tests)
-    torch.library.opcheck(kernels.fast_nystrom, (q, k, v, index, 0.25), test_utils=tests)
+    torch.library.opcheck(gpu.farthest_points, (x, 6, 1), test_utils=tests)
+    torch.library.opcheck(gpu.fast_nystrom, (q, k, v, index, 0.25), test_utils=tests)
 
 
 def test_a_layer_is_three_launches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,12 +226,12 @@ class _Counted:
 
 def test_what_does_not_fit_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     q = torch.zeros(1, 1, 4, 256)
-    assert "head width 256" in str(kernels.unfit(q))
-    assert "dtype" in str(kernels.unfit(q[..., :64].double()))
-    assert "landmarks" in str(kernels.unfit(q[..., :64], 500))
-    assert kernels.unfit(q[..., :64], 64) is None
-    assert not kernels.available(q[..., :64]) or GPU
+    assert "head width 256" in str(gpu.unfit(q))
+    assert "dtype" in str(gpu.unfit(q[..., :64].double()))
+    assert "landmarks" in str(gpu.unfit(q[..., :64], 500))
+    assert gpu.unfit(q[..., :64], 64) is None
+    assert not gpu.available(q[..., :64]) or GPU
     with caplog.at_level(logging.WARNING):
-        kernels._say("a test asked")
-        kernels._say("a test asked")
+        gpu._say("a test asked")
+        gpu._say("a test asked")
     assert len(caplog.records) == 1

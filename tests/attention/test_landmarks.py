@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fna.attention import farthest
 from fna.attention.contract import Site, Tokens
+from fna.attention.kernels import cpu
 from fna.attention.landmarks import FarthestPoint, Random, Uniform, features_of, sample_landmarks
 from fna.configs import build_attention, choices
 from fna.errors import UserError
@@ -22,9 +23,14 @@ def points(batch: int = 3, tokens: int = 20, width: int = 4, seed: int = 0) -> t
     return torch.randn(batch, tokens, width, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(params=["quickfps", "products", "differences"])
+@pytest.fixture(params=["kernel", "quickfps", "products", "differences"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every way to farthest points that a CPU can run; the last two serve larger images, compiled code, and a lack of quickfps."""
+    """Every way to farthest points that a CPU can run."""
+    if request.param == "kernel":
+        if not cpu.built():
+            pytest.skip("no C++ compiler")
+        return
+    monkeypatch.setattr(cpu, "_WANTED", False)
     if request.param == "quickfps":
         pytest.importorskip("torch_quickfps")
         return

@@ -67,15 +67,15 @@ def test_flops_see_the_choice_of_landmarks_and_the_solve() -> None:
 
 
 def test_flops_see_the_kernels_for_a_gpu() -> None:
-    from fna.attention import kernels
+    from fna.attention.kernels import gpu
     from fna.runner.speed.floors import Shape, stage_work
 
     batch, heads, n, m, d = 2, 3, 100, 10, 8
     q = torch.empty(batch, heads, n, d, device="meta")
     index = torch.empty(batch, m, dtype=torch.int64, device="meta")
     work = stage_work(Shape(batch, heads, n, d, m))
-    assert flops(lambda x: kernels.fast_nystrom(x, x, x, index, 1.0), q) == sum(need for need, _ in work.values())
-    assert flops(lambda x: kernels.farthest_points(x, m, 1)[0], q[:, 0]) == 3 * batch * n * d * m
+    assert flops(lambda x: gpu.fast_nystrom(x, x, x, index, 1.0), q) == sum(need for need, _ in work.values())
+    assert flops(lambda x: gpu.farthest_points(x, m, 1)[0], q[:, 0]) == 3 * batch * n * d * m
 
 
 def test_peak_counts_what_lives_at_once() -> None:

@@ -112,7 +112,7 @@ def launch(
     *,
     programs: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Farthest points of each row; the arguments of `fna.attention.kernels.farthest_points`, and how many programs share a row."""
+    """Farthest points of each row; the arguments of `gpu.farthest_points`, and how many programs share a row."""
     x = x if x.stride(2) == 1 else x.contiguous()
     chosen, valid, state, shared = _buffers(x, count, programs)
     run_part(x, count, prefix, keep, drop, (chosen, valid, state, shared), programs, parts=programs)

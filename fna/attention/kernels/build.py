@@ -1,0 +1,106 @@
+"""Compiles what is in ``cpp/`` for the processor at hand, once, with the C++ compiler at hand, and loads it.
+
+No headers but the compiler's own are needed, so it takes seconds. The library lies in the cache folder (``$FNA_CACHE``, else
+``~/.cache/fna``) under a digest of sources, flags, compiler and processor: a machine of another kind that shares the folder builds
+its own. It is linked to the OpenMP that torch has loaded, whatever its name, so that both share one pool of threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from fna.folders import cache_folder
+
+SOURCES = Path(__file__).with_name("cpp")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+COMPILERS = ("c++", "g++", "clang++")
+PATIENCE = 300  # seconds
+
+
+class NotBuilt(Exception):
+    """Why there is no library, in a few words."""
+
+
+def library() -> ctypes.CDLL:
+    """The compiled kernels, built where that has not been done; `NotBuilt` where it cannot be."""
+    compiler = _compiler()
+    files = sorted(SOURCES.glob("*.cpp"))
+    place = _cache() / f"kernels-{_digest(compiler, files)}.so"
+    if not place.exists():
+        _build(compiler, files, place)
+    try:
+        return ctypes.CDLL(str(place))
+    except OSError as error:
+        raise NotBuilt(f"{place} cannot be loaded ({error}); delete it to build it anew") from error
+
+
+def _compiler() -> str:
+    asked = os.environ.get("CXX")
+    for name in (asked,) if asked else COMPILERS:
+        if found := shutil.which(name):
+            return found
+    raise NotBuilt(f"CXX={asked} is not a program" if asked else "no C++ compiler found")
+
+
+def _cache() -> Path:
+    try:
+        return cache_folder()
+    except RuntimeError as error:
+        raise NotBuilt("there is no home folder to keep the library in; set FNA_CACHE") from error
+
+
+def _digest(compiler: str, files: list[Path]) -> str:
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=False, timeout=PATIENCE).stdout
+    parts = [file.read_bytes() for file in (*files, *sorted(SOURCES.glob("*.hpp")))]
+    told = " ".join([*FLAGS, *_openmp(), _processor()]).encode()
+    return hashlib.sha256(b"\0".join([*parts, version, told])).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """What ``-march=native`` looks at."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    wanted = re.compile(r"vendor_id|cpu family|model\b|flags|Features|CPU part")
+    told = {line.split(":")[0].strip(): line for line in lines if wanted.match(line)}
+    return "\n".join(told.values()) + platform.machine()
+
+
+def _openmp() -> list[str]:
+    """Linker words for the OpenMP library that torch brought, ahead of the compiler's own, which is then not needed."""
+    folder = str(Path(torch.__file__).parent)
+    try:
+        loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    except OSError:
+        return []
+    found = sorted(path for path in loaded if path.startswith(folder) and re.match(r"lib[gi]?omp", Path(path).name))
+    return ["-Wl,--as-needed", found[0]] if found else []
+
+
+def _build(compiler: str, files: list[Path], place: Path) -> None:
+    """Under another name first: a half-written library is never found, and whoever builds at the same time does no harm."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix="build-") as folder:
+            made = Path(folder) / place.name
+            command = [compiler, *FLAGS, *map(str, files), *_openmp(), "-o", str(made)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+            if done.returncode != 0:
+                complaint = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
+                raise NotBuilt(f"{compiler} failed: {complaint}")
+            os.replace(made, place)
+    except OSError as error:
+        raise NotBuilt(f"{place.parent} cannot be written ({error.strerror})") from error
+    except subprocess.TimeoutExpired as error:
+        raise NotBuilt(f"{compiler} took more than {PATIENCE} seconds") from error

@@ -1,0 +1,225 @@
+// Softmax attention where one side is short, in float32: a few queries over many keys, and many queries over a few keys.
+//
+// Scores are held for a few tokens at a time, so memory is linear in the short side. A head's result depends neither on the batch
+// nor on the number of threads: work is cut by the number of tokens alone.
+#include <omp.h>
+
+#include "vectors.hpp"
+
+namespace {
+
+constexpr long KEYS = 64;         // keys whose scores are held in `few_queries`
+constexpr long SHARE = 1024;      // keys in a share there, at least; shares of one head run side by side
+constexpr long MOST_SHARES = 4;
+constexpr long QUERIES = 32;      // queries whose scores are held in `few_keys`
+constexpr long TASK = 256;        // and that one thread takes at a time
+
+struct View {  // of a tensor [batch, heads, rows, width]; strides in numbers, width contiguous
+    float *data;
+    long batch, head, row;
+    float *at(long b, long h) const { return data + b * batch + h * head; }
+};
+
+struct Problem {
+    View q, k, v, out;
+    const float *bias;  // [batch, keys], added to the logits, -inf hides a key; or null
+    long batches, heads, queries, keys, width;
+    float scale;
+    const float *biases(long b) const { return bias ? bias + b * keys : nullptr; }
+};
+
+// The short side as a matrix [width, lanes], so that its rows lie across vectors; zeros beyond the last row.
+void transpose(const float *from, long stride, long rows, long width, float scale, float *to) {
+    const long lanes = padded(rows);
+    memset(to, 0, width * lanes * sizeof(float));
+    for (long i = 0; i < rows; i++)
+        for (long c = 0; c < width; c++) to[c * lanes + i] = from[i * stride + c] * scale;
+}
+
+// Rows [count, width] with the width padded to whole vectors: the rows themselves where it is, else copies in `room`.
+const float *whole(const float *rows, long count, long width, long *stride, float *room) {
+    const long lanes = padded(width);
+    if (lanes == width) return rows;
+    for (long t = 0; t < count; t++) {
+        memcpy(room + t * lanes, rows + t * *stride, width * sizeof(float));
+        memset(room + t * lanes + width, 0, (lanes - width) * sizeof(float));
+    }
+    *stride = lanes;
+    return room;
+}
+
+inline vec unless_hidden(vec top) { return top == NEVER ? vec{} : top; }  // -inf - -inf would be NaN
+inline float unless_hidden(float top) { return top == NEVER ? 0 : top; }
+
+// ---- a few queries ----------------------------------------------------------------------------------------------------------
+
+struct Part {  // one share of the keys: unnormalised sums [queries, width], highest logit and mass [queries], padded
+    long lanes, width, size;
+    explicit Part(const Problem &p) : lanes(padded(p.queries)), width(padded(p.width)), size(p.queries * width + 2 * lanes) {}
+};
+
+long shares(const Problem &p) {
+    long wanted = (p.keys + SHARE - 1) / SHARE;
+    return wanted < MOST_SHARES ? wanted : MOST_SHARES;
+}
+
+// Turns scores [count, lanes] into weights e^(score - highest), and fades what was summed before to the new highest.
+void weigh(const Problem &p, const Part &part, long count, float *scores, float *sums, float *high, float *mass) {
+    for (long i = 0; i < part.lanes; i += LANES) {
+        const vec before = load(high + i);
+        vec top = before;
+        for (long t = 0; t < count; t++) top = larger(load(scores + t * part.lanes + i), top);
+        const vec shift = unless_hidden(top), fade = exponential(before - shift);
+        vec sum = load(mass + i) * fade;
+        for (long t = 0; t < count; t++) {
+            const vec weight = exponential(load(scores + t * part.lanes + i) - shift);
+            store(scores + t * part.lanes + i, weight);
+            sum += weight;
+        }
+        store(high + i, top), store(mass + i, sum);
+        for (long j = 0; j < LANES && i + j < p.queries; j++) {
+            float *row = sums + (i + j) * part.width;
+            for (long c = 0; fade[j] != 1 && c < part.width; c += LANES) store(row + c, load(row + c) * fade[j]);
+        }
+    }
+}
+
+void look(const Problem &p, const Part &part, long b, long h, long share, float *sums, float *scratch) {
+    float *high = sums + p.queries * part.width, *mass = high + part.lanes;
+    float *turned = scratch, *scores = turned + p.width * part.lanes, *room = scores + KEYS * part.lanes;
+    const float *bias = p.biases(b);
+    transpose(p.q.at(b, h), p.q.row, p.queries, p.width, p.scale, turned);
+    memset(sums, 0, p.queries * part.width * sizeof(float));
+    for (long i = 0; i < part.lanes; i++) high[i] = NEVER, mass[i] = 0;
+    const long each = ((p.keys + shares(p) - 1) / shares(p) + KEYS - 1) / KEYS * KEYS;
+    const long stop = smaller((share + 1) * each, p.keys);
+    for (long start = share * each; start < stop; start += KEYS) {
+        const long count = smaller(stop - start, KEYS);
+        product(count, part.lanes, p.width, p.k.at(b, h) + start * p.k.row, p.k.row, 1, turned, part.lanes,
+                [&](long row, long column, vec sum) { store(scores + row * part.lanes + column, bias ? sum + bias[start + row] : sum); });
+        weigh(p, part, count, scores, sums, high, mass);
+        long stride = p.v.row;
+        const float *values = whole(p.v.at(b, h) + start * p.v.row, count, p.width, &stride, room);
+        product(p.queries, part.width, count, scores, 1, part.lanes, values, stride, [&](long row, long column, vec sum) {
+            float *to = sums + row * part.width + column;
+            store(to, load(to) + sum);
+        });
+    }
+}
+
+// The shares as one softmax over all keys; zeros where a query sees none.
+void merge(const Problem &p, const Part &part, long b, long h, const float *parts) {
+    const long count = shares(p);
+    for (long i = 0; i < p.queries; i++) {
+        const float *high = parts + p.queries * part.width + i, *mass = high + part.lanes;
+        float top = NEVER, sum = 0, weight[MOST_SHARES];
+        for (long s = 0; s < count; s++) top = high[s * part.size] > top ? high[s * part.size] : top;
+        for (long s = 0; s < count; s++) {
+            weight[s] = exponential(fill(high[s * part.size] - unless_hidden(top)))[0];
+            sum += weight[s] * mass[s * part.size];
+        }
+        float *out = p.out.at(b, h) + i * p.out.row;
+        for (long c = 0; c < part.width; c += LANES) {
+            vec mixed = {};
+            for (long s = 0; s < count; s++) mixed += weight[s] * load(parts + s * part.size + i * part.width + c);
+            store_some(out + c, sum == 0 ? vec{} : mixed / sum, p.width - c);
+        }
+    }
+}
+
+// ---- a few keys -------------------------------------------------------------------------------------------------------------
+
+// Softmax of one row of logits [lanes] in place; 0 beyond the last key, and everywhere where all keys are hidden.
+inline void softmax(float *row, long keys, long lanes, const float *bias) {
+    for (long i = 0; bias && i < keys; i++) row[i] += bias[i];
+    for (long i = keys; i < lanes; i++) row[i] = NEVER;
+    vec top = fill(NEVER), sum = {};
+    for (long i = 0; i < lanes; i += LANES) top = larger(load(row + i), top);
+    const float shift = unless_hidden(highest(top));
+    for (long i = 0; i < lanes; i += LANES) {
+        const vec weight = exponential(load(row + i) - shift);
+        store(row + i, weight), sum += weight;
+    }
+    const float mass = total(sum), share = mass == 0 ? 0 : 1 / mass;
+    for (long i = 0; i < lanes; i += LANES) store(row + i, load(row + i) * share);
+}
+
+struct Keys {  // of one head, as both products want them: [width, lanes] and [keys, padded width]
+    float *turned, *values;
+    long lanes, width;
+    Keys(const Problem &p, float *room) : lanes(padded(p.keys)), width(padded(p.width)) {
+        turned = room, values = turned + p.width * lanes;
+    }
+    static long size(const Problem &p) { return p.width * padded(p.keys) + p.keys * padded(p.width); }
+};
+
+void answer(const Problem &p, const Keys &keys, long b, long h, long start, long stop, float *scores) {
+    for (; start < stop; start += QUERIES) {
+        const long count = smaller(stop - start, QUERIES);
+        product(count, keys.lanes, p.width, p.q.at(b, h) + start * p.q.row, p.q.row, 1, keys.turned, keys.lanes,
+                [&](long row, long column, vec sum) { store(scores + row * keys.lanes + column, sum); });
+        for (long t = 0; t < count; t++) softmax(scores + t * keys.lanes, p.keys, keys.lanes, p.biases(b));
+        float *out = p.out.at(b, h) + start * p.out.row;
+        product(count, keys.width, p.keys, scores, keys.lanes, 1, keys.values, keys.width,
+                [&](long row, long column, vec sum) { store_some(out + row * p.out.row + column, sum, p.width - column); });
+    }
+}
+
+}  // namespace
+
+// Numbers of scratch that each function needs: for every head, and for every thread.
+extern "C" void fna_few_queries_scratch(const Problem *p, long *head, long *thread) {
+    const Part part(*p);
+    *head = shares(*p) * part.size;
+    *thread = p->width * part.lanes + KEYS * (part.lanes + part.width);
+}
+
+extern "C" void fna_few_keys_scratch(const Problem *p, long *head, long *thread) {
+    *head = Keys::size(*p);
+    *thread = QUERIES * padded(p->keys);
+}
+
+extern "C" void fna_few_queries(const Problem *problem, float *heads, float *own, long threads) {
+    const Problem &p = *problem;
+    const Part part(p);
+    const long pairs = p.batches * p.heads, count = shares(p);
+    long head, thread;
+    fna_few_queries_scratch(problem, &head, &thread);
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic)
+        for (long task = 0; task < pairs * count; task++) {
+            const long pair = task / count, share = task % count;
+            look(p, part, pair / p.heads, pair % p.heads, share, heads + pair * head + share * part.size,
+                 own + omp_get_thread_num() * thread);
+        }
+#pragma omp for schedule(static)
+        for (long pair = 0; pair < pairs; pair++) merge(p, part, pair / p.heads, pair % p.heads, heads + pair * head);
+    }
+}
+
+extern "C" void fna_few_keys(const Problem *problem, float *heads, float *own, long threads) {
+    const Problem &p = *problem;
+    const long pairs = p.batches * p.heads, tasks = (p.queries + TASK - 1) / TASK;
+    long head, thread;
+    fna_few_keys_scratch(problem, &head, &thread);
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (long pair = 0; pair < pairs; pair++) {
+            const long b = pair / p.heads, h = pair % p.heads;
+            const Keys keys(p, heads + pair * head);
+            transpose(p.k.at(b, h), p.k.row, p.keys, p.width, p.scale, keys.turned);
+            for (long i = 0; i < p.keys; i++) {
+                memset(keys.values + i * keys.width, 0, keys.width * sizeof(float));
+                memcpy(keys.values + i * keys.width, p.v.at(b, h) + i * p.v.row, p.width * sizeof(float));
+            }
+        }
+#pragma omp for schedule(dynamic)
+        for (long task = 0; task < pairs * tasks; task++) {
+            const long pair = task / tasks, start = task % tasks * TASK;
+            answer(p, Keys(p, heads + pair * head), pair / p.heads, pair % p.heads, start, smaller(start + TASK, p.queries),
+                   own + omp_get_thread_num() * thread);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+// Vectors of floats as GCC and Clang know them on any processor, and the one matrix product that everything here is made of.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if defined(__AVX512F__)
+constexpr long LANES = 16, ROWS = 8;
+#elif defined(__AVX__)
+constexpr long LANES = 8, ROWS = 4;
+#else
+constexpr long LANES = 4, ROWS = 4;
+#endif
+constexpr long COLUMNS = 2;  // vectors in a tile; ROWS * COLUMNS sums and COLUMNS operands fit the registers
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+constexpr float NEVER = -std::numeric_limits<float>::infinity();
+
+inline long smaller(long a, long b) { return a < b ? a : b; }
+inline long padded(long count) { return (count + LANES - 1) / LANES * LANES; }
+inline vec load(const float *from) { return *reinterpret_cast<const loose *>(from); }
+inline void store(float *to, vec x) { *reinterpret_cast<loose *>(to) = x; }
+inline void store_some(float *to, vec x, long count) {  // the first `count` numbers, where that is fewer than there are
+    if (count >= LANES) return store(to, x);
+    memcpy(to, &x, count * sizeof(float));
+}
+inline vec fill(float x) { return x - vec{}; }
+inline vec larger(vec a, vec b) { return a > b ? a : b; }
+
+inline float highest(vec x) {
+    float top = x[0];
+    for (long i = 1; i < LANES; i++) top = x[i] > top ? x[i] : top;
+    return top;
+}
+
+inline float total(vec x) {
+    float sum = x[0];
+    for (long i = 1; i < LANES; i++) sum += x[i];
+    return sum;
+}
+
+// e^x for x <= 0 to about one unit in the last place, 0 below -87, NaN for NaN. x = n ln 2 + r with |r| <= ln 2 / 2; e^r is a
+// polynomial and 2^n is added to the exponent.
+inline vec exponential(vec x) {
+    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, held in the low bits
+    vec n = x * 1.44269504f + magic;
+    ivec bits = reinterpret_cast<ivec>(n);
+    n -= magic;
+    vec r = x - n * 0.693359375f;  // ln 2 in two parts, so that n ln 2 is exact
+    r += n * 2.12194440e-4f;
+    vec y = 1.0f / 5040 * r + 1.0f / 720;
+    y = y * r + 1.0f / 120;
+    y = y * r + 1.0f / 24;
+    y = y * r + 1.0f / 6;
+    y = y * r + 0.5f;
+    y = y * r + 1.0f;
+    y = y * r + 1.0f;
+    y = reinterpret_cast<vec>(reinterpret_cast<ivec>(y) + (bits << 23));
+    return x < -87.0f ? vec{} : y;
+}
+
+// R rows times C vectors of a product; `keep(row, column, sum)` takes what comes out.
+template <long R, long C, class Keep>
+inline void tile(long depth, const float *a, long a_row, long a_step, const float *b, long b_step, Keep keep) {
+    vec sum[R][C] = {};
+    for (long step = 0; step < depth; step++) {
+        vec right[C];
+#pragma GCC unroll 8
+        for (long j = 0; j < C; j++) right[j] = load(b + step * b_step + j * LANES);
+#pragma GCC unroll 8
+        for (long r = 0; r < R; r++) {
+            vec left = fill(a[r * a_row + step * a_step]);
+#pragma GCC unroll 8
+            for (long j = 0; j < C; j++) sum[r][j] += left * right[j];
+        }
+    }
+    for (long r = 0; r < R; r++)
+        for (long j = 0; j < C; j++) keep(r, j * LANES, sum[r][j]);
+}
+
+// `tile` for a number of rows below ROWS that is only known now.
+template <long R, long C, class Keep>
+inline void remainder(long rows, long depth, const float *a, long a_row, long a_step, const float *b, long b_step, Keep keep) {
+    if constexpr (R > 0) {
+        if (rows == R) return tile<R, C>(depth, a, a_row, a_step, b, b_step, keep);
+        remainder<R - 1, C>(rows, depth, a, a_row, a_step, b, b_step, keep);
+    }
+}
+
+// A panel of C vectors of columns, all rows.
+template <long C, class Keep>
+inline void panel(long rows, long depth, const float *a, long a_row, long a_step, const float *b, long b_step, Keep keep) {
+    long row = 0;
+    for (; row + ROWS <= rows; row += ROWS)
+        tile<ROWS, C>(depth, a + row * a_row, a_row, a_step, b, b_step,
+                      [&](long r, long column, vec sum) { keep(row + r, column, sum); });
+    remainder<ROWS - 1, C>(rows - row, depth, a + row * a_row, a_row, a_step, b, b_step,
+                           [&](long r, long column, vec sum) { keep(row + r, column, sum); });
+}
+
+// keep(row, column, LANES sums of a[row, step] b[step, column...]) for all rows and columns. a is read number by number with any
+// strides (a_step = 1, or a_row = 1 for a transposed one); rows of b are contiguous and padded to whole vectors.
+template <class Keep>
+inline void product(long rows, long columns, long depth, const float *a, long a_row, long a_step, const float *b, long b_step,
+                    Keep keep) {
+    long column = 0;
+    auto shifted = [&](long row, long j, vec sum) { keep(row, column + j, sum); };
+    for (; column + COLUMNS * LANES <= columns; column += COLUMNS * LANES)
+        panel<COLUMNS>(rows, depth, a, a_row, a_step, b + column, b_step, shifted);
+    for (; column < columns; column += LANES) panel<1>(rows, depth, a, a_row, a_step, b + column, b_step, shifted);
+}

@@ -1,0 +1,183 @@
+"""Fused versions for CPUs, written in C++: farthest-point sampling, the two short attentions of FNA, the truncated inverse.
+
+Custom operators with fake versions and FLOP formulas, for float32 without gradients. Where they do not fit, or cannot be built
+(`fna.attention.kernels.build`), the plain version runs: same numbers to rounding, more time. ``FNA_CPU_KERNELS=0`` asks for that.
+
+Why they exist: torch's fused attention and batched products take MKL's path, which makes half of what a recent AMD processor can,
+and is not made for sequences as short as landmarks are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from fna.attention.kernels import build
+
+LOG = logging.getLogger(__name__)
+Long = ctypes.c_long
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether the kernels take these tensors. The first time that a library is wanted and cannot be had, one logged sentence."""
+    fit = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.numel() for tensor in tensors)
+    if not fit or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
+        return False
+    return built()
+
+
+@torch.compiler.assume_constant_result
+def built() -> bool:
+    """Whether there is a library, built now where it was not, and nobody has asked for the plain version."""
+    return _WANTED and _library() is not None
+
+
+@contextmanager
+def without_kernels() -> Iterator[None]:
+    """The plain versions on the CPU, for measuring one against the other."""
+    global _WANTED
+    before, _WANTED = _WANTED, False
+    try:
+        yield
+    finally:
+        _WANTED = before
+
+
+_WANTED = os.environ.get("FNA_CPU_KERNELS", "1") != "0"
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        found = build.library()
+    except build.NotBuilt as reason:
+        LOG.warning("fna: plain version instead of the CPU kernels: %s.", reason)
+        return None
+    found.fna_farthest_points_scratch.restype = Long
+    found.fna_newton_scratch.restype = Long
+    return found
+
+
+def _loaded() -> ctypes.CDLL:
+    library = _library()
+    if library is None:
+        raise RuntimeError("the CPU kernels were called where they are not built: ask `serves` first.")
+    return library
+
+
+def _address(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+class _View(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("batch", Long), ("head", Long), ("row", Long))
+
+
+class _Problem(ctypes.Structure):
+    _fields_ = (
+        *((name, _View) for name in ("q", "k", "v", "out")), ("bias", ctypes.c_void_p),
+        *((name, Long) for name in ("batches", "heads", "queries", "keys", "width")), ("scale", ctypes.c_float),
+    )  # fmt: skip
+
+
+@torch.library.custom_op("fna::few_queries", mutates_args=(), device_types="cpu")
+def few_queries(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+    """Softmax attention of a few queries ``[B, H, M, d]`` over many keys and values ``[B, H, N, d]``: ``[B, H, M, d]``.
+
+    ``bias`` float32 ``[B, N]`` is added to the logits, -inf hides a key; a query that sees none gets zeros.
+    """
+    return _attend("few_queries", q, k, v, scale, bias)
+
+
+@torch.library.custom_op("fna::few_keys", mutates_args=(), device_types="cpu")
+def few_keys(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+    """Softmax attention of many queries ``[B, H, N, d]`` over a few keys and values ``[B, H, M, d]``; else as `few_queries`."""
+    return _attend("few_keys", q, k, v, scale, bias)
+
+
+@few_queries.register_fake
+@few_keys.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+    return torch.empty_like(q)
+
+
+def _attend(name: str, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+    q, k, v = (tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (q, k, v))
+    bias = None if bias is None else bias.expand(q.shape[0], k.shape[2]).contiguous()
+    out = torch.empty_like(q)
+    views = [_View(tensor.data_ptr(), *tensor.stride()[:3]) for tensor in (q, k, v, out)]
+    problem = _Problem(*views, _address(bias), *q.shape[:3], *k.shape[2:], scale)
+    head, thread, threads = Long(), Long(), torch.get_num_threads()
+    library = _loaded()
+    getattr(library, f"fna_{name}_scratch")(ctypes.byref(problem), ctypes.byref(head), ctypes.byref(thread))
+    heads, own = q.new_empty(q.shape[0] * q.shape[1] * head.value), q.new_empty(threads * thread.value)
+    getattr(library, f"fna_{name}")(ctypes.byref(problem), _address(heads), _address(own), Long(threads))
+    return out
+
+
+@torch.library.custom_op("fna::newton", mutates_args=(), device_types="cpu")
+def newton(a: Tensor, rhs: Tensor, steps: int) -> Tensor:
+    """``steps`` steps of the truncated inverse of ``a`` ``[B, H, M, M]`` on ``rhs`` ``[B, H, M, d]``; see `apply_inverse`."""
+    a, rhs, out = a.contiguous(), rhs.contiguous(), torch.empty_like(rhs, memory_format=torch.contiguous_format)
+    library, threads = _loaded(), torch.get_num_threads()
+    m, width = map(Long, rhs.shape[-2:])
+    scratch = rhs.new_empty(threads * library.fna_newton_scratch(m, width))
+    matrices = Long(rhs.shape[0] * rhs.shape[1])
+    library.fna_newton(_address(a), _address(rhs), matrices, m, width, Long(steps), _address(out), _address(scratch), Long(threads))
+    return out
+
+
+@newton.register_fake
+def _(a: Tensor, rhs: Tensor, steps: int) -> Tensor:
+    return torch.empty_like(rhs, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("fna::farthest_points_cpu", mutates_args=(), device_types="cpu")
+def farthest_points(x: Tensor, count: int, kept: Tensor | None = None, allowed: Tensor | None = None) -> Tensor:
+    """`fna.attention.farthest.farthest_points` of finite float32 ``x`` ``[B, N, D]``: int64 ``[B, count]``. A thread a row."""
+    x = x.contiguous()
+    kept, allowed = (None if mask is None else mask.contiguous() for mask in (kept, allowed))
+    rows, tokens, width = x.shape
+    library, threads = _loaded(), torch.get_num_threads()
+    chosen = torch.empty(rows, count, dtype=torch.int64)
+    scratch = x.new_empty(threads * library.fna_farthest_points_scratch(Long(tokens), Long(width)))
+    library.fna_farthest_points(
+        _address(x), _address(kept), _address(allowed), *map(Long, (rows, tokens, width, count)), _address(chosen),
+        _address(scratch), Long(threads),
+    )  # fmt: skip
+    return chosen
+
+
+@farthest_points.register_fake
+def _(x: Tensor, count: int, kept: Tensor | None = None, allowed: Tensor | None = None) -> Tensor:
+    return x.new_empty((x.shape[0], count), dtype=torch.int64)
+
+
+@register_flop_formula([torch.ops.fna.few_queries, torch.ops.fna.few_keys])
+def _short_flops(q: Sequence[int], k: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    """Two products, as for any attention."""
+    batch, heads, queries, width = q
+    return 4 * batch * heads * queries * k[2] * width
+
+
+@register_flop_formula(torch.ops.fna.newton)
+def _newton_flops(a: Sequence[int], rhs: Sequence[int], steps: int, *args: Any, **kwargs: Any) -> int:
+    """Four products a step; those of the last meet the right-hand side, but for the first of them."""
+    batch, heads, m, width = rhs
+    return batch * heads * 2 * m * m * ((4 * steps - 3) * m + 4 * width)
+
+
+@register_flop_formula(torch.ops.fna.farthest_points_cpu)
+def _farthest_points_flops(x: Sequence[int], count: int, *args: Any, **kwargs: Any) -> int:
+    """Difference, square and sum of every token and feature, for every pick."""
+    batch, tokens, width = x
+    return 3 * batch * count * tokens * width

@@ -1,0 +1,118 @@
+"""Compiling the CPU kernels: once, whole or not at all, and one sentence where it cannot be done."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from fna.attention.kernels import build, cpu
+
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, build.COMPILERS)) and not os.environ.get("CXX"), reason="no C++ compiler on this machine"
+)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FNA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@needs_compiler
+def test_built_once(cache: Path) -> None:
+    build.library()
+    (made,) = cache.iterdir()
+    stamp = made.stat().st_mtime_ns
+    build.library()
+    assert [made.stat().st_mtime_ns] == [file.stat().st_mtime_ns for file in cache.iterdir()]
+    assert made.stat().st_mtime_ns == stamp
+
+
+@needs_compiler
+def test_two_at_once_leave_one_library(cache: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        for library in pool.map(lambda _: build.library(), range(2)):
+            assert library.fna_newton_scratch
+    assert len(list(cache.iterdir())) == 1
+
+
+@needs_compiler
+def test_another_source_or_flag_is_another_library(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build.library()
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DUNUSED"))
+    build.library()
+    copy = Path(shutil.copytree(build.SOURCES, tmp_path / "cpp"))
+    with (copy / "vectors.hpp").open("a") as file:
+        file.write("// changed\n")
+    monkeypatch.setattr(build, "SOURCES", copy)
+    build.library()
+    assert len(list(cache.iterdir())) == 3
+
+
+@needs_compiler
+def test_a_failed_build_says_why_and_leaves_nothing(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = Path(shutil.copytree(build.SOURCES, tmp_path / "cpp"))
+    (copy / "newton.cpp").write_text("this is not C++\n")
+    monkeypatch.setattr(build, "SOURCES", copy)
+    with pytest.raises(build.NotBuilt, match=r"failed: .*newton.cpp.*error"):
+        build.library()
+    assert list(cache.iterdir()) == []
+
+
+@needs_compiler
+def test_a_file_that_is_no_library_is_named(cache: Path) -> None:
+    made = cache / f"kernels-{build._digest(build._compiler(), sorted(build.SOURCES.glob('*.cpp')))}.so"
+    cache.mkdir()
+    made.write_bytes(b"half")
+    with pytest.raises(build.NotBuilt, match=f"{made} cannot be loaded .*delete it"):
+        build.library()
+
+
+@pytest.mark.skipif(not Path("/bin/false").exists(), reason="needs /bin/false")
+def test_a_broken_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/bin/false")
+    with pytest.raises(build.NotBuilt, match="/bin/false failed"):
+        build.library()
+
+
+@needs_compiler
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FNA_CACHE", str(tmp_path / "file"))
+    with pytest.raises(build.NotBuilt, match="cannot be written"):
+        build.library()
+
+
+def test_no_compiler_means_the_plain_version_and_one_sentence(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    cpu._library.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            assert not cpu.serves(torch.zeros(1))
+            assert not cpu.serves(torch.zeros(1))
+        assert [record.getMessage() for record in caplog.records] == [
+            "fna: plain version instead of the CPU kernels: CXX=no-such-compiler is not a program."
+        ]
+        with pytest.raises(RuntimeError, match="ask `serves` first"):
+            cpu.newton(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1), 6)
+    finally:
+        cpu._library.cache_clear()
+
+
+def test_the_environment_can_ask_for_the_plain_version() -> None:
+    code = "import torch; from fna.attention.kernels import cpu; print(cpu.serves(torch.zeros(1)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "FNA_CPU_KERNELS": "0"}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
+    assert done.stderr == ""
