@@ -108,3 +108,11 @@ def test_public_names() -> None:
     assert all(hasattr(fna, name) for name in fna.__all__)
     with pytest.raises(AttributeError, match="it has"):
         fna.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("first", ["pass", "fna.swap", "import fna.attention.nystrom", "fna.attention(q, q, q, 'exact')"])
+def test_attention_is_a_function_whatever_was_used_before(first: str) -> None:
+    """A subpackage has the same name, and importing it takes the name over."""
+    code = f"import torch, fna; q = torch.zeros(1, 1, 4, 8); {first}; print(fna.attention(q, q, q, 'exact').shape)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "[1, 1, 4, 8]" in done.stdout, done.stderr
