@@ -35,6 +35,11 @@ def serves(*tensors: Tensor) -> bool:
     return built()
 
 
+def attends(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """`serves`, for `few_queries` and `few_keys`: one width, and a head of keys and values for each head of queries."""
+    return k.shape == v.shape and q.shape[:2] == k.shape[:2] and q.shape[3] == k.shape[3] and serves(q, k, v)
+
+
 @torch.compiler.assume_constant_result
 def built() -> bool:
     """Whether there is a library, built now where it was not, and nobody has asked for the plain version."""

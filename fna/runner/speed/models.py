@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fna.attention.contract import Attention, Site
 from fna.attention.exact import Exact
+from fna.attention.kernels import cpu
 from fna.models.base import Model
 from fna.models.timm import TimmModel
 from fna.runner.cost import in_turns, median_ratio, stages
@@ -68,6 +69,8 @@ def measure_model(case: ModelCase, model: Model, names: Sequence[str], rounds: i
     if rivals:
         ops |= {"exact": Exact(), "yardstick": Yardstick(case.landmarks)}
     contexts: dict[str, Context] = {"full": nullcontext} | {name: _swapped(model, op, chosen) for name, op in ops.items()}
+    if rivals and "fna" in ops and model.device.type == "cpu" and cpu.built():
+        contexts["fna, plain torch"] = _without_kernels(contexts["fna"])
     forward = model.classify or model.encode_image
     assert forward is not None
     images = torch.randn(case.batch, 3, case.size, case.size, device=model.device, dtype=model.dtype)
@@ -88,6 +91,15 @@ def measure_model(case: ModelCase, model: Model, names: Sequence[str], rounds: i
 
 def _swapped(model: Model, op: Attention, layers: Sequence[int]) -> Context:
     return lambda: swap_tower(model.tower, dict.fromkeys(layers, op))
+
+
+def _without_kernels(context: Context) -> Context:
+    @contextmanager
+    def both() -> Iterator[None]:
+        with cpu.without_kernels(), context():
+            yield
+
+    return both
 
 
 def _columns(case: ModelCase, model: Model) -> Row:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fna.attention.contract import Attention, Memo, Site, Tokens
+from fna.attention.kernels import cpu
 from fna.configs import build_attention
 from fna.runner.cost import StageClock, median_ratio
 from fna.runner.memory import peak_bytes
@@ -74,7 +75,9 @@ def attentions(names: Sequence[str], landmarks: int) -> dict[str, Attention]:
 
 
 def contenders(case: Case, sets: Sequence[Tensor], ops: dict[str, Attention]) -> dict[str, Work]:
-    """What takes part: fused attention, every op (landmarks drawn in each call), FNA with landmarks given, the yardstick."""
+    """What takes part: fused attention, every op (landmarks drawn in each call), the yardstick; FNA also with landmarks given, and
+    in plain torch where it would run in our own CPU kernels.
+    """
     keep = (torch.arange(case.tokens, device=case.device) == 0).expand(case.batch, -1)
 
     def fused(turn: int) -> Tensor:
@@ -97,7 +100,19 @@ def contenders(case: Case, sets: Sequence[Tensor], ops: dict[str, Attention]) ->
         given: Memo = {}
         work["fna, landmarks given"] = swapped(ops["fna"], given)
         work["fna, landmarks given"](0)
+        if cpu.serves(sets[0]):
+            work["fna, plain torch"] = without_kernels(work["fna"])
     return work
+
+
+def without_kernels(work: Work) -> Work:
+    """The same with plain versions in place of our CPU kernels."""
+
+    def run(turn: int) -> object:
+        with cpu.without_kernels():
+            return work(turn)
+
+    return run
 
 
 def measure_case(case: Case, names: Sequence[str], machine: Machine, rounds: int) -> list[Row]:
