@@ -17,6 +17,7 @@ from fna.attention.contract import Attention, Site, Unsupported, same_tokens
 from fna.attention.rows import row_logits, softmax_rows
 from fna.masking.rules import Rule, patches
 
+FOUND = "found"  # under which a mask keeps its tokens in the memo; whoever else seeks tokens uses a name of their own
 MODES = ("mask", "sink")
 CATEGORIES = ("massive", "artifact", "both")
 
@@ -67,7 +68,7 @@ class Found:
 
     def __call__(self, q: Tensor, k: Tensor, site: Site) -> Tensor:
         """bool ``[B, N]`` over today's tokens: a merged token belongs to the set if any part of it does."""
-        massive, sinks = (site.memo.get(("found", name)) for name in ("massive", "sinks"))
+        massive, sinks = (site.memo.get((FOUND, name)) for name in ("massive", "sinks"))
         if massive is None or (sinks is None and self.category != "massive"):
             raise Unsupported(
                 f"block {site.layer} asks for {self.category} tokens, but no block before it has looked for them; mask=found does."
@@ -79,15 +80,16 @@ class Found:
 
 @dataclass(frozen=True)
 class Watched:
-    """``op`` unchanged, after ``rule`` has put down which tokens are massive for later blocks."""
+    """``op`` unchanged, after ``rule`` has put down under ``name`` which tokens are massive, for later blocks."""
 
     op: Attention
     rule: Rule
+    name: str = FOUND
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """As ``op``."""
         with site.clock("masking rule"):
-            site.memo["found", "massive"] = self.rule(q, k, site)
+            site.memo[self.name, "massive"] = self.rule(q, k, site)
         return self.op(q, k, v, site)
 
 

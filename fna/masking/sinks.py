@@ -17,7 +17,7 @@ from torch import Tensor
 from fna.attention.contract import Attention, Site, Tokens
 from fna.attention.exact import Exact
 from fna.attention.rows import cls_attention
-from fna.masking.masked import take_away
+from fna.masking.masked import FOUND, take_away
 from fna.masking.rules import Rule, eligible, outgrown
 
 NAMES = ("cls", "massive", "artifact", "normal")
@@ -76,9 +76,9 @@ def categories(massive: Tensor, sinks: Tensor, tokens: Tokens) -> Tensor:
 class Window:
     """``op`` in the running pass; in a look-ahead, exact attention without the tokens to be taken away.
 
-    A look-ahead finds those in its memo under "hide", bool ``[B, N]``. Block ``detect`` leaves its answer there: "given", what CLS
-    gives to each token ``[B, N]``; "grown", whose norm stands out (see `ClsProxy`); "eligible", what may be flagged at all;
-    "massive", what ``rule`` flags, if that is not known.
+    A look-ahead finds those in its memo under (``name``, "hide"), bool ``[B, N]``: windows of several names may wrap each other.
+    Block ``detect`` leaves its answer beside it: "given", what CLS gives to each token ``[B, N]``; "grown", whose norm stands out
+    (see `ClsProxy`); "eligible", what may be flagged at all; "massive", what ``rule`` flags, if that is not known.
     """
 
     op: Attention
@@ -86,17 +86,18 @@ class Window:
     detect: int
     mode: str = "mask"
     stands: float = 0.0
+    name: str = FOUND
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """As ``op``."""
-        hide: Tensor | None = site.memo.get("hide")
+        hide: Tensor | None = site.memo.get((self.name, "hide"))
         if hide is None:
             return self.op(q, k, v, site)
         if site.layer == self.detect:
-            allowed = eligible(site, q)
             left = replace(site, keys=~hide if site.keys is None else site.keys & ~hide) if self.mode == "mask" else site
             given = cls_attention(q, k, left).masked_fill(hide, 0)
-            site.memo.update(given=given, grown=outgrown(site, q, self.stands), eligible=allowed)
-            if "massive" not in site.memo:
-                site.memo["massive"] = self.rule(q, k, site)
+            answer = {"given": given, "grown": outgrown(site, q, self.stands), "eligible": eligible(site, q)}
+            site.memo.update({(self.name, what): tokens for what, tokens in answer.items()})
+            if (self.name, "massive") not in site.memo:
+                site.memo[self.name, "massive"] = self.rule(q, k, site)
         return take_away(Exact(), q, k, v, site, hide, self.mode, "type1")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fna.attention.contract import Attention, Memo
 from fna.attention.exact import Exact
-from fna.masking.masked import Found, Masked, Watched, check_words
+from fna.masking.masked import FOUND, Found, Masked, Watched, check_words
 from fna.masking.rules import ClsProxy, Rule, make_rule
 from fna.masking.sinks import Window, sink_set
 
@@ -75,10 +75,11 @@ class Masking:
         """Whether the tokens cannot be known from what a single pass has already computed when ``blocks`` ask for them."""
         return self.tokens != "massive" or self.window(depth)[1] > min(blocks, default=depth)
 
-    def ops(self, plan: Mapping[int, Attention], blocks: Sequence[int], depth: int) -> dict[int, Attention]:
+    def ops(self, plan: Mapping[int, Attention], blocks: Sequence[int], depth: int, name: str = FOUND) -> dict[int, Attention]:
         """``plan`` with masking in ``blocks`` and detection where it has to be; blocks without an op get exact attention.
 
-        No ``blocks``: the tokens are found, and nothing is done to them.
+        No ``blocks``: the tokens are found, and nothing is done to them. ``name``: under which they lie in the memo; a mask takes
+        away those under `FOUND`.
         """
         first, detect = self.window(depth)
         ops = dict(plan)
@@ -86,29 +87,30 @@ class Masking:
             ops[block] = Masked(ops.get(block, Exact()), Found(self.tokens), self.mode, self.pattern)
         if self.looks_ahead(blocks, depth):
             for block in range(first, detect + 1):
-                ops[block] = Window(ops.get(block, Exact()), self.judge, detect, self.mode, self.stands)
+                ops[block] = Window(ops.get(block, Exact()), self.judge, detect, self.mode, self.stands, name)
         else:
-            ops[detect] = Watched(ops.get(detect, Exact()), self.judge)
+            ops[detect] = Watched(ops.get(detect, Exact()), self.judge, name)
         return ops
 
-    def find(self, hidden: Tensor, rerun: Rerun) -> Memo:
-        """What a look-ahead leaves in the memo of the running pass.
+    def find(self, hidden: Tensor, rerun: Rerun, name: str = FOUND) -> Memo:
+        """What a look-ahead leaves in the memo of the running pass, under ``name``.
 
         ``hidden`` ``[B, N, D]``: the residual stream entering block ``first``. ``rerun(memo, images)`` runs the window beside the
         pass with that memo, on some images only if their numbers ``[b]`` are given, and returns the memo.
         """
         nothing = torch.zeros(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-        seen = rerun({"hide": nothing}, None)
-        found: dict[Any, Any] = {("found", "massive"): seen["massive"]}
+        seen = rerun({(name, "hide"): nothing}, None)
+        massive = seen[name, "massive"]
+        found: dict[Any, Any] = {(name, "massive"): massive}
         if self.tokens == "massive":
             return found
 
         def attention(images: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
             # The first round takes nothing away: that is the pass just made.
             if not bool(taken.any()):
-                return seen["given"][images], seen["grown"][images]
-            again = rerun({"hide": taken, "massive": seen["massive"][images]}, images)
-            return again["given"], again["grown"]
+                return seen[name, "given"][images], seen[name, "grown"][images]
+            again = rerun({(name, "hide"): taken, (name, "massive"): massive[images]}, images)
+            return again[name, "given"], again[name, "grown"]
 
-        sinks = sink_set(attention, seen["eligible"], factor=self.factor, least=self.least, cap=self.cap)
-        return found | {("found", "sinks"): sinks.found, ("found", "order"): sinks.order}
+        sinks = sink_set(attention, seen[name, "eligible"], factor=self.factor, least=self.least, cap=self.cap)
+        return found | {(name, "sinks"): sinks.found, (name, "order"): sinks.order}

@@ -20,6 +20,7 @@ from fna.surgery.registers import Registers
 from fna.surgery.swap import Swap, swap_tower
 
 Rerun = Callable[[Memo, Tensor | None], Memo]
+Find = Callable[[Tensor, Rerun], Memo]
 
 
 class Masking(Protocol):
@@ -32,9 +33,9 @@ class Masking(Protocol):
 
     def looks_ahead(self, blocks: Sequence[int], depth: int) -> bool: ...
 
-    def ops(self, plan: Mapping[int, Attention], blocks: Sequence[int], depth: int) -> dict[int, Attention]: ...
+    def ops(self, plan: Mapping[int, Attention], blocks: Sequence[int], depth: int, name: str = ...) -> dict[int, Attention]: ...
 
-    def find(self, hidden: Tensor, rerun: Rerun) -> Memo: ...
+    def find(self, hidden: Tensor, rerun: Rerun, name: str = ...) -> Memo: ...
 
 
 def swap_masked(model: nn.Module, plan: Mapping[int, Attention], masking: Masking | Registers | None, **options: Any) -> Swap:
@@ -47,7 +48,7 @@ def swap_masked(model: nn.Module, plan: Mapping[int, Attention], masking: Maskin
     blocks = masked_blocks(masking.blocks, depth)
     swap = swap_tower(model, masking.ops(plan, blocks, depth), **options)
     if masking.looks_ahead(blocks, depth):
-        look_ahead(swap, masking, min((masking.window(depth)[0], *blocks)))
+        look_ahead(swap, masking.find, masking.window(depth), blocks)
     return swap
 
 
@@ -56,15 +57,15 @@ def masked_blocks(spec: Layers, depth: int) -> tuple[int, ...]:
     return () if spec == "none" else parse_layers(spec, depth)
 
 
-def look_ahead(swap: Swap, masking: Masking, at: int) -> None:
-    """Have ``masking`` find its tokens whenever block ``at`` is entered; `Masking.ops` must be in force in its window."""
+def look_ahead(swap: Swap, find: Find, window: tuple[int, int], blocks: Sequence[int]) -> None:
+    """Have a `Masking.find` run before the first of its window and of ``blocks``; its `Masking.ops` must be in force there."""
     if getattr(swap.tower.module, "rope_mixed", False):
         swap.restore()
         raise UserError(
             "each block of this model has rotary positions of its own, so blocks cannot be run again: use mask=massive."
         )
-    first, last = masking.window(len(swap.tower.blocks))
-    add(swap, partial(LookAhead, at=at, first=first, last=last, find=masking.find))
+    first, last = window
+    add(swap, partial(LookAhead, at=min((first, *blocks)), first=first, last=last, find=find))
 
 
 class LookAhead:
@@ -73,7 +74,7 @@ class LookAhead:
     ``find(hidden, rerun)`` gets the input of block ``first`` ``[B, N, D]`` and a way to run blocks first..last on it again.
     """
 
-    def __init__(self, swap: Swap, at: int, first: int, last: int, find: Callable[[Tensor, Rerun], Memo]) -> None:
+    def __init__(self, swap: Swap, at: int, first: int, last: int, find: Find) -> None:
         self.swap = swap
         self.at = at
         self.first = first

@@ -29,6 +29,7 @@ from fna.surgery.swap import Swap, current_swap, swap_tower
 Call = Callable[[Tensor, Tensor, Tensor, Site], Tensor]
 Stream = Callable[[Tensor], Tensor]
 Records = dict[str, Tensor]
+SOUGHT = "sought"  # the memo's name for what `recording` seeks: apart from what a mask in force has found
 
 
 def norms(x: Tensor) -> Tensor:
@@ -95,8 +96,8 @@ def recording(
     ``streams``: names of `STREAMS`, or name -> ("entering", "attended" or "leaving", f of the residual stream ``[B, N, D]``).
     ``calls``: names of `CALLS`, or name -> f(q, k, v, site). ``plan``: ops to record under (number -> op); the others are exact.
     ``seek``: a masking strategy whose tokens are found and left alone: records "massive" and, if it looks for them, "sinks" bool
-    ``[B, N]`` and their "order". A change in force on the model (``fna.swap``, masks included) stays in force and is recorded;
-    ``plan`` is then refused.
+    ``[B, N]`` and their "order". Ops in force do not see these, only what their own mask finds. A change in force on the model
+    (``fna.swap``, masks included) stays in force and is recorded; ``plan`` is then refused.
     """
     streams = {name: STREAMS[name] for name in streams} if isinstance(streams, tuple) else streams
     calls = {name: CALLS[name] for name in calls} if isinstance(calls, tuple) else calls
@@ -110,12 +111,12 @@ def recording(
         depth = len(tower.blocks)
         recorded: Mapping[int, Attention] = {layer: Recorded(ops.get(layer, Exact()), calls) for layer in range(depth)}
         if seek is not None:
-            recorded = seek.ops(recorded, (), depth)
+            recorded = seek.ops(recorded, (), depth, SOUGHT)
         with swap_tower(model, recorded, on_end=lambda memo: then(collect(memo))) as swap:
             _watch_streams(swap, tower, streams)
             put_back(swap, extras)
             if seek is not None and seek.looks_ahead((), depth):
-                look_ahead(swap, seek, seek.window(depth)[0])
+                look_ahead(swap, partial(seek.find, name=SOUGHT), seek.window(depth), ())
             yield swap
     finally:
         if outer is not None:
@@ -130,7 +131,7 @@ def collect(memo: Memo) -> Records:
         if isinstance(key, tuple) and key[0] == "seen":
             kept.setdefault(key[1], {})[key[2]] = value
     records = {name: torch.stack([blocks[layer] for layer in sorted(blocks)], dim=1) for name, blocks in kept.items()}
-    return records | {key[1]: value for key, value in memo.items() if isinstance(key, tuple) and key[0] == "found"}
+    return records | {key[1]: value for key, value in memo.items() if isinstance(key, tuple) and key[0] == SOUGHT}
 
 
 def _watch_streams(swap: Swap, tower: Tower, streams: Mapping[str, tuple[str, Stream]]) -> None:

@@ -24,6 +24,7 @@ from fna.masking.sinks import NAMES, categories
 from fna.masking.strategy import Masking
 from fna.models.base import Model
 from fna.surgery.blocks import Tower, find_tower
+from fna.surgery.lookahead import swap_masked
 from fna.surgery.probe import Call, Records, recording
 from fna.tasks.calibration import run_images
 
@@ -275,7 +276,7 @@ def rank_curves(model: Model, images: Tensor, seek: Masking, ranks: tuple[int, .
     "error": relative error of the outputs. Of a classifier "agreement", images with the same class first, in percent; of an
     embedding "cosine" to exact. Accuracy over r is a sweep: ``experiment=low_rank``.
     """
-    detect = seek.window(model.depth)[1]
+    detect, found = seek.window(model.depth)[1], replace(seek, tokens="both", blocks="none")
     run = model.classify or run_images(model)
     with torch.inference_mode():
         exact = torch.cat([run(batch) for batch in images.split(BATCH)]).float()
@@ -284,7 +285,7 @@ def rank_curves(model: Model, images: Tensor, seek: Masking, ranks: tuple[int, .
         for rank in ranks:
             plan = dict.fromkeys(range(detect + 1, model.depth), LowRank(rank, partition)) or {detect: LowRank(rank)}
             outputs: list[Tensor] = []
-            with torch.inference_mode(), recording(model.tower, lambda _: None, plan=plan, seek=replace(seek, tokens="both")):
+            with torch.inference_mode(), swap_masked(model.tower, plan, found):
                 outputs += [run(batch).float() for batch in images.split(BATCH)]
             cut = torch.cat(outputs)
             error = ((cut - exact).norm(dim=-1) / exact.norm(dim=-1).clamp_min(1e-12)).mean()

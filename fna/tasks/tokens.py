@@ -35,7 +35,7 @@ class Tokens:
     seek: Masking = field(default_factory=Masking)
     study: int = 16
     ranks: tuple[int, ...] = (1, 2, 4, 8)
-    version: int = 1
+    version: int = 2
     ready: dict[str, Masking] = field(default_factory=dict, repr=False)
 
     def check(self, model: Model, dataset: Dataset) -> None:

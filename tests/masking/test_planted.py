@@ -16,6 +16,7 @@ from fna.masking.rules import Channel, ClsProxy, FixedNorm, LogGap, MeanSigma, R
 from fna.masking.sinks import Window, categories, sink_set
 from fna.masking.strategy import Masking
 from fna.surgery.lookahead import swap_masked
+from fna.surgery.probe import recording
 from fna.surgery.swap import swap_tower
 from tests.masking.planted import CONTENT, DEPTH, DETECT, SIZE, SUPPRESS, planted_images, planted_model, token_set
 
@@ -158,6 +159,30 @@ def test_looking_ahead_does_not_disturb_the_pass() -> None:
         assert torch.equal(model(IMAGES[2:]), want)
 
 
+BLIND = FixedNorm(1e9)
+
+
+@pytest.mark.parametrize("mask", [Masking(tokens="massive", rule=BLIND), Masking(rule=BLIND, detect=4), Masking(detect=4, cap=1)])
+def test_seeking_tokens_and_masking_tokens_do_not_meet(mask: Masking) -> None:
+    """A mask that finds little, in force while a study seeks: the study's answer and the mask's effect are as without the other."""
+    model, seen, shown = planted_model(), [], []
+
+    def last(q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+        shown.append(site.keys)
+        return v
+
+    with torch.inference_mode():
+        with swap_masked(model, {DEPTH - 1: last}, mask):
+            model(IMAGES)
+            with recording(model, seen.append, seek=Masking()):
+                model(IMAGES)
+        with recording(model, seen.append, seek=Masking()):
+            model(IMAGES)
+    assert torch.equal(shown[0], shown[1])
+    assert torch.equal(seen[0]["massive"], token_set(MASSIVE))
+    assert all(torch.equal(seen[0][name], seen[1][name]) for name in ("massive", "sinks", "order"))
+
+
 def test_categories_are_disjoint_and_complete() -> None:
     memo = found(Masking(tokens="both"))
     kind = categories(memo["found", "massive"], memo["found", "sinks"], Site(1.0).tokens)
@@ -194,8 +219,9 @@ def test_the_even_share_counts_the_tokens_that_stay_small() -> None:
     q, k, v = 0.1 * torch.randn(3, 2, 2, 197, 64, generator=generator)
     hidden = torch.randn(2, 197, 64, generator=generator)
     hidden[:, 41:] *= 0.1
-    memo: Memo = {"hide": torch.zeros(2, 197, dtype=torch.bool)}
+    memo: Memo = {("found", "hide"): torch.zeros(2, 197, dtype=torch.bool)}
     Window(Exact(), FixedNorm(), detect=0, stands=2.0)(q, k, v, Site(scale=0.125, hidden=hidden, memo=memo))
+    memo = {key[1]: answer for key, answer in memo.items() if key[0] == "found"}
     assert memo["grown"][:, 1:].sum(1).tolist() == [40, 40]
     found = sink_set(lambda images, taken: (memo["given"], memo["grown"]), memo["eligible"], factor=0.5, least=4.0)
     assert not found.found.any()
