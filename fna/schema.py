@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from fna.errors import UserError
 
@@ -58,9 +58,11 @@ def check_knobs(cfg: Any) -> None:
     """
     _check_landmarks(cfg.landmarks)
     _check_image_size(cfg.image_size)
-    for knob in ("batch_size", "bootstrap"):
-        if cfg[knob] < 1:
-            raise UserError(f"{knob}={cfg[knob]}: must be at least 1.")
+    least = {"batch_size": 1, "bootstrap": 1, "timing.rounds": 1, "timing.batch_size": 1, "seed": 0, "workers": 0, "gallery": 0}
+    for knob, low in least.items():
+        value = OmegaConf.select(cfg, knob)
+        if not isinstance(value, int) or value < low:
+            raise UserError(f"{knob}={value}: must be a whole number of at least {low}.")
     if cfg.limit is not None and cfg.limit < 1:
         raise UserError(f"limit={cfg.limit}: must be at least 1, or null for all samples.")
     if cfg.dtype not in DTYPES:

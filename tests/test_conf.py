@@ -13,7 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from fna.configs import CONF, choices, summary
 from fna.report.expected import read_figures
-from fna.runner.help import help_text
+from fna.runner.help import GROUPS as HELP_GROUPS
+from fna.runner.help import _comments, help_text
+from fna.runner.plan import model_config
 from fna.schema import Knobs, register
 
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
@@ -61,9 +63,29 @@ def test_experiments_have_a_folder() -> None:
 
 
 def test_every_knob_is_explained_in_config_yaml() -> None:
-    text = help_text()
-    for knob in Knobs.__dataclass_fields__:
-        assert f"{knob}" in text
+    text, comments = help_text(), _comments()
+    for knob in Knobs.__dataclass_fields__.keys() - HELP_GROUPS:
+        assert "#" in comments[knob], f"conf/config.yaml does not say what {knob} means"
+        assert comments[knob] in text
+
+
+def test_a_model_is_told_by_its_tokenizer_not_by_the_place_of_it(tmp_path: Path) -> None:
+    found = []
+    for place, vocabulary in (("here", "a b"), ("there", "a b"), ("here", "a c")):
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / "vocab.txt").write_text(vocabulary)
+        (tmp_path / place / "model.safetensors").write_text(f"weights {place}")
+        found.append(model_config(composed("model=siglip", f"model.tokenizer={tmp_path / place}")))
+    assert found[0] == found[1] != found[2]
+    assert model_config(composed("model=siglip")) != found[0]
+
+
+def test_a_model_is_told_by_the_config_in_its_folder(tmp_path: Path) -> None:
+    def config(mean: float) -> dict[str, Any]:
+        (tmp_path / "open_clip_config.json").write_text(f'{{"preprocess_cfg": {{"mean": {mean}}}}}')
+        return model_config(composed("model=clip_l14", f"model.name=local-dir:{tmp_path}"))
+
+    assert config(0.5) == config(0.5) != config(0.4)
 
 
 def test_dataset_picks_the_task_and_an_explicit_task_wins() -> None:

@@ -97,7 +97,8 @@ def _aligned(full: list[str], variant: list[str]) -> Array:
         odd = sorted(place.keys() ^ set(full))
         detail = f"{len(odd)} in one only, first: {odd[0]}" if odd else "empty, or a key twice"
         raise UserError(
-            f"full ({len(full)} samples) and variant ({len(variant)}) do not hold the same samples ({detail}); run both again."
+            f"full ({len(full)} samples) and variant ({len(variant)}) do not hold the same samples ({detail}): mend what cannot be "
+            "read any more, or compute both again with another rows_dir."
         )
     return np.array([place[key] for key in full])
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -35,7 +35,8 @@ class Model:
     image to float ``[3, h, w]``. What the model cannot do is None: ``classify`` ``[B, 3, h, w] -> [B, C]`` logits,
     ``encode_image`` ``[B, 3, h, w] -> [B, E]``, ``encode_text`` list of str ``-> [T, E]`` (neither normalised), ``patches``
     ``[B, 3, h, w] -> [B, rows * columns, D]`` dense features. ``classes`` are the head's class names in its order, ``class_ids``
-    (WordNet ids, say) likewise; None where unknown.
+    (WordNet ids, say) likewise; None where unknown. ``config``: the settings it was built with beside its weights, empty where
+    nobody said.
     """
 
     name: str
@@ -54,6 +55,12 @@ class Model:
     classes: Sequence[str] | None = None
     class_ids: Sequence[str] | None = None
     notes: list[str] = field(default_factory=list)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this model from any other wherever something of it is kept: all but the size of its images."""
+        return {"weights": self.weights.digest, "config": self.config, "dtype": str(self.dtype)}
 
     @property
     def token_count(self) -> int:

@@ -1,4 +1,4 @@
-"""``layers=auto`` and ``landmarks=auto``: measured on a calibration batch, once for each set of weights.
+"""``layers=auto`` and ``landmarks=auto``: measured on a calibration batch, once for each model and batch.
 
 - ``landmarks=auto``: in every block the smallest count whose output is within ``tolerance`` (relative error) of exact attention on
   the same q, k, v. A block where no count is good enough keeps full attention.
@@ -24,12 +24,14 @@ from fna.attention.contract import Attention, Memo, Site
 from fna.attention.exact import Exact
 from fna.attention.kernels import cpu
 from fna.data.base import Dataset
+from fna.errors import UserError
 from fna.models.base import Model
+from fna.models.weights import digest
 from fna.runner.cost import median_ratio
 from fna.runner.files import write_atomic
-from fna.runner.gallery import batch
+from fna.runner.gallery import batch, readable
 from fna.runner.plan import AUTO, Plan
-from fna.runner.rows import row_key
+from fna.runner.rows import row_key, versions
 from fna.runner.speed.turns import in_turns
 from fna.surgery.plan import Layers, parse_layers
 from fna.surgery.swap import swap_tower
@@ -75,7 +77,7 @@ def choose(
     """Decide on blocks and counts for ``op`` (a frozen dataclass with ``landmarks``) on ``images`` ``[B, 3, h, w]``.
 
     ``layers`` or ``landmarks`` is "auto", or both are; the other is kept. ``cache``: a folder in which a choice is found again by
-    weights, shapes, device and what was asked.
+    model, images, device and what was asked.
     """
     file = None if cache is None else cache / f"{_key(model, op, images, layers, landmarks, tolerance)}.json"
     if file is not None and file.is_file():
@@ -94,10 +96,15 @@ def choose(
 
 
 def settle(plan: Plan, model: Model, dataset: Dataset) -> Plan:
-    """``plan`` with what ``auto`` came to on the first images of the data set; unchanged where nothing is ``auto``."""
+    """``plan`` with what ``auto`` came to on the first images of the data set; unchanged where nothing is ``auto``.
+
+    Raises `UserError` where no image can be read.
+    """
     cfg = plan.cfg
     if AUTO not in (cfg.landmarks, cfg.layers):
         return plan
+    if not readable(dataset, 1):
+        raise UserError(f"none of the {len(dataset.examples)} images of {dataset.name} could be read: auto has none to measure on.")
     images = batch(model, dataset, cfg.timing.batch_size)
     folder = Path(cfg.rows_dir).parent / FOLDER
     layers = cfg.layers if isinstance(cfg.layers, str | int) else list(cfg.layers)
@@ -194,8 +201,8 @@ def _key(model: Model, op: Any, images: Tensor, layers: Layers, landmarks: int |
     machine = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else processor
     return row_key(
         {
-            "auto": VERSION, "weights": model.weights.digest, "op": repr(op), "layers": str(layers), "landmarks": str(landmarks),
-            "tolerance": tolerance, "images": list(images.shape), "dtype": str(model.dtype), "machine": machine,
+            "auto": VERSION, "model": model.identity, "op": [repr(op), versions(op)], "layers": str(layers),
+            "landmarks": str(landmarks), "tolerance": tolerance, "images": digest({"images": images}), "machine": machine,
         }
     )  # fmt: skip
 

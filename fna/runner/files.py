@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
 
 from fna.errors import UserError
+
+TEXTS = frozenset({".json", ".txt", ".gz", ".model"})
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -36,3 +39,15 @@ def checked_folder(path: str | Path) -> Path:
     except OSError as error:
         raise UserError(f"{folder}: cannot write there ({error.strerror}); choose another folder.") from error
     return folder
+
+
+def digest_texts(folder: Path) -> str:
+    """sha256 of the names and bytes of a folder's configs and vocabularies: what lies there beside weights.
+
+    Of what is no folder (a name on the hub) its name stands for it.
+    """
+    total = hashlib.sha256(b"" if folder.is_dir() else str(folder).encode())
+    for file in sorted(folder.glob("*")):
+        if file.suffix in TEXTS:
+            total.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
+    return total.hexdigest()

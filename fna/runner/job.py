@@ -56,4 +56,5 @@ def _write_failure(cfg: DictConfig, names: Mapping[str, str], folder: Path, erro
         "seed": cfg.seed,
         "seconds": round(seconds, 2),
     }
-    write_atomic(folder / "result.json", json.dumps(result, indent=1).encode())
+    # what was refused may be anything that YAML can say, a list of landmarks for one
+    write_atomic(folder / "result.json", json.dumps(result, indent=1, default=str).encode())

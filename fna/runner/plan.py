@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from fna.configs import instantiate, load_option
 from fna.errors import UserError
 from fna.report.expected import read_figures
+from fna.runner.files import digest_texts
 from fna.schema import check_knobs
 from fna.surgery.plan import parse_layers
 
@@ -83,8 +85,9 @@ def _refuse_unbuilt(names: Mapping[str, str], cfg: DictConfig) -> None:
     for group in ("reduce", "kv"):
         if names.get(group, "none") != "none":
             raise UserError(f"{group}={names[group]}: this version runs with {group}=none only.")
-    if cfg.landmarks == AUTO and "landmarks" not in cfg.attn:
-        raise UserError(f"landmarks=auto: attn={names['attn']} has no landmarks to count; leave it out.")
+    for knob in ("landmarks", "layers"):
+        if cfg[knob] == AUTO and "landmarks" not in cfg.attn:
+            raise UserError(f"{knob}=auto: attn={names['attn']} has no landmarks to count; leave it out.")
     if AUTO in (cfg.landmarks, cfg.layers) and names.get("mask", "none") != "none":
         raise UserError("landmarks=auto and layers=auto are measured without a mask: give a count and blocks beside mask=...")
 
@@ -139,6 +142,14 @@ def _probe(op: Any, mask: Any) -> None:
 def identity(cfg: DictConfig, group: str) -> Any:
     """The resolved node of a group as plain data, without the keys that only say where files lie."""
     return _without_paths(OmegaConf.to_container(cfg[group], resolve=True)) if cfg[group] is not None else None
+
+
+def model_config(cfg: DictConfig) -> dict[str, Any]:
+    """The `identity` of the model's node, with what the folders say that it names: of a tokenizer, of an open_clip config."""
+    kind, _, local = str(cfg.model.get("name")).partition(":")
+    named = {"tokenizer": cfg.model.get("tokenizer"), "local-dir": local if kind == "local-dir" else None}
+    folders = {what: Path(folder) for what, folder in named.items() if folder is not None}
+    return identity(cfg, "model") | {what: digest_texts(folder) for what, folder in folders.items()}
 
 
 def _without_paths(node: Any) -> Any:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,12 @@ def row_key(identity: Mapping[str, Any]) -> str:
     """sha256 of the canonical JSON of what decides a row, 20 hex digits."""
     text = json.dumps({"row_version": ROW_VERSION, **identity}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def versions(part: Any) -> list[Any]:
+    """The ``version`` of a part (1 where it has none) and those of the dataclasses in its fields: an attention's sampler, say."""
+    values = [getattr(part, one.name) for one in fields(part)] if is_dataclass(part) else []
+    return [getattr(part, "version", 1), *(versions(value) for value in values if is_dataclass(value))]
 
 
 @dataclass
@@ -62,7 +68,7 @@ class RowStore:
             if record["status"] == "failed":
                 return Row(key, record, None)
             data = (self.folder / f"{key}.parquet").read_bytes()
-        except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        except (FileNotFoundError, ValueError, TypeError, KeyError):  # no file, no UTF-8 or JSON, no record
             return None
         if hashlib.sha256(data).hexdigest() != record.get("parquet_sha256"):
             return None

@@ -6,7 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fna.attention.exact import Exact
 from fna.configs import instantiate
 from fna.data.base import Dataset
+from fna.data.loading import batches
 from fna.data.segmentation import SegmentedDataset
 from fna.errors import UserError
 from fna.metrics.compare import compare
 from fna.models.base import Model
+from fna.models.weights import first_line
 from fna.report import table
 from fna.report.page import write_page
 from fna.runner import auto, classes, cost, env, gallery, masks, segments, study
 from fna.runner.files import write_atomic
 from fna.runner.job import RESULT_SCHEMA
-from fna.runner.plan import Plan, identity
-from fna.runner.rows import Row, RowStore, row_key
+from fna.runner.plan import Plan, identity, model_config
+from fna.runner.rows import Row, RowStore, row_key, versions
 from fna.surgery.plan import parse_layers
 from fna.surgery.swap import swap_tower
 from fna.tasks.base import FULL, Outcome, Prepared, Run
+from fna.tasks.cache import digest_of
 from fna.tasks.segmentation import Segmentation
 from fna.tasks.tokens import Tokens
 
@@ -50,6 +53,7 @@ def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]
     console.print(plan.sentence(), highlight=False)
     dataset = plan.dataset.load(cfg.limit)
     model = plan.model.build(image_size=_size(cfg), device=device, dtype=cfg.dtype, seed=cfg.seed)
+    model.config = model_config(cfg)
     console.print(f"weights: {model.weights.source} ({model.weights.digest[:12]})", highlight=False)
     plan.task.check(model, dataset)
     plan = masks.ready(auto.settle(plan, model, dataset), model, dataset)
@@ -124,20 +128,19 @@ def _sampler(cfg: DictConfig, names: Mapping[str, str]) -> str:
 
 def _rows(plan: Plan, store: RowStore, model: Model, dataset: Dataset, layers: tuple[int, ...]) -> tuple[Row, Row]:
     common = {
-        "model": identity(plan.cfg, "model"),
-        "weights": model.weights.digest,
+        "model": model.identity,
         "dataset": identity(plan.cfg, "dataset"),
         "data": dataset.digest,
-        "task": [identity(plan.cfg, "task"), plan.task.version],
+        "classes": digest_of({"data": [dataset.classes, dataset.class_ids], "head": [model.classes, model.class_ids]}),
+        "task": [identity(plan.cfg, "task"), versions(plan.task)],
         "image_size": list(model.image_size),
         "limit": plan.cfg.limit,
-        "dtype": plan.cfg.dtype,
         "device": model.device.type,
     }
     variant = {
         **{group: identity(plan.cfg, group) for group in ("attn", "reduce", "kv")},
         "mask": masks.decides(plan),
-        "attn_version": getattr(plan.op, "version", 1),
+        "attn_versions": versions(plan.op),
         "layers": list(layers) if plan.choice is None else sorted(plan.choice.landmarks.items()),
         "seed": plan.cfg.seed,
     }
@@ -166,31 +169,49 @@ def _row(
     label: str,
     context: Callable[[], AbstractContextManager[Any]],
 ) -> Row:
-    """A stored row, or the row made now. A failure is stored too, and raised again until ``retry_failed=true``."""
+    """A stored row, or the row made now.
+
+    A failure of the variant itself (it refuses, or its outputs are not finite) is stored too, and raised again until
+    ``retry_failed=true``. What lies outside it, files, folders and memory, can be mended and is not.
+    """
     key = row_key(decides)
     stored = store.get(key)
     if stored is not None and stored.failed and not plan.cfg.retry_failed:
         raise UserError(f"{label}: failed before ({stored.record['error']}); retry_failed=true tries it again.")
-    if stored is not None and not stored.failed:
-        console.print(f"{label}: row {key} is there, not computed again", highlight=False)
-        return stored
+    if stored is not None and stored.outcome is not None:
+        if _stands(stored.outcome, plan, model, dataset):
+            console.print(f"{label}: row {key} is there, not computed again", highlight=False)
+            return stored
+        console.print(f"{label}: row {key} skipped {len(stored.outcome.skipped)} images, computed again", highlight=False)
     began = time.perf_counter()
     try:
         with context(), _bar(label, len(dataset.examples)) as progress:
             outcome = plan.task.evaluate(model, dataset, _settings(plan, progress, FULL if label == FULL else key))
         _check_finite(outcome, label)
-    except (UserError, ValueError, torch.OutOfMemoryError) as error:
-        if not isinstance(error, UserError) or "strict" not in str(error):
-            store.put_failed(key, " ".join(str(error).split()), {"decides": decides})
+    except ValueError as error:
+        store.put_failed(key, " ".join(str(error).split()), {"decides": decides})
         raise UserError(str(error)) from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise UserError(f"{label}: out of memory ({first_line(error)}); give a smaller batch_size.") from error
     return store.put(key, outcome, {"decides": decides, "variant": label, "seconds": round(time.perf_counter() - began, 2)})
+
+
+def _stands(stored: Outcome, plan: Plan, model: Model, dataset: Dataset) -> bool:
+    """Whether a stored outcome can be used: with ``strict`` only if nothing was skipped, else if that still cannot be read."""
+    if not stored.skipped or plan.cfg.strict:
+        return not stored.skipped
+    seen = set(stored.keys)
+    lacking = [example for example in dataset.examples if example.key not in seen]
+    with suppress(UserError):  # raised where none of them can be read
+        return not any(batch.indices for batch in batches(lacking, model.transform, batch_size=1, skipped=[]))
+    return True
 
 
 def _check_finite(outcome: Outcome, label: str) -> None:
     bad = ~torch.isfinite(torch.from_numpy(outcome.outputs)).all(1)
     if bad.any():
         first = outcome.keys[int(bad.nonzero()[0, 0])]
-        raise UserError(f"{label}: {int(bad.sum())} of {len(bad)} outputs are not finite (first: {first}); try dtype=float32.")
+        raise ValueError(f"{label}: {int(bad.sum())} of {len(bad)} outputs are not finite (first: {first}); try dtype=float32.")
 
 
 def _settings(plan: Plan, progress: Callable[[int], None] = lambda n: None, variant: str = FULL) -> Run:

@@ -44,6 +44,8 @@ def _fill(file: Path, shape: tuple[int, ...], pieces: Callable[[int], Iterator[A
     done = int(counter.read_text()) if counter.is_file() and file.is_file() else 0
     if done == shape[0]:
         return done
+    if not done:
+        counter.unlink(missing_ok=True)  # of a file that is gone: it would count the zeros of the new one
     rows = np.lib.format.open_memmap(file, "r+" if done else "w+", dtype=dtype, shape=None if done else shape)
     for piece in pieces(done):
         rows[done : done + len(piece)] = piece

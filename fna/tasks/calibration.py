@@ -1,6 +1,6 @@
 """What a mask has to learn from a few images of the data set before it can be used: where, how much, which neurons.
 
-The images are the first of the data set, without their labels; what was learnt is kept in a file named by weights and data.
+The images are the first of the data set, without their labels; what was learnt is kept in a file named by model and data.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def lacking(mask: Mask) -> bool:
 def _key(mask: Mask, model: Model, dataset: Dataset) -> str:
     finding = ("rule", "threshold", "detect", "first") if isinstance(mask, Masking) else _FINDING
     asked = {name: str(getattr(mask, name)) for name in finding}  # what is done to the tokens afterwards does not matter
-    decides = {"mask": asked, "version": mask.version, "weights": model.weights.digest, "data": dataset.digest}
-    return digest_of(decides | {"size": model.image_size, "dtype": str(model.dtype), "images": min(IMAGES, len(dataset.examples))})
+    decides = {"mask": asked, "version": mask.version, "model": model.identity, "data": dataset.digest}
+    return digest_of(decides | {"size": model.image_size, "images": min(IMAGES, len(dataset.examples))})
 
 
 def _learn(mask: Mask, model: Model, dataset: Dataset) -> dict[str, Any]:

@@ -64,14 +64,15 @@ class Learnt(ABC):
         return model.encode_image
 
     def prepare(self, model: Model, dataset: Dataset, run: Run) -> str:
-        """Learn under the attention at work; returns the digest of what was learnt from."""
+        """Learn under the attention at work; returns the digest of what was learnt from and with which seed."""
         assert isinstance(dataset, LabelledDataset)
         assert dataset.training is not None
         data = dataset.training()
-        decides = {"weights": model.weights.digest, "size": model.image_size, "dtype": str(model.dtype), "variant": run.variant}
-        key = digest_of({**decides, "data": data.digest})
+        decides = {"model": model.identity, "size": model.image_size, "variant": run.variant, "data": data.digest}
+        embedded = digest_of(decides)
+        key = digest_of({**decides, "seed": run.seed})
         if self._fitted.get(run.variant, ("",))[0] != key:
-            features = unit(_kept(model, data, run, Path(self.cache) / "embeddings" / f"{key}.npy"))
+            features = unit(_kept(model, data, run, Path(self.cache) / "embeddings" / f"{embedded}.npy"))
             labels = np.array([example.label for example in data.examples])
             self._fitted[run.variant] = (key, self.fit(features, labels, len(dataset.classes), run.seed))
         return key
@@ -108,6 +109,10 @@ class Neighbours(Learnt):
     k: int = 20
     temperature: float = 0.07
 
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.temperature <= 0:
+            raise ValueError(f"task.k={self.k}, task.temperature={self.temperature}: give k of at least 1, a temperature above 0.")
+
     def fit(self, features: Array, labels: Array, classes: int, seed: int) -> Classifier:
         """Scores ``[n, C]``: the votes. A bank smaller than k votes as a whole."""
         bank, one_hot = features, np.eye(classes)[labels]
@@ -132,6 +137,12 @@ class Probe(Learnt):
     rates: tuple[float, ...] | list[float] = RATES
     epochs: int = 100
     batch: int = 256
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 1 or not self.rates:
+            raise ValueError(
+                f"task.epochs={self.epochs}, task.batch={self.batch}, task.rates={list(self.rates)}: at least 1 of each."
+            )
 
     def fit(self, features: Array, labels: Array, classes: int, seed: int) -> Classifier:
         """Scores ``[n, C]``: logits."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -36,6 +38,11 @@ class ReleasedHead(Classification):
     def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
         """Logits."""
         return super().forward(self._headed(model))
+
+    def prepare(self, model: Model, dataset: Dataset, run: Run) -> str:
+        """sha256 of the head's file."""
+        assert self.checkpoint is not None
+        return hashlib.sha256(Path(self.checkpoint).read_bytes()).hexdigest()
 
     def evaluate(self, model: Model, dataset: Dataset, run: Run) -> Outcome:
         """One pass over the data, as `Classification` with this head."""

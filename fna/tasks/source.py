@@ -46,8 +46,7 @@ class Source:
 
     def decides(self, blocks: int) -> dict[str, Any]:
         """All that the features depend on."""
-        model = {"weights": self.model.weights.digest, "dtype": str(self.model.dtype), "blocks": blocks}
-        return {"variant": self.run.variant, **model, **self._decides_windows()}
+        return {"variant": self.run.variant, "model": self.model.identity, "blocks": blocks, **self._decides_windows()}
 
     def features(self, extract: Callable[[Model, Tensor], Tensor], blocks: int) -> Array:
         """float16 ``[n, D, rows, columns]``, memory-mapped; ``extract(model, images)`` computes what is not there yet."""

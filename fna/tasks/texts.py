@@ -55,9 +55,7 @@ def class_texts(model: Model, names: Sequence[str], templates: str | Sequence[st
 
     if cache is None:
         return torch.from_numpy(np.concatenate(pieces(0))).to(model.device)
-    key = digest_of(
-        {"weights": model.weights.digest, "dtype": str(model.dtype), "texts": [text(name) for name in classes for text in made]}
-    )
+    key = digest_of({"model": model.identity, "texts": [text(name) for name in classes for text in made]})
     width = _encoded(model, classes[:1], made[:1]).shape[1]
     rows = cached_rows(Path(cache) / "texts" / f"{key}.npy", (len(classes), width), lambda done: iter(pieces(done)), "float32")
     return torch.from_numpy(np.array(rows)).to(model.device)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from fna.errors import UserError
 from fna.runner.files import write_atomic
-from fna.runner.rows import RowStore, row_key
+from fna.runner.rows import RowStore, row_key, versions
 from fna.tasks.base import Outcome
 
 
@@ -60,6 +62,34 @@ def test_missing_half_written_and_damaged_rows_count_as_missing(tmp_path: Path) 
     assert store.get("k") is None
     (tmp_path / "k.parquet").unlink()
     assert store.get("k") is None
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\xfd\x80", b"[]", b"3", b"{}"])
+def test_a_record_that_is_none_counts_as_missing(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "k.json").write_bytes(content)
+    assert RowStore(tmp_path).get("k") is None
+
+
+@dataclass(frozen=True)
+class Sampler:
+    version: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class Newer(Sampler):
+    version: ClassVar[int] = 2
+
+
+@dataclass(frozen=True)
+class Op:
+    sampler: Sampler
+    version: ClassVar[int] = 3
+
+
+def test_versions_of_a_part_and_of_what_it_holds() -> None:
+    assert versions(Op(Sampler())) == [3, [1]]
+    assert versions(Op(Newer())) == [3, [2]]
+    assert versions(lambda q, k, v, site: v) == [1]
 
 
 def test_failed_rows_are_remembered_and_overwritten_by_good_ones(tmp_path: Path) -> None:

@@ -59,3 +59,23 @@ def test_through_the_task(task: Neighbours | Probe, clip: Model, labelled: Datas
     assert float(made.metrics(sums)["top1"]) >= 75
     with pytest.raises(UserError, match="no images to learn from"):
         made.check(clip, labelled)
+
+
+def test_embeddings_of_a_model_that_is_run_otherwise_are_others(clip: Model, labelled: Dataset[Labelled], tmp_path: Path) -> None:
+    data = LabelledDataset(**{**vars(labelled), "training": lambda: labelled})
+    task = Neighbours(k=1, cache=str(tmp_path))
+    keys = {task.prepare(model, data, Run(batch_size=3)) for model in (clip, replace(clip, config={"mean": 0.4}), clip)}
+    assert len(keys) == len(list((tmp_path / "embeddings").glob("*.npy"))) == 2
+
+
+def test_another_seed_is_another_probe_on_the_same_embeddings(clip: Model, labelled: Dataset[Labelled], tmp_path: Path) -> None:
+    learnt = replace(labelled, examples=[example for example in labelled.examples for _ in range(4)])
+    data = LabelledDataset(**{**vars(labelled), "training": lambda: learnt})
+    task = Probe(epochs=2, batch=4, rates=[1.0], cache=str(tmp_path))
+    found = []
+    for seed in (0, 1, 0):
+        found.append((task.prepare(clip, data, Run(3, seed)), task.evaluate(clip, data, Run(3, seed)).outputs))
+    assert found[0][0] == found[2][0] != found[1][0]
+    assert np.array_equal(found[0][1], found[2][1])
+    assert not np.array_equal(found[0][1], found[1][1])
+    assert len(list((tmp_path / "embeddings").glob("*.npy"))) == 1

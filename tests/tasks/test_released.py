@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from fna.data.base import Dataset, Labelled
 from fna.errors import UserError
 from fna.models.timm import TimmModel
-from fna.tasks.base import Run
+from fna.tasks.base import Prepared, Run
 from fna.tasks.classification import Classification
 from fna.tasks.released import ReleasedHead, class_and_patches
 
@@ -35,10 +35,14 @@ def test_class_tokens_and_the_mean_patch(tmp_path: Path, labelled: Dataset[Label
     task = ReleasedHead(head="head", checkpoint=str(file))
     task.check(model, labelled)
     assert isinstance(task, Classification)
+    assert isinstance(task, Prepared)
+    first = task.prepare(model, labelled, Run(batch_size=2))
     outcome = task.evaluate(model, labelled, Run(batch_size=2))
     assert outcome.outputs.shape == (4, 3)
     with torch.inference_mode():
         assert task.forward(model)(images).shape == (2, 3)
+    save_file({"weight": torch.randn(3, 192 * (blocks + 1)), "bias": torch.ones(3)}, file)
+    assert task.prepare(model, labelled, Run(batch_size=2)) != first
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path, labelled: Dataset[Labelled]) -> None:
