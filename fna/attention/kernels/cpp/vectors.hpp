@@ -15,6 +15,7 @@ constexpr long COLUMNS = 2;  // vectors in a tile; ROWS * COLUMNS sums and COLUM
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
 typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 constexpr float NEVER = -std::numeric_limits<float>::infinity();
@@ -47,7 +48,7 @@ inline float total(vec x) {
 inline vec exponential(vec x) {
     const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, held in the low bits
     vec n = x * 1.44269504f + magic;
-    ivec bits = reinterpret_cast<ivec>(n);
+    const bits power = reinterpret_cast<bits>(n) << 23;
     n -= magic;
     vec r = x - n * 0.693359375f;  // ln 2 in two parts, so that n ln 2 is exact
     r += n * 2.12194440e-4f;
@@ -58,7 +59,7 @@ inline vec exponential(vec x) {
     y = y * r + 0.5f;
     y = y * r + 1.0f;
     y = y * r + 1.0f;
-    y = reinterpret_cast<vec>(reinterpret_cast<ivec>(y) + (bits << 23));
+    y = reinterpret_cast<vec>(reinterpret_cast<bits>(y) + power);
     return x < -87.0f ? vec{} : y;
 }
 
