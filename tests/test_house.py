@@ -18,7 +18,7 @@ ARROWS = {
     "attention": set(),
     "masking": {"attention"},
     "surgery": {"attention"},
-    "models": {"attention"},
+    "models": {"attention", "surgery"},
     "data": set(),
     "metrics": set(),
     "tasks": {"metrics", "data", "models", "attention", "surgery", "masking"},

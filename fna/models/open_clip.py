@@ -17,6 +17,7 @@ from fna.attention.contract import Tokens
 from fna.errors import UserError
 from fna.models import weights
 from fna.models.base import Model, Weights, pixels
+from fna.surgery.resolution import set_image_size
 
 ZOO = Path(__file__).parent / "zoo"
 TEXT_BATCH = 256
@@ -64,7 +65,10 @@ class OpenClipModel:
         if size is not None and self.patch_size is not None:
             _check_multiple(self.name, size, self.patch_size)
         tag = self._tag()
-        net, loaded = self._loaded(size, tag, seed)
+        net, loaded = self._loaded(tag, seed)
+        if size is not None:
+            set_image_size(net, size)
+            net.visual.image_size = net.visual.preprocess_cfg["size"] = size
         tokens, depth, patch = _layout(net.visual, self.name)
         for fact, built in (("depth", depth), ("patch_size", patch)):
             said = getattr(self, fact)
@@ -88,11 +92,11 @@ class OpenClipModel:
             encode_text=self._text_encoder(net, torch.device(device)),
         )
 
-    def _loaded(self, size: tuple[int, int] | None, tag: dict[str, Any], seed: int) -> tuple[Any, Weights]:
-        """The network with its weights, at ``size``, positions resampled by open_clip or timm."""
+    def _loaded(self, tag: dict[str, Any], seed: int) -> tuple[Any, Weights]:
+        """The network with its weights, at its own size: open_clip resamples while loading, but cannot in half precision."""
         if self.random:
             with weights.seeded(seed):
-                net = self._created(size, tag, None)
+                net = self._created(tag, None)
             return net, Weights(f"random (seed {seed})", weights.digest(net.state_dict()), "none")
         local = self._local_file()
         path = local or self._downloaded(tag)
@@ -100,35 +104,28 @@ class OpenClipModel:
         state = weights.read(path)
         digest = weights.digest(state)
         try:
-            net = self._created(size, tag, path)
+            net = self._created(tag, path)
         except (RuntimeError, KeyError, ValueError) as error:
-            problem = weights.misfit(self._created(None, tag, None).state_dict(), state) or weights.first_line(error)
+            problem = weights.misfit(self._created(tag, None).state_dict(), state) or weights.first_line(error)
             raise UserError(f"{path}: does not fit open_clip {self.name}: {problem}.") from error
         source = self.checkpoint or (self.name if local else f"open_clip {self.name} {self.pretrained}")
         return net, Weights(source, digest, self.domain)
 
-    def _created(self, size: tuple[int, int] | None, tag: dict[str, Any], path: str | Path | None) -> Any:
+    def _created(self, tag: dict[str, Any], path: str | Path | None) -> Any:
         """open_clip's own construction: built-in config or the folder's, QuickGELU and preprocessing as the tag says."""
         import open_clip
 
         quick = tag.get("quick_gelu", False) if self.quick_gelu is None else self.quick_gelu
-        square = size if size is None or size[0] != size[1] else size[0]
-        # A timm tower takes weights at its own size only, and is resized after; open_clip's resample while they are loaded.
-        born = None if "timm_model_name" in self._config()["vision_cfg"] else square
         with _quiet():
             net = open_clip.create_model(
                 self._open_clip_name(),
                 load_weights=False,
                 force_quick_gelu=quick,
-                force_image_size=born,
                 force_preprocess_cfg={key: tag[key] for key in PREPROCESS if key in tag},
                 pretrained_text=False,
             )
         if path is not None:
             open_clip.load_checkpoint(net, str(path))
-        if square != born:
-            net.visual.set_input_size(square)
-            net.visual.preprocess_cfg["size"] = square
         return net
 
     def _config(self) -> dict[str, Any]:

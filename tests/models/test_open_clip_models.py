@@ -71,7 +71,7 @@ def test_published_models(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = OpenClipModel(**{key: value for key, value in config.items() if key not in ("_target_", "defaults")})
     monkeypatch.setattr(open_clip.factory, "_set_model_device_and_precision", lambda *rest: None)  # it cannot move what has no data
     with torch.device("meta"):
-        net = model._created(None, model._tag(), None)
+        net = model._created(model._tag(), None)
     tokens, depth, patch = _layout(net.visual, model.name)
     assert (depth, patch) == (model.depth, model.patch_size)
     assert tokens.prefix == (0 if option == "siglip" else 1)
@@ -99,6 +99,23 @@ def test_higher_resolution_resamples_positions(quick: tuple[Path, Any]) -> None:
     for size in (7, 36):
         with pytest.raises(UserError, match="multiples of 8"):
             source(quick[0]).build(**{**CPU, "image_size": size})
+
+
+@pytest.mark.parametrize("size", [128, (128, 256)])
+def test_the_embedded_half_precision_weights_at_another_size(size: int | tuple[int, int]) -> None:
+    from PIL import Image
+
+    from fna.configs import instantiate
+    from fna.models.base import pixels
+
+    model = instantiate(load_option("model", "clip_shapes")).build(**{**CPU, "image_size": size})
+    shape = pixels(size)
+    assert shape is not None
+    assert (model.image_size, model.tokens.grid) == (shape, (shape[0] // 8, shape[1] // 8))
+    image = model.transform(Image.new("RGB", (300, 280)))
+    assert image.shape == (3, *shape)
+    with torch.inference_mode():
+        assert model.encode_image(image[None]).isfinite().all()
 
 
 def test_a_timm_tower_is_resized_after_loading(tmp_path: Path) -> None:
