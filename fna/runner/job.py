@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fna.errors import UserError
 from fna.runner.files import checked_folder, write_atomic
@@ -42,6 +42,12 @@ def run(cfg: DictConfig, names: Mapping[str, str], folder: Path, *, in_sweep: bo
     return first["variant"], result["cost"].get("speedup", {}).get("median", float("nan"))
 
 
+def typed(folder: Path) -> list[str]:
+    """The words that made a job, as Hydra noted them in its folder: what was typed, and the job's own of a sweep's."""
+    noted = folder / ".hydra" / "overrides.yaml"
+    return [str(word) for word in OmegaConf.load(noted)] if noted.is_file() else []
+
+
 def _write_failure(cfg: DictConfig, names: Mapping[str, str], folder: Path, error: Exception, seconds: float) -> None:
     if not folder.is_dir():
         return
@@ -54,6 +60,7 @@ def _write_failure(cfg: DictConfig, names: Mapping[str, str], folder: Path, erro
         "landmarks": cfg.landmarks,
         "layers": str(cfg.layers),
         "seed": cfg.seed,
+        "overrides": typed(folder),
         "seconds": round(seconds, 2),
     }
     # what was refused may be anything that YAML can say, a list of landmarks for one

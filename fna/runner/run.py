@@ -29,7 +29,7 @@ from fna.report import table
 from fna.report.page import write_page
 from fna.runner import auto, classes, cost, env, gallery, masks, segments, study
 from fna.runner.files import write_atomic
-from fna.runner.job import RESULT_SCHEMA
+from fna.runner.job import RESULT_SCHEMA, typed
 from fna.runner.plan import Plan, identity, model_config
 from fna.runner.rows import Row, RowStore, row_key, versions
 from fna.surgery.plan import parse_layers
@@ -81,6 +81,7 @@ def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]
         "warnings": sorted({str(warning.message) for warning in caught if "fna" in Path(warning.filename).parts}),
         "notes": [*_notes(model, dataset), *(plan.choice.why if plan.choice else [])],
         "environment": env.environment(device),
+        "overrides": typed(folder),
         "seconds": round(time.perf_counter() - started, 2),
     }
     _finish(plan, result, folder)
@@ -280,5 +281,6 @@ def _finish(plan: Plan, result: dict[str, Any], folder: Path) -> None:
     logger = instantiate(plan.cfg.logger) if plan.cfg.logger and "_target_" in plan.cfg.logger else None
     if logger is not None:
         logger.log(result, OmegaConf.to_container(plan.cfg, resolve=True), folder)
+    table.write_markdown(folder)
     page = write_page(folder)
     console.print(f"page: {page}", highlight=False, soft_wrap=True)
