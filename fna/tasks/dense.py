@@ -126,10 +126,11 @@ def patch_size(model: Model) -> Size:
 
 
 def as_map(model: Model, tokens: Tensor, images: Tensor) -> Tensor:
-    """Patch tokens ``[b, rows * columns, D]`` of ``images`` as a map ``[b, D, rows, columns]``."""
+    """The patches among all tokens ``[b, N, D]`` of ``images`` as a map ``[b, D, rows, columns]``; appended tokens are left out."""
     patch = patch_size(model)
-    grid = images.shape[-2] // patch[0], images.shape[-1] // patch[1]
-    return tokens.transpose(1, 2).unflatten(2, grid)
+    rows, columns = images.shape[-2] // patch[0], images.shape[-1] // patch[1]
+    patches = tokens.narrow(1, model.tokens.prefix, rows * columns)
+    return patches.transpose(1, 2).unflatten(2, (rows, columns))
 
 
 @contextmanager
@@ -147,6 +148,7 @@ def sized(model: Model, size: Size) -> Iterator[None]:
     finally:
         for part, name, value in before:
             setattr(part, name, value)
+        set_image_size(model.tower, model.image_size)  # positions are back already; this brings rotary tables along
 
 
 def _multiple(side: float, patch: int) -> int:

@@ -24,8 +24,8 @@ def patch_features(model: Model, images: Tensor, blocks: int = 1) -> Tensor:
     with outputs_of(tower.blocks[-blocks:]) as kept:
         run_tower(model)(images)
     norm = final_norm(tower.module)
-    tokens = [norm(kept[number] if tower.batch_first else kept[number].transpose(0, 1)) for number in range(blocks)]
-    return as_map(model, torch.cat([part[:, tower.prefix :] for part in tokens], -1), images)
+    tokens = [kept[number] if tower.batch_first else kept[number].transpose(0, 1) for number in range(blocks)]
+    return torch.cat([as_map(model, norm(part), images) for part in tokens], 1)
 
 
 def run_tower(model: Model) -> Callable[[Tensor], Tensor]:

@@ -80,7 +80,7 @@ class MaskClip:
             with_hook.remove()
         out = self._last_block(tower, entered[-1])
         tokens = out if tower.batch_first else out.transpose(0, 1)
-        dense = final_norm(tower.module)(tokens[:, tower.prefix :]) @ _projection(tower, model.name)
+        dense = final_norm(tower.module)(tokens) @ _projection(tower, model.name)
         return as_map(model, dense, images)
 
     def _last_block(self, tower: Tower, x: Tensor) -> Tensor:

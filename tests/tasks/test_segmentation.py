@@ -20,6 +20,8 @@ from fna.data.segmentation import LabelMaps
 from fna.errors import UserError
 from fna.models.base import Model, Weights
 from fna.models.timm import TimmModel
+from fna.surgery.lookahead import swap_masked
+from fna.surgery.registers import Registers
 from fna.surgery.swap import swap_tower
 from fna.tasks.base import Prepared, Run
 from fna.tasks.dense import Inference, normalised, resize, sized, starts
@@ -181,6 +183,20 @@ def test_another_size_and_back_is_bit_for_bit(model: Model) -> None:
         assert torch.equal(model.patches(images), before)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("name", "size"), [("eva02_tiny_patch14_224", (28, 112)), ("vit_small_patch16_rope_224", (32, 96))])
+def test_rotary_tables_come_back_too(name: str, size: tuple[int, int], dtype: str) -> None:
+    """Also from a shape with as many patches, where a stale table would fit."""
+    model = TimmModel(name, random=True).build(image_size=(56, 56) if "14" in name else (64, 64), device="cpu", dtype=dtype, seed=0)
+    images = torch.rand(1, 3, *model.image_size).to(model.dtype)
+    with torch.inference_mode():
+        before = patch_features(model, images)
+        for other in (size, (size[0], size[0])):
+            with sized(model, other):
+                patch_features(model, torch.rand(1, 3, *other).to(model.dtype))
+        assert torch.equal(patch_features(model, images), before)
+
+
 def test_pixels_are_normalised_as_the_models_transform_does(model: Model) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8))
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
@@ -198,6 +214,16 @@ def test_patch_features_of_one_block_are_the_models_own(model: Model) -> None:
         four = patch_features(model, images, 4)
     assert four.shape == (2, 4 * 192, 4, 6)
     assert torch.equal(four[:, -192:], own)
+
+
+def test_appended_tokens_are_no_patches(model: Model, clip: Model) -> None:
+    images, scene = torch.rand(2, 3, 64, 96), torch.rand(2, 3, 64, 64)
+    registers = Registers(found={}, tokens=3)
+    with torch.inference_mode():
+        with swap_masked(model.tower, {10: Exact()}, registers):
+            assert patch_features(model, images, 4).shape == (2, 4 * 192, 4, 6)
+        with swap_masked(clip.tower, {1: Exact()}, registers):
+            assert MaskClip().features(clip, scene).shape == (2, 32, 4, 4)
 
 
 def test_wrong_input_is_one_line(model: Model, scenes: LabelMaps, tmp_path: Path) -> None:
