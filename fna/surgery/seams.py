@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fna.attention.contract import Attention, Site
+from fna.attention.contract import Attention, Site, no_clock
 from fna.errors import UserError
 from fna.surgery.blocks import forward_key
 from fna.surgery.forward import Forward
@@ -54,7 +54,7 @@ class Port:
             tokens=self.run.layout(frame, k.shape[-2]),
             hidden=frame.hidden,
             memo=frame.memo,
-            clock=self.run.clock,
+            clock=no_clock if frame.aside else self.run.clock,  # a look-ahead is timed as a whole
             **fields,
         )
         # Under autocast a norm may leave q and k in float32 beside a half-precision v; stock attention then casts them too.

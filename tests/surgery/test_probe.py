@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import Tensor
@@ -110,6 +113,26 @@ def test_masking_with_look_ahead_in_every_family(name: str) -> None:
     assert not sinks[:, 0].any()
     assert not massive[:, 0].any()
     assert (masked - stock).abs().mean() > 1e-4
+
+
+def test_spans_of_the_clock_do_not_nest() -> None:
+    """A look-ahead runs attention with stages of its own: its time counts once."""
+    running: list[str] = []
+    spans: list[str] = []
+
+    @contextmanager
+    def clock(name: str) -> Iterator[None]:
+        spans.append("/".join([*running, name]))
+        running.append(name)
+        yield
+        running.pop()
+
+    masking = Masking(blocks="0-2", first=0, detect=1, factor=0.0, least=0.0, stands=0.0, cap=3)
+    with torch.inference_mode(), swap_masked(zoo("timm"), {}, masking, clock=clock):
+        run(zoo("timm"), images())
+    assert spans.count("looking ahead") == 1
+    assert len(spans) > 1
+    assert not [span for span in spans if "/" in span]
 
 
 def test_without_cls_the_proxy_says_what_to_use_instead() -> None:
