@@ -65,6 +65,8 @@ def check_knobs(cfg: Any) -> None:
             raise UserError(f"{knob}={value}: must be a whole number of at least {low}.")
     if cfg.limit is not None and cfg.limit < 1:
         raise UserError(f"limit={cfg.limit}: must be at least 1, or null for all samples.")
+    if cfg.tolerance <= 0:
+        raise UserError(f"tolerance={cfg.tolerance}: must be above 0.")
     if cfg.dtype not in DTYPES:
         raise UserError(f"dtype={cfg.dtype}: choose one of {', '.join(DTYPES)}.")
 

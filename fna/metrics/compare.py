@@ -95,11 +95,9 @@ def _aligned(full: list[str], variant: list[str]) -> Array:
     place = {key: index for index, key in enumerate(variant)}
     if not full or len(place) != len(variant) or len(set(full)) != len(full) or place.keys() != set(full):
         odd = sorted(place.keys() ^ set(full))
-        detail = f"{len(odd)} in one only, first: {odd[0]}" if odd else "empty, or a key twice"
-        raise UserError(
-            f"full ({len(full)} samples) and variant ({len(variant)}) do not hold the same samples ({detail}): mend what cannot be "
-            "read any more, or compute both again with another rows_dir."
-        )
+        lost = "mend what cannot be read any more, or compute both again with another rows_dir"
+        why = f"{len(odd)} in one only, first {odd[0]}: {lost}" if odd else "empty, or a name twice: each sample needs its own"
+        raise UserError(f"full ({len(full)} samples) and variant ({len(variant)}) do not hold the same samples ({why}).")
     return np.array([place[key] for key in full])
 
 
