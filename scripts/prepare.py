@@ -39,6 +39,8 @@ def main() -> None:
         print("\n".join(f"{name:16} {recipe.terms}" for name, recipe in RECIPES.items()))
         return
     try:
+        if args.dataset is None:
+            raise Refused(f"say which data set: {', '.join(RECIPES)}; --list tells their terms.")
         if args.dataset not in RECIPES:
             raise Refused(f"{args.dataset}: no recipe; there is {', '.join(RECIPES)}.")
         if args.root is None:

@@ -102,8 +102,9 @@ def test_the_command_line(tmp_path: Path) -> None:
         return subprocess.run([sys.executable, str(SCRIPTS / "prepare.py"), *words], capture_output=True, text=True, timeout=60)
 
     assert "ade20k" in run("--list").stdout
-    for words in (["nonsense", "--root", "."], ["ade20k"], ["ade20k", "--root", str(tmp_path / "x")]):
+    for words in ([], ["nonsense", "--root", "."], ["ade20k"], ["ade20k", "--root", str(tmp_path / "x")]):
         done = run(*words)
         assert done.returncode == 1
         assert done.stderr.startswith("error: ")
         assert done.stderr.count("\n") == 1
+        assert "None" not in done.stderr

@@ -1,7 +1,6 @@
-"""What others measured, beside what we measured: the ``expected.csv`` of an experiment.
+"""What others measured, beside what we measured: the ``expected.csv`` of an experiment, its columns in experiments/README.md.
 
-One line a figure: ``source`` (whose it is), ``model``, ``dataset``, any keys that a result.json has too, ``metric``, ``full`` and,
-where there was a variant, ``variant``. A result names its file under "expected"; a relative path starts where ``conf/`` lies.
+A result names its file under "expected"; a relative path starts where ``conf/`` lies.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,20 @@ from fna.configs import CONF
 from fna.errors import UserError
 from fna.report import words
 from fna.report.grid import fold, numeric_columns
-from fna.report.results import Result, Run
+from fna.report.results import FOLLOWS, Result, Run, dig, number, overrides, setting
 from fna.report.words import Part
 
 FIXED = ("source", "model", "dataset", "metric", "full", "variant", "tolerance")
+DECIDES = ("attn.", "sampler.", "mask.", "task.")  # options typed below these make another figure
 BLOCKS = frozenset({"mask_start", "layers"})  # numbers of blocks, which mean the same in one model only
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric that ``source`` measured with ``model`` on ``dataset``; ``keys`` say with which settings."""
+    """A metric that ``source`` measured with ``model`` on ``dataset``; ``keys`` say with which settings.
+
+    ``tolerance``: how far ours may lie from it, in the metric's own unit.
+    """
 
     source: str
     model: str
@@ -34,6 +38,7 @@ class Figure:
     metric: str
     full: float
     variant: float | None
+    tolerance: float | None
 
     @property
     def world(self) -> tuple[str, str]:
@@ -48,6 +53,19 @@ class Figure:
     def text(self) -> str:
         """``34.10 (-1.23)``, the difference to full in brackets; where only full was measured, that."""
         return f"{words.fixed(self.full)} full" if self.variant is None else f"{self.variant:,.2f} ({words.signed(self.delta, 2)})"
+
+    def fits(self, result: Result) -> bool:
+        """Whether a result has these settings; an option that was typed and that no key speaks of makes it another one."""
+        keys = dict(self.keys)
+        typed = {key for key in overrides(result) if key.startswith(DECIDES)}
+        unsaid = {key for key in typed if key not in keys and FOLLOWS.get(key) not in keys}
+        return not unsaid and all(_same(key, setting(result, key), text) for key, text in keys.items() if text)
+
+    def missed(self, result: Result) -> bool:
+        """Whether ours lies further off than the tolerance."""
+        ours = dig(result, "metrics", self.metric)
+        pairs = [(number(dig(ours, "full")), self.full), (number(dig(ours, "variant")), self.variant)]
+        return any(our is not None and their is not None and abs(our - their) > (self.tolerance or inf) for our, their in pairs)
 
     def told(self, results: Iterable[Result]) -> str:
         """Whose figures these are, and in words where model or data are not those of our results."""
@@ -72,21 +90,20 @@ class Theirs:
 
 def read_figures(path: str) -> list[Figure]:
     """The figures in a file. Raises `UserError` where it is not there or not such a file."""
+    place = Path(CONF.parent, path)
     try:
-        with Path(CONF.parent, path).open(encoding="utf-8", newline="") as file:
+        with place.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the first column
             return [_figure(row) for row in csv.DictReader(file)]
     except OSError as error:
-        raise UserError(f"expected={path}: cannot be read ({error.strerror}).") from None
+        raise UserError(f"expected={path}: {place} cannot be read ({error.strerror}).") from None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"expected={path}: not a table of {', '.join(FIXED[:5])} ({error}).") from None
 
 
 def _figure(row: dict[str, str]) -> Figure:
     keys = tuple((key, value) for key, value in row.items() if key not in FIXED)
-    variant = row.get("variant")
-    return Figure(
-        row["source"], row["model"], row["dataset"], keys, row["metric"], float(row["full"]), float(variant) if variant else None
-    )
+    variant, tolerance = (float(row[key]) if row.get(key) else None for key in ("variant", "tolerance"))
+    return Figure(row["source"], row["model"], row["dataset"], keys, row["metric"], float(row["full"]), variant, tolerance)
 
 
 @dataclass(frozen=True)
@@ -97,8 +114,8 @@ class Expected:
     figures: Sequence[Figure]
     problems: Sequence[str]
 
-    def beside(self, result: Result) -> dict[str, Figure]:
-        """The figure that belongs beside each metric of a result: metric -> figure, with the same settings.
+    def beside(self, result: Result) -> list[Figure]:
+        """The figures that belong beside the metrics of a result: those with the same settings.
 
         Of the same model and data set where there are any; else of the one other pair that there is, unless block numbers tell its
         figures apart.
@@ -107,21 +124,30 @@ class Expected:
         if not pool and len({figure.world for figure in self.figures}) == 1:
             pool = [figure for figure in self.figures if not BLOCKS & {key for key, _ in figure.keys}]
         metrics = result.get("metrics") or {}
-        return {
-            figure.metric: figure
-            for figure in pool
-            if figure.metric in metrics and all(_same(key, result.get(key), text) for key, text in figure.keys)
-        }
+        return [figure for figure in pool if figure.metric in metrics and figure.fits(result)]
+
+    def text(self, result: Result, metric: str, source: str) -> str:
+        """What a source measured, for the cell beside a metric of a result."""
+        found = [figure.text() for figure in self.beside(result) if (figure.metric, figure.source) == (metric, source)]
+        return " or ".join(found) or words.NOTHING
 
     @property
     def apart(self) -> Sequence[Figure]:
         """The figures, if none of them stands beside any of our results; else none."""
         return () if any(map(self.beside, self.results)) else self.figures
 
-    def notes(self) -> list[str]:
-        """Whose the figures beside ours are, said once for each source; and what could not be read."""
-        used = [figure for result in self.results for figure in self.beside(result).values()]
-        return [*self.problems, *dict.fromkeys(figure.told(self.results) for figure in used)]
+    def sources(self) -> list[str]:
+        """Whose the figures beside ours are, said once for each source; how many have no place there, and what no result has."""
+        pairs = [(figure, result) for result in self.results for figure in self.beside(result)]
+        used = {figure for figure, _ in pairs}
+        lost = [figure for figure in self.figures if figure not in used]
+        known = {key for result in self.results for key in (*result, *overrides(result), *(result.get("metrics") or {}))}
+        unknown = dict.fromkeys(key for figure in lost for key in (*dict(figure.keys), figure.metric) if key not in known)
+        missed = sum(figure.missed(result) for figure, result in pairs)
+        said = list(dict.fromkeys(figure.told(self.results) for figure, _ in pairs))
+        said += [f"{missed} of ours lie further from these than the tolerance"] if missed else []
+        what = f": none has {next(iter(unknown))}" if unknown else ""
+        return said + ([f"{len(lost)} of {len(self.figures)} expected figures match no result{what}"] if lost else [])
 
     def tables(self) -> list[Theirs]:
         """A table of the figures apart for each source, model, data set and kind of setting."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from fna.report import words
 from fna.report.expected import load_expected
-from fna.report.results import Run, dig, interval, number
+from fna.report.results import IDENTITY, Run, dig, interval, number, setting
 from fna.report.sweep import group, varying
 
 INK, SOFT, LINE = "#010101", "#020202", "#030303"
@@ -68,6 +68,8 @@ def plots(runs: Sequence[Run]) -> list[Plot]:
             drawn.append(draw(f"{called} over {_amount(whole)}", whole, keys, over_landmarks(metric, _amount(whole))))
         if "mask_start" in keys:
             drawn.append(draw(f"{called} over the first masked block", whole, keys, over_start(metric)))
+        options = [key for key in keys if key not in IDENTITY and all(_field(key)(run).middle is not None for run in whole)]
+        drawn += [draw(f"{called} over {key}", whole, keys, over_option(metric, key)) for key in options]
     drawn += _theirs(whole)
     if "tokens" in keys or "image_size" in keys:
         drawn.append(draw("Where it begins to pay", whole, [key for key in keys if key != "image_size"], CROSSOVER))
@@ -108,6 +110,11 @@ def over_start(metric: str) -> Axes:
     return Axes(_field("mask_start"), _delta(metric), "first masked block", "points against full", "mask_start")
 
 
+def over_option(metric: str, key: str) -> Axes:
+    """The difference of a metric over a number that was typed: ``attn.steps``, ``batch_size``."""
+    return Axes(_field(key), _delta(metric), key, "points against full", key)
+
+
 def draw(title: str, runs: Sequence[Run], keys: Sequence[str], plot: Axes) -> Plot | None:
     """The plot; None where fewer than two runs have both values."""
     lines: dict[str, list[tuple[Value, Value, Run]]] = {}
@@ -116,34 +123,49 @@ def draw(title: str, runs: Sequence[Run], keys: Sequence[str], plot: Axes) -> Pl
         if x.middle is not None and y.middle is not None:
             lines.setdefault(group(run, keys, plot.along), []).append((x, y, run))
     for points in lines.values():
-        points.sort(key=lambda point: number(point[2].result.get(plot.along)) or 0.0)
+        points.sort(key=lambda point: _field(plot.along)(point[2]).middle or 0.0)
     if sum(map(len, lines.values())) < 2:
         return None
     figure, axes = _figure(plot)
-    for place, points in enumerate(lines.values()):
-        _line(axes, place, points)
-        if plot.tags and len(points) > 1:
-            _tag(axes, points, plot.along)
+    paths = [[(x, y) for x, y, _ in points] for points in lines.values()]
+    for place, path in enumerate(paths):
+        _line(axes, place, path, above=paths[place + 1 :].count(path))
+    ticks = sorted({x.middle or 0.0 for path in paths for x, _ in path})
     if plot.log:
-        ticks = sorted({x.middle or 0.0 for points in lines.values() for x, _, _ in points})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
+    elif all(tick == int(tick) for tick in ticks):
+        axes.locator_params("x", integer=True)
+    if plot.tags:
+        _tag(figure, axes, [point for points in lines.values() if len(points) > 1 for point in points], plot.along)
     legend = [(name, place % len(LINES), place >= len(LINES)) for place, name in enumerate(lines)]
     return Plot(title, svg(figure), legend if len(lines) > 1 else [])
 
 
-def _tag(axes: Any, points: Sequence[tuple[Value, Value, Run]], key: str) -> None:
-    for x, y, run in points:
-        at = (x.middle, y.middle)
-        axes.annotate(str(run.result.get(key)), at, (5, 5), textcoords="offset points", color=SOFT, fontsize=8)
+def _tag(figure: Any, axes: Any, points: Sequence[tuple[Value, Value, Run]], key: str) -> None:
+    """Write ``key`` beside the points, on the side where there is room; where there is none, nothing."""
+    figure.draw_without_rendering()  # the layout, and so the place of each point, stands only now
+    places = axes.transData.transform([(x.middle, y.middle) for x, y, _ in points]) * 72 / figure.dpi
+    taken = [(across - 3, up - 3, across + 3, up + 3) for across, up in places]
+    for (x, y, run), (across, up) in zip(points, places, strict=True):
+        text = str(run.result.get(key))
+        width, height = 5.2 * len(text), 8.0
+        for right, above in ((5, 4), (5, -12), (-5 - width, 4), (-5 - width, -12)):
+            box = (across + right, up + above, across + right + width, up + above + height)
+            if not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+                at = (x.middle, y.middle)
+                axes.annotate(text, at, (right, above), textcoords="offset points", color=SOFT, fontsize=8)
+                taken.append(box)
+                break
 
 
-def _line(axes: Any, place: int, points: Sequence[tuple[Value, Value, Run]]) -> None:
-    xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
+def _line(axes: Any, place: int, points: Sequence[tuple[Value, Value]], above: int) -> None:
+    """Draw a line; wider where so many equal ones will lie above it, so that none is hidden."""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
     drawn = axes.errorbar(
         [x.middle for x in xs], [y.middle for y in ys], xerr=_ends(xs), yerr=_ends(ys),
-        color=LINES[place % len(LINES)], linestyle="-" if place < len(LINES) else "--", marker="o", markersize=5,
-        linewidth=1.6, elinewidth=1.2, capsize=0,
+        color=LINES[place % len(LINES)], linestyle="-" if place < len(LINES) else "--", marker="o", markersize=5 + 4 * above,
+        linewidth=1.6 + 3 * above, elinewidth=1.2, capsize=0,
     )  # fmt: skip
     for bars in drawn.lines[2]:
         bars.set_alpha(0.4)
@@ -212,7 +234,7 @@ def _delta(metric: str) -> Reader:
 
 
 def _field(key: str) -> Reader:
-    return lambda run: Value(number(run.result.get(key)))
+    return lambda run: Value(number(setting(run.result, key)))
 
 
 CROSSOVER = Axes(_field("tokens"), _speedup, "tokens", "speedup (x)", "tokens", level=1.0, log=True)

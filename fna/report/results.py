@@ -1,7 +1,8 @@
 """Reading result.json files and writing them as one results.csv.
 
-Everything in `fna.report` works from files. A run folder holds ``result.json`` (its keys are in the README under "result.json");
-one that cannot be read stays in the report as a run with the status "broken" and a sentence why: nothing is dropped in silence.
+Everything in `fna.report` works from files. A run folder holds ``result.json``: what was compared (`IDENTITY`, and "overrides", the
+words that were typed), then "metrics", "fidelity" and "cost". One that cannot be read stays in the report as a run with the status
+"broken" and a sentence why: nothing is dropped in silence.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,14 @@ IDENTITY = (
     "model", "checkpoint", "dataset", "split", "task", "attn", "sampler", "reduce", "mask", "mask_start", "guarantee", "pieces",
     "kv", "landmarks", "layers", "image_size", "tokens", "samples", "seed", "dtype", "device",
 )  # fmt: skip
+# A setting that another one says already: a column of its own is for what no other tells.
+FOLLOWS = {
+    "checkpoint": "model", "model.checkpoint": "checkpoint", "split": "dataset", "dataset.root": "dataset",
+    "limit": "samples", "dataset.count": "samples", "tokens": "image_size", "mask.blocks": "mask_start", "attn.partition": "pieces",
+    "attn.rank": "landmarks", "attn.sampler._target_": "sampler",
+    "sampler.cls": "guarantee", "sampler.massive": "guarantee", "sampler.artifact": "guarantee",
+}  # fmt: skip
+SILENT = frozenset({"expected", "gallery", "logger", "retry_failed", "rows_dir", "workers"})  # knobs that no figure depends on
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,17 @@ def interval(value: Any) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
 
+def overrides(result: Result) -> dict[str, Any]:
+    """What was typed for a result beside its identity: ``attn.steps`` -> 3; numbers are numbers, all else is text."""
+    pairs = [str(word).lstrip("+").partition("=")[::2] for word in result.get("overrides") or []]
+    return {key: _typed(text) for key, text in pairs if key not in IDENTITY and key.partition(".")[0] not in SILENT}
+
+
+def setting(result: Result, key: str) -> Any:
+    """A field of the identity, or what was typed for another key; None where neither is there."""
+    return result[key] if key in result else overrides(result).get(key)
+
+
 def reference(result: Result) -> str:
     """Which of full and exact the speedup is against: the faster one."""
     named = dig(result, "cost", "baseline")
@@ -103,8 +124,9 @@ def ratio(result: Result, *path: str) -> float | None:
 
 
 def flatten(result: Result) -> dict[str, Any]:
-    """One tidy row: identity, then metrics, fidelity, cost; what is missing is None."""
+    """One tidy row: identity and what else was typed, then metrics, fidelity, cost; what is missing is None."""
     row = {"hash": result.get("hash"), "status": result.get("status")} | {key: _cell(result.get(key)) for key in IDENTITY}
+    row |= overrides(result)
     for name, metric in (dig(result, "metrics") or {}).items():
         low, high = interval(dig(metric, "ci")) or (None, None)
         row |= {f"{name}_{part}": number(dig(metric, part)) for part in ("full", "variant", "delta")}
@@ -188,6 +210,13 @@ def _broken(why: str) -> Result:
 
 def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _typed(text: str) -> Any:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text.strip("'\"")
 
 
 def _one_line(error: Exception) -> str:

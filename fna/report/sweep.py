@@ -9,11 +9,11 @@ from functools import partial
 from fna.report import words
 from fna.report.expected import Expected, Theirs, load_expected
 from fna.report.grid import fold, numeric_columns
-from fna.report.results import IDENTITY, Run, dig, number, ratio, reference
+from fna.report.results import FOLLOWS, IDENTITY, Run, dig, number, overrides, ratio, reference, setting
 from fna.report.words import Part
 
 Column = tuple[str, Callable[[Run], Part]]
-FOLLOWS = {"checkpoint": "model", "tokens": "image_size", "split": "dataset"}  # said already by the field it follows
+SHOWN = 3  # failed jobs that are named where many failed alike
 
 
 @dataclass(frozen=True)
@@ -25,26 +25,28 @@ class Summary:
     heads: list[str]
     rows: list[list[Part]]
     numeric: list[bool]  # for each column, whether it holds numbers
-    failures: list[tuple[str, str]]
+    failures: list[tuple[str, str]]  # which, and why; those that failed alike in one line
     notes: list[str]
+    sources: list[str]  # whose the figures beside ours are
     best: int | None  # the row that the title names
     theirs: list[Theirs]  # what others measured, where no run of ours stands beside it
 
 
 def varying(runs: Sequence[Run]) -> list[str]:
-    """The keys of the identity in which the runs differ, without those that only follow another."""
-    keys = [key for key in IDENTITY if _differs(runs, key)]
+    """The settings in which the runs differ, typed ones beside the identity, without those that only follow another."""
+    keys = [key for key in _settings(runs) if _differs(runs, key)]
     return [key for key in keys if FOLLOWS.get(key) not in keys]
 
 
 def label(run: Run, keys: Sequence[str]) -> str:
     """A run by what sets it apart; by its folder where nothing does."""
-    return ", ".join(words.said(key, run.result.get(key)) for key in keys) or run.name
+    values = {key: setting(run.result, key) for key in keys}
+    return ", ".join(words.said(key, value) for key, value in values.items() if value is not None) or run.name
 
 
 def group(run: Run, keys: Sequence[str], without: str) -> str:
     """The line of a plot to which a run belongs: all that differs but the quantity along the axis."""
-    values = {key: run.result.get(key) for key in keys if key != without}
+    values = {key: setting(run.result, key) for key in keys if key != without}
     said = [words.said(key, value) for key, value in values.items() if value not in (None, "none")]
     return " · ".join(said) or words.name(run.result.get("attn"))
 
@@ -54,27 +56,39 @@ def summarise(runs: Sequence[Run]) -> Summary:
     whole = [run for run in runs if run.ok]
     keys = varying(whole)
     shared = whole[0].result if whole else {}
-    same = [key for key in IDENTITY if not _differs(whole, key) and shared.get(key) not in (None, "none")]
-    common = [(words.field_name(key), words.value_of(key, shared[key])) for key in same]
+    same = [key for key in _settings(whole) if key in IDENTITY or key not in FOLLOWS]
+    same = [key for key in same if not _differs(whole, key) and setting(shared, key) not in (None, "none")]
+    common = [(words.field_name(key), words.value_of(key, setting(shared, key))) for key in same]
     expected = load_expected([run.result for run in whole])
-    notes = [*dict.fromkeys(note for run in whole for note in words.caveats(run.result)), *expected.notes()]
-    failures = [(run.name, _why(run)) for run in runs if not run.ok]
+    notes = [*words.caveats(*(run.result for run in whole)), *expected.problems]
     found = best(whole)
-    title = _title(len(whole), found, keys, len(failures))
+    title = _title(len(whole), found, keys, len(runs) - len(whole))
     columns = _columns(whole, keys, expected)
     heads, rows, once = fold([head for head, _ in columns], [[cell(run) for _, cell in columns] for run in whole])
     best_row = whole.index(found[0]) if found else None
-    return Summary(title, common + once, heads, rows, numeric_columns(rows), failures, notes, best_row, expected.tables())
+    return Summary(
+        title,
+        common + once,
+        heads,
+        rows,
+        numeric_columns(rows),
+        _failures(runs),
+        notes,
+        expected.sources(),
+        best_row,
+        expected.tables(),
+    )
 
 
 def best(runs: Sequence[Run]) -> tuple[Run, bool] | None:
     """The fastest run that shows no loss (untimed: the best of these), and True; if all lose, the one that loses least, and False.
 
     None where the runs are not of one model on one data set, or their metrics are findings: then nothing is better than another.
+    Full attention beside itself, as ``auto`` may leave it, is none of them.
     """
     if set(varying(runs)) & {"model", "dataset", "task"}:
         return None
-    rated = [run for run in runs if words.weakest(run.result) not in {None, *words.FINDINGS}]
+    rated = [run for run in runs if words.weakest(run.result) not in {None, *words.FINDINGS} and not words.is_idle(run.result)]
     safe = [run for run in rated if words.judge(*_delta(run)) in ("keeps", "gains")]
     if safe:
         return max(safe, key=lambda run: (_speed(run) or 0.0, number(_delta(run)[0]) or 0.0)), True
@@ -95,15 +109,21 @@ def _title(count: int, found: tuple[Run, bool] | None, keys: Sequence[str], fail
     if found is None:
         return [Part(said)]
     run, safe = found
-    extra = [key for key in keys if key not in ("attn", "landmarks", "layers", "reduce", "mask", "mask_start")]
+    told = ("attn", "landmarks", "layers", "reduce", "mask", "mask_start")
+    extra = [key for key in keys if key not in told and setting(run.result, key) not in (None, "none")]
     lead = "None is shown to keep the quality; the closest"
     if safe:
         lead = "The best that keeps the quality" if _speed(run) is None else "The fastest that keeps the quality"
     return [Part(f"{said} {lead}: "), *words.headline(run.result, label(run, extra) if extra else "")]
 
 
+def _settings(runs: Sequence[Run]) -> list[str]:
+    """The identity, and what else was typed for any of the runs."""
+    return [*IDENTITY, *dict.fromkeys(key for run in runs for key in overrides(run.result))]
+
+
 def _differs(runs: Sequence[Run], key: str) -> bool:
-    return len({str(run.result.get(key)) for run in runs}) > 1
+    return len({str(setting(run.result, key)) for run in runs}) > 1
 
 
 def _count(number: int, thing: str) -> str:
@@ -116,6 +136,21 @@ def _metrics(runs: Sequence[Run]) -> list[str]:
 
 def _why(run: Run) -> str:
     return str(run.result.get("error") or f"status {run.result.get('status')}").partition("\n")[0]
+
+
+def _failures(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """The failed jobs by the words in which the jobs differ, and why: a line for each reason."""
+    typed = [set(words) for run in runs if (words := run.result.get("overrides"))]
+    shared = set.intersection(*typed) if typed else set()
+    reasons: dict[str, list[str]] = {}
+    for run in runs:
+        if not run.ok:
+            own = " ".join(word for word in run.result.get("overrides") or [] if word not in shared)
+            reasons.setdefault(_why(run), []).append(f"{run.name} ({own})" if own else run.name)
+    return [
+        (", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""), why)
+        for why, names in reasons.items()
+    ]
 
 
 def _columns(runs: Sequence[Run], keys: Sequence[str], expected: Expected) -> list[Column]:
@@ -138,7 +173,7 @@ def _identity(key: str, first: bool) -> Column:
     """A key in which the runs differ; the first column marks the runs of which a note says that they say nothing."""
 
     def cell(run: Run) -> Part:
-        return Part(words.value_of(key, run.result.get(key)) + (" !" if first and words.is_doubtful(run.result) else ""))
+        return Part(words.value_of(key, setting(run.result, key)) + (" !" if first and words.is_doubtful(run.result) else ""))
 
     return words.field_name(key), cell
 
@@ -152,12 +187,8 @@ def _of_metric(metric: str, runs: Sequence[Run], expected: Expected) -> list[Col
     def tone(run: Run) -> str:
         return words.tone(metric, dig(run.result, "metrics", metric))
 
-    def source(run: Run) -> str | None:
-        figure = expected.beside(run.result).get(metric)
-        return None if figure is None else figure.source
-
     def theirs(run: Run, whose: str) -> Part:
-        return Part(expected.beside(run.result)[metric].text() if source(run) == whose else words.NOTHING)
+        return Part(expected.text(run.result, metric, whose))
 
     short = words.metric_short(metric)
     columns: list[Column] = [
@@ -169,5 +200,5 @@ def _of_metric(metric: str, runs: Sequence[Run], expected: Expected) -> list[Col
     if any(run.result.get("unmasked") for run in runs):
         columns.append((f"{short} unmasked", lambda run: Part(words.fixed(value(run, "unmasked", "variant")))))
         columns.append(("delta", lambda run: Part(words.signed(value(run, "unmasked", "delta"), 2))))
-    sources = dict.fromkeys(filter(None, map(source, runs)))
+    sources = dict.fromkeys(figure.source for run in runs for figure in expected.beside(run.result) if figure.metric == metric)
     return columns + [(f"{short}, {whose}", partial(theirs, whose=whose)) for whose in sources]

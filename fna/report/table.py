@@ -30,7 +30,7 @@ def show(result: Result, console: Console | None = None) -> None:
     console = console or _console()
     _lines(console, words.headline(result), words.compared(result))
     expected = load_expected([result])
-    _notes(console, [*words.caveats(result), *expected.notes()])
+    _notes(console, [*words.caveats(result), *expected.problems], expected.sources())
     if result.get("status") == "ok":
         for heads, rows in _grids(result, expected):
             console.print(_table(heads, rows))
@@ -41,7 +41,7 @@ def show_sweep(runs: Sequence[Run], console: Console | None = None) -> None:
     console = console or _console()
     summary = summarise(runs)
     _lines(console, summary.title, [f"{key} {value}" for key, value in summary.common])
-    _notes(console, summary.notes)
+    _notes(console, summary.notes, summary.sources)
     if summary.rows:
         console.print(_fitting(console, summary.heads, summary.rows))
     for theirs in summary.theirs:
@@ -64,7 +64,7 @@ def markdown(result: Result) -> str:
     expected = load_expected([result])
     grids = [_pipes(*grid) for grid in _grids(result, expected)] if result.get("status") == "ok" else []
     lines = [f"**{_escape(words.plain(words.headline(result)))}**", _escape(" · ".join(words.compared(result)))]
-    notes = _quotes([*words.caveats(result), *expected.notes()])
+    notes = _quotes([*words.caveats(result), *expected.problems, *expected.sources()])
     return "\n\n".join([*lines, *notes, *grids]) + "\n"
 
 
@@ -74,7 +74,10 @@ def sweep_markdown(runs: Sequence[Run]) -> str:
     lines = [f"**{_escape(words.plain(summary.title))}**", _escape(" · ".join(f"{key} {value}" for key, value in summary.common))]
     grid = [_pipes(summary.heads, summary.rows)] if summary.rows else []
     failed = ["\n".join(f"- failed: {_escape(f'{place}: {why}')}" for place, why in summary.failures)] if summary.failures else []
-    return "\n\n".join([*lines, *_quotes(summary.notes), *grid, *map(_theirs_pipes, summary.theirs), *failed]) + "\n"
+    return (
+        "\n\n".join([*lines, *_quotes([*summary.notes, *summary.sources]), *grid, *map(_theirs_pipes, summary.theirs), *failed])
+        + "\n"
+    )
 
 
 def quality(result: Result, expected: Expected) -> Grid:
@@ -105,16 +108,14 @@ def quality(result: Result, expected: Expected) -> Grid:
 
 def further(result: Result, expected: Expected) -> tuple[list[str], dict[str, list[Part]]]:
     """Columns that only some results have: the variant without its mask, and what others measured. Heads, and cells by metric."""
-    bare, theirs = dig(result, "unmasked", "metrics"), expected.beside(result)
+    bare, sources = dig(result, "unmasked", "metrics"), list(dict.fromkeys(figure.source for figure in expected.beside(result)))
     cells: dict[str, list[Part]] = {key: [] for key in result.get("metrics") or {}}
     for key, row in cells.items():
         if bare:
             value, delta, ends = (dig(bare, key, part) for part in ("variant", "delta", "ci"))
             row += [Part(words.fixed(value)), Part(words.signed(delta, 2)), Part(words.span(ends, 2))]
-        if theirs:
-            row.append(Part(theirs[key].text() if key in theirs else words.NOTHING))
-    sources = ", ".join(dict.fromkeys(figure.source for figure in theirs.values()))
-    return [*(UNMASKED if bare else ()), *([sources] if theirs else [])], cells
+        row += [Part(expected.text(result, key, source)) for source in sources]
+    return [*(UNMASKED if bare else ()), *sources], cells
 
 
 def cost(result: Result) -> Grid:
@@ -157,9 +158,11 @@ def _lines(console: Console, title: Sequence[Part], facts: Sequence[str]) -> Non
     console.print(Text(" · ".join(facts), style="dim"), soft_wrap=True)
 
 
-def _notes(console: Console, notes: Sequence[str]) -> None:
+def _notes(console: Console, notes: Sequence[str], sources: Sequence[str]) -> None:
     for note in notes:
         console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
+    for source in sources:
+        console.print(Text(source, style="dim"), soft_wrap=True)
 
 
 def _text(parts: Sequence[Part]) -> Text:

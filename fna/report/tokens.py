@@ -92,6 +92,7 @@ def _axes(x: str, y: str) -> tuple[Any, Any]:
     figure = Figure(figsize=(5.4, 3.4), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
+    axes.locator_params("x", integer=True)  # blocks, ranks and counts
     axes.set_xlabel(x, color=SOFT)
     axes.set_ylabel(y, color=SOFT)
     axes.tick_params(colors=SOFT, labelsize=9, length=0)

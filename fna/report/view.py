@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,7 @@ class View:
     headline: list[Part]
     compared: list[str]
     caveats: list[str]
+    sources: list[str]
     subject: str
     metrics: list[Metric]
     further: list[str]  # heads of columns that only some results have; the cells are in the metrics
@@ -104,7 +106,8 @@ def view(run: Run, album: Album, pictures: int | None = None) -> View:
         run=run,
         headline=words.headline(result),
         compared=words.compared(result),
-        caveats=words.caveats(result) + expected.notes() + ([gallery.problem] if gallery.problem else []),
+        caveats=[*words.caveats(result), *expected.problems, *([gallery.problem] if gallery.problem else [])],
+        sources=expected.sources(),
         subject=words.name(result.get("attn")),
         metrics=metric_rows(result, cells),
         further=heads,
@@ -189,7 +192,8 @@ def _fidelity(result: Result) -> list[tuple[str, str]]:
     said.append(("relative error of the outputs", words.fixed(tree.get("output_error"), 3)))
     others = [key for key in tree if key not in ("agreement", "output_error") and number(tree[key]) is not None]
     said += [(table.fidelity_name(key), words.fixed(tree[key], 3)) for key in others]
-    return [*said, ("operations against full", words.times(ratio(result, "cost", "flops")))]
+    part = ratio(result, "cost", "flops")
+    return said if part is None else [*said, ("operations against full", words.times(part))]
 
 
 def _facts(result: Result) -> list[tuple[str, str]]:
@@ -207,13 +211,9 @@ def _pairs(name: str, value: Any) -> list[tuple[str, str]]:
 
 
 def _command(run: Run) -> str:
-    """The command as Hydra recorded it beside the result."""
-    said = run.result.get("command")
-    if isinstance(said, str):
-        return said
-    overrides = _text(run, ".hydra/overrides.yaml")
-    typed: Sequence[str] = [line[2:].strip("'\"") for line in overrides.splitlines() if line.startswith("- ")]
-    return " ".join(["python run.py", *typed]) if overrides else ""
+    """The command, as a shell takes it."""
+    typed = run.result.get("overrides")
+    return shlex.join(["python", "run.py", *typed]) if typed else ""
 
 
 def _config(run: Run) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ KINDS = {"landmarks": {"index": "landmark"}, "tokens": {"massive": "massive", "a
 class WandbLogger:
     """Logs metrics, a table, pictures with their tokens marked, and what task=tokens found.
 
-    Offline runs lie in the run folder; ``wandb sync`` sends them later.
+    Offline runs lie in the run folder, as a line on stderr says; ``wandb sync`` sends them later.
     """
 
     project: str = "fna"
@@ -55,6 +56,9 @@ class WandbLogger:
             run.summary.update({"status": result.get("status"), "hash": result.get("hash")})
         finally:
             run.finish()
+        if self.mode == "offline":
+            place = Path(run.settings.sync_dir)
+            print(f"wandb: kept offline; `wandb sync {place}` sends it", file=sys.stderr)
 
 
 def _quiet() -> wandb.Settings:

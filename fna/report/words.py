@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from fna.report.results import Result, dig, interval, number, reference
+from fna.report.results import IDENTITY, Result, dig, interval, number, reference
 
-NAMES = {"fna": "FNA", "exact": "exact attention", "nystromformer": "Nyströmformer", "tome": "ToMe", "fps": "FPS"}
+NAMES = {"fna": "FNA", "exact": "exact attention", "nystromformer": "Nyströmformer", "tome": "ToMe"}
+OPTIONS = {"SegmentMeans": "segment_means", "KMeans": "kmeans"}  # a method's own sampler, by the word that chooses it
 FINDINGS = {  # neither good nor bad: what task=tokens saw
     "massive_per_image": "massive tokens an image", "artifact_per_image": "artifact tokens an image",
     "images_with_massive": "images with massive tokens", "cls_on_massive": "CLS attention on massive tokens",
@@ -94,6 +95,12 @@ def short(value: Any, unit: str = "", base: int = 1000) -> str:
     return f"{value:.{digits}f} {prefix}{unit}".rstrip()
 
 
+def extent(values: Collection[float]) -> str:
+    """The smallest and the largest of some numbers, ``24 to 128``; of equal ones the one."""
+    ends = [f"{value:,g}" for value in (min(values), max(values))]
+    return " to ".join(dict.fromkeys(ends))
+
+
 def rate(value: Any) -> str:
     """Images a second, with three figures."""
     value = number(value)
@@ -126,16 +133,22 @@ def value_of(key: str, value: Any) -> str:
         return NOTHING
     if key == "layers":
         return ranges(value)
+    if key == "sampler":
+        return OPTIONS.get(value, value)
     if isinstance(value, list | tuple):
         return "x".join(map(str, value)) if len(set(map(str, value))) > 1 else str(value[0]) if value else NOTHING
     return f"{value:,}" if isinstance(value, int) and key != "seed" else str(value)
 
 
 def said(key: str, value: Any) -> str:
-    """A value of the identity where no head names its key: ``224 px``, ``64 landmarks``, ``blocks 4-7``."""
+    """A setting where no head names its key: ``224 px``, ``64 landmarks``, ``blocks 4-7``, ``no mask``, ``attn.steps=3``."""
     if key == "layers":
         return where(value)
+    if key not in IDENTITY:
+        return f"{key}={value}"
     text = name(value_of(key, value))
+    if value == "none":
+        return f"no {field_name(key)}"
     if key in ("landmarks", "samples", "tokens", "image_size"):
         return f"{text} {UNITS.get(key, key)}"
     return f"{field_name(key)} {text}" if key in ("seed", "mask", "mask_start", "reduce", "kv") else text
@@ -162,14 +175,19 @@ def where(layers: Any) -> str:
 
 
 def subject(result: Result) -> str:
-    """What was put in place of full attention: ``FNA with 64 landmarks in blocks 4-7``; of a mask on exact attention, the mask."""
+    """What was put in place of full attention: ``FNA with 64 landmarks in blocks 4-7``; of a mask on exact attention, the mask.
+
+    Where landmarks or blocks were ``auto``, what they came to.
+    """
+    if is_idle(result):
+        return "No block was worth it: full attention everywhere"
     masked = f"mask {result['mask']}" if result.get("mask") not in (None, "none") else ""
     masked += f" in {where(result['mask_blocks'])}" if masked and result.get("mask_blocks") else ""
     if masked and result.get("attn") == "exact":
         return masked[0].upper() + masked[1:]
     parts = [name(result.get(key)) for key in ("attn", "reduce") if result.get(key) not in (None, "none")]
     text = " and ".join(parts) or "the variant"
-    count = result.get("landmarks")
+    count = _chosen(result)
     if count is not None and result.get("attn") == "low_rank":
         text = f"attention of rank {count}"
     elif count is not None and result.get("attn") not in ("exact", "full", "none", None):
@@ -178,6 +196,17 @@ def subject(result: Result) -> str:
     text += f" in {where(result['layers'])}" if result.get("layers") is not None else ""
     text += f", {masked}," if masked else ""
     return text[0].upper() + text[1:]
+
+
+def is_idle(result: Result) -> bool:
+    """Whether ``auto`` found no block worth it, so that full attention was compared with itself."""
+    return dig(result, "auto", "landmarks") == {}
+
+
+def _chosen(result: Result) -> Any:
+    """The number of landmarks; of ``auto`` the one that it came to in all blocks, or ``24 to 128``."""
+    counts = (dig(result, "auto", "landmarks") or {}).values()
+    return extent(counts) if len(set(counts)) > 1 else next(iter(counts), result.get("landmarks"))
 
 
 def primary(result: Result) -> list[str]:
@@ -215,9 +244,9 @@ def tone(key: str, metric: Any, even: str = "even") -> str:
 
 
 def judge_speed(result: Result) -> str:
-    """ "good", "bad" or "even": faster, slower, or neither beyond the noise."""
+    """ "good", "bad" or "even": faster, slower, or neither beyond the noise, as full attention is beside itself."""
     pair = interval(dig(result, "cost", "speedup", "ci"))
-    return "even" if pair is None or pair[0] <= 1 <= pair[1] else "good" if pair[0] > 1 else "bad"
+    return "even" if pair is None or is_idle(result) or pair[0] <= 1 <= pair[1] else "good" if pair[0] > 1 else "bad"
 
 
 def headline(result: Result, extra: str = "") -> list[Part]:
@@ -226,6 +255,8 @@ def headline(result: Result, extra: str = "") -> list[Part]:
     who = subject(result) + (f" ({extra})" if extra else "")
     if key is None:
         return [Part(f"{who}: {result.get('error') or 'no metrics'}")]
+    if is_idle(result):
+        return [Part(f"{who}.")]
     doubt = [Part("Random weights, only the pipeline counts: ")] if is_random(result) else []
     speed = _speed(result)
     verdict = judge(dig(result, "metrics", key, "delta"), dig(result, "metrics", key, "ci"), result.get("samples"))
@@ -269,7 +300,7 @@ def compared(result: Result) -> list[str]:
     pieces = [f"model {result['model']}" if result.get("model") else "", data, str(result.get("task") or "")]
     pieces += [f"{value_of('', amount)} {unit}" for amount, unit in amounts if amount is not None]
     if result.get("sampler") not in (None, "none"):
-        pieces.append(f"sampler {result['sampler']}")
+        pieces.append(f"sampler {value_of('sampler', result['sampler'])}")
     pieces += [str(result[key]) for key in ("dtype", "device") if result.get(key)]
     return [piece for piece in [*pieces, f"seed {result['seed']}" if "seed" in result else ""] if piece]
 
@@ -284,8 +315,21 @@ def is_doubtful(result: Result) -> bool:
     return is_random(result) or any("scores" in note or "belong together" in note for note in caveats(result))
 
 
-def caveats(result: Result) -> list[str]:
-    """What a reader must know before believing a number: random weights, mismatches, warnings, skipped or unmoved samples."""
+def caveats(*results: Result) -> list[str]:
+    """What a reader must know before believing a number: random weights, mismatches, warnings, skipped or unmoved samples.
+
+    Each note once, however many results it is about.
+    """
+    notes = [note for result in results for note in _caveats(result)]
+    unmoved = [result for result in results if any(dig(result, "metrics", key, "ci") == [0, 0] for key in primary(result))]
+    counts = [samples for result in unmoved if (samples := number(result.get("samples")))]
+    if counts:
+        unseen = f"up to {min(100, 300 / min(counts)):.3g} % of all samples may still change (95 %, rule of three)"
+        notes.append(f"where an interval is [0, 0], the score of none of {extent(counts)} samples changed; {unseen}")
+    return list(dict.fromkeys(notes))
+
+
+def _caveats(result: Result) -> list[str]:
     notes = [str(note) for note in [*(result.get("notes") or []), *(result.get("warnings") or [])]]
     if is_random(result) and not any("random" in note.lower() for note in notes):
         notes.insert(0, "random weights: the pipeline runs, the scores mean nothing")
@@ -293,10 +337,6 @@ def caveats(result: Result) -> list[str]:
     if skipped:
         more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
         notes.append(f"{len(skipped)} unreadable, left out: {', '.join(skipped[:3])}{more}")
-    samples = number(result.get("samples"))
-    if samples and any(dig(result, "metrics", key, "ci") == [0, 0] for key in primary(result)):
-        unseen = f"up to {100 * 3 / samples:.2g} % of all samples may still change (95 %, rule of three)"
-        notes.append(f"where an interval is [0, 0], the score of none of {samples:,.0f} samples changed; {unseen}")
     return notes
 
 

@@ -41,8 +41,8 @@ def main() -> None:
         fail(error)
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         fail(UserError(f"{error.filename}: cannot write there ({error.strerror}); choose another folder."))
-    except KeyboardInterrupt:
-        print("interrupted: finished rows are kept, the same command goes on from them", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"interrupted: finished rows are kept, the same command goes on from them{stop}", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
@@ -63,6 +63,10 @@ def _job(cfg: DictConfig) -> Any:
     except UserError as error:
         _refused.append(error)  # raised once Hydra is done: it would print a line of its own above ours
         return None
+    except KeyboardInterrupt:
+        if settings.mode != RunMode.MULTIRUN:
+            raise
+        raise KeyboardInterrupt(f"; python -m fna.report {settings.sweep.dir} shows the jobs that are done") from None
 
 
 def _add_search_path() -> None:

@@ -42,4 +42,6 @@ def _comments() -> dict[str, str]:
         name, colon, _ = line.partition(":")
         if colon and name.isidentifier():
             found[name] = line
+        elif colon and found:  # a key below the last one
+            found[next(reversed(found))] += f"\n  {line}"
     return found

@@ -39,7 +39,7 @@ def test_the_figure_of_the_same_settings_stands_beside_ours(tmp_path: Path) -> N
     assert summary.theirs == []
     place = summary.heads.index("top-1, somebody")
     assert [row[place].text for row in summary.rows] == ["77.00 (+7.00)", "78.00 (+8.00)"]
-    assert "somebody: made_up_vit on made_up_photos" in summary.notes
+    assert summary.sources == ["somebody: made_up_vit on made_up_photos"]
     assert "77.00 (+7.00)" in sweep_markdown(runs)
     assert "78.00 (+8.00)" in markdown(runs[1].result)
     assert "77.00 (+7.00)" in read_page(tmp_path).words
@@ -65,10 +65,10 @@ def test_settings_without_block_numbers_match_across_models(tmp_path: Path) -> N
     ours = result(guarantee="CLS keep, massive drop", expected=path)
     other = result(guarantee="CLS drop, massive drop", expected=path)
     found = load_expected([ours, other])
-    assert found.beside(ours)["top1"].delta == -1
-    assert found.beside(other) == {}
+    assert [figure.delta for figure in found.beside(ours)] == [-1]
+    assert found.beside(other) == []
     assert found.tables() == []
-    assert "Compare the order" in found.notes()[0]
+    assert "Compare the order" in found.sources()[0]
 
 
 def test_figures_of_full_attention_alone_are_named_so(tmp_path: Path) -> None:
@@ -85,5 +85,77 @@ def test_a_file_that_is_gone_or_no_table_is_one_line(tmp_path: Path, content: st
     if said:
         with pytest.raises(UserError, match=said):
             read_figures(str(path))
-        assert said in load_expected([made]).notes()[0]
+        assert said in load_expected([made]).problems[0]
+        assert str(path) in load_expected([made]).problems[0]
     assert "71.05" in markdown(made)
+
+
+def test_two_sources_of_one_metric_both_stand_beside_it(tmp_path: Path) -> None:
+    path = table(tmp_path, "landmarks", *(f"{who},{HOME},64,top1,71,{value}" for who, value in (("she", 70.5), ("he", 70.25))))
+    write_run(tmp_path / "0", result(expected=path))
+    write_run(tmp_path / "1", result(expected=path, landmarks=32))
+    text = markdown(result(expected=path))
+    assert "| she | he |" in text
+    assert "| 70.50 (-0.50) | 70.25 (-0.75) |" in text
+    assert {"top-1, she", "top-1, he"} < set(summarise(load(tmp_path)).heads)
+
+
+def test_figures_without_a_place_are_counted_with_what_no_result_has(tmp_path: Path) -> None:
+    path = table(tmp_path, "landmrks", f"somebody,{HOME},64,top1,71,70")
+    assert "1 of 1 expected figures match no result: none has landmrks" in markdown(result(expected=path))
+    path = table(tmp_path, "layers", f"somebody,{HOME},last-half,top1,71,70", f"somebody,{HOME},4-7,top1,71,70")
+    assert load_expected([result(expected=path)]).sources()[-1] == "1 of 2 expected figures match no result"
+
+
+def test_a_file_from_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    path = Path(table(tmp_path, "landmarks", f"somebody,{HOME},64,top1,71,70"))
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert [figure.source for figure in read_figures(str(path))] == ["somebody"]
+
+
+def test_an_empty_cell_asks_for_nothing_and_an_option_of_which_no_column_speaks_makes_another_run(tmp_path: Path) -> None:
+    path = table(tmp_path, "landmarks,attn.steps", f"somebody,{HOME},,6,top1,71,70", f"somebody,{HOME},64,,top1,71,69")
+    plain, steps, rule = (
+        result(expected=path, overrides=words) for words in (["limit=9"], ["attn.steps=6"], ["attn.steps=6", "mask.rule=norm"])
+    )
+    found = load_expected([plain, steps, rule])
+    assert [[figure.variant for figure in found.beside(made)] for made in (plain, steps, rule)] == [[69], [70, 69], []]
+
+
+def test_ours_further_off_than_the_tolerance_is_said(tmp_path: Path) -> None:
+    path = table(tmp_path, "landmarks,tolerance", f"somebody,{HOME},64,0.5,top1,71,70", f"somebody,{HOME},64,2,top1,71,70")
+    assert "1 of ours lie further from these than the tolerance" in load_expected([result(expected=path)]).sources()
+
+
+EXPERIMENTS = {
+    "vit_tiny_tinyimagenet": {
+        "model": "vit_tiny_tinyimagenet", "dataset": "tiny_imagenet", "image_size": [224, 224], "samples": 1000,
+        "layers": [6, 7, 8, 9, 10, 11], "landmarks": 16,
+    },
+    "shapes_segmentation": {
+        "model": "clip_shapes", "dataset": "shapes_segmented", "task": "segmentation_zeroshot", "landmarks": 64,
+        "metrics": {"miou": {"full": 85.12, "variant": 85.27, "delta": 0.15, "ci": [0.05, 0.25]}},
+    },
+    "camvid_fna": {
+        "model": "vit_tiny_tinyimagenet", "dataset": "camvid", "task": "segmentation", "image_size": [352, 480], "samples": 30,
+        "layers": [6, 7, 8, 9, 10, 11], "landmarks": 64,
+        "metrics": {"miou": {"full": 40.8, "variant": 40.3, "delta": -0.5, "ci": [-0.7, -0.3]}},
+    },
+}  # fmt: skip
+OTHER = [
+    {"attn": "nystromformer", "sampler": "SegmentMeans"},
+    {"sampler": "random"},
+    {"mask": "both"},
+    {"samples": 100},
+    {"task": "probe"},
+    {"overrides": ["attn.inverse=exact"]},
+    {"overrides": ["task.head.blocks=4"]},
+]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_figures_of_an_experiment_stand_beside_its_runs_and_no_others(name: str) -> None:
+    own = result(**EXPERIMENTS[name], expected=f"experiments/{name}/expected.csv")
+    assert len(load_expected([own]).beside(own)) == 1
+    for change in OTHER:
+        assert load_expected([own | change]).beside(own | change) == [], change

@@ -53,8 +53,9 @@ def offline(folder: Path, tmp_path: Path) -> list[Path]:
     call = [sys.executable, "-c", WANDB, str(folder)]
     done = subprocess.run(call, cwd=ROOT, env=kept | home, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert (done.stdout, done.stderr) == ("", "")
-    runs = list((folder / "wandb").glob("offline-run-*"))
+    runs = sorted((folder / "wandb").glob("offline-run-*"))
+    assert done.stdout == ""
+    assert sorted(done.stderr.splitlines()) == sorted(f"wandb: kept offline; `wandb sync {run}` sends it" for run in runs)
     assert len(runs) == 2
     assert all(list(run.glob("*.wandb")) for run in runs)
     return runs

@@ -137,7 +137,7 @@ def test_a_sweep_has_table_plots_and_each_run_folded(sweep_folder: Path) -> None
     assert page.tags.count("details") == 18  # each run, and the fold within it
     assert page.attributes.count(("class", "plot")) == 2
     assert page.attributes.count(("class", "best")) == 1
-    for piece in ("9 comparisons and 2 failures", "made-up reason", "result.json cannot be read", "FPS, 16 landmarks"):
+    for piece in ("9 comparisons and 2 failures", "made-up reason", "result.json cannot be read", "fps, 16 landmarks"):
         assert piece in page.words, piece
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
@@ -176,12 +176,11 @@ def test_stages_fill_the_bar_and_the_rest_comes_last() -> None:
     assert sum(segment.width for segment in segments) == pytest.approx(100)
 
 
-def test_command_and_config_are_read_beside_the_result(run_folder: Path) -> None:
+def test_the_command_is_one_for_a_shell_and_the_config_is_read_beside_the_result(run_folder: Path) -> None:
     (run_folder / ".hydra").mkdir()
-    (run_folder / ".hydra/overrides.yaml").write_text("- attn=fna\n- landmarks=64\n")
     (run_folder / ".hydra/config.yaml").write_text("landmarks: 64\n")
-    shown = view(Run(run_folder, "run", result()), Album())
-    assert (shown.command, shown.config) == ("python run.py attn=fna landmarks=64", "landmarks: 64\n")
+    shown = view(Run(run_folder, "run", result(overrides=["attn=fna", "image_size=[96,64]"])), Album())
+    assert (shown.command, shown.config) == ("python run.py attn=fna 'image_size=[96,64]'", "landmarks: 64\n")
 
 
 def test_figures_are_set_as_in_print() -> None:
@@ -196,3 +195,12 @@ def test_the_variant_without_its_mask_is_a_third_column(tmp_path: Path) -> None:
     assert "without mask" in page.words
     assert "64.50" in page.words
     assert "[−8.00, −5.50]" in page.words
+
+
+def test_a_page_without_timing_says_nothing_of_speed(tmp_path: Path) -> None:
+    for job in range(2):
+        write_run(tmp_path / str(job), result(cost={}, seed=job))
+    words = read_page(tmp_path).words
+    assert "operations against full" not in words
+    assert "top-1 −0.20</" not in words
+    assert "· –" not in words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from fna.report.plots import plots
@@ -13,7 +14,7 @@ def test_a_sweep_over_landmarks(sweep_folder: Path) -> None:
     drawn = plots(load(sweep_folder))
     assert [plot.title for plot in drawn] == ["top-1: what it costs, what it buys", "top-1 over landmarks"]
     for plot in drawn:
-        assert [name for name, _, _ in plot.legend] == ["FPS", "uniform", "random"]
+        assert [name for name, _, _ in plot.legend] == ["fps", "uniform", "random"]
         assert "var(--c2)" in plot.svg
         assert "#0" not in plot.svg.replace('href="#', "").replace("url(#", "")
         assert "http" not in plot.svg
@@ -35,3 +36,23 @@ def test_nothing_is_drawn_of_one_run_or_without_numbers(tmp_path: Path) -> None:
 def test_drawing_twice_gives_the_same(sweep_folder: Path) -> None:
     runs = load(sweep_folder)
     assert plots(runs) == plots(runs)
+
+
+def test_a_number_that_was_typed_has_a_plot_with_whole_ticks(tmp_path: Path) -> None:
+    for job, (inverse, steps) in enumerate([("newton", 3), ("newton", 6), ("exact", 3), ("exact", 6)]):
+        write_run(tmp_path / str(job), result(overrides=[f"attn.inverse={inverse}", f"attn.steps={steps}"], cost={}))
+    [plot] = plots(load(tmp_path))
+    assert plot.title == "top-1 over attn.steps"
+    assert [name for name, _, _ in plot.legend] == ["attn.inverse=newton", "attn.inverse=exact"]
+    assert re.findall(r">([345]\.?\d*)</text>", plot.svg) == ["3", "4", "5"]
+    widths = re.findall(r"stroke-width: ([\d.]+)", plot.svg)
+    assert {"1.6", "4.6"} <= set(widths)  # the lines are equal: the one below is wider
+
+
+def test_labels_of_points_do_not_lie_on_each_other(tmp_path: Path) -> None:
+    for job in range(12):
+        content = result(landmarks=100 + job)
+        content["cost"]["speedup"] = {"median": 1.2 + (job == 11), "ci": [1.1, 2.3]}
+        write_run(tmp_path / str(job), content)
+    cost = plots(load(tmp_path))[0].svg
+    assert 0 < len(re.findall(r">1[01]\d</text>", cost)) < 6  # eleven points in one place have room for a few labels

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fna.errors import UserError
-from fna.report.results import flatten, load, ratio, read, reference, write_csv
+from fna.report.results import flatten, load, overrides, ratio, read, reference, write_csv
 from tests.report.made_up_results import failed, result, write_run
 
 
@@ -100,3 +100,11 @@ def test_flatten_names_intervals_low_and_high() -> None:
 
 def test_read_names_a_missing_file(tmp_path: Path) -> None:
     assert read(tmp_path / "result.json")["status"] == "broken"
+
+
+def test_what_was_typed_is_a_column() -> None:
+    words = ["landmarks=64", "attn.steps=3", "+attn.ridge=1e-4", "sampler.features='q'", "rows_dir=here"]
+    assert overrides(result(overrides=words)) == {"attn.steps": 3, "attn.ridge": 1e-4, "sampler.features": "q"}
+    row = flatten(result(overrides=words))
+    assert (row["landmarks"], row["attn.steps"]) == (64, 3)
+    assert "rows_dir" not in row

@@ -74,7 +74,7 @@ def test_a_sweep_says_once_what_all_share(sweep_folder: Path) -> None:
     assert ("model", "made_up_vit") in summary.common
     assert ("top-1 of full", "71.25") in summary.common
     assert not {key for key, _ in summary.common} & {"mask", "tokens of full", "sampler"}
-    assert label(runs[0], varying(runs)) == "FPS, 16 landmarks"
+    assert label(runs[0], varying(runs)) == "fps, 16 landmarks"
 
 
 def test_best_is_the_fastest_that_keeps_and_else_the_smallest_loss(sweep_folder: Path, tmp_path: Path) -> None:
@@ -125,3 +125,47 @@ def test_markdown(sweep_folder: Path, run_folder: Path) -> None:
     assert "| top-1 | 71.25 | 71.05 | -0.20 | [-0.80, +0.40] |" in text
     assert sweep_markdown(load(sweep_folder)).count("\n| ") == 11
     assert "a\\|b" in markdown(result(metrics={"a|b": {"full": 1, "variant": 1, "delta": 0, "ci": [0, 0]}}))
+
+
+def write_options(folder: Path) -> Path:
+    """A sweep over two options of a method that the identity does not know."""
+    for job, (inverse, steps) in enumerate([("newton", 3), ("newton", 6), ("exact", 3), ("exact", 6)]):
+        words = ["landmarks=64", f"attn.inverse={inverse}", f"attn.steps={steps}", "gallery=1"]
+        write_run(folder / str(job), result(overrides=words, cost={}))
+    return folder
+
+
+def test_a_sweep_over_options_tells_its_runs_apart(tmp_path: Path) -> None:
+    runs = load(write_options(tmp_path))
+    assert varying(runs) == ["attn.inverse", "attn.steps"]
+    assert label(runs[1], varying(runs)) == "attn.inverse=newton, attn.steps=6"
+    summary = summarise(runs)
+    assert summary.heads[:2] == ["attn.inverse", "attn.steps"]
+    assert "(attn.inverse=newton, attn.steps=3)" in printed(runs).splitlines()[0]
+
+
+def test_jobs_that_failed_alike_are_one_line_with_what_was_typed(tmp_path: Path) -> None:
+    for job in range(5):
+        write_run(tmp_path / str(job), failed("no memory") | {"overrides": ["attn=fna", f"batch_size={2**job}"]})
+    write_run(tmp_path / "5", result(overrides=["attn=fna", "batch_size=1"]))
+    assert printed(load(tmp_path)).splitlines()[-1] == (
+        "failed: 0 (batch_size=1), 1 (batch_size=2), 2 (batch_size=4) and 2 more: no memory"
+    )
+
+
+def test_no_sampler_is_no_bracket(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", result(attn="exact", sampler="none", cost={}))
+    write_run(tmp_path / "1", failed())
+    write_run(
+        tmp_path / "2",
+        result(cost={}, sampler="random", metrics={"top1": {"full": 70, "variant": 60, "delta": -10, "ci": [-11, -9]}}),
+    )
+    assert "Exact attention in blocks 4-7 keeps" in printed(load(tmp_path))
+
+
+def test_the_rule_of_three_is_said_once(tmp_path: Path) -> None:
+    unmoved = {"top1": {"full": 50.0, "variant": 50.0, "delta": 0.0, "ci": [0.0, 0.0]}}
+    for samples in (2, 50, 300):
+        write_run(tmp_path / str(samples), result(samples=samples, metrics=unmoved))
+    [note] = summarise(load(tmp_path)).notes
+    assert "none of 2 to 300 samples changed; up to 100 % of all samples may" in note

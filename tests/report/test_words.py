@@ -62,6 +62,8 @@ def test_random_weights_come_first() -> None:
         ({"landmarks": 0.1}, "FNA with 10 % of the tokens as landmarks in blocks 4-7"),
         ({"landmarks": 1}, "FNA with 1 landmark in blocks 4-7"),
         ({"landmarks": "auto", "attn": "tome"}, "ToMe with auto landmarks in blocks 4-7"),
+        ({"landmarks": "auto", "auto": {"landmarks": {"4": 24, "5": 8, "6": 128}}}, "FNA with 8 to 128 landmarks in blocks 4-7"),
+        ({"landmarks": "auto", "auto": {"landmarks": {"4": 24, "5": 24}}}, "FNA with 24 landmarks in blocks 4-7"),
         ({"attn": "exact"}, "Exact attention in blocks 4-7"),
         ({"attn": "exact", "mask": "both", "mask_blocks": [11]}, "Mask both in block 11"),
         ({"mask": "both", "mask_blocks": [6, 7]}, "FNA with 64 landmarks in blocks 4-7, mask both in blocks 6-7,"),
@@ -111,3 +113,9 @@ def test_what_the_tokens_do_is_a_finding_and_no_loss() -> None:
     made = result(task="tokens", attn="exact", mask="both", mask_blocks=[11], metrics={"massive_per_image": counts}, cost={})
     assert words.plain(words.headline(made)) == "Mask both in block 11 has 0.00 massive tokens an image, full has 3.86."
     assert words.tone("massive_per_image", counts) == "even"
+
+
+def test_auto_that_picks_nothing_claims_nothing() -> None:
+    made = result(landmarks="auto", layers=[11], auto={"landmarks": {}}, cost=speed(0.98, 0.97, 0.99))
+    assert words.plain(words.headline(made)) == "No block was worth it: full attention everywhere."
+    assert words.judge_speed(made) == "even"
