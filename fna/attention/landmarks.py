@@ -153,6 +153,8 @@ def _masks(x: Tensor, keep: Tensor | None, drop: Tensor | None) -> tuple[Tensor 
     """``keep`` and "may be chosen", bool ``[B, N]`` each; None where that is nothing and everything."""
     batch, tokens = x.shape[:2]
     for name, mask in (("keep", keep), ("drop", drop)):
+        if mask is not None and not isinstance(mask, Tensor):
+            raise ValueError(f"{name}={mask!r}: must be a bool tensor [{tokens}] or [{batch}, {tokens}].")
         if mask is not None and (mask.dtype != torch.bool or mask.shape not in ((tokens,), (batch, tokens))):
             raise ValueError(f"{name} must be bool [{tokens}] or [{batch}, {tokens}]; got {mask.dtype} {list(mask.shape)}.")
     kept = None if keep is None else keep.to(x.device).expand(batch, tokens)

@@ -207,3 +207,10 @@ def test_every_sampler_yaml_works_or_is_refused_in_a_sentence(name: str) -> None
     q, k, v = random_qkv(2, 2, 17, 8)
     op = build_attention("fna", sampler=name, landmarks=5, seed=3)
     assert op(q, k, v, Site(scale=0.3, tokens=Tokens(grid=(4, 4)))).isfinite().all()
+
+
+def test_a_mask_is_a_bool_tensor() -> None:
+    with pytest.raises(ValueError, match=r"keep=0: must be a bool tensor \[20\] or \[3, 20\]"):
+        sample_landmarks(points(), 4, keep=0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"drop must be bool \[20\] or \[3, 20\]; got torch.int64 \[20\]"):
+        sample_landmarks(points(), 4, drop=torch.zeros(20, dtype=torch.int64))
