@@ -10,7 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from fna.errors import UserError
+
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for a damaged or hostile file
 
 
 def check_folder(path: Path, knob: str = "dataset.root") -> None:

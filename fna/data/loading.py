@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from fna.data.files import UNREADABLE
 from fna.errors import UserError
 
 Transform = Callable[[Image.Image], Tensor]
@@ -84,7 +85,7 @@ class _Images(torch.utils.data.Dataset[tuple[int, Tensor, str]]):
     def __getitem__(self, index: int) -> tuple[int, Tensor, str]:
         try:
             image = open_image(self.examples[index].image)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             reason = str(error).replace(str(self.examples[index].image), self.examples[index].image.name)
             return index, torch.empty(0), f"unreadable image ({reason})"
         return index, self.transform(image), ""

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fna.data.base import Dataset, Segmented
+from fna.data.files import UNREADABLE
 from fna.data.layouts import looks_like
 from fna.errors import UserError
 
@@ -132,7 +133,7 @@ def read_values(file: Path) -> Array:
             if image.mode not in ("P", "L", "1", "I", "I;16"):
                 raise UserError(f"{file}: a label map holds class values, this is a colour image ({image.mode}).")
             return np.asarray(image).astype(np.int64)
-    except (OSError, UnidentifiedImageError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{file}: cannot be read as a label map ({error}).") from error
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fna.attention.contract import Attention, Memo
 from fna.attention.exact import Exact
+from fna.errors import UserError
 from fna.masking.masked import FOUND, Found, Masked, Watched, check_words
 from fna.masking.rules import ClsProxy, Rule, make_rule
 from fna.masking.sinks import Window, sink_set
@@ -63,12 +64,17 @@ class Masking:
         rule = make_rule(self.rule, self.threshold)
         return replace(rule, least=self.least, stands=self.stands) if isinstance(rule, ClsProxy) else rule
 
+    def check(self, depth: int) -> None:
+        """Raise `UserError` for blocks that a model of ``depth`` blocks does not have, or that cannot be calibrated."""
+        if self.window(depth)[1] == 0 and self.rule == "log_gap" and self.threshold is None:
+            raise UserError("mask.rule=log_gap mask.detect=0: no block comes before it to calibrate on; give mask.threshold.")
+
     def window(self, depth: int) -> tuple[int, int]:
-        """(first, detect) for a model of ``depth`` blocks. Raises ValueError where they are not there or run backwards."""
+        """(first, detect) for a model of ``depth`` blocks. Raises `UserError` where they are not there or run backwards."""
         detect = depth * 13 // 24 if self.detect is None else self.detect
         first = max(0, detect - max(1, depth * 4 // 24)) if self.first is None else self.first
         if not 0 <= first <= detect < depth:
-            raise ValueError(f"mask.first={first}, mask.detect={detect}: give 0 <= first <= detect <= {depth - 1}.")
+            raise UserError(f"mask.first={first}, mask.detect={detect}: give 0 <= first <= detect <= {depth - 1}.")
         return first, detect
 
     def looks_ahead(self, blocks: Sequence[int], depth: int) -> bool:

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from fna.data.base import Dataset
+from fna.data.files import UNREADABLE
+from fna.data.loading import open_image
 from fna.models.base import Model
 from fna.runner.files import write_atomic
 from fna.runner.masks import swap_variant
@@ -30,8 +32,8 @@ def readable(dataset: Dataset, count: int) -> list[Any]:
     for example in dataset.examples:
         if len(found) == count:
             break
-        with suppress(OSError, UnidentifiedImageError), Image.open(example.image) as image:
-            image.load()
+        with suppress(*UNREADABLE):
+            open_image(example.image)
             found.append(example)
     return found
 
@@ -39,7 +41,7 @@ def readable(dataset: Dataset, count: int) -> list[Any]:
 def batch(model: Model, dataset: Dataset, count: int) -> Tensor:
     """``[count, 3, h, w]`` of the first readable images, repeated where there are fewer."""
     examples = readable(dataset, count)
-    tensors = [model.transform(Image.open(example.image).convert("RGB")) for example in examples]
+    tensors = [model.transform(open_image(example.image)) for example in examples]
     index = torch.arange(count) % len(tensors)
     return torch.stack(tensors)[index].to(model.device, model.dtype)
 
@@ -64,7 +66,7 @@ def _landmarks(folder: Path, plan: Plan, model: Model, dataset: Dataset, layers:
     examples = readable(dataset, plan.cfg.gallery)
     if not examples:
         return []
-    images = torch.stack([model.transform(Image.open(example.image).convert("RGB")) for example in examples])
+    images = torch.stack([model.transform(open_image(example.image)) for example in examples])
     chosen: list[Any] = []
     handle = swap_variant(plan, model, layers, on_end=chosen.append)
     with handle, torch.inference_mode():
@@ -99,8 +101,7 @@ def _flips(folder: Path, dataset: Dataset, full: Outcome, variant: Outcome, coun
     flips = []
     for number, row in enumerate(changed[: 2 * count]):
         name, key = f"pictures/flip{number}.png", full.keys[row]
-        with Image.open(examples[key].image) as image:
-            picture = image.convert("RGB")
+        picture = open_image(examples[key].image)
         picture.thumbnail((SIDE, SIDE))
         save(folder / name, picture)
         truth, before, after = full.truths[row], full.labels[row], variant.labels[row]
@@ -110,7 +111,9 @@ def _flips(folder: Path, dataset: Dataset, full: Outcome, variant: Outcome, coun
 
 
 def _right(outcome: Outcome, row: int, examples: dict[str, Any]) -> bool:
-    """Whether the first choice is the truth, or any of the captions where an image has several."""
+    """Whether the first choice is the class (two may bear one name), or any of the image's captions."""
+    if "top1" in outcome.counts:
+        return bool(outcome.counts["top1"][row])
     label = outcome.labels[row]
     return label == outcome.truths[row] or label in getattr(examples[outcome.keys[row]], "captions", ())
 

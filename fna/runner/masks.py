@@ -27,6 +27,7 @@ def ready(plan: Plan, model: Model, dataset: Dataset) -> Plan:
     """``plan`` with its mask calibrated on the first images of the data set; kept beside the rows."""
     if plan.mask is None:
         return plan
+    plan.mask.check(model.depth)
     return replace(plan, mask=calibrated(plan.mask, model, dataset, Path(plan.cfg.rows_dir).parent / FOLDER))
 
 

@@ -57,6 +57,13 @@ class Registers:
         if self.neurons < 0 or self.tokens < 0 or self.calibration < 1:
             raise ValueError("mask.neurons and mask.tokens must be at least 0, mask.calibration at least 1.")
 
+    def check(self, depth: int) -> None:
+        """Raise `UserError` for blocks that a model of ``depth`` blocks does not have."""
+        if not -depth <= self.detect < depth:
+            raise UserError(f"mask.detect={self.detect}: this model has blocks 0-{depth - 1}; negative numbers count from the end.")
+        if self.highest is not None and not 0 <= self.highest < depth:
+            raise UserError(f"mask.highest={self.highest}: this model has blocks 0-{depth - 1}.")
+
     def swap(self, model: nn.Module, plan: Mapping[int, Attention], **options: Any) -> Swap:
         """`swap_tower` with the registers on top, until it is restored. Raises `UserError` before calibration."""
         if self.found is None:
@@ -147,10 +154,11 @@ def find_registers(model: nn.Module, batches: Iterable[Tensor], forward: Any, re
     """``registers`` with its neurons found on ``batches`` of images, run by ``forward(images)``.
 
     The score of a neuron is the mean size of its activation over the outliers of an image, averaged over the images that have
-    any. Raises `UserError` if no image has an outlier: then there is nothing to move.
+    any. Raises `UserError` for blocks that are not there, and if no image has an outlier: then there is nothing to move.
     """
     tower = find_tower(model)
     depth = len(tower.blocks)
+    registers.check(depth)
     detect = registers.detect % depth
     scores: list[Tensor] | None = None
     norms, used = torch.zeros(depth, dtype=torch.float64), 0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fna.data.base import Dataset
+from fna.data.base import Dataset, Labelled
 from fna.errors import UserError
 from fna.metrics.accuracy import top_k
 from fna.metrics.calibration import calibration_counts, expected_calibration_error
@@ -39,9 +39,9 @@ class Classification:
         sentences(self.templates)
 
     def check(self, model: Model, dataset: Dataset) -> None:
-        """Raise `UserError` for data without classes, a model that cannot classify, or classes that do not match."""
-        if not dataset.classes:
-            raise UserError(f"{dataset.name} has no classes: task=classification cannot use it; choose another task or dataset.")
+        """Raise `UserError` for images without a class each, a model that cannot classify, or classes that do not match."""
+        if not (dataset.classes and all(isinstance(example, Labelled) for example in dataset.examples)):
+            raise UserError(f"{dataset.name} has no class for each image: task=classification needs one; choose another task.")
         if self._by_head(model):
             _head_index(model, dataset)
             return
@@ -128,6 +128,11 @@ def _head_index(model: Model, dataset: Dataset) -> Array:
     Raises `UserError` where neither works.
     """
     if model.class_ids:
+        if not dataset.class_ids:
+            raise UserError(
+                f"{dataset.name} gives its classes no ids, and the head of {model.name} goes by them: "
+                "give a data set of its classes, or a model with a text tower."
+            )
         row = {name: index for index, name in enumerate(model.class_ids)}
         foreign = [name for name in dataset.class_ids if name not in row]
         if foreign:

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from fna.data.files import UNREADABLE
 from fna.data.loading import open_image
 from fna.errors import UserError
 from fna.models.base import Model
@@ -159,7 +160,7 @@ def raw_pixels(file: Path) -> Tensor:
     """uint8 ``[3, H, W]`` of an image file. Raises `UserError` where it cannot be read."""
     try:
         return pil_to_pixels(open_image(file))
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{file}: cannot be read as an image ({error}).") from error
 
 

@@ -39,9 +39,10 @@ class Tokens:
     ready: dict[str, Masking] = field(default_factory=dict, repr=False)
 
     def check(self, model: Model, dataset: Dataset) -> None:
-        """Raise `UserError` for a model without CLS, whose sinks this cannot seek."""
+        """Raise `UserError` for a model without CLS, whose sinks this cannot seek, or without the blocks to seek in."""
         if model.tokens.prefix < 1:
             raise UserError(f"{model.name} has no CLS token: task=tokens asks what CLS looks at; choose another model.")
+        self.seek.check(model.depth)
 
     def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
         """The image tower."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fna.attention.contract import Memo, Site
 from fna.attention.exact import Exact
+from fna.errors import UserError
 from fna.masking.masked import Masked
 from fna.masking.rules import Channel, ClsProxy, FixedNorm, LogGap, MeanSigma, Rule, log_gap, make_rule
 from fna.masking.sinks import Window, categories, sink_set
@@ -197,8 +198,11 @@ def test_strategy_refuses_what_cannot_be() -> None:
         Masking(tokens="all")
     with pytest.raises(ValueError, match=r"mask\.cap=0"):
         Masking(cap=0)
-    with pytest.raises(ValueError, match="first <= detect"):
-        Masking(detect=DEPTH).window(DEPTH)
+    with pytest.raises(UserError, match="first <= detect"):
+        Masking(detect=DEPTH).check(DEPTH)
+    with pytest.raises(UserError, match=r"mask\.detect=0: no block comes before"):
+        Masking(rule="log_gap", detect=0).check(DEPTH)
+    Masking(rule="log_gap", detect=0, threshold=7).check(DEPTH)
     assert isinstance(Masking(rule="fixed_norm", threshold=7).judge, FixedNorm)
 
 

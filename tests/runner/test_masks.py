@@ -78,6 +78,7 @@ def test_what_asks_for_found_tokens_runs_with_a_mask_that_finds_them_and_is_refu
         ("mask.mode=drown", "there is mask, sink"),
         ("mask.pattern=type3", "type1, type2"),
         ("mask.blocks=9", "this model has blocks 0-5"),
+        ("mask.detect=99", "mask.detect=99: give 0 <= first <= detect <= 5"),
     ],
 )
 def test_mistakes_are_one_line(cli: Cli, image_folder: Path, word: str, said: str) -> None:

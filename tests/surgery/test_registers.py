@@ -100,6 +100,13 @@ def test_an_appended_token_is_seen_and_taken_off(name: str) -> None:
     assert seen[0]["entering"].shape[-1] == tower.prefix + tower.grid[0] * tower.grid[1] + 1
 
 
+def test_blocks_that_are_not_there_are_refused() -> None:
+    for wrong in ({"detect": DEPTH}, {"detect": -DEPTH - 1}, {"highest": DEPTH}, {"highest": -1}):
+        ((knob, value),) = wrong.items()
+        with pytest.raises(UserError, match=rf"mask\.{knob}={value}: this model has blocks 0-{DEPTH - 1}"):
+            find_registers(zoo("timm"), [], zoo("timm"), replace(Registers(), **wrong), 1.0)
+
+
 def test_rotary_positions_are_refused() -> None:
     model = zoo("eva")
     with pytest.raises(UserError, match="rotary positions"):

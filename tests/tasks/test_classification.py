@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fna.data.base import Dataset, Labelled
+from fna.data.base import Dataset, Labelled, Segmented
 from fna.data.imagefolder import ImageFolder
 from fna.errors import UserError
 from fna.models.base import Model
@@ -60,8 +60,12 @@ def test_classes_that_do_not_match(eye: Model, labelled: Dataset[Labelled]) -> N
         Classification().check(replace(eye, class_ids=["red", "green", "white"]), labelled)
     with pytest.raises(UserError, match="eye has 3 classes and colours 2"):
         Classification().check(eye, replace(labelled, classes=["a", "b"], class_ids=["a", "b"]))
-    with pytest.raises(UserError, match="has no classes"):
-        Classification().check(eye, replace(labelled, classes=(), class_ids=()))
+    maps = [Segmented("s0", Path("a.png"), Path("b.png"))]
+    for unlabelled in (replace(labelled, classes=(), class_ids=()), replace(labelled, examples=maps)):
+        with pytest.raises(UserError, match="has no class for each image"):
+            Classification().check(eye, unlabelled)
+    with pytest.raises(UserError, match="colours gives its classes no ids, and the head of eye goes by them"):
+        Classification().check(replace(eye, class_ids=["red", "green", "blue"]), replace(labelled, class_ids=()))
 
 
 @pytest.mark.parametrize("templates", ["simple", "openai", ["a {} thing", "{}"]])
