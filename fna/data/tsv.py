@@ -16,6 +16,7 @@ from fna.errors import UserError
 class TsvCaptions:
     """``annotations`` lies in ``root``; file paths in it are absolute or relative to the folder ``images`` in ``root``.
 
+    An image has the captions of all its lines: such files often hold one caption a line.
     The list of captions is parsed as a literal, never evaluated. ``split`` is what the user says the file holds.
     """
 
@@ -36,22 +37,22 @@ class TsvCaptions:
         files.check_file(Path(self.root) / self.annotations)
 
     def load(self, limit: int | None) -> Dataset[Captioned]:
-        """The first ``limit`` lines. Raises `UserError` with the line that is not in the format."""
+        """The first ``limit`` images. Raises `UserError` with the line that is not in the format."""
         self.check()
         source, folder = Path(self.root) / self.annotations, Path(self.root) / self.images
-        found = []
+        found: dict[str, tuple[str, ...]] = {}
         try:
             with open(source, encoding="utf-8", newline="") as file:
                 reader = csv.DictReader(file, delimiter="\t")
                 if not {"filepath", "captions"} <= set(reader.fieldnames or ()):
                     raise UserError(f"{source}: has columns {reader.fieldnames}; filepath and captions are needed.")
                 for row in reader:
-                    found.append(
-                        Captioned(row["filepath"], folder / row["filepath"], _captions(row["captions"], source, reader.line_num))
-                    )
+                    key = row["filepath"]
+                    found[key] = found.get(key, ()) + _captions(row["captions"], source, reader.line_num)
         except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(f"{source}: not a TSV ({error}).") from error
-        return captions.dataset(self.name, self.split, self.domain, source, found, limit, self.captions_per_image)
+        examples = [Captioned(key, folder / key, texts) for key, texts in found.items()]
+        return captions.dataset(self.name, self.split, self.domain, source, examples, limit, self.captions_per_image)
 
 
 def _captions(cell: str | None, source: Path, line: int) -> tuple[str, ...]:

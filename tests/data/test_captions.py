@@ -139,6 +139,13 @@ def test_tsv(tmp_path: Path) -> None:
     assert data.split == "unknown"
 
 
+def test_tsv_with_a_caption_a_line(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        picture(tmp_path / "pictures" / name)
+    data = table(tmp_path, "a.jpg\t['one']", "b.jpg\t['three']", "a.jpg\t['two']").load(None)
+    assert [(example.key, example.captions) for example in data.examples] == [("a.jpg", ("one", "two")), ("b.jpg", ("three",))]
+
+
 @pytest.mark.parametrize("cell", ["__import__('os').system('true')", "no list", "[1, 2]", "['a'", "('a' + 'b')", ""])
 def test_tsv_evaluates_nothing(cell: str, tmp_path: Path) -> None:
     picture(tmp_path / "pictures/a.jpg")
