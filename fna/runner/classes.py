@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fna.data.base import Dataset, Labelled
+from fna.data.base import Dataset
 from fna.metrics.iou import class_iou
 from fna.runner.files import write_atomic
 from fna.tasks.base import Array, Outcome
@@ -21,8 +21,8 @@ def write(folder: Path, dataset: Dataset, full: Outcome, variant: Outcome) -> bo
     """Write accuracy (labelled images) or IoU (label maps) of every class in percent; False where the task has no classes."""
     if "intersection" in full.counts:
         rows = _ious(dataset, full, variant)
-    elif dataset.examples and isinstance(dataset.examples[0], Labelled):
-        rows = _accuracies(full, variant)
+    elif "top1" in full.counts:
+        rows = _accuracies(dataset, full, variant)
     else:
         return False
     text = io.StringIO()
@@ -46,14 +46,13 @@ def _ious(dataset: Dataset, full: Outcome, variant: Outcome) -> list[tuple[str, 
     )
 
 
-def _accuracies(full: Outcome, variant: Outcome) -> list[tuple[str, int, float, float]]:
-    """(class, its samples, accuracy of full, of variant), in the order of names."""
+def _accuracies(dataset: Dataset, full: Outcome, variant: Outcome) -> list[tuple[str, int, float, float]]:
+    """(class, its samples, accuracy of full, of variant), in the order of names; two classes of one name are two rows."""
+    own = {example.key: example.label for example in dataset.examples}
+    label = np.array([own[key] for key in full.keys])
     place = {key: row for row, key in enumerate(variant.keys)}
-    truth = np.array(full.truths)
-    right = np.array([label == own for label, own in zip(full.labels, full.truths, strict=True)])
-    again = np.array([variant.labels[place[key]] == own for key, own in zip(full.keys, full.truths, strict=True)])
-    return [
-        (name, int(mine.sum()), 100 * float(right[mine].mean()), 100 * float(again[mine].mean()))
-        for name in sorted(set(full.truths))
-        for mine in [truth == name]
-    ]
+    right, again = full.counts["top1"], variant.counts["top1"][[place[key] for key in full.keys]]
+    return sorted(
+        (full.truths[mine.argmax()], int(mine.sum()), 100 * float(right[mine].mean()), 100 * float(again[mine].mean()))
+        for mine in (label == number for number in np.unique(label))
+    )

@@ -12,19 +12,23 @@ from fna.runner.rows import RowStore
 from fna.tasks.base import Outcome
 
 
-def outcome(keys: list[str], labels: list[str], **counts: np.ndarray) -> Outcome:
+def outcome(keys: list[str], labels: list[str], truths: list[str] | None = None, **counts: np.ndarray) -> Outcome:
     n = len(keys)
-    return Outcome(keys, dict(counts), np.zeros((n, 2), np.float32), np.zeros(n, np.int64), labels, ["cat", "cat", "dog"][:n])
+    return Outcome(keys, dict(counts), np.zeros((n, 2), np.float32), np.zeros(n, np.int64), labels, truths or [""] * n)
 
 
 def test_accuracy_of_every_class(tmp_path: Path) -> None:
-    data = Dataset("d", "val", "photographs", "", [Labelled("a", Path("a"), 0)])
-    full, variant = outcome(["a", "b", "c"], ["cat", "dog", "dog"]), outcome(["c", "a", "b"], ["dog", "cat", "cat"])
+    """The bird and the machine are two classes, although both are called crane."""
+    data = Dataset(
+        "d", "val", "photographs", "", [Labelled(key, Path(key), label) for key, label in zip("abc", (1, 1, 2), strict=True)]
+    )
+    full = outcome(["a", "b", "c"], ["crane"] * 3, ["crane"] * 3, top1=np.array([1, 0, 1]))
+    variant = outcome(["c", "a", "b"], ["crane"] * 3, ["crane"] * 3, top1=np.array([0, 1, 1]))
     assert classes.write(tmp_path, data, full, variant)
     assert (tmp_path / "classes.csv").read_text().splitlines() == [
         "class,samples,full,variant,delta",
-        "cat,2,50.00,100.00,50.00",
-        "dog,1,100.00,100.00,0.00",
+        "crane,1,100.00,0.00,-100.00",
+        "crane,2,50.00,100.00,50.00",
     ]
 
 
