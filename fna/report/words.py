@@ -321,7 +321,8 @@ def caveats(*results: Result) -> list[str]:
     Each note once, however many results it is about.
     """
     notes = [note for result in results for note in _caveats(result)]
-    unmoved = [result for result in results if any(dig(result, "metrics", key, "ci") == [0, 0] for key in primary(result))]
+    moving = [result for result in results if not is_idle(result)]
+    unmoved = [result for result in moving if any(dig(result, "metrics", key, "ci") == [0, 0] for key in primary(result))]
     counts = [samples for result in unmoved if (samples := number(result.get("samples")))]
     if counts:
         unseen = f"up to {min(100, 300 / min(counts)):.3g} % of all samples may still change (95 %, rule of three)"

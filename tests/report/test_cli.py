@@ -35,6 +35,23 @@ def test_what_a_user_can_mend_is_one_line(tmp_path: Path) -> None:
         assert str(folder) in done.stderr
 
 
+INTERRUPTED = """
+import sys
+import fna.runner.cli, fna.runner.job
+def run(*words, **more):
+    raise KeyboardInterrupt
+fna.runner.job.run = run
+sys.argv = ["run.py", "-m", "landmarks=8,16", f"hydra.sweep.dir={sys.argv[1]}"]
+fna.runner.cli.main()
+"""
+
+
+def test_an_interrupted_sweep_says_how_to_see_what_is_done(tmp_path: Path) -> None:
+    done = call("-c", INTERRUPTED, tmp_path / "sweep")
+    assert done.returncode == 130
+    assert done.stderr.splitlines()[-1].endswith(f"; python -m fna.report {tmp_path / 'sweep'} shows the jobs that are done")
+
+
 def test_importing_is_light() -> None:
     heavy = ("torch", "wandb", "matplotlib", "hydra", "numpy")
     modules = "fna.report.__main__, fna.report.page, fna.report.table, fna.report.csv_logger, fna.report.wandb"

@@ -116,6 +116,7 @@ def test_what_the_tokens_do_is_a_finding_and_no_loss() -> None:
 
 
 def test_auto_that_picks_nothing_claims_nothing() -> None:
-    made = result(landmarks="auto", layers=[11], auto={"landmarks": {}}, cost=speed(0.98, 0.97, 0.99))
+    made = result(landmarks="auto", layers=[11], auto={"landmarks": {}}, cost=speed(0.98, 0.97, 0.99), metrics=metric(0, 0, 0))
+    assert words.caveats(made) == []
     assert words.plain(words.headline(made)) == "No block was worth it: full attention everywhere."
     assert words.judge_speed(made) == "even"
