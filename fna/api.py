@@ -33,7 +33,7 @@ def swap(
     ``model``: an open_clip model or its visual tower, a timm ViT, a Hugging Face CLIP, DINOv2 or SigLIP. ``attn``: a name of
     ``conf/attn`` or an attention of your own. ``layers``: "all", "last-half", "13-23" or ints (negative from the end).
     ``mask``: a name of ``conf/mask`` or a `fna.masking.strategy.Masking` of your own. ``options`` are keys of the method's YAML
-    file. ``handle.restore()`` gives the model back bit for bit.
+    file; an attention of your own takes none. ``handle.restore()`` gives the model back bit for bit.
 
     Raises `UserError` for an unknown model, name, option or layer.
     """
@@ -43,15 +43,34 @@ def swap(
 
     if reduce not in (None, "none"):
         raise UserError(f"reduce={reduce}: this version of fna.swap has no reduce yet; leave it out.")
-    op = build_attention(attn, landmarks=landmarks, sampler=sampler, seed=seed, **options) if isinstance(attn, str) else attn
+    op = _op(attn, landmarks=landmarks, sampler=sampler, seed=seed, **options)
     depth = len(find_tower(model).blocks)
-    masking = _masking(mask) if mask is None or isinstance(mask, str) else mask
-    return swap_masked(model, dict.fromkeys(parse_layers(layers, depth), op), masking)
+    return swap_masked(model, dict.fromkeys(parse_layers(layers, depth), op), _masking(mask))
 
 
-def _masking(name: str | None) -> Any:
-    """What ``mask=name`` means on the command line, uncalibrated."""
-    return None if name in (None, "none") else instantiate(load_option("mask", str(name)))
+def _op(attn: str | Attention, **options: Any) -> Attention:
+    """The attention of that name, or ``attn`` itself, which has its options already: any but a default is refused."""
+    if isinstance(attn, str):
+        return build_attention(attn, **options)
+    defaults = build_attention.__kwdefaults__ or {}
+    given = [name for name, value in options.items() if name not in defaults or value != defaults[name]]
+    if given:
+        raise UserError(
+            f"{type(attn).__name__} is made already: give it {', '.join(given)} yourself, or hand over a name of conf/attn."
+        )
+    return attn
+
+
+def _masking(mask: Any) -> Any:
+    """What ``mask=NAME`` means on the command line, uncalibrated; a strategy is one already."""
+    from fna.masking.strategy import Masking
+    from fna.surgery.registers import Registers
+
+    if mask is None or isinstance(mask, Masking | Registers):
+        return mask
+    if not isinstance(mask, str):
+        raise UserError(f"mask={mask!r}: give a name of conf/mask, a Masking or Registers.")
+    return None if mask == "none" else instantiate(load_option("mask", mask))
 
 
 def attention(
@@ -75,6 +94,6 @@ def attention(
     ``scale`` defaults to ``head_dim ** -0.5``. ``keys`` bool ``[batch, tokens]``: which keys may be seen. ``prefix`` tokens at the
     front are kept as landmarks. Raises `UserError` for unknown names and `Unsupported` for what the method cannot honour.
     """
-    op = build_attention(attn, landmarks=landmarks, sampler=sampler, seed=seed, **options) if isinstance(attn, str) else attn
+    op = _op(attn, landmarks=landmarks, sampler=sampler, seed=seed, **options)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     return op(q, k, v, Site(scale=scale, keys=keys, causal=causal, tokens=Tokens(prefix=prefix, grid=grid)))

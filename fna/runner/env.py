@@ -28,7 +28,7 @@ def choose_device(wanted: str) -> str:
     except RuntimeError as error:
         raise UserError(f"device={wanted}: not a device; give auto, cpu, cuda or cuda:1.") from error
     if device.type not in ("cpu", "cuda"):
-        raise UserError(f"device={wanted}: fna runs on cpu and cuda only.")
+        raise UserError(f"device={wanted}: fna runs on cpu and cuda only; give one of them, or auto.")
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise UserError(f"device={wanted}: this machine has no such GPU; use device=cpu or auto.")
     return wanted

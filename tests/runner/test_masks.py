@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import fna
+from fna.attention.exact import Exact
 from fna.configs import choices
 from fna.errors import UserError
 from fna.masking.strategy import Masking
@@ -103,6 +104,18 @@ def test_the_library_masks_by_name_and_by_object() -> None:
         fna.swap(model, "exact", mask="test_time_registers")
     with pytest.raises(UserError, match="no such mask"):
         fna.swap(model, "exact", mask="carnival")
+    with pytest.raises(UserError, match="mask=3: give a name of conf/mask"):
+        fna.swap(model, "exact", mask=3)
+
+
+@pytest.mark.parametrize("given", [{"landmarks": 32}, {"foo": None}, {"sampler": "random"}])
+def test_an_attention_of_your_own_has_its_options_already(given: dict[str, Any]) -> None:
+    q, refusal = torch.zeros(1, 2, 5, 4), f"Exact is made already: give it {next(iter(given))} yourself"
+    with pytest.raises(UserError, match=refusal):
+        fna.swap(zoo("timm"), Exact(), **given)
+    with pytest.raises(UserError, match=refusal):
+        fna.attention(q, q, q, Exact(), **given)
+    fna.swap(zoo("timm"), Exact(), landmarks=64).restore()
 
 
 @pytest.mark.parametrize(
