@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from fna.models.base import Model
 from fna.surgery.blocks import Tower, find_tower
 from fna.surgery.forward import Forward
 from fna.surgery.seams import make_seam
+from fna.surgery.swap import current_swap
 from fna.tasks.base import Run
 from fna.tasks.cache import digest_of
 from fna.tasks.dense import Inference, Score, as_map
@@ -66,8 +68,15 @@ class MaskClip:
         return lambda images: torch.einsum("bdrc,kd->bkrc", normalize(self.features(model, images).float(), dim=1) * 100, texts)
 
     def features(self, model: Model, images: Tensor) -> Tensor:
-        """``[b, E, rows, columns]``: patches in the space of the texts. The last block runs twice, once as it stands."""
-        tower = find_tower(model.tower)
+        """``[b, E, rows, columns]``: patches in the space of the texts. The last block runs twice, once as it stands.
+
+        Warns where a change is in force there: its own attention takes that one's place.
+        """
+        tower, swap = find_tower(model.tower), current_swap(model.tower)
+        last = len(tower.blocks) - 1
+        if swap is not None and last in swap.plan:
+            said = f"task.head=maskclip has its own attention in block {last}: what layers= and mask= change there is not measured."
+            warnings.warn(said, stacklevel=2)
         entered: list[Tensor] = []
 
         def keep(block: nn.Module, args: tuple[Any, ...]) -> None:
