@@ -42,6 +42,8 @@ def draw(
     ``variants``: how to run full and variant. Each entry holds the paths of five pictures, the share of pixels decided alike in
     percent and the classes in them with their colours.
     """
+    if count == 0:
+        return []
     full, variant = outcomes
     alike = (full.decisions == variant.decisions).mean(axis=1)
     chosen = {full.keys[row] for row in np.argsort(alike, kind="stable")[:count]}
