@@ -94,6 +94,8 @@ def attention(
     ``scale`` defaults to ``head_dim ** -0.5``. ``keys`` bool ``[batch, tokens]``: which keys may be seen. ``prefix`` tokens at the
     front are kept as landmarks. Raises `UserError` for unknown names and `Unsupported` for what the method cannot honour.
     """
+    if not 0 <= prefix <= q.shape[-2]:
+        raise UserError(f"prefix={prefix}: there are {q.shape[-2]} tokens; say how many of them, at the front, are not patches.")
     op = _op(attn, landmarks=landmarks, sampler=sampler, seed=seed, **options)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     return op(q, k, v, Site(scale=scale, keys=keys, causal=causal, tokens=Tokens(prefix=prefix, grid=grid)))

@@ -1,0 +1,39 @@
+"""The library as the README shows it: one call on q, k, v, a swap in a model, landmarks."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+
+import fna
+from fna.attention.exact import Exact
+from tests.attention.reference import nystrom, random_qkv, softmax_attention
+
+
+def test_attention_is_the_method_of_that_name() -> None:
+    q, k, v = random_qkv(2, 3, 40, 16, torch.float32)
+    index = fna.sample_landmarks(q.mean(1), 8, keep=torch.arange(40) < 1)
+    expected = nystrom(q, k, v, index, 0.25, steps=6)
+    torch.testing.assert_close(fna.attention(q, k, v, "fna", landmarks=8).double(), expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(fna.attention(q, k, v, Exact()).double(), softmax_attention(q, k, v, 0.25), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("prefix", [-1, 41])
+def test_a_prefix_is_a_number_of_tokens(prefix: int) -> None:
+    q, k, v = random_qkv(1, 1, 40, 16)
+    with pytest.raises(fna.UserError, match=f"prefix={prefix}: there are 40 tokens"):
+        fna.attention(q, k, v, "fna", landmarks=8, prefix=prefix)
+
+
+def test_swap_changes_the_model_and_gives_it_back() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0).eval()
+    images = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        before = model(images)
+        with fna.swap(model, "fna", layers="last-half", landmarks=16):
+            changed = model(images)
+        after = model(images)
+    assert torch.equal(before, after)
+    assert 0 < (changed - before).norm() < 0.5 * before.norm()
