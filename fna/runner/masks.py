@@ -16,6 +16,7 @@ from fna.masking.lowrank import LowRank
 from fna.masking.strategy import Masking
 from fna.models.base import Model
 from fna.runner.plan import Plan
+from fna.runner.rows import versions
 from fna.surgery.lookahead import masked_blocks, swap_masked
 from fna.surgery.swap import Swap
 from fna.tasks.calibration import calibrated
@@ -50,7 +51,7 @@ def swap_variant(plan: Plan, model: Model, layers: tuple[int, ...], **options: A
 
 def decides(plan: Plan) -> Any:
     """What of the mask decides a row: every field, calibrated ones included."""
-    return None if plan.mask is None else [repr(replace(plan.mask, unmasked=False)), plan.mask.version]
+    return None if plan.mask is None else [repr(replace(plan.mask, unmasked=False)), *versions(plan.mask)]
 
 
 def facts(plan: Plan, model: Model) -> dict[str, Any]:

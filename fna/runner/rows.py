@@ -7,10 +7,12 @@ the parquet). The JSON is renamed into place last, so a row is there whole or no
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,24 @@ def row_key(identity: Mapping[str, Any]) -> str:
 
 
 def versions(part: Any) -> list[Any]:
-    """The ``version`` of a part (1 where it has none) and those of the dataclasses in its fields: an attention's sampler, say."""
+    """What tells the code of a part from an earlier one, and the same of the dataclasses in its fields, such as its sampler.
+
+    A class that declares a ``version`` is told by it; one that declares none, or a function, by the digest of its file and by its
+    bases, so that a method being written is computed anew after each edit. What its file imports is not looked at.
+    """
     values = [getattr(part, one.name) for one in fields(part)] if is_dataclass(part) else []
-    return [getattr(part, "version", 1), *(versions(value) for value in values if is_dataclass(value))]
+    return [*_code(part), *(versions(value) for value in values if is_dataclass(value))]
+
+
+def _code(part: Any) -> list[Any]:
+    if isinstance(part, partial):
+        return _code(part.func)
+    found: list[Any] = []
+    for kind in [part] if inspect.isfunction(part) else type(part).__mro__[:-1]:  # the last is object
+        if "version" in vars(kind):
+            return [*found, part.version]
+        found.append(hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest())
+    return found
 
 
 @dataclass

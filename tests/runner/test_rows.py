@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from fna.attention.exact import Exact
 from fna.errors import UserError
 from fna.runner.files import write_atomic
 from fna.runner.rows import RowStore, row_key, versions
@@ -89,7 +93,46 @@ class Op:
 def test_versions_of_a_part_and_of_what_it_holds() -> None:
     assert versions(Op(Sampler())) == [3, [1]]
     assert versions(Op(Newer())) == [3, [2]]
-    assert versions(lambda q, k, v, site: v) == [1]
+
+
+METHOD = """
+from dataclasses import dataclass
+from typing import ClassVar
+from fna.attention.exact import Exact
+
+@dataclass(frozen=True)
+class Mine:
+    def __call__(self, q, k, v, site): return {body}
+
+@dataclass(frozen=True)
+class Derived(Exact):
+    def __call__(self, q, k, v, site): return {body}
+
+@dataclass(frozen=True)
+class Declared:
+    version: ClassVar[int] = 1
+    def __call__(self, q, k, v, site): return {body}
+
+def function(q, k, v, site): return {body}
+"""
+
+
+def test_an_edited_method_is_told_apart_unless_it_declares_a_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # two edits within a second look the same to it
+    seen: dict[str, list[object]] = {}
+    for body in ("v", "v", "2 * v"):
+        (tmp_path / "mine.py").write_text(METHOD.format(body=body))
+        sys.modules.pop("mine", None)
+        mine = importlib.import_module("mine")
+        parts = {"whole": mine.Mine(), "held": Op(mine.Mine()), "derived": mine.Derived(), "function": mine.function}
+        parts |= {"bound": partial(mine.function, None), "declared": mine.Declared()}
+        for name, part in parts.items():
+            seen.setdefault(name, []).append(versions(part))
+    sys.modules.pop("mine")
+    assert all(first == again for first, again, _ in seen.values())
+    assert [name for name, (first, _, edited) in seen.items() if first == edited] == ["declared"]
+    assert seen["derived"][0][-1] == Exact.version
 
 
 def test_failed_rows_are_remembered_and_overwritten_by_good_ones(tmp_path: Path) -> None:
