@@ -58,7 +58,7 @@ def load_option(group: str, name: str, extra: Sequence[Path] = ()) -> DictConfig
 def instantiate(node: Any) -> Any:
     """Build what ``node._target_`` names, with plain lists and dicts as arguments.
 
-    Raises `UserError` where the constructor refuses a value (``ValueError``) or a key (``TypeError``).
+    Raises `UserError` where the constructor refuses a value (``ValueError``) or a key (``TypeError``), or is not to be found.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate as hydra_instantiate
@@ -71,6 +71,11 @@ def instantiate(node: Any) -> Any:
             raise cause from None
         if isinstance(cause, ValueError | TypeError):
             raise UserError(f"{node.get('_target_')}: {cause}") from error
+        # Hydra puts an ImportError of its own around whatever importing came to; a bug in the module keeps its traceback
+        if isinstance(cause, ImportError) and isinstance(reason := cause.__cause__, ImportError | AttributeError | SyntaxError):
+            raise UserError(
+                f"{node.get('_target_')}: cannot be imported ({reason}); its folder has to be on PYTHONPATH."
+            ) from error
         raise
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -11,6 +11,16 @@ from omegaconf import MISSING, OmegaConf
 from fna.errors import UserError
 
 DTYPES = ("float32", "bfloat16", "float16")
+DRAWS = 100  # of fewer, a 95 % interval is made of the two or three outermost
+
+
+@dataclass
+class Timing:
+    """How the cost is measured."""
+
+    enabled: bool = True
+    rounds: int = 15
+    batch_size: int = 8
 
 
 @dataclass
@@ -40,7 +50,7 @@ class Knobs:
     strict: bool = False
     workers: int = 0
     bootstrap: int = 2000
-    timing: Any = MISSING
+    timing: Timing = field(default_factory=Timing)
     gallery: int = 4
     rows_dir: str = "outputs/rows"
     retry_failed: bool = False
@@ -58,7 +68,7 @@ def check_knobs(cfg: Any) -> None:
     """
     _check_landmarks(cfg.landmarks)
     _check_image_size(cfg.image_size)
-    least = {"batch_size": 1, "bootstrap": 1, "timing.rounds": 1, "timing.batch_size": 1, "seed": 0, "workers": 0, "gallery": 0}
+    least = {"batch_size": 1, "bootstrap": DRAWS, "timing.rounds": 1, "timing.batch_size": 1, "seed": 0, "workers": 0, "gallery": 0}
     for knob, low in least.items():
         value = OmegaConf.select(cfg, knob)
         if not isinstance(value, int) or value < low:

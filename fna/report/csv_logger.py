@@ -16,6 +16,9 @@ class CsvLogger:
 
     file: str = "log.csv"
 
+    def check(self) -> None:
+        """Nothing to check: the run folder can be written."""
+
     def log(self, result: Result, config: dict[str, Any], folder: Path) -> None:
         """Add the line of this result."""
         path = folder / self.file

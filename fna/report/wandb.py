@@ -37,6 +37,17 @@ class WandbLogger:
         if self.mode not in MODES:
             raise ValueError(f"mode={self.mode}: choose one of {', '.join(MODES)}")
 
+    def check(self) -> None:
+        """Log in where runs are sent. Raises `UserError` where that fails: before the run, not after it."""
+        if self.mode != "online":
+            return
+        import wandb
+
+        try:
+            wandb.login(force=True)
+        except wandb.errors.Error as error:
+            raise self._refused(error) from None
+
     def log(self, result: Result, config: dict[str, Any], folder: Path) -> None:
         """One W&B run from start to finish: a job that fails in between leaves no run open for the next."""
         import wandb
@@ -47,10 +58,7 @@ class WandbLogger:
                 group=self.group or _sweep(folder), job_type=result.get("task"), reinit="finish_previous", settings=_quiet(),
             )  # fmt: skip
         except wandb.errors.Error as error:
-            reason = str(error).partition("\n")[0]
-            raise UserError(
-                f"logger=wandb, mode={self.mode}: {reason}; log in with `wandb login` or use logger.mode=offline."
-            ) from None
+            raise self._refused(error) from None
         try:
             run.log(_content(result, folder))
             run.summary.update({"status": result.get("status"), "hash": result.get("hash")})
@@ -59,6 +67,10 @@ class WandbLogger:
         if self.mode == "offline":
             place = Path(run.settings.sync_dir)
             print(f"wandb: kept offline; `wandb sync {place}` sends it", file=sys.stderr)
+
+    def _refused(self, error: Exception) -> UserError:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        return UserError(f"logger=wandb, mode={self.mode}: {reason}; log in with `wandb login` or use logger.mode=offline.")
 
 
 def _quiet() -> wandb.Settings:

@@ -10,10 +10,10 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from fna.configs import CONF, choices, search_path
 from fna.errors import UserError
@@ -38,12 +38,29 @@ def main() -> None:
         if _refused:
             raise _refused[0]
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        fail(error)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        fail(_explained(error))
+    except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
         fail(UserError(f"{error.filename}: cannot write there ({error.strerror}); choose another folder."))
     except KeyboardInterrupt as stop:
         print(f"interrupted: finished rows are kept, the same command goes on from them{stop}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _explained(error: Exception) -> Exception:
+    """Hydra's refusal of an override with its reason, which lies in the error below: the keys that there are, or the type."""
+    cause = error.__cause__
+    if not isinstance(error, ConfigCompositionException) or not isinstance(cause, OmegaConfBaseException):
+        return error
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        place, _, key = str(cause.full_key).rpartition(".")
+        keys = [str(key) for key in cause.parent_node or () if key != "_target_"]
+        return UserError(f"{place} has no key {key}; it has {', '.join(keys) or 'none of its own'}.")
+    override = str(error).removeprefix("Error merging override ")
+    held = cause.parent_node.get(cause.key) if isinstance(cause.parent_node, DictConfig) else None
+    if isinstance(held, DictConfig):
+        return UserError(f"{override}: set {' or '.join(f'{cause.full_key}.{key!s}' for key in held)}.")
+    reason, _, _ = str(cause).partition("\n")  # what follows names the key again, and types of OmegaConf's
+    return UserError(f"{override}: {reason}")
 
 
 def fail(error: BaseException) -> None:

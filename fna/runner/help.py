@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from dataclasses import fields
 
 from fna.configs import CONF, choices, summary
 from fna.schema import Knobs
@@ -30,7 +30,7 @@ def help_text() -> str:
     parts += ["", "Knobs (defaults, with what they mean in conf/config.yaml):"]
     comments = _comments()
     for knob in fields(Knobs):
-        if knob.name not in GROUPS and knob.default is not MISSING and knob.name in comments:
+        if knob.name not in GROUPS and knob.name in comments:
             parts.append(f"  {comments[knob.name]}")
     parts += ["", "`--cfg job --resolve` prints the composed config; a group's keys are set as attn.steps=8, dataset.root=DIR."]
     return "\n".join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -30,6 +30,16 @@ PLACEHOLDER = 8  # landmarks of an op whose count is yet to be chosen
 GROUPS = ("model", "dataset", "task", "attn", "sampler", "reduce", "mask", "kv", "logger")
 
 
+class Logger(Protocol):
+    """What ``conf/logger/*.yaml`` instantiates."""
+
+    def check(self) -> None:
+        """Raise `UserError` where what can be known before the run says that nothing could be logged."""
+
+    def log(self, result: dict[str, Any], config: Any, folder: Path) -> None:
+        """Take what the run wrote into ``folder``, of which ``result`` is ``result.json``."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What one run will do. ``names`` are the chosen options by group; ``op`` is the variant's attention.
@@ -44,6 +54,7 @@ class Plan:
     task: Task
     op: Any
     mask: Any = None
+    logger: Logger | None = None
     choice: Choice | None = None
 
     def sentence(self) -> str:
@@ -75,10 +86,15 @@ def prepare(cfg: DictConfig, names: Mapping[str, str]) -> Plan:
     model.check()
     op = instantiate(cfg.attn if cfg.landmarks != AUTO else OmegaConf.merge(cfg.attn, {"landmarks": PLACEHOLDER}))
     mask = instantiate(cfg.mask) if cfg.mask and "_target_" in cfg.mask else None
-    _probe(op, mask)
+    first = 0 if model.depth is None or cfg.layers == AUTO else parse_layers(cfg.layers, model.depth)[0]
+    _probe(op, mask, first)
     if mask is not None and model.depth is not None and getattr(mask, "blocks", "none") != "none":
-        parse_layers(mask.blocks, model.depth)
-    return Plan(cfg, chosen, dataset, model, instantiate(cfg.task), op, mask)
+        parse_layers(mask.blocks, model.depth, "mask.blocks")
+    task = instantiate(cfg.task)
+    logger = instantiate(cfg.logger) if cfg.logger and "_target_" in cfg.logger else None
+    if logger is not None:
+        logger.check()
+    return Plan(cfg, chosen, dataset, model, task, op, mask, logger)
 
 
 def _refuse_unbuilt(names: Mapping[str, str], cfg: DictConfig) -> None:
@@ -119,8 +135,8 @@ def _check_shape(cfg: DictConfig, names: Mapping[str, str]) -> None:
         raise UserError(f"image_size={cfg.image_size}: {names['model']} has patches of {patch} px; give multiples, such as {near}.")
 
 
-def _probe(op: Any, mask: Any) -> None:
-    """Try the attention on a tiny input; a mask that seeks tokens has found none there."""
+def _probe(op: Any, mask: Any, layer: int) -> None:
+    """Try the attention on a tiny input in block ``layer``; a mask that seeks tokens has found none there."""
     import warnings
 
     import torch
@@ -131,10 +147,12 @@ def _probe(op: Any, mask: Any) -> None:
     nothing = torch.zeros(1, PROBED, dtype=torch.bool)
     found = {("found", name): nothing for name in ("massive", "sinks")} if isinstance(mask, Masking) else {}
 
+    tokens = Tokens(prefix=1, grid=(3, 4))
+    site = Site(scale=0.5, layer=layer, depth=layer + 1, tokens=tokens, hidden=torch.zeros(1, PROBED, 8), memo=dict(found))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # so few tokens are fewer than any real count of landmarks
         try:
-            probe(op, Site(scale=0.5, tokens=Tokens(prefix=1, grid=(3, 4)), memo=dict(found)), tokens=PROBED)
+            probe(op, site, tokens=PROBED)
         except ValueError as error:
             raise UserError(str(error)) from error
 

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fna.attention.exact import Exact
-from fna.configs import instantiate
 from fna.data.base import Dataset
 from fna.data.loading import batches
 from fna.data.segmentation import SegmentedDataset
@@ -84,7 +83,7 @@ def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]
         "overrides": typed(folder),
         "seconds": round(time.perf_counter() - started, 2),
     }
-    _finish(plan, result, folder)
+    _finish(result, folder)
     return result
 
 
@@ -275,12 +274,9 @@ def _notes(model: Model, dataset: Dataset) -> list[str]:
     return notes
 
 
-def _finish(plan: Plan, result: dict[str, Any], folder: Path) -> None:
+def _finish(result: dict[str, Any], folder: Path) -> None:
     write_atomic(folder / "result.json", json.dumps(result, indent=1).encode())
     table.show(result)
-    logger = instantiate(plan.cfg.logger) if plan.cfg.logger and "_target_" in plan.cfg.logger else None
-    if logger is not None:
-        logger.log(result, OmegaConf.to_container(plan.cfg, resolve=True), folder)
     table.write_markdown(folder)
     page = write_page(folder)
     console.print(f"page: {page}", highlight=False, soft_wrap=True)

@@ -22,6 +22,10 @@ class SweepReport(Callback):
         folder = Path(config.hydra.sweep.dir)
         results = report(folder)
         failed = [result for result in results if result["status"] != "ok"]
+        unlogged = [result for result in results if "unlogged" in result]
         if failed:
             print(f"error: {len(failed)} of {len(results)} jobs failed; the table says which and why.", file=sys.stderr)
+        if unlogged:
+            print(f"error: {len(unlogged)} of {len(results)} results were not logged: {unlogged[0]['unlogged']}", file=sys.stderr)
+        if failed or unlogged:
             raise SystemExit(1)

@@ -54,7 +54,7 @@ def swap_masked(model: nn.Module, plan: Mapping[int, Attention], masking: Maskin
 
 def masked_blocks(spec: Layers, depth: int) -> tuple[int, ...]:
     """`parse_layers`, with "none" for no block: the tokens are found and left alone."""
-    return () if spec == "none" else parse_layers(spec, depth)
+    return () if spec == "none" else parse_layers(spec, depth, "mask.blocks")
 
 
 def look_ahead(swap: Swap, find: Find, window: tuple[int, int], blocks: Sequence[int]) -> None:

@@ -15,11 +15,12 @@ Layers = str | int | Sequence[int | str]
 _RANGE = re.compile(r"(-?\d+)(?:-(-?\d+))?")
 
 
-def parse_layers(spec: Layers, depth: int) -> tuple[int, ...]:
+def parse_layers(spec: Layers, depth: int, knob: str = "layers") -> tuple[int, ...]:
     """The chosen blocks of a model with ``depth`` blocks, ascending and without repeats.
 
     ``spec``: "all"; "last-half" (of an odd depth the larger half); one number; a range with both ends included ("13-23"); a comma
-    list of these; a sequence of them. Negative numbers count from the end. Raises `UserError` for anything else.
+    list of these; a sequence of them. Negative numbers count from the end. Raises `UserError`, which names ``knob``, for anything
+    else.
     """
     if isinstance(spec, str):
         parts: Sequence[int | str] = [part.strip() for part in spec.split(",")]
@@ -27,14 +28,15 @@ def parse_layers(spec: Layers, depth: int) -> tuple[int, ...]:
         parts = spec
     else:
         parts = [spec]
-    chosen = sorted({block for part in parts for block in _blocks(part, spec, depth)})
+    asked = f"{knob}={_shown(spec)}"
+    chosen = sorted({block for part in parts for block in _blocks(part, asked, depth)})
     if not chosen:
-        raise UserError(f"layers={_shown(spec)} names no block: {_choices(depth)}")
+        raise UserError(f"{asked} names no block: {_choices(depth)}")
     return tuple(chosen)
 
 
-def _blocks(part: int | str, spec: Layers, depth: int) -> range:
-    """The blocks that one part of the spec names."""
+def _blocks(part: int | str, asked: str, depth: int) -> range:
+    """The blocks that one part of what was ``asked`` names."""
     if part == "all":
         return range(depth)
     if part == "last-half":
@@ -42,15 +44,15 @@ def _blocks(part: int | str, spec: Layers, depth: int) -> range:
     # True is an int to Python and block 1 to nobody.
     match = None if isinstance(part, bool) else _RANGE.fullmatch(str(part))
     if match is None:
-        raise UserError(f"layers={_shown(spec)}: '{part}' is not a block, a range or a name; {_choices(depth)}")
+        raise UserError(f"{asked}: '{part}' is not a block, a range or a name; {_choices(depth)}")
     first = int(match[1])
     last = first if match[2] is None else int(match[2])
     for number in (first, last):
         if not -depth <= number < depth:
-            raise UserError(f"layers={_shown(spec)}: this model has blocks 0-{depth - 1}; {_choices(depth)}")
+            raise UserError(f"{asked}: this model has blocks 0-{depth - 1}; {_choices(depth)}")
     first, last = first % depth, last % depth
     if first > last:
-        raise UserError(f"layers={_shown(spec)}: the range '{part}' runs backwards; {_choices(depth)}")
+        raise UserError(f"{asked}: the range '{part}' runs backwards; {_choices(depth)}")
     return range(first, last + 1)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fna.configs import choices, load_option, summary
+from fna.errors import UserError
 from fna.report.csv_logger import CsvLogger
 from fna.report.wandb import WandbLogger
 from tests.report.made_up_results import result, write_study
@@ -82,6 +83,18 @@ def test_wandb_gets_the_tokens_marked_and_every_figure_of_the_study(tmp_path: Pa
 def test_wandb_refuses_an_unknown_mode() -> None:
     with pytest.raises(ValueError, match="offline"):
         WandbLogger(mode="offlin")  # type: ignore[arg-type]
+
+
+def test_wandb_online_without_an_account_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+
+    def no_key(**options: object) -> None:
+        raise wandb.errors.UsageError("No API key configured.\nMore of it")
+
+    monkeypatch.setattr(wandb, "login", no_key)
+    with pytest.raises(UserError, match=r"mode=online: No API key configured; log in with .* logger\.mode=offline"):
+        WandbLogger(mode="online").check()
+    WandbLogger().check()
 
 
 def test_wandb_groups_by_the_sweep(tmp_path: Path) -> None:

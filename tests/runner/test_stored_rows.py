@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from fna.errors import UserError
+from fna.report.csv_logger import CsvLogger
 from fna.runner import job
 from fna.runner import run as runner
+from fna.runner.sweep import SweepReport
 from fna.tasks.classification import Classification
 from tests.test_conf import composed
 
 Job = Callable[..., dict[str, Any]]
 CHOSEN = {"model": "vit", "dataset": "imagefolder", "task": "classification", "attn": "exact", "sampler": "fps"}
-TINY = ("model.name=test_vit", "model.random=true", "model.num_classes=3", "timing.enabled=false", "gallery=0", "bootstrap=10")
+TINY = ("model.name=test_vit", "model.random=true", "model.num_classes=3", "timing.enabled=false", "gallery=0", "bootstrap=100")
 
 
 @pytest.fixture
@@ -151,7 +155,12 @@ def weights(folder: Path) -> Path:
         (("timing.batch_size=0",), "timing.batch_size=0"),
         (("timing.rounds=0",), "timing.rounds=0"),
         (("tolerance=-1",), "tolerance=-1"),
-        (("timing.rounds=many",), "timing.rounds=many"),
+        (("gallery=-1",), "gallery=-1"),
+        (("bootstrap=1",), "bootstrap=1: must be a whole number of at least 100"),
+        (("logger=wandb", "logger.mode=foo"), "mode=foo: choose one of offline"),
+        (("mask=both", "mask.blocks=5-99", "model.depth=6"), "^mask.blocks=5-99: this model has blocks 0-5"),
+        (("attn=fna", "sampler=guaranteed", "sampler.massive=keep", "model.depth=6"), "^block 3 asks for massive tokens"),
+        (("attn._target_=not_there.Mine",), "^not_there.Mine: cannot be imported .No module named 'not_there'.*PYTHONPATH"),
         (("landmarks=[16,32]",), r"landmarks=\[16, 32\]"),
         (("layers=auto",), "layers=auto: attn=exact has no landmarks"),
         (("layers=auto", "attn=low_rank"), "layers=auto: attn=low_rank has no landmarks"),
@@ -164,6 +173,42 @@ def test_refused_in_one_line_with_a_result(run: Job, tmp_path: Path, words: tupl
     with pytest.raises(UserError, match=said):
         run(*words)
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "failed"
+
+
+def test_landmarks_by_the_input_of_a_block(run: Job) -> None:
+    assert run("attn=fna", "landmarks=8", "sampler.features=input")["status"] == "ok"
+
+
+def test_an_edited_method_is_computed_again(run: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it knows edits by the second
+    keys = []
+    for body in ("v", "v", "2 * v"):
+        (tmp_path / "typed_by_a_user.py").write_text(f"class Mine:\n    def __call__(self, q, k, v, site): return {body}\n")
+        sys.modules.pop("typed_by_a_user", None)
+        keys.append(run("attn._target_=typed_by_a_user.Mine")["rows"]["variant"])
+    sys.modules.pop("typed_by_a_user")
+    assert keys[0] == keys[1] != keys[2]
+
+
+@pytest.mark.parametrize("error", [UserError("no account"), RuntimeError("no account")], ids=["mendable", "bug"])
+def test_a_logger_that_fails_leaves_the_result(
+    run: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(CsvLogger, "log", refuse)
+    with pytest.raises(UserError, match=r"^no account \(all but the log is there"):
+        run("logger=csv")
+    folder = tmp_path / "run"
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["status"], result["samples"], result["unlogged"]) == ("ok", 12, "no account")
+    assert (folder / "report.html").is_file()
+    assert (folder / "traceback.txt").is_file() == isinstance(error, RuntimeError)
+    with pytest.raises(SystemExit):
+        SweepReport().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}}))
+    assert "1 of 1 results were not logged: no account" in capsys.readouterr().err
 
 
 def test_auto_without_a_readable_image_is_one_line(run: Job, images: Path) -> None:

@@ -1,0 +1,34 @@
+"""What the command line says of what it refuses: one line, with the reason, before torch is loaded."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from fna.runner.cli import main
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("attn.foo=3", "attn has no key foo; it has sampler, landmarks, inverse, steps, ridge, resample_every."),
+        ("attn.sampler.foo=3", "attn.sampler has no key foo; it has none of its own."),
+        ("hydra.foo=3", "hydra has no key foo; it has run, "),
+        ("batch_size=x", "batch_size=x: Value 'x' of type 'str' could not be converted to Integer"),
+        ("strict=maybe", "strict=maybe: Value 'maybe' is not a valid bool"),
+        ("timing=false", "timing=false: set timing.enabled or timing.rounds or timing.batch_size."),
+        ("timing.enabled=maybe", "timing.enabled=maybe: Value 'maybe' is not a valid bool"),
+        ("timing.rounds=many", "timing.rounds=many: Value 'many' of type 'str' could not be converted to Integer"),
+        ("hydra.run.dir=/proc/x", "/proc/x: cannot write there"),
+        ("attn=fma", "attn=fma: no such attn; did you mean fna?"),
+    ],
+)
+def test_refused_in_one_line(word: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["run.py", word])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {said}")
