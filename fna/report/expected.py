@@ -14,7 +14,7 @@ from typing import Any
 
 from fna.configs import CONF
 from fna.errors import UserError
-from fna.report import words
+from fna.report import formats
 from fna.report.grid import fold, numeric_columns
 from fna.report.results import FOLLOWS, Result, Run, dig, number, overrides, setting
 from fna.report.words import Part
@@ -52,7 +52,9 @@ class Figure:
 
     def text(self) -> str:
         """``34.10 (-1.23)``, the difference to full in brackets; where only full was measured, that."""
-        return f"{words.fixed(self.full)} full" if self.variant is None else f"{self.variant:,.2f} ({words.signed(self.delta, 2)})"
+        return (
+            f"{formats.fixed(self.full)} full" if self.variant is None else f"{self.variant:,.2f} ({formats.signed(self.delta, 2)})"
+        )
 
     def fits(self, result: Result) -> bool:
         """Whether a result has these settings; an option that was typed and that no key speaks of makes it another one."""
@@ -129,7 +131,7 @@ class Expected:
     def text(self, result: Result, metric: str, source: str) -> str:
         """What a source measured, for the cell beside a metric of a result."""
         found = [figure.text() for figure in self.beside(result) if (figure.metric, figure.source) == (metric, source)]
-        return " or ".join(found) or words.NOTHING
+        return " or ".join(found) or formats.NOTHING
 
     @property
     def apart(self) -> Sequence[Figure]:
@@ -181,15 +183,15 @@ def load_expected(results: Sequence[Result]) -> Expected:
 def _table(figures: Sequence[Figure], results: Sequence[Result]) -> Theirs:
     metrics = list(dict.fromkeys(figure.metric for figure in figures))
     by = {(figure.keys, figure.metric): figure for figure in figures}
-    heads = [words.field_name(key) for key, _ in figures[0].keys]
-    heads += [head for metric in map(words.metric_short, metrics) for head in (f"{metric} of full", metric, "delta")]
+    heads = [formats.field_name(key) for key, _ in figures[0].keys]
+    heads += [head for metric in map(formats.metric_short, metrics) for head in (f"{metric} of full", metric, "delta")]
     rows = []
     for keys in dict.fromkeys(figure.keys for figure in figures):
         cells = [Part(text) for _, text in keys]
         for metric in metrics:
             figure = by.get((keys, metric))
             values = (None,) * 3 if figure is None else (figure.full, figure.variant, figure.delta)
-            cells += [Part(words.fixed(values[0])), Part(words.fixed(values[1])), Part(words.signed(values[2], 2))]
+            cells += [Part(formats.fixed(values[0])), Part(formats.fixed(values[1])), Part(formats.signed(values[2], 2))]
         rows.append(cells)
     heads, rows, once = fold(heads, rows)
     return Theirs("; ".join([figures[0].told(results), *(f"{head} {value}" for head, value in once)]), heads, rows)
@@ -200,7 +202,7 @@ def _world(result: Result) -> tuple[str, str]:
 
 
 def _same(key: str, value: object, text: str) -> bool:
-    return text in (str(value), words.value_of(key, value))
+    return text in (str(value), formats.value_of(key, value))
 
 
 def _typed(text: str) -> int | str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fna.report.words import NOTHING, Part
+from fna.report.formats import NOTHING
+from fna.report.words import Part
 
 Grid = tuple[list[str], list[list[Part]]]
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from fna.report import words
+from fna.report import formats, words
 from fna.report.expected import load_expected
 from fna.report.results import IDENTITY, Run, dig, interval, number, setting
 from fna.report.sweep import group, varying
@@ -62,7 +62,7 @@ def plots(runs: Sequence[Run]) -> list[Plot]:
     keys = varying(whole)
     drawn = []
     for metric in dict.fromkeys(key for run in whole for key in words.primary(run.result)):
-        called = words.metric_name(metric)
+        called = formats.metric_name(metric)
         drawn.append(draw(f"{called}: what it costs, what it buys", whole, keys, quality_cost(metric)))
         if "landmarks" in keys:
             drawn.append(draw(f"{called} over {_amount(whole)}", whole, keys, over_landmarks(metric, _amount(whole))))
@@ -84,7 +84,7 @@ def _theirs(runs: Sequence[Run]) -> list[Plot | None]:
     whose = ", ".join(dict.fromkeys(f"{figure.source}, {figure.model} on {figure.dataset}" for figure in expected.apart))
     drawn = []
     for metric in dict.fromkeys(figure.metric for figure in expected.apart):
-        title = f"{words.metric_name(metric)}: {whose}"
+        title = f"{formats.metric_name(metric)}: {whose}"
         drawn += [draw(title, theirs, keys, over_start(metric))] if "mask_start" in keys else []
         drawn += [draw(title, theirs, keys, over_landmarks(metric, _amount(runs)))] if "landmarks" in keys else []
     return drawn

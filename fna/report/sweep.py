@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from fna.report import words
+from fna.report import formats, words
 from fna.report.expected import Expected, Theirs, load_expected
 from fna.report.grid import fold, numeric_columns
 from fna.report.results import FOLLOWS, IDENTITY, Run, dig, number, overrides, ratio, reference, setting
@@ -41,14 +41,14 @@ def varying(runs: Sequence[Run]) -> list[str]:
 def label(run: Run, keys: Sequence[str]) -> str:
     """A run by what sets it apart; by its folder where nothing does."""
     values = {key: setting(run.result, key) for key in keys}
-    return ", ".join(words.said(key, value) for key, value in values.items() if value is not None) or run.name
+    return ", ".join(formats.said(key, value) for key, value in values.items() if value is not None) or run.name
 
 
 def group(run: Run, keys: Sequence[str], without: str) -> str:
     """The line of a plot to which a run belongs: all that differs but the quantity along the axis."""
     values = {key: setting(run.result, key) for key in keys if key != without}
-    said = [words.said(key, value) for key, value in values.items() if value not in (None, "none")]
-    return " · ".join(said) or words.name(run.result.get("attn"))
+    said = [formats.said(key, value) for key, value in values.items() if value not in (None, "none")]
+    return " · ".join(said) or formats.name(run.result.get("attn"))
 
 
 def summarise(runs: Sequence[Run]) -> Summary:
@@ -58,7 +58,7 @@ def summarise(runs: Sequence[Run]) -> Summary:
     shared = whole[0].result if whole else {}
     same = [key for key in _settings(whole) if key in IDENTITY or key not in FOLLOWS]
     same = [key for key in same if not _differs(whole, key) and setting(shared, key) not in (None, "none")]
-    common = [(words.field_name(key), words.value_of(key, setting(shared, key))) for key in same]
+    common = [(formats.field_name(key), formats.value_of(key, setting(shared, key))) for key in same]
     expected = load_expected([run.result for run in whole])
     notes = [*words.caveats(*(run.result for run in whole)), *expected.problems]
     found = best(whole)
@@ -88,7 +88,7 @@ def best(runs: Sequence[Run]) -> tuple[Run, bool] | None:
     """
     if set(varying(runs)) & {"model", "dataset", "task"}:
         return None
-    rated = [run for run in runs if words.weakest(run.result) not in {None, *words.FINDINGS} and not words.is_idle(run.result)]
+    rated = [run for run in runs if words.weakest(run.result) not in {None, *formats.FINDINGS} and not words.is_idle(run.result)]
     safe = [run for run in rated if words.judge(*_delta(run)) in ("keeps", "gains")]
     if safe:
         return max(safe, key=lambda run: (_speed(run) or 0.0, number(_delta(run)[0]) or 0.0)), True
@@ -159,13 +159,13 @@ def _columns(runs: Sequence[Run], keys: Sequence[str], expected: Expected) -> li
         *(_identity(key, place == 0) for place, key in enumerate(keys)),
         *([] if keys else [("run", lambda run: Part(run.name))]),
         *(column for metric in _metrics(runs) for column in _of_metric(metric, runs, expected)),
-        ("agreement", lambda run: Part(words.fixed(dig(run.result, "fidelity", "agreement"), 1, " %"))),
-        ("output error", lambda run: Part(words.fixed(dig(run.result, "fidelity", "output_error"), 3))),
-        ("speedup", lambda run: Part(words.times(dig(run.result, "cost", "speedup", "median")), words.judge_speed(run.result))),
-        ("95 % interval", lambda run: Part(words.limits(dig(run.result, "cost", "speedup", "ci")))),
-        ("against", lambda run: Part(reference(run.result) if run.result.get("cost") else words.NOTHING)),
-        ("operations", lambda run: Part(words.times(ratio(run.result, "cost", "flops")))),
-        ("sampling", lambda run: Part(words.share(dig(run.result, "cost", "sampling_share")))),
+        ("agreement", lambda run: Part(formats.fixed(dig(run.result, "fidelity", "agreement"), 1, " %"))),
+        ("output error", lambda run: Part(formats.fixed(dig(run.result, "fidelity", "output_error"), 3))),
+        ("speedup", lambda run: Part(formats.times(dig(run.result, "cost", "speedup", "median")), words.judge_speed(run.result))),
+        ("95 % interval", lambda run: Part(formats.limits(dig(run.result, "cost", "speedup", "ci")))),
+        ("against", lambda run: Part(reference(run.result) if run.result.get("cost") else formats.NOTHING)),
+        ("operations", lambda run: Part(formats.times(ratio(run.result, "cost", "flops")))),
+        ("sampling", lambda run: Part(formats.share(dig(run.result, "cost", "sampling_share")))),
     ]
 
 
@@ -173,9 +173,9 @@ def _identity(key: str, first: bool) -> Column:
     """A key in which the runs differ; the first column marks the runs of which a note says that they say nothing."""
 
     def cell(run: Run) -> Part:
-        return Part(words.value_of(key, setting(run.result, key)) + (" !" if first and words.is_doubtful(run.result) else ""))
+        return Part(formats.value_of(key, setting(run.result, key)) + (" !" if first and words.is_doubtful(run.result) else ""))
 
-    return words.field_name(key), cell
+    return formats.field_name(key), cell
 
 
 def _of_metric(metric: str, runs: Sequence[Run], expected: Expected) -> list[Column]:
@@ -190,15 +190,15 @@ def _of_metric(metric: str, runs: Sequence[Run], expected: Expected) -> list[Col
     def theirs(run: Run, whose: str) -> Part:
         return Part(expected.text(run.result, metric, whose))
 
-    short = words.metric_short(metric)
+    short = formats.metric_short(metric)
     columns: list[Column] = [
-        (f"{short} of full", lambda run: Part(words.fixed(value(run, "full")))),
-        (short, lambda run: Part(words.fixed(value(run, "variant")))),
-        ("delta", lambda run: Part(words.signed(value(run, "delta"), 2), tone(run))),
-        ("95 % interval", lambda run: Part(words.span(value(run, "ci"), 2))),
+        (f"{short} of full", lambda run: Part(formats.fixed(value(run, "full")))),
+        (short, lambda run: Part(formats.fixed(value(run, "variant")))),
+        ("delta", lambda run: Part(formats.signed(value(run, "delta"), 2), tone(run))),
+        ("95 % interval", lambda run: Part(formats.span(value(run, "ci"), 2))),
     ]
     if any(run.result.get("unmasked") for run in runs):
-        columns.append((f"{short} unmasked", lambda run: Part(words.fixed(value(run, "unmasked", "variant")))))
-        columns.append(("delta", lambda run: Part(words.signed(value(run, "unmasked", "delta"), 2))))
+        columns.append((f"{short} unmasked", lambda run: Part(formats.fixed(value(run, "unmasked", "variant")))))
+        columns.append(("delta", lambda run: Part(formats.signed(value(run, "unmasked", "delta"), 2))))
     sources = dict.fromkeys(figure.source for run in runs for figure in expected.beside(run.result) if figure.metric == metric)
     return columns + [(f"{short}, {whose}", partial(theirs, whose=whose)) for whose in sources]

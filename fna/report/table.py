@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fna.report import words
+from fna.report import formats, words
 from fna.report.expected import Expected, Theirs, load_expected
 from fna.report.grid import Grid, numeric_columns
 from fna.report.results import Result, Run, dig, load, number, ratio, reference, write_atomically
@@ -91,17 +91,17 @@ def quality(result: Result, expected: Expected) -> Grid:
     for key, metric in (result.get("metrics") or {}).items():
         delta, ci = dig(metric, "delta"), dig(metric, "ci")
         tone = words.tone(key, metric, "")
-        values = [Part(words.fixed(dig(metric, side))) for side in ("full", "variant")]
-        row = [Part(words.metric_name(key) + mark), *values, Part(words.signed(delta, 2), tone), Part(words.span(ci, 2))]
+        values = [Part(formats.fixed(dig(metric, side))) for side in ("full", "variant")]
+        row = [Part(formats.metric_name(key) + mark), *values, Part(formats.signed(delta, 2), tone), Part(formats.span(ci, 2))]
         rows.append(row + cells[key])
     for key, value in (result.get("fidelity") or {}).items():
         if number(value) is not None:
             digits = 2 if key == "agreement" else 4
-            ends = words.limits(dig(result, "fidelity", f"{key}_ci"), digits, "")
-            text = words.fixed(value, digits, " %" if key == "agreement" else "")
+            ends = formats.limits(dig(result, "fidelity", f"{key}_ci"), digits, "")
+            text = formats.fixed(value, digits, " %" if key == "agreement" else "")
             row = [Part(fidelity_name(key)), Part(""), Part(text), Part(""), Part(ends)]
             bare = dig(result, "unmasked", "fidelity", key)
-            own = "" if bare is None else words.fixed(bare, digits, " %" if key == "agreement" else "")
+            own = "" if bare is None else formats.fixed(bare, digits, " %" if key == "agreement" else "")
             rows.append(row + [Part(own if head == UNMASKED[0] else "") for head in heads])
     return ["quality", "full", "variant", "delta", "95 % interval", *heads], rows
 
@@ -113,7 +113,7 @@ def further(result: Result, expected: Expected) -> tuple[list[str], dict[str, li
     for key, row in cells.items():
         if bare:
             value, delta, ends = (dig(bare, key, part) for part in ("variant", "delta", "ci"))
-            row += [Part(words.fixed(value)), Part(words.signed(delta, 2)), Part(words.span(ends, 2))]
+            row += [Part(formats.fixed(value)), Part(formats.signed(delta, 2)), Part(formats.span(ends, 2))]
         row += [Part(expected.text(result, key, source)) for source in sources]
     return [*(UNMASKED if bare else ()), *sources], cells
 
@@ -121,16 +121,16 @@ def further(result: Result, expected: Expected) -> tuple[list[str], dict[str, li
 def cost(result: Result) -> Grid:
     """Rates of full, exact and variant, the speedup, operations, memory and the share of sampling."""
     tree, limit = result.get("cost"), words.ceiling(result)
-    against = f"{words.limits(dig(tree, 'speedup', 'ci'))} against {reference(result)}"
-    rows = [_only("speedup", words.times(dig(tree, "speedup", "median")), against, words.judge_speed(result))]
-    rows.append([Part("images a second"), *(Part(words.rate(dig(tree, "images_per_second", side))) for side in SIDES), Part("")])
+    against = f"{formats.limits(dig(tree, 'speedup', 'ci'))} against {reference(result)}"
+    rows = [_only("speedup", formats.times(dig(tree, "speedup", "median")), against, words.judge_speed(result))]
+    rows.append([Part("images a second"), *(Part(formats.rate(dig(tree, "images_per_second", side))) for side in SIDES), Part("")])
     for called, key, unit in (("operations", "flops", "FLOP"), ("peak memory", "peak_memory_bytes", "B")):
         part = ratio(result, "cost", key)
-        sides = [Part(words.short(dig(tree, key, side), unit)) for side in SIDES]
-        rows.append([Part(called), *sides, Part(f"{words.times(part)} of full" if part is not None else "")])
-    rows.append(_only("sampling", words.share(dig(tree, "sampling_share")), "of the variant's time"))
+        sides = [Part(formats.short(dig(tree, key, side), unit)) for side in SIDES]
+        rows.append([Part(called), *sides, Part(f"{formats.times(part)} of full" if part is not None else "")])
+    rows.append(_only("sampling", formats.share(dig(tree, "sampling_share")), "of the variant's time"))
     if limit is not None:
-        rows.append(_only("limit", words.times(limit), "if the swapped attention cost nothing"))
+        rows.append(_only("limit", formats.times(limit), "if the swapped attention cost nothing"))
     return ["cost", *SIDES, ""], rows
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fna.report import table, words
+from fna.report import formats, table, words
 from fna.report.expected import Theirs, load_expected
 from fna.report.pictures import Album, Gallery, read_gallery
 from fna.report.plots import Plot
@@ -108,17 +108,17 @@ def view(run: Run, album: Album, pictures: int | None = None) -> View:
         compared=words.compared(result),
         caveats=[*words.caveats(result), *expected.problems, *([gallery.problem] if gallery.problem else [])],
         sources=expected.sources(),
-        subject=words.name(result.get("attn")),
+        subject=formats.name(result.get("attn")),
         metrics=metric_rows(result, cells),
         further=heads,
         theirs=expected.tables(),
         rates=_rates(result),
-        speedup=Part(words.times(dig(speedup, "median")), words.judge_speed(result)),
-        speedup_span=words.limits(dig(speedup, "ci")),
+        speedup=Part(formats.times(dig(speedup, "median")), words.judge_speed(result)),
+        speedup_span=formats.limits(dig(speedup, "ci")),
         reference=reference(result),
         costs=table.cost(result)[1] if result.get("cost") else [],
         fidelity=_fidelity(result),
-        agreement_span=words.limits(dig(result, "fidelity", "agreement_ci"), 1, ""),
+        agreement_span=formats.limits(dig(result, "fidelity", "agreement_ci"), 1, ""),
         stages=stage_segments(result),
         gallery=gallery,
         maps=read_maps(run.folder, album, pictures),
@@ -158,10 +158,10 @@ def stage_segments(result: Result) -> list[Segment]:
     named = sorted((item for item in stages.items() if item[0] not in rest and item[1] > 0), key=lambda item: -item[1])
     total = sum(stages.values()) if rest else max(1.0, sum(stages.values()))  # medians of shares do not add up to 1 exactly
     segments = [
-        Segment(name.replace("_", " "), words.share(value), 100 * value / total, place % 8)
+        Segment(name.replace("_", " "), formats.share(value), 100 * value / total, place % 8)
         for place, (name, value) in enumerate(named)
     ]
-    return segments + [Segment(name, words.share(value), 100 * value / total, -1) for name, value in rest.items() if value > 0]
+    return segments + [Segment(name, formats.share(value), 100 * value / total, -1) for name, value in rest.items() if value > 0]
 
 
 def _metric(key: str, metric: Any, ends: tuple[float, float], chief: bool, further: list[Part]) -> Metric:
@@ -173,27 +173,27 @@ def _metric(key: str, metric: Any, ends: tuple[float, float], chief: bool, furth
 
     pair = interval(ci)
     bar = Bar(at(0.0), at(pair[0]), at(pair[1]), at(delta), mark) if pair and delta is not None else None
-    full, variant = words.fixed(dig(metric, "full")), words.fixed(dig(metric, "variant"))
-    change = Part(words.signed(delta, 2), mark)
-    return Metric(words.metric_name(key), full, variant, change, words.span(ci, 2), bar, chief, further)
+    full, variant = formats.fixed(dig(metric, "full")), formats.fixed(dig(metric, "variant"))
+    change = Part(formats.signed(delta, 2), mark)
+    return Metric(formats.metric_name(key), full, variant, change, formats.span(ci, 2), bar, chief, further)
 
 
 def _rates(result: Result) -> list[tuple[str, str, float]]:
     """(who, images a second, width of the bar in percent)."""
     values = {side: number(dig(result, "cost", "images_per_second", side)) for side in SIDES}
     top = max((value for value in values.values() if value), default=1.0)
-    return [(side, words.rate(value), 100 * value / top) for side, value in values.items() if value is not None]
+    return [(side, formats.rate(value), 100 * value / top) for side, value in values.items() if value is not None]
 
 
 def _fidelity(result: Result) -> list[tuple[str, str]]:
     """(what, how much), the agreement first."""
     tree = result.get("fidelity") or {}
-    said = [("same answer as full attention", words.fixed(tree.get("agreement"), 1, " %"))]
-    said.append(("relative error of the outputs", words.fixed(tree.get("output_error"), 3)))
+    said = [("same answer as full attention", formats.fixed(tree.get("agreement"), 1, " %"))]
+    said.append(("relative error of the outputs", formats.fixed(tree.get("output_error"), 3)))
     others = [key for key in tree if key not in ("agreement", "output_error") and number(tree[key]) is not None]
-    said += [(table.fidelity_name(key), words.fixed(tree[key], 3)) for key in others]
+    said += [(table.fidelity_name(key), formats.fixed(tree[key], 3)) for key in others]
     part = ratio(result, "cost", "flops")
-    return said if part is None else [*said, ("operations against full", words.times(part))]
+    return said if part is None else [*said, ("operations against full", formats.times(part))]
 
 
 def _facts(result: Result) -> list[tuple[str, str]]:
@@ -207,7 +207,7 @@ def _pairs(name: str, value: Any) -> list[tuple[str, str]]:
         return [
             pair for key, inner in value.items() for pair in _pairs(str(key) if name == "environment" else f"{name} {key}", inner)
         ]
-    return [(name.removeprefix("versions "), words.value_of(name, value))]
+    return [(name.removeprefix("versions "), formats.value_of(name, value))]
 
 
 def _command(run: Run) -> str:

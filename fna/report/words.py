@@ -1,32 +1,15 @@
-"""Results in plain words: numbers, names and the sentences that head a table and a page."""
+"""Results in plain words: the sentences that head a table and a page."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from fna.report.results import IDENTITY, Result, dig, interval, number, reference
+from fna.report import formats
+from fna.report.results import Result, dig, interval, number, reference
 
-NAMES = {"fna": "FNA", "exact": "exact attention", "nystromformer": "Nyströmformer", "tome": "ToMe"}
-OPTIONS = {"SegmentMeans": "segment_means", "KMeans": "kmeans"}  # a method's own sampler, by the word that chooses it
-FINDINGS = {  # neither good nor bad: what task=tokens saw
-    "massive_per_image": "massive tokens an image", "artifact_per_image": "artifact tokens an image",
-    "images_with_massive": "images with massive tokens", "cls_on_massive": "CLS attention on massive tokens",
-    "cls_on_artifact": "CLS attention on artifact tokens", "largest_norm": "largest patch norm",
-    "normal_norm": "norm of normal patches",
-}  # fmt: skip
-METRICS = FINDINGS | {
-    "top1": "top-1", "top5": "top-5", "ece": "calibration error",
-    "t2i_r1": "text-to-image R@1", "t2i_r5": "text-to-image R@5", "t2i_r10": "text-to-image R@10",
-    "i2t_r1": "image-to-text R@1", "i2t_r5": "image-to-text R@5", "i2t_r10": "image-to-text R@10",
-    "miou": "mean IoU", "macc": "mean class accuracy", "aacc": "pixel accuracy", "boundary_iou": "boundary IoU",
-    "vqa_accuracy": "VQA accuracy",
-}  # fmt: skip
-FIELDS = {"attn": "attention", "image_size": "image size", "dtype": "precision", "mask_start": "masked from block"}
-UNITS = {"image_size": "px"}
 ERRORS = frozenset({"ece"})  # metrics of which less is better
 PRIMARY = (("t2i_r1", "i2t_r1"), ("top1",), ("miou",), ("vqa_accuracy",))
-NOTHING = "–"
 FEW = 100  # samples below which an interval of [0, 0] shows nothing: too few could have changed
 NOISY = 0.2  # width of a speedup's interval above which it says nothing about "the same speed"
 CLOSE = -1.5  # points: an interval that holds zero and does not reach below this lets a headline say "keeps"
@@ -44,136 +27,6 @@ def plain(parts: Sequence[Part]) -> str:
     return "".join(part.text for part in parts)
 
 
-def signed(value: Any, digits: int = 1) -> str:
-    """``+0.4``, ``-0.2``; zero has no sign."""
-    value = number(value)
-    if value is None:
-        return NOTHING
-    text = f"{value:+.{digits}f}"
-    return text if float(text) else text[1:]
-
-
-def span(value: Any, digits: int = 1) -> str:
-    """An interval of differences, ``[-0.8, +0.4]``."""
-    pair = interval(value)
-    return f"[{signed(pair[0], digits)}, {signed(pair[1], digits)}]" if pair else NOTHING
-
-
-def limits(value: Any, digits: int = 2, missing: str = NOTHING) -> str:
-    """An interval of values that are no differences, ``[1.17, 1.21]``."""
-    pair = interval(value)
-    return f"[{pair[0]:.{digits}f}, {pair[1]:.{digits}f}]" if pair else missing
-
-
-def fixed(value: Any, digits: int = 2, unit: str = "") -> str:
-    """A number with so many decimals."""
-    value = number(value)
-    return NOTHING if value is None else f"{value:,.{digits}f}{unit}"
-
-
-def times(value: Any) -> str:
-    """A ratio, ``1.19x``."""
-    return fixed(value, 2, "x")
-
-
-def share(value: Any, digits: int = 1) -> str:
-    """A fraction in percent."""
-    value = number(value)
-    return NOTHING if value is None else f"{100 * value:.{digits}f} %"
-
-
-def short(value: Any, unit: str = "", base: int = 1000) -> str:
-    """A large number with a prefix: ``12.3 G``."""
-    value = number(value)
-    if value is None:
-        return NOTHING
-    for prefix in ("", "k", "M", "G", "T"):
-        if abs(value) < base or prefix == "T":
-            break
-        value /= base
-    digits = 0 if value >= 100 or (not prefix and value == int(value)) else 1
-    return f"{value:.{digits}f} {prefix}{unit}".rstrip()
-
-
-def extent(values: Collection[float]) -> str:
-    """The smallest and the largest of some numbers, ``24 to 128``; of equal ones the one."""
-    ends = [f"{value:,g}" for value in (min(values), max(values))]
-    return " to ".join(dict.fromkeys(ends))
-
-
-def rate(value: Any) -> str:
-    """Images a second, with three figures."""
-    value = number(value)
-    return NOTHING if value is None else f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
-
-
-def name(value: Any) -> str:
-    """How a method, a sampler or a model is called in a sentence."""
-    return NAMES.get(str(value), str(value))
-
-
-def metric_name(key: str) -> str:
-    """How a metric is called in a sentence."""
-    return METRICS.get(key, key.replace("_", " "))
-
-
-def metric_short(key: str) -> str:
-    """How a metric heads a narrow column: ``t2i R@1``."""
-    return key.replace("_r", " R@") if key[:3] in ("t2i", "i2t") else metric_name(key)
-
-
-def field_name(key: str) -> str:
-    """How a key of the identity is called as the head of a column."""
-    return FIELDS.get(key, key)
-
-
-def value_of(key: str, value: Any) -> str:
-    """A value of the identity in a cell."""
-    if value is None or value == "none":
-        return NOTHING
-    if key == "layers":
-        return ranges(value)
-    if key == "sampler":
-        return OPTIONS.get(value, value)
-    if isinstance(value, list | tuple):
-        return "x".join(map(str, value)) if len(set(map(str, value))) > 1 else str(value[0]) if value else NOTHING
-    return f"{value:,}" if isinstance(value, int) and key != "seed" else str(value)
-
-
-def said(key: str, value: Any) -> str:
-    """A setting where no head names its key: ``224 px``, ``64 landmarks``, ``blocks 4-7``, ``no mask``, ``attn.steps=3``."""
-    if key == "layers":
-        return where(value)
-    if key not in IDENTITY:
-        return f"{key}={value}"
-    text = name(value_of(key, value))
-    if value == "none":
-        return f"no {field_name(key)}"
-    if key in ("landmarks", "samples", "tokens", "image_size"):
-        return f"{text} {UNITS.get(key, key)}"
-    return f"{field_name(key)} {text}" if key in ("seed", "mask", "mask_start", "reduce", "kv") else text
-
-
-def ranges(layers: Any) -> str:
-    """``[4, 5, 6, 7, 9]`` as ``4-7, 9``; a word stays as it is."""
-    if not isinstance(layers, list | tuple):
-        return str(layers)
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][-1] + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
-
-
-def where(layers: Any) -> str:
-    """The blocks in a sentence."""
-    text = ranges(layers)
-    blocks = f"block {text}" if text.isdigit() else f"blocks {text}"
-    return {"all": "all blocks", "last-half": "the last half of the blocks"}.get(text, blocks if text[:1].isdigit() else text)
-
-
 def subject(result: Result) -> str:
     """What was put in place of full attention: ``FNA with 64 landmarks in blocks 4-7``; of a mask on exact attention, the mask.
 
@@ -182,18 +35,18 @@ def subject(result: Result) -> str:
     if is_idle(result):
         return "No block was worth it: full attention everywhere"
     masked = f"mask {result['mask']}" if result.get("mask") not in (None, "none") else ""
-    masked += f" in {where(result['mask_blocks'])}" if masked and result.get("mask_blocks") else ""
+    masked += f" in {formats.where(result['mask_blocks'])}" if masked and result.get("mask_blocks") else ""
     if masked and result.get("attn") == "exact":
         return masked[0].upper() + masked[1:]
-    parts = [name(result.get(key)) for key in ("attn", "reduce") if result.get(key) not in (None, "none")]
+    parts = [formats.name(result.get(key)) for key in ("attn", "reduce") if result.get(key) not in (None, "none")]
     text = " and ".join(parts) or "the variant"
     count = _chosen(result)
     if count is not None and result.get("attn") == "low_rank":
         text = f"attention of rank {count}"
     elif count is not None and result.get("attn") not in ("exact", "full", "none", None):
-        kind = f"{share(count, 0)} of the tokens as" if isinstance(count, float) and count < 1 else str(count)
+        kind = f"{formats.share(count, 0)} of the tokens as" if isinstance(count, float) and count < 1 else str(count)
         text += f" with {kind} landmark{'' if count == 1 else 's'}"
-    text += f" in {where(result['layers'])}" if result.get("layers") is not None else ""
+    text += f" in {formats.where(result['layers'])}" if result.get("layers") is not None else ""
     text += f", {masked}," if masked else ""
     return text[0].upper() + text[1:]
 
@@ -206,7 +59,7 @@ def is_idle(result: Result) -> bool:
 def _chosen(result: Result) -> Any:
     """The number of landmarks; of ``auto`` the one that it came to in all blocks, or ``24 to 128``."""
     counts = (dig(result, "auto", "landmarks") or {}).values()
-    return extent(counts) if len(set(counts)) > 1 else next(iter(counts), result.get("landmarks"))
+    return formats.extent(counts) if len(set(counts)) > 1 else next(iter(counts), result.get("landmarks"))
 
 
 def primary(result: Result) -> list[str]:
@@ -236,7 +89,7 @@ def judge(delta: Any, ci: Any, samples: Any = None) -> str:
 
 def tone(key: str, metric: Any, even: str = "even") -> str:
     """ "good", "bad" or ``even``: how a metric's difference is coloured; of an error, less is good; a finding is neither."""
-    if key in FINDINGS:
+    if key in formats.FINDINGS:
         return even
     verdict = judge(dig(metric, "delta"), dig(metric, "ci"))
     good, bad = ("loses", "gains") if key in ERRORS else ("gains", "loses")
@@ -266,16 +119,18 @@ def headline(result: Result, extra: str = "") -> list[Part]:
 
 def _quality(result: Result, key: str) -> list[Part]:
     metric = dig(result, "metrics", key)
-    delta, ci, called = number(dig(metric, "delta")), dig(metric, "ci"), metric_name(key)
-    if key in FINDINGS:
-        full, variant = (fixed(dig(metric, side)) for side in ("full", "variant"))
+    delta, ci, called = number(dig(metric, "delta")), dig(metric, "ci"), formats.metric_name(key)
+    if key in formats.FINDINGS:
+        full, variant = (formats.fixed(dig(metric, side)) for side in ("full", "variant"))
         return [Part("has "), Part(variant, "even"), Part(f" {called}, full has {full}")]
     verdict = judge(delta, ci, result.get("samples"))
-    amount = f"{signed(delta)} {span(ci)} points" if interval(ci) else f"{signed(delta)} points"
+    amount = f"{formats.signed(delta)} {formats.span(ci)} points" if interval(ci) else f"{formats.signed(delta)} points"
     if verdict == "keeps":
         return [Part(f"keeps {called} within "), Part(amount, "even")]
     if verdict == "unclear":
-        doubt = f", not told apart from zero on {value_of('samples', result.get('samples'))} samples" if interval(ci) else ""
+        doubt = (
+            f", not told apart from zero on {formats.value_of('samples', result.get('samples'))} samples" if interval(ci) else ""
+        )
         return [Part(f"changes {called} by "), Part(amount, "even"), Part(doubt)]
     return [Part(f"{verdict} {called}: "), Part(amount, "good" if verdict == "gains" else "bad")]
 
@@ -287,10 +142,14 @@ def _speed(result: Result) -> list[Part]:
     mark, against = judge_speed(result), f" the speed of {reference(result)} attention"
     ends = interval(dig(result, "cost", "speedup", "ci"))
     if ends is not None and mark == "even" and ends[1] - ends[0] > NOISY:
-        return [Part(" at "), Part(f"{times(median)} {limits(ends)}", "even"), Part(f"{against}, too noisy to tell")]
+        return [
+            Part(" at "),
+            Part(f"{formats.times(median)} {formats.limits(ends)}", "even"),
+            Part(f"{against}, too noisy to tell"),
+        ]
     if mark == "even":
-        return [Part(" at the same speed within the noise ("), Part(times(median), "even"), Part(")")]
-    return [Part(" at " if mark == "good" else " and is slower: "), Part(times(median), mark), Part(against)]
+        return [Part(" at the same speed within the noise ("), Part(formats.times(median), "even"), Part(")")]
+    return [Part(" at " if mark == "good" else " and is slower: "), Part(formats.times(median), mark), Part(against)]
 
 
 def compared(result: Result) -> list[str]:
@@ -298,9 +157,9 @@ def compared(result: Result) -> list[str]:
     data = "/".join(str(result[key]) for key in ("dataset", "split") if result.get(key))
     amounts = [(result.get("samples"), "samples"), (result.get("image_size"), "px"), (result.get("tokens"), "tokens")]
     pieces = [f"model {result['model']}" if result.get("model") else "", data, str(result.get("task") or "")]
-    pieces += [f"{value_of('', amount)} {unit}" for amount, unit in amounts if amount is not None]
+    pieces += [f"{formats.value_of('', amount)} {unit}" for amount, unit in amounts if amount is not None]
     if result.get("sampler") not in (None, "none"):
-        pieces.append(f"sampler {value_of('sampler', result['sampler'])}")
+        pieces.append(f"sampler {formats.value_of('sampler', result['sampler'])}")
     pieces += [str(result[key]) for key in ("dtype", "device") if result.get(key)]
     return [piece for piece in [*pieces, f"seed {result['seed']}" if "seed" in result else ""] if piece]
 
@@ -326,7 +185,7 @@ def caveats(*results: Result) -> list[str]:
     counts = [samples for result in unmoved if (samples := number(result.get("samples")))]
     if counts:
         unseen = f"up to {min(100, 300 / min(counts)):.3g} % of all samples may still change (95 %, rule of three)"
-        notes.append(f"where an interval is [0, 0], the score of none of {extent(counts)} samples changed; {unseen}")
+        notes.append(f"where an interval is [0, 0], the score of none of {formats.extent(counts)} samples changed; {unseen}")
     return list(dict.fromkeys(notes))
 
 

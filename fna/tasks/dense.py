@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -43,6 +44,7 @@ class Inference:
     stride: float = 2 / 3
     scales: Sequence[float] = (1.0,)
     flip: bool = False
+    version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.mode not in ("whole", "slide"):

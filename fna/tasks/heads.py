@@ -12,7 +12,7 @@ import os
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ class LinearHead:
     images: int | None = None
     refit: bool = False
     checkpoint: str | None = None
+    version: ClassVar[int] = 1
     _fitted: dict[str, tuple[str, nn.Module]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ class MaskClip:
     templates: str | Sequence[str] = "maskclip"
     residual: bool = True
     mlp: bool = True
+    version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         sentences(self.templates)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fna.report import words
+from fna.report import formats, words
 from tests.report.made_up_results import result, retrieval
 
 
@@ -77,7 +77,7 @@ def test_subject(changes: dict[str, object], expected: str) -> None:
 
 
 def test_numbers() -> None:
-    assert [words.signed(value) for value in (0.04, -0.04, 0.05, -1, None, float("nan"))] == [
+    assert [formats.signed(value) for value in (0.04, -0.04, 0.05, -1, None, float("nan"))] == [
         "0.0",
         "0.0",
         "+0.1",
@@ -85,9 +85,15 @@ def test_numbers() -> None:
         "–",
         "–",
     ]
-    assert [words.short(value, "B") for value in (0, 999, 1500, 123_456, 1.4e10)] == ["0 B", "999 B", "1.5 kB", "123 kB", "14.0 GB"]
-    assert [words.rate(value) for value in (0.5, 12.34, 1234.5, None)] == ["0.50", "12.3", "1,234", "–"]
-    assert words.ranges([0, 1, 2, 5]) == "0-2, 5"
+    assert [formats.short(value, "B") for value in (0, 999, 1500, 123_456, 1.4e10)] == [
+        "0 B",
+        "999 B",
+        "1.5 kB",
+        "123 kB",
+        "14.0 GB",
+    ]
+    assert [formats.rate(value) for value in (0.5, 12.34, 1234.5, None)] == ["0.50", "12.3", "1,234", "–"]
+    assert formats.ranges([0, 1, 2, 5]) == "0-2, 5"
 
 
 def test_skipped_samples_are_counted_and_named() -> None:

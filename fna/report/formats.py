@@ -1,0 +1,157 @@
+"""Figures and names as text: what stands in a cell, on an axis, inside a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from fna.report.results import IDENTITY, interval, number
+
+NAMES = {"fna": "FNA", "exact": "exact attention", "nystromformer": "Nyströmformer", "tome": "ToMe"}
+OPTIONS = {"SegmentMeans": "segment_means", "KMeans": "kmeans"}  # a method's own sampler, by the word that chooses it
+FINDINGS = {  # neither good nor bad: what task=tokens saw
+    "massive_per_image": "massive tokens an image", "artifact_per_image": "artifact tokens an image",
+    "images_with_massive": "images with massive tokens", "cls_on_massive": "CLS attention on massive tokens",
+    "cls_on_artifact": "CLS attention on artifact tokens", "largest_norm": "largest patch norm",
+    "normal_norm": "norm of normal patches",
+}  # fmt: skip
+METRICS = FINDINGS | {
+    "top1": "top-1", "top5": "top-5", "ece": "calibration error",
+    "t2i_r1": "text-to-image R@1", "t2i_r5": "text-to-image R@5", "t2i_r10": "text-to-image R@10",
+    "i2t_r1": "image-to-text R@1", "i2t_r5": "image-to-text R@5", "i2t_r10": "image-to-text R@10",
+    "miou": "mean IoU", "macc": "mean class accuracy", "aacc": "pixel accuracy", "boundary_iou": "boundary IoU",
+    "vqa_accuracy": "VQA accuracy",
+}  # fmt: skip
+FIELDS = {"attn": "attention", "image_size": "image size", "dtype": "precision", "mask_start": "masked from block"}
+UNITS = {"image_size": "px"}
+NOTHING = "–"
+
+
+def signed(value: Any, digits: int = 1) -> str:
+    """``+0.4``, ``-0.2``; zero has no sign."""
+    value = number(value)
+    if value is None:
+        return NOTHING
+    text = f"{value:+.{digits}f}"
+    return text if float(text) else text[1:]
+
+
+def span(value: Any, digits: int = 1) -> str:
+    """An interval of differences, ``[-0.8, +0.4]``."""
+    pair = interval(value)
+    return f"[{signed(pair[0], digits)}, {signed(pair[1], digits)}]" if pair else NOTHING
+
+
+def limits(value: Any, digits: int = 2, missing: str = NOTHING) -> str:
+    """An interval of values that are no differences, ``[1.17, 1.21]``."""
+    pair = interval(value)
+    return f"[{pair[0]:.{digits}f}, {pair[1]:.{digits}f}]" if pair else missing
+
+
+def fixed(value: Any, digits: int = 2, unit: str = "") -> str:
+    """A number with so many decimals."""
+    value = number(value)
+    return NOTHING if value is None else f"{value:,.{digits}f}{unit}"
+
+
+def times(value: Any) -> str:
+    """A ratio, ``1.19x``."""
+    return fixed(value, 2, "x")
+
+
+def share(value: Any, digits: int = 1) -> str:
+    """A fraction in percent."""
+    value = number(value)
+    return NOTHING if value is None else f"{100 * value:.{digits}f} %"
+
+
+def short(value: Any, unit: str = "", base: int = 1000) -> str:
+    """A large number with a prefix: ``12.3 G``."""
+    value = number(value)
+    if value is None:
+        return NOTHING
+    for prefix in ("", "k", "M", "G", "T"):
+        if abs(value) < base or prefix == "T":
+            break
+        value /= base
+    digits = 0 if value >= 100 or (not prefix and value == int(value)) else 1
+    return f"{value:.{digits}f} {prefix}{unit}".rstrip()
+
+
+def extent(values: Collection[float]) -> str:
+    """The smallest and the largest of some numbers, ``24 to 128``; of equal ones the one."""
+    ends = [f"{value:,g}" for value in (min(values), max(values))]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def rate(value: Any) -> str:
+    """Images a second, with three figures."""
+    value = number(value)
+    return NOTHING if value is None else f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+
+
+def name(value: Any) -> str:
+    """How a method, a sampler or a model is called in a sentence."""
+    return NAMES.get(str(value), str(value))
+
+
+def metric_name(key: str) -> str:
+    """How a metric is called in a sentence."""
+    return METRICS.get(key, key.replace("_", " "))
+
+
+def metric_short(key: str) -> str:
+    """How a metric heads a narrow column: ``t2i R@1``."""
+    return key.replace("_r", " R@") if key[:3] in ("t2i", "i2t") else metric_name(key)
+
+
+def field_name(key: str) -> str:
+    """How a key of the identity is called as the head of a column."""
+    return FIELDS.get(key, key)
+
+
+def value_of(key: str, value: Any) -> str:
+    """A value of the identity in a cell."""
+    if value is None or value == "none":
+        return NOTHING
+    if key == "layers":
+        return ranges(value)
+    if key == "sampler":
+        return OPTIONS.get(value, value)
+    if isinstance(value, list | tuple):
+        return "x".join(map(str, value)) if len(set(map(str, value))) > 1 else str(value[0]) if value else NOTHING
+    return f"{value:,}" if isinstance(value, int) and key != "seed" else str(value)
+
+
+def said(key: str, value: Any) -> str:
+    """A setting where no head names its key: ``224 px``, ``64 landmarks``, ``blocks 4-7``, ``no mask``, ``attn.steps=3``."""
+    if key == "layers":
+        return where(value)
+    if key not in IDENTITY:
+        return f"{key}={value}"
+    text = name(value_of(key, value))
+    if value == "none":
+        return f"no {field_name(key)}"
+    if key in ("landmarks", "samples", "tokens", "image_size"):
+        return f"{text} {UNITS.get(key, key)}"
+    return f"{field_name(key)} {text}" if key in ("seed", "mask", "mask_start", "reduce", "kv") else text
+
+
+def ranges(layers: Any) -> str:
+    """``[4, 5, 6, 7, 9]`` as ``4-7, 9``; a word stays as it is."""
+    if not isinstance(layers, list | tuple):
+        return str(layers)
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def where(layers: Any) -> str:
+    """The blocks in a sentence."""
+    text = ranges(layers)
+    blocks = f"block {text}" if text.isdigit() else f"blocks {text}"
+    return {"all": "all blocks", "last-half": "the last half of the blocks"}.get(text, blocks if text[:1].isdigit() else text)
