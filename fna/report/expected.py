@@ -142,13 +142,17 @@ class Expected:
         """Whose the figures beside ours are, said once for each source; how many have no place there, and what no result has."""
         pairs = [(figure, result) for result in self.results for figure in self.beside(result)]
         used = {figure for figure, _ in pairs}
-        lost = [figure for figure in self.figures if figure not in used]
+        ours = {_world(result) for result in self.results}
+        unused = [figure for figure in self.figures if figure not in used]
+        lost = [figure for figure in unused if figure.world in ours]
+        elsewhere = len(unused) - len(lost)
         known = {key for result in self.results for key in (*result, *overrides(result), *(result.get("metrics") or {}))}
         unknown = dict.fromkeys(key for figure in lost for key in (*dict(figure.keys), figure.metric) if key not in known)
         missed = sum(figure.missed(result) for figure, result in pairs)
         said = list(dict.fromkeys(figure.told(self.results) for figure, _ in pairs))
         said += [f"{missed} of ours lie further from these than the tolerance"] if missed else []
         what = f": none has {next(iter(unknown))}" if unknown else ""
+        said += [f"{elsewhere} expected figures are of another model or data set and stand apart"] if elsewhere else []
         return said + ([f"{len(lost)} of {len(self.figures)} expected figures match no result{what}"] if lost else [])
 
     def tables(self) -> list[Theirs]:

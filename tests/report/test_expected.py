@@ -48,6 +48,7 @@ def test_the_figure_of_the_same_settings_stands_beside_ours(tmp_path: Path) -> N
 def test_block_numbers_of_another_model_stand_apart_with_a_plot_of_their_own(tmp_path: Path) -> None:
     runs = load(starts(tmp_path, ELSEWHERE))
     summary = summarise(runs)
+    assert summary.sources == ["2 expected figures are of another model or data set and stand apart"]
     assert "top-1, somebody" not in summary.heads
     (theirs,) = summary.theirs
     assert theirs.title.startswith("somebody: their_vit on their_photos; ours: made_up_vit on made_up_photos. Compare the order,")
