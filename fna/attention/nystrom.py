@@ -153,14 +153,14 @@ def through_landmarks(
 
 def _few_queries(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
     """Attention of landmarks over tokens, ``bias`` ``[B, N]`` added."""
-    if cpu.attends(q, k, v):
+    if cpu.attends(q, k, v, bias):
         return cpu.few_queries(q, k, v, scale, bias)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=_mask(bias, q), scale=scale)
 
 
 def _few_keys(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
     """Attention of tokens over landmarks, ``bias`` ``[B, M]`` added."""
-    if cpu.attends(q, k, v):
+    if cpu.attends(q, k, v, bias):
         return cpu.few_keys(q, k, v, scale, bias)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=_mask(bias, q), scale=scale)
 

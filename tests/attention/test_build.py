@@ -94,7 +94,22 @@ def test_a_broken_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FNA_CACHE", str(tmp_path / "file"))
-    with pytest.raises(build.NotBuilt, match="cannot be written"):
+    with pytest.raises(build.NotBuilt, match="file: File exists"):
+        build.library()
+
+
+@needs_compiler
+def test_a_compiler_with_words_of_its_own(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", f"env {build._compiler()[0]}")
+    build.library()
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_a_compiler_that_does_not_start(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cxx").write_text("no program\n")
+    (tmp_path / "cxx").chmod(0o755)
+    monkeypatch.setenv("CXX", str(tmp_path / "cxx"))
+    with pytest.raises(build.NotBuilt, match="cxx: Exec format error"):
         build.library()
 
 

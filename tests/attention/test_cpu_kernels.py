@@ -78,6 +78,25 @@ def test_bias_and_hidden_keys() -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, torch.int64])
+def test_a_bias_of_any_type(dtype: torch.dtype) -> None:
+    q, k, v = side_by_side(2, 2, 100, 16)
+    bias = torch.arange(100).remainder(3).expand(2, -1).to(dtype)
+    expected = softmax_attention(q[:, :, :5], k, v, 0.25, bias[:, None, None].double())
+    close(cpu.few_queries(q[:, :, :5], k, v, 0.25, bias), expected)
+    close(cpu.few_keys(q[:, :, :5], k, v, 0.25, bias), expected)
+
+
+def test_any_layout_of_the_queries() -> None:
+    """Width not innermost, and rows that overlap: the result has a layout of its own."""
+    _, k, v = side_by_side(2, 3, 100, 16)
+    turned = torch.randn(2, 3, 16, 100).transpose(2, 3)
+    sliding = torch.randn(5000).as_strided((2, 3, 10, 16), (400, 25, 1, 1))
+    for q in (turned, sliding):
+        close(cpu.few_keys(q, k[:, :, :7], v[:, :, :7], 0.25), softmax_attention(q, k[:, :, :7], v[:, :, :7], 0.25))
+        close(cpu.few_queries(q[:, :, :9], k, v, 0.25), softmax_attention(q[:, :, :9], k, v, 0.25))
+
+
 def test_a_query_that_sees_no_key_gets_zeros() -> None:
     q, k, v = side_by_side(2, 2, 100, 16)
     bias = torch.zeros(2, 100)
@@ -104,6 +123,8 @@ def test_nan_stays_where_it_is_and_shows() -> None:
     out = cpu.few_queries(q[:, :, :5], k, v, 0.25)
     assert out[0, 0, 3].isnan().all()
     assert out.isnan().sum() == 16
+    q.view(torch.int32)[0, 0, 3, 5] = 0x7FC00001  # a NaN that carries something
+    assert cpu.few_keys(q, k[:, :, :7], v[:, :, :7], 0.25)[0, 0, 3].isnan().all()
     k[0, 1, 50, 0] = torch.nan
     assert cpu.few_queries(q[:, :, :3], k, v, 0.25)[0, 1].isnan().all()
 
@@ -185,12 +206,23 @@ def test_gradients_and_other_types_take_the_plain_version() -> None:
         assert cpu.serves(learnt, k, v)
 
 
+def test_a_bias_that_is_learnt_and_forward_derivatives() -> None:
+    q, k, v = side_by_side(1, 2, 40, 16)
+    bias = torch.zeros(1, 40, requires_grad=True)
+    fast_nystrom(q, k, v, torch.arange(5)[None], scale=0.25, key_bias=bias).square().sum().backward()
+    assert bias.grad is not None
+    assert bias.grad.norm() > 0
+    with pytest.raises(NotImplementedError):  # torch's fused attention has no forward derivative; silence would be a zero
+        torch.func.jvp(lambda x: fast_nystrom(x, k, v, torch.arange(5)[None], scale=0.25), (q,), (torch.ones_like(q),))
+
+
 def test_operators_are_well_formed() -> None:
     """Fake versions agree with the real ones, nothing is changed in place: what torch.compile relies on."""
     q, k, v = side_by_side(2, 2, 70, 16)
     block = torch.rand(2, 2, 9, 9).softmax(-1)
     cases = [
         (cpu.few_queries, (q[:, :, :9], k, v, 0.25)), (cpu.few_keys, (q, k[:, :, :9], v[:, :, :9], 0.25, torch.zeros(2, 9))),
+        (cpu.few_keys, (torch.randn(2, 2, 16, 70).transpose(2, 3), k[:, :, :9], v[:, :, :9], 0.25)),
         (cpu.newton, (block, v[:, :, :9], 6)), (cpu.farthest_points, (q.mean(1), 6)),
     ]  # fmt: skip
     for operator, arguments in cases:

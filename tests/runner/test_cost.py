@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fna.attention.kernels import cpu
 from fna.runner.cost import StageClock, flops, in_turns, measure, median_ratio, stages
 from fna.runner.memory import peak_bytes
 
@@ -88,6 +89,9 @@ def test_peak_counts_what_lives_at_once() -> None:
             del z
 
     assert peak_bytes(chain, CPU) == 2 * MIB
+    if cpu.built():
+        q, marks = torch.randn(1, 1, 1024, 64), torch.randn(1, 1, 64, 64)
+        assert peak_bytes(lambda: cpu.few_keys(q, marks, marks, 1.0), CPU) > q.nbytes + 2 * marks.nbytes  # keys and values, packed
     q = torch.randn(1, 4, 1000, 16)
     fused = peak_bytes(lambda: nn.functional.scaled_dot_product_attention(q, q, q), CPU)
     explicit = peak_bytes(lambda: (q @ q.mT).softmax(-1) @ q, CPU)

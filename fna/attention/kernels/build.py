@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -35,34 +36,40 @@ def library() -> ctypes.CDLL:
     """The compiled kernels, built where that has not been done; `NotBuilt` where it cannot be."""
     compiler = _compiler()
     files = sorted(SOURCES.glob("*.cpp"))
-    place = _cache() / f"kernels-{_digest(compiler, files)}.so"
-    if not place.exists():
-        _build(compiler, files, place)
+    try:
+        place = _cache() / f"kernels-{_digest(compiler, files)}.so"
+        if not place.exists():
+            _build(compiler, files, place)
+    except OSError as error:  # also a compiler that does not start
+        raise NotBuilt(f"{error.filename or error}: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise NotBuilt(f"{compiler[0]} took more than {PATIENCE} seconds") from error
     try:
         return ctypes.CDLL(str(place))
     except OSError as error:
         raise NotBuilt(f"{place} cannot be loaded ({error}); delete it to build it anew") from error
 
 
-def _compiler() -> str:
+def _compiler() -> list[str]:
+    """The command: CXX, which may have words of its own ("ccache g++"), or the first usual one that there is."""
     asked = os.environ.get("CXX")
-    for name in (asked,) if asked else COMPILERS:
-        if found := shutil.which(name):
-            return found
+    for words in [shlex.split(asked)] if asked else [[name] for name in COMPILERS]:
+        if words and (found := shutil.which(words[0])):
+            return [found, *words[1:]]
     raise NotBuilt(f"CXX={asked} is not a program" if asked else "no C++ compiler found")
 
 
 def _cache() -> Path:
     try:
-        return cache_folder()
+        return cache_folder().resolve()
     except RuntimeError as error:
         raise NotBuilt("there is no home folder to keep the library in; set FNA_CACHE") from error
 
 
-def _digest(compiler: str, files: list[Path]) -> str:
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=False, timeout=PATIENCE).stdout
+def _digest(compiler: list[str], files: list[Path]) -> str:
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=False, timeout=PATIENCE).stdout
     parts = [file.read_bytes() for file in (*files, *sorted(SOURCES.glob("*.hpp")))]
-    told = " ".join([*FLAGS, *_openmp(), _processor()]).encode()
+    told = " ".join([*compiler, *FLAGS, *_openmp(), _processor()]).encode()
     return hashlib.sha256(b"\0".join([*parts, version, told])).hexdigest()[:16]
 
 
@@ -79,28 +86,23 @@ def _processor() -> str:
 
 def _openmp() -> list[str]:
     """Linker words for the OpenMP library that torch brought, ahead of the compiler's own, which is then not needed."""
-    folder = str(Path(torch.__file__).parent)
+    folder = str(Path(torch.__file__).resolve().parent)
     try:
-        loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+        loaded = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
     except OSError:
         return []
     found = sorted(path for path in loaded if path.startswith(folder) and re.match(r"lib[gi]?omp", Path(path).name))
     return ["-Wl,--as-needed", found[0]] if found else []
 
 
-def _build(compiler: str, files: list[Path], place: Path) -> None:
+def _build(compiler: list[str], files: list[Path], place: Path) -> None:
     """Under another name first: a half-written library is never found, and whoever builds at the same time does no harm."""
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix="build-") as folder:
-            made = Path(folder) / place.name
-            command = [compiler, *FLAGS, *map(str, files), *_openmp(), "-o", str(made)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
-            if done.returncode != 0:
-                complaint = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
-                raise NotBuilt(f"{compiler} failed: {complaint}")
-            os.replace(made, place)
-    except OSError as error:
-        raise NotBuilt(f"{place.parent} cannot be written ({error.strerror})") from error
-    except subprocess.TimeoutExpired as error:
-        raise NotBuilt(f"{compiler} took more than {PATIENCE} seconds") from error
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix="build-") as folder:
+        made = Path(folder) / place.name
+        command = [*compiler, *FLAGS, *map(str, files), *_openmp(), "-o", str(made)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        if done.returncode != 0:
+            complaint = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
+            raise NotBuilt(f"{compiler[0]} failed: {complaint}")
+        os.replace(made, place)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from fna.attention.kernels import build
@@ -30,14 +31,20 @@ Long = ctypes.c_long
 def serves(*tensors: Tensor) -> bool:
     """Whether the kernels take these tensors. The first time that a library is wanted and cannot be had, one logged sentence."""
     fit = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.numel() for tensor in tensors)
-    if not fit or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
-        return False
-    return built()
+    return fit and not differentiated(*tensors) and built()
 
 
-def attends(q: Tensor, k: Tensor, v: Tensor) -> bool:
+def differentiated(*tensors: Tensor) -> bool:
+    """Whether a derivative through one of these may be asked for, backward or forward; the kernels have none."""
+    if forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def attends(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
     """`serves`, for `few_queries` and `few_keys`: one width, and a head of keys and values for each head of queries."""
-    return k.shape == v.shape and q.shape[:2] == k.shape[:2] and q.shape[3] == k.shape[3] and serves(q, k, v)
+    fit = k.shape == v.shape and q.shape[:2] == k.shape[:2] and q.shape[3] == k.shape[3]
+    return fit and not (bias is not None and differentiated(bias)) and serves(q, k, v)
 
 
 @torch.compiler.assume_constant_result
@@ -79,6 +86,22 @@ def _loaded() -> ctypes.CDLL:
     return library
 
 
+def _scratch(like: Tensor, numbers: int) -> Tensor:
+    """Room for a kernel's own use; `scratch_bytes` remembers how much, since who counts tensors does not see it."""
+    global scratch_bytes
+    scratch_bytes = 4 * numbers
+    return like.new_empty(numbers)
+
+
+scratch_bytes = 0
+
+
+def _like(q: Tensor) -> Tensor:
+    """Room for a result in q's layout, its rows contiguous: a model's heads lie side by side and are joined without a copy."""
+    out = torch.empty_like(q)
+    return out if out.stride(3) == 1 else torch.empty_like(q, memory_format=torch.contiguous_format)
+
+
 def _address(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
@@ -98,7 +121,7 @@ class _Problem(ctypes.Structure):
 def few_queries(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
     """Softmax attention of a few queries ``[B, H, M, d]`` over many keys and values ``[B, H, N, d]``: ``[B, H, M, d]``.
 
-    ``bias`` float32 ``[B, N]`` is added to the logits, -inf hides a key; a query that sees none gets zeros.
+    ``bias`` float ``[B, N]`` is added to the logits, -inf hides a key; a query that sees none gets zeros.
     """
     return _attend("few_queries", q, k, v, scale, bias)
 
@@ -112,19 +135,20 @@ def few_keys(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None 
 @few_queries.register_fake
 @few_keys.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
-    return torch.empty_like(q)
+    return _like(q)
 
 
 def _attend(name: str, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+    out = _like(q)
     q, k, v = (tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (q, k, v))
-    bias = None if bias is None else bias.expand(q.shape[0], k.shape[2]).contiguous()
-    out = torch.empty_like(q)
+    bias = None if bias is None else bias.to(torch.float32).expand(q.shape[0], k.shape[2]).contiguous()
     views = [_View(tensor.data_ptr(), *tensor.stride()[:3]) for tensor in (q, k, v, out)]
     problem = _Problem(*views, _address(bias), *q.shape[:3], *k.shape[2:], scale)
     head, thread, threads = Long(), Long(), torch.get_num_threads()
     library = _loaded()
     getattr(library, f"fna_{name}_scratch")(ctypes.byref(problem), ctypes.byref(head), ctypes.byref(thread))
-    heads, own = q.new_empty(q.shape[0] * q.shape[1] * head.value), q.new_empty(threads * thread.value)
+    parts = [q.shape[0] * q.shape[1] * head.value, threads * thread.value]
+    heads, own = _scratch(q, sum(parts)).split(parts)
     getattr(library, f"fna_{name}")(ctypes.byref(problem), _address(heads), _address(own), Long(threads))
     return out
 
@@ -135,8 +159,8 @@ def newton(a: Tensor, rhs: Tensor, steps: int) -> Tensor:
     a, rhs, out = a.contiguous(), rhs.contiguous(), torch.empty_like(rhs, memory_format=torch.contiguous_format)
     library, threads = _loaded(), torch.get_num_threads()
     m, width = map(Long, rhs.shape[-2:])
-    scratch = rhs.new_empty(threads * library.fna_newton_scratch(m, width))
     matrices = Long(rhs.shape[0] * rhs.shape[1])
+    scratch = _scratch(rhs, min(threads, matrices.value) * library.fna_newton_scratch(m, width))
     library.fna_newton(_address(a), _address(rhs), matrices, m, width, Long(steps), _address(out), _address(scratch), Long(threads))
     return out
 
@@ -150,11 +174,11 @@ def _(a: Tensor, rhs: Tensor, steps: int) -> Tensor:
 def farthest_points(x: Tensor, count: int, kept: Tensor | None = None, allowed: Tensor | None = None) -> Tensor:
     """`fna.attention.farthest.farthest_points` of finite float32 ``x`` ``[B, N, D]``: int64 ``[B, count]``. A thread a row."""
     x = x.contiguous()
-    kept, allowed = (None if mask is None else mask.contiguous() for mask in (kept, allowed))
     rows, tokens, width = x.shape
+    kept, allowed = (None if mask is None else mask.expand(rows, tokens).contiguous() for mask in (kept, allowed))
     library, threads = _loaded(), torch.get_num_threads()
     chosen = torch.empty(rows, count, dtype=torch.int64)
-    scratch = x.new_empty(threads * library.fna_farthest_points_scratch(Long(tokens), Long(width)))
+    scratch = _scratch(x, min(threads, rows) * library.fna_farthest_points_scratch(Long(tokens), Long(width)))
     library.fna_farthest_points(
         _address(x), _address(kept), _address(allowed), *map(Long, (rows, tokens, width, count)), _address(chosen),
         _address(scratch), Long(threads),

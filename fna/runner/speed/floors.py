@@ -80,7 +80,7 @@ def stage_work(shape: Shape) -> dict[str, tuple[float, float]]:
     block = shape.pairs * marks * marks
     features = shape.batch * shape.tokens * shape.width * 4
     return {
-        "sampling": (0.0, shape.words * item + features * (1.0 if features <= 1 << 20 else marks)),
+        "sampling": (0.0, shape.words * item + features),
         "gather": (0.0, 4.0 * rows * item),
         "landmark block": (2.0 * block * shape.width, 2.0 * rows * item + 4.0 * block),
         "landmarks over tokens": (4.0 * shape.words * marks, 2.0 * shape.words * item + 2.0 * rows * item),

@@ -71,12 +71,13 @@ void choose(const float *x, const bool *kept, const bool *allowed, long tokens, 
 
 extern "C" long fna_farthest_points_scratch(long tokens, long width) { return grouped(tokens) * (width + 1); }
 
-// x [rows, tokens, width]; kept and allowed [rows, tokens] or null; chosen [rows, count]; scratch one share for each thread.
+// x [rows, tokens, width]; kept and allowed [rows, tokens] or null; chosen [rows, count]; scratch for as many at once as threads or
+// rows, whichever is less.
 extern "C" void fna_farthest_points(const float *x, const bool *kept, const bool *allowed, long rows, long tokens, long width,
                                     long count, int64_t *chosen, float *scratch, long threads) {
     const long share = fna_farthest_points_scratch(tokens, width);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (long row = 0; row < rows; row++)
         choose(x + row * tokens * width, kept ? kept + row * tokens : nullptr, allowed ? allowed + row * tokens : nullptr, tokens,
-               width, count, chosen + row * count, scratch + omp_get_thread_num() * share);
+               width, count, chosen + row * count, scratch + (rows < threads ? row : omp_get_thread_num()) * share);
 }

@@ -65,11 +65,13 @@ void solve(const float *block, const float *rhs, long m, long width, long steps,
 
 extern "C" long fna_newton_scratch(long m, long width) { return scratch_of(m, width); }
 
-// a [matrices, m, m], rhs and out [matrices, m, width], all contiguous; scratch one share for each thread.
+// a [matrices, m, m], rhs and out [matrices, m, width], all contiguous; scratch for as many at once as threads
+// or matrices, whichever is less.
 extern "C" void fna_newton(const float *a, const float *rhs, long matrices, long m, long width, long steps, float *out,
                            float *scratch, long threads) {
     const long share = scratch_of(m, width);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (long i = 0; i < matrices; i++)
-        solve(a + i * m * m, rhs + i * m * width, m, width, steps, out + i * m * width, scratch + omp_get_thread_num() * share);
+        solve(a + i * m * m, rhs + i * m * width, m, width, steps, out + i * m * width,
+              scratch + (matrices < threads ? i : omp_get_thread_num()) * share);
 }

@@ -60,6 +60,7 @@ inline vec exponential(vec x) {
     y = y * r + 1.0f;
     y = y * r + 1.0f;
     y = reinterpret_cast<vec>(reinterpret_cast<bits>(y) + power);
+    y = x == x ? y : x;  // a NaN may have become a number
     return x < -87.0f ? vec{} : y;
 }
 
