@@ -21,7 +21,7 @@ from torch import Tensor
 from fna.attention.contract import Clock, Site, no_clock, refuse, same_tokens
 from fna.attention.drawing import check_landmarks, check_sampler, draw
 from fna.attention.inverse import METHODS, apply_inverse, full_precision
-from fna.attention.kernels import cpu, gpu
+from fna.attention.kernels import cpu, differentiated, gpu
 from fna.attention.landmarks import FarthestPoint, Landmarks, TokenSampler
 from fna.attention.rows import gather_rows
 
@@ -92,7 +92,7 @@ def fast_nystrom(
     `Site`; a landmark that may not be seen is left out.
     """
     published = inverse == "newton" and steps == gpu.STEPS and valid is None and keys is None and key_bias is None
-    if published and gpu.available(q, index.shape[1]):
+    if published and not differentiated(k, v) and gpu.available(q, index.shape[1]):
         with clock("kernels"):
             return gpu.fast_nystrom(q, k, v, index, scale)
     with clock("gather"):

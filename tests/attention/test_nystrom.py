@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten
 
 from fna.attention.centroids import KMeans
 from fna.attention.contract import Site, Tokens, Unsupported
+from fna.attention.kernels import gpu
 from fna.attention.landmarks import FarthestPoint, Random, sample_landmarks
 from fna.attention.nystrom import FastNystrom, fast_nystrom
 from fna.attention.rows import gather_rows
@@ -234,3 +235,14 @@ def test_compiles_without_a_graph_break() -> None:
     with torch.no_grad():
         compiled = torch.compile(lambda q, k, v: op(q, k, v, Site(scale=0.25, tokens=tokens)), fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(q, k, v), op(q, k, v, Site(scale=0.25)), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("learnt", [1, 2])
+def test_learnt_keys_or_values_leave_the_gpu_kernels_out(learnt: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have no gradient; that the queries need none is not enough."""
+    monkeypatch.setattr(gpu, "available", lambda *_: True)
+    monkeypatch.setattr(gpu, "fast_nystrom", lambda *_: pytest.fail("the kernel was taken"))
+    qkv = random_qkv(1, 2, 40, 16, torch.float32)
+    qkv[learnt].requires_grad_()
+    fast_nystrom(*qkv, torch.arange(5)[None], scale=0.25).sum().backward()
+    assert qkv[learnt].grad.norm() > 0

@@ -1,1 +1,14 @@
 """Fused versions: `gpu` in Triton, `cpu` in C++, both compiled on first use. The plain versions serve everywhere else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def differentiated(*tensors: Tensor) -> bool:
+    """Whether a derivative through one of these may be asked for, backward or forward; the kernels have none."""
+    if forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

@@ -2,7 +2,7 @@
 
 No headers but the compiler's own are needed, so it takes seconds. The library lies in the cache folder (``$FNA_CACHE``, else
 ``~/.cache/fna``) under a digest of sources, flags, compiler and processor: a machine of another kind that shares the folder builds
-its own. It is linked to the OpenMP that torch has loaded, whatever its name, so that both share one pool of threads.
+its own. It is linked to the OpenMP library in torch's own folder, where there is one, so that both share one pool of threads.
 """
 
 from __future__ import annotations

@@ -19,10 +19,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
-from fna.attention.kernels import build
+from fna.attention.kernels import build, differentiated
 
 LOG = logging.getLogger(__name__)
 Long = ctypes.c_long
@@ -32,13 +31,6 @@ def serves(*tensors: Tensor) -> bool:
     """Whether the kernels take these tensors. The first time that a library is wanted and cannot be had, one logged sentence."""
     fit = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.numel() for tensor in tensors)
     return fit and not differentiated(*tensors) and built()
-
-
-def differentiated(*tensors: Tensor) -> bool:
-    """Whether a derivative through one of these may be asked for, backward or forward; the kernels have none."""
-    if forward_ad._current_level >= 0:
-        return True
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def attends(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:

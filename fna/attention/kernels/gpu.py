@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from fna.attention.kernels import differentiated
+
 LOG = logging.getLogger(__name__)
 HAS_TRITON = find_spec("triton") is not None
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -47,7 +49,7 @@ def unfit(q: Tensor, landmarks: int = 1, width: int = MAX_WIDTH) -> str | None:
         return f"{landmarks} landmarks are more than {MAX_LANDMARKS}"
     if q.is_cuda and torch.cuda.get_device_capability(q.device) < (8, 0):
         return "this GPU is older than compute capability 8.0"
-    if torch.is_grad_enabled() and q.requires_grad:
+    if differentiated(q):
         return "the kernels have no gradient"
     return None
 
