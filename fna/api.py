@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from fna.attention.contract import Attention, Site, Tokens
-from fna.attention.landmarks import sample_landmarks as sample_landmarks
 from fna.configs import build_attention, instantiate, load_option
 from fna.errors import UserError
+from fna.ops.contract import Attention, Site, Tokens
+from fna.ops.landmarks import sample_landmarks as sample_landmarks
 
 if TYPE_CHECKING:
     from fna.surgery.swap import Swap

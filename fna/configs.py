@@ -63,6 +63,7 @@ def instantiate(node: Any) -> Any:
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate as hydra_instantiate
 
+    _check_moved(str(node.get("_target_") or ""))
     try:
         return hydra_instantiate(node, _convert_="all")
     except InstantiationException as error:
@@ -77,6 +78,12 @@ def instantiate(node: Any) -> Any:
                 f"{node.get('_target_')}: cannot be imported ({reason}); its folder has to be on PYTHONPATH."
             ) from error
         raise
+
+
+def _check_moved(target: str) -> None:
+    """Raise `UserError` for a path of before 0.1.0's ``fna.attention`` became ``fna.ops``."""
+    if target.startswith("fna.attention."):
+        raise UserError(f"_target_: {target} has moved; write fna.ops.{target.removeprefix('fna.attention.')}.")
 
 
 def build_attention(

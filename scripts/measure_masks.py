@@ -16,9 +16,9 @@ from typing import Any
 import timm
 import torch
 
-from fna.attention.exact import Exact
 from fna.masking.rules import RULES
 from fna.masking.strategy import Masking
+from fna.ops.exact import Exact
 from fna.runner.cost import flops, in_turns, median_ratio
 from fna.surgery.lookahead import swap_masked
 

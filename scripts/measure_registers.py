@@ -13,10 +13,10 @@ import argparse
 import torch
 from torch import Tensor
 
-from fna.attention.exact import Exact
 from fna.configs import instantiate, load_option
 from fna.data.loading import batches
 from fna.models.base import Model
+from fna.ops.exact import Exact
 from fna.surgery.lookahead import swap_masked
 from fna.surgery.probe import Records, recording
 from fna.surgery.registers import Registers

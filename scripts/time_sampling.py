@@ -1,4 +1,4 @@
-"""Which way to farthest points is the fastest: the measurement behind `fna.attention.farthest`.
+"""Which way to farthest points is the fastest: the measurement behind `fna.ops.farthest`.
 
     python scripts/time_sampling.py
 
@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 import torch_quickfps
 
-from fna.attention.farthest import _loop, _product_loop
+from fna.ops.farthest import _loop, _product_loop
 
 SHAPES = [
     (1, 197, 64),

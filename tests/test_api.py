@@ -7,8 +7,8 @@ import timm
 import torch
 
 import fna
-from fna.attention.exact import Exact
-from tests.attention.reference import nystrom, random_qkv, softmax_attention
+from fna.ops.exact import Exact
+from tests.ops.reference import nystrom, random_qkv, softmax_attention
 
 
 def test_attention_is_the_method_of_that_name() -> None:

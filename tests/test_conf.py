@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from fna.configs import CONF, choices, summary
+from fna.configs import CONF, choices, instantiate, summary
+from fna.errors import UserError
 from fna.report.expected import read_figures
 from fna.runner.help import GROUPS as HELP_GROUPS
 from fna.runner.help import _comments, help_text
@@ -98,3 +99,9 @@ def test_landmarks_reach_the_attention() -> None:
     cfg = composed("attn=fna", "landmarks=17", "sampler=random", "seed=3")
     assert cfg.attn.landmarks == 17
     assert cfg.attn.sampler._target_.endswith("Random")
+
+
+def test_a_target_of_the_old_place_is_refused_with_the_new_one() -> None:
+    """`fna.attention` is the function; the maths lies in `fna.ops`."""
+    with pytest.raises(UserError, match=r"fna\.attention\.exact\.Exact has moved; write fna\.ops\.exact\.Exact"):
+        instantiate(OmegaConf.create({"_target_": "fna.attention.exact.Exact"}))

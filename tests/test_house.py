@@ -15,16 +15,16 @@ MAX_LINES = 400
 
 # folder of fna -> folders of fna that it may import ("" stands for the modules that lie in fna/ itself)
 ARROWS = {
-    "attention": set(),
-    "masking": {"attention"},
-    "surgery": {"attention"},
-    "models": {"attention", "surgery"},
+    "ops": set(),
+    "masking": {"ops"},
+    "surgery": {"ops"},
+    "models": {"ops", "surgery"},
     "data": set(),
     "metrics": set(),
-    "tasks": {"metrics", "data", "models", "attention", "surgery", "masking"},
+    "tasks": {"metrics", "data", "models", "ops", "surgery", "masking"},
     "report": set(),
-    "runner": {"tasks", "metrics", "data", "models", "surgery", "masking", "report", "attention"},
-    "": {"attention", "surgery", "masking", "runner"},
+    "runner": {"tasks", "metrics", "data", "models", "surgery", "masking", "report", "ops"},
+    "": {"ops", "surgery", "masking", "runner"},
 }
 # modules in fna/ itself that any folder may import: they import no folder in turn
 GROUND = {"fna", "fna.errors", "fna.configs", "fna.schema", "fna.folders"}
@@ -80,9 +80,9 @@ def test_doors(file: Path) -> None:
             assert name.startswith(doors), f"{name} imports {module}; only {', '.join(doors)} may"
 
 
-def test_attention_imports_torch_and_nothing_else() -> None:
+def test_ops_import_torch_and_nothing_else() -> None:
     allowed = {"torch", "torch_quickfps", "triton", "fna", *sys.stdlib_module_names}
-    for file in (ROOT / "fna" / "attention").rglob("*.py"):
+    for file in (ROOT / "fna" / "ops").rglob("*.py"):
         outside = {module for module, _ in imports(file) if module.split(".")[0] not in allowed}
         assert not outside, f"{file.relative_to(ROOT)} imports {sorted(outside)}"
 
@@ -110,7 +110,7 @@ def test_public_names() -> None:
         fna.nonsense  # noqa: B018
 
 
-@pytest.mark.parametrize("first", ["pass", "fna.swap", "import fna.attention.nystrom", "fna.attention(q, q, q, 'exact')"])
+@pytest.mark.parametrize("first", ["pass", "fna.swap", "import fna.ops.nystrom", "fna.attention(q, q, q, 'exact')"])
 def test_attention_is_a_function_whatever_was_used_before(first: str) -> None:
     """A subpackage has the same name, and importing it takes the name over."""
     code = f"import torch, fna; q = torch.zeros(1, 1, 4, 8); {first}; print(fna.attention(q, q, q, 'exact').shape)"

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import pytest
 from torch import Tensor
 
-from fna.attention.contract import Site
-from fna.attention.landmarks import FarthestPoint, Landmarks
-from fna.attention.nystrom import FastNystrom
 from fna.configs import instantiate, load_option
+from fna.ops.contract import Site
+from fna.ops.landmarks import FarthestPoint, Landmarks
+from fna.ops.nystrom import FastNystrom
 from fna.runner.speed import yardstick
 from fna.surgery.swap import swap_tower
 from fna.tasks.base import Run

@@ -199,7 +199,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fna.attention.contract import Site, refuse
+from fna.ops.contract import Site, refuse
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def test_a_new_method_is_one_file_and_one_yaml(cli: Cli, image_folder: Path, tmp
     assert result["attn"] == "toy_mean"
     assert result["sampler"] == "none"  # it has none, whatever the root knob says
     assert result["fidelity"]["output_error"] > 0
-    contract = str(ROOT / "tests" / "attention" / "test_contract.py")
+    contract = str(ROOT / "tests" / "ops" / "test_contract.py")
     tested = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rA", contract, "-k", "toy_mean", "-p", "no:cacheprovider"],
         cwd=ROOT,

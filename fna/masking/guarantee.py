@@ -11,10 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fna.attention.contract import Site
-from fna.attention.landmarks import Landmarks, TokenSampler
 from fna.masking.masked import Found
 from fna.masking.rules import patches
+from fna.ops.contract import Site
+from fna.ops.landmarks import Landmarks, TokenSampler
 
 CHOICES = ("ignore", "keep", "drop")
 

@@ -12,11 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fna.attention.contract import Site, refuse, same_tokens
-from fna.attention.inverse import full_precision
-from fna.attention.rows import attention_rows
 from fna.masking.masked import Found
 from fna.masking.sinks import categories
+from fna.ops.contract import Site, refuse, same_tokens
+from fna.ops.inverse import full_precision
+from fna.ops.rows import attention_rows
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fna.attention.contract import Attention, Site, Unsupported, same_tokens
-from fna.attention.rows import row_logits, softmax_rows
 from fna.masking.rules import Rule, patches
+from fna.ops.contract import Attention, Site, Unsupported, same_tokens
+from fna.ops.rows import row_logits, softmax_rows
 
 FOUND = "found"  # under which a mask keeps its tokens in the memo; whoever else seeks tokens uses a name of their own
 MODES = ("mask", "sink")

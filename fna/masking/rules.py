@@ -16,8 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fna.attention.contract import Site
-from fna.attention.rows import attention_chunks, cls_attention
+from fna.ops.contract import Site
+from fna.ops.rows import attention_chunks, cls_attention
 
 
 class Rule(Protocol):

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fna.attention.contract import Attention, Site, Tokens
-from fna.attention.exact import Exact
-from fna.attention.rows import cls_attention
 from fna.masking.masked import FOUND, take_away
 from fna.masking.rules import Rule, eligible, outgrown
+from fna.ops.contract import Attention, Site, Tokens
+from fna.ops.exact import Exact
+from fna.ops.rows import cls_attention
 
 NAMES = ("cls", "massive", "artifact", "normal")
 CLS, MASSIVE, ARTIFACT, NORMAL = range(4)

@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fna.attention.contract import Attention, Memo
-from fna.attention.exact import Exact
 from fna.errors import UserError
 from fna.masking.masked import FOUND, Found, Masked, Watched, check_words
 from fna.masking.rules import ClsProxy, Rule, make_rule
 from fna.masking.sinks import Window, sink_set
+from fna.ops.contract import Attention, Memo
+from fna.ops.exact import Exact
 
 Rerun = Callable[[Memo, Tensor | None], Memo]
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fna.attention.contract import Tokens
+from fna.ops.contract import Tokens
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fna.attention.contract import Tokens
 from fna.errors import UserError
 from fna.models import weights
 from fna.models.base import Model, Weights, pixels
+from fna.ops.contract import Tokens
 from fna.surgery.resolution import set_image_size
 
 ZOO = Path(__file__).parent / "zoo"

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from fna.attention.contract import Tokens
 from fna.errors import UserError
 from fna.models import weights
 from fna.models.base import Model, Weights, pixels
 from fna.models.heads import head_classes, read_classes
+from fna.ops.contract import Tokens
 
 DATA_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 

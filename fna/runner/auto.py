@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fna.attention.contract import Attention, Memo, Site
-from fna.attention.exact import Exact
-from fna.attention.kernels import cpu
 from fna.data.base import Dataset
 from fna.errors import UserError
 from fna.models.base import Model
 from fna.models.weights import digest
+from fna.ops.contract import Attention, Memo, Site
+from fna.ops.exact import Exact
+from fna.ops.kernels import cpu
 from fna.runner.cost import median_ratio
 from fna.runner.files import write_atomic
 from fna.runner.gallery import batch, readable

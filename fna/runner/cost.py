@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from fna.attention.farthest import without_quickfps
-from fna.attention.kernels.cpu import without_kernels
+from fna.ops.farthest import without_quickfps
+from fna.ops.kernels.cpu import without_kernels
 from fna.runner.memory import peak_bytes
 
 Forward = Callable[[Tensor], Tensor]

@@ -68,7 +68,7 @@ def environment(device: str) -> dict[str, Any]:
     """Versions, threads and hardware, for ``result.json``."""
     import torch
 
-    from fna.attention.kernels import cpu
+    from fna.ops.kernels import cpu
 
     versions = {}
     for package in PACKAGES:

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fna.attention.contract import Attention
-from fna.attention.exact import Exact
 from fna.data.base import Dataset
 from fna.masking.guarantee import Guaranteed
 from fna.masking.lowrank import LowRank
 from fna.masking.strategy import Masking
 from fna.models.base import Model
+from fna.ops.contract import Attention
+from fna.ops.exact import Exact
 from fna.runner.plan import Plan
 from fna.runner.rows import versions
 from fna.surgery.lookahead import masked_blocks, swap_masked

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fna.attention.kernels import cpu
+from fna.ops.kernels import cpu
 
 
 class LiveStorages(TorchDispatchMode):

@@ -141,8 +141,8 @@ def _probe(op: Any, mask: Any, layer: int) -> None:
 
     import torch
 
-    from fna.attention.contract import Site, Tokens, probe
     from fna.masking.strategy import Masking
+    from fna.ops.contract import Site, Tokens, probe
 
     nothing = torch.zeros(1, PROBED, dtype=torch.bool)
     found = {("found", name): nothing for name in ("massive", "sinks")} if isinstance(mask, Masking) else {}

@@ -16,7 +16,6 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fna.attention.exact import Exact
 from fna.data.base import Dataset
 from fna.data.loading import batches
 from fna.data.segmentation import SegmentedDataset
@@ -24,6 +23,7 @@ from fna.errors import UserError
 from fna.metrics.compare import compare
 from fna.models.base import Model
 from fna.models.weights import first_line
+from fna.ops.exact import Exact
 from fna.report import table
 from fna.report.page import write_page
 from fna.runner import auto, classes, cost, env, gallery, masks, segments, study

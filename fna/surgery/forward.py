@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fna.attention.contract import Clock, Memo, Tokens, no_clock
+from fna.ops.contract import Clock, Memo, Tokens, no_clock
 
 Grid = tuple[int, int]
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from fna.attention.contract import Attention, Memo
 from fna.errors import UserError
+from fna.ops.contract import Attention, Memo
 from fna.surgery.blocks import find_tower, run_blocks
 from fna.surgery.extras import add
 from fna.surgery.plan import Layers, parse_layers

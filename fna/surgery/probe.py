@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fna.attention.contract import Attention, Memo, Site
-from fna.attention.exact import Exact
-from fna.attention.rows import attention_chunks, cls_attention
+from fna.ops.contract import Attention, Memo, Site
+from fna.ops.exact import Exact
+from fna.ops.rows import attention_chunks, cls_attention
 from fna.surgery.blocks import Tower, find_tower
 from fna.surgery.extras import put_back, take_out
 from fna.surgery.lookahead import Masking, look_ahead

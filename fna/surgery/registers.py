@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fna.attention.contract import Attention
 from fna.errors import UserError
+from fna.ops.contract import Attention
 from fna.surgery.blocks import Tower, find_tower
 from fna.surgery.extras import add
 from fna.surgery.swap import Swap, swap_tower

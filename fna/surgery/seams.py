@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fna.attention.contract import Attention, Site, no_clock
 from fna.errors import UserError
+from fna.ops.contract import Attention, Site, no_clock
 from fna.surgery.blocks import forward_key
 from fna.surgery.forward import Forward
 

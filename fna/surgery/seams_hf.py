@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from fna.attention.contract import Attention
 from fna.errors import UserError
+from fna.ops.contract import Attention
 from fna.surgery.blocks import Tower
 from fna.surgery.forward import Forward
 from fna.surgery.seams import Port, expand_heads, mask_fields

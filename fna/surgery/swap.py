@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fna.attention.contract import Attention, Clock, Memo, no_clock
 from fna.errors import UserError
+from fna.ops.contract import Attention, Clock, Memo, no_clock
 from fna.surgery.blocks import Tower, find_tower, run_blocks
 from fna.surgery.forward import Forward, Frame
 from fna.surgery.seams import Port, make_seam

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fna.attention.contract import Site
 from fna.data.segmentation import SegmentedDataset
 from fna.errors import UserError
 from fna.models.base import Model
+from fna.ops.contract import Site
 from fna.surgery.blocks import Tower, find_tower
 from fna.surgery.forward import Forward
 from fna.surgery.seams import make_seam

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fna.attention.contract import Attention, Site
-from fna.attention.exact import Exact
-from fna.attention.rows import attention_chunks
 from fna.masking.lowrank import LowRank
 from fna.masking.masked import Masked
 from fna.masking.rules import RULES, Rule, make_rule
 from fna.masking.sinks import NAMES, categories
 from fna.masking.strategy import Masking
 from fna.models.base import Model
+from fna.ops.contract import Attention, Site
+from fna.ops.exact import Exact
+from fna.ops.rows import attention_chunks
 from fna.surgery.blocks import Tower, find_tower
 from fna.surgery.lookahead import swap_masked
 from fna.surgery.probe import Call, Records, recording

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fna.attention.contract import Site, Tokens, Unsupported
-from fna.attention.landmarks import FarthestPoint, Random
-from fna.attention.nystrom import FastNystrom
 from fna.masking.guarantee import CHOICES, Guaranteed
+from fna.ops.contract import Site, Tokens, Unsupported
+from fna.ops.landmarks import FarthestPoint, Random
+from fna.ops.nystrom import FastNystrom
 
 N, COUNT = 20, 6
 Q, K, V = torch.randn(3, 2, 2, N, 4, generator=torch.Generator().manual_seed(0))

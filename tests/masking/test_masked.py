@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fna.attention.contract import Site, Tokens, Unsupported
-from fna.attention.exact import Exact
 from fna.masking.masked import MODES, PATTERNS, Found, Masked, Watched
+from fna.ops.contract import Site, Tokens, Unsupported
+from fna.ops.exact import Exact
 
 B, H, N, D = 3, 2, 9, 4
 SITE = Site(scale=0.5, tokens=Tokens(prefix=1, grid=(2, 4)))

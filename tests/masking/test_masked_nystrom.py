@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fna.attention.contract import Unsupported
-from fna.attention.landmarks import Random
-from fna.attention.nystrom import FastNystrom
 from fna.configs import build_attention, choices
 from fna.masking.masked import MODES, PATTERNS, Masked
+from fna.ops.contract import Unsupported
+from fna.ops.landmarks import Random
+from fna.ops.nystrom import FastNystrom
 from tests.masking.test_masked import RAGGED, SITE, Given, brute, qkv, sets
 
 COUNT = 4

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fna.attention.contract import Memo, Site
-from fna.attention.exact import Exact
 from fna.errors import UserError
 from fna.masking.masked import Masked
 from fna.masking.rules import Channel, ClsProxy, FixedNorm, LogGap, MeanSigma, Rule, log_gap, make_rule
 from fna.masking.sinks import Window, categories, sink_set
 from fna.masking.strategy import Masking
+from fna.ops.contract import Memo, Site
+from fna.ops.exact import Exact
 from fna.surgery.lookahead import swap_masked
 from fna.surgery.probe import recording
 from fna.surgery.swap import swap_tower

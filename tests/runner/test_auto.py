@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fna.attention.nystrom import FastNystrom
 from fna.models.base import Model
 from fna.models.timm import TimmModel
+from fna.ops.nystrom import FastNystrom
 from fna.runner import auto
 from fna.surgery.swap import swap_tower
 from tests.conftest import Cli

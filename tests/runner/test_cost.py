@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fna.attention.kernels import cpu
+from fna.ops.kernels import cpu
 from fna.runner.cost import StageClock, flops, in_turns, measure, median_ratio, stages
 from fna.runner.memory import peak_bytes
 
@@ -52,8 +52,8 @@ def test_flops_see_multi_head_attention_behind_its_fast_path() -> None:
 
 
 def test_flops_see_the_choice_of_landmarks_and_the_solve() -> None:
-    from fna.attention.contract import Site
-    from fna.attention.nystrom import FastNystrom
+    from fna.ops.contract import Site
+    from fna.ops.nystrom import FastNystrom
 
     n, m, d = 100, 10, 8
     q, k, v = torch.randn(3, 1, 2, n, d)
@@ -68,7 +68,7 @@ def test_flops_see_the_choice_of_landmarks_and_the_solve() -> None:
 
 
 def test_flops_see_the_kernels_for_a_gpu() -> None:
-    from fna.attention.kernels import gpu
+    from fna.ops.kernels import gpu
     from fna.runner.speed.floors import Shape, stage_work
 
     batch, heads, n, m, d = 2, 3, 100, 10, 8

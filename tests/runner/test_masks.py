@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import fna
-from fna.attention.exact import Exact
 from fna.configs import choices
 from fna.errors import UserError
 from fna.masking.strategy import Masking
+from fna.ops.exact import Exact
 from tests.conftest import Cli
 from tests.surgery.zoo import images, run, zoo
 from tests.test_conf import composed

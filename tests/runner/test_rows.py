@@ -14,8 +14,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from fna.attention.exact import Exact
 from fna.errors import UserError
+from fna.ops.exact import Exact
 from fna.runner.files import write_atomic
 from fna.runner.rows import RowStore, row_key, versions
 from fna.tasks.base import Outcome
@@ -98,7 +98,7 @@ def test_versions_of_a_part_and_of_what_it_holds() -> None:
 METHOD = """
 from dataclasses import dataclass
 from typing import ClassVar
-from fna.attention.exact import Exact
+from fna.ops.exact import Exact
 
 @dataclass(frozen=True)
 class Mine:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from fna.attention.contract import Site, Tokens
-from fna.attention.kernels import cpu
-from fna.attention.landmarks import sample_landmarks
-from fna.attention.nystrom import FastNystrom, fast_nystrom
 from fna.errors import UserError
+from fna.ops.contract import Site, Tokens
+from fna.ops.kernels import cpu
+from fna.ops.landmarks import sample_landmarks
+from fna.ops.nystrom import FastNystrom, fast_nystrom
 from fna.runner.speed import yardstick
 from fna.runner.speed.check import at_least, at_most, cpu_checks
 from fna.runner.speed.floors import Machine, Shape, attention_work, op_floor, stage_work

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fna.attention.exact import Exact
-from fna.attention.nystrom import FastNystrom
 from fna.errors import UserError
+from fna.ops.exact import Exact
+from fna.ops.nystrom import FastNystrom
 from fna.surgery.swap import swap_tower
 from tests.surgery.zoo import DEPTH, FEW, FirstSeen, fresh, images, run, zoo
 

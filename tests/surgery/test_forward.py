@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fna.attention.contract import Tokens
+from fna.ops.contract import Tokens
 from fna.surgery.forward import Forward, Frame
 from fna.surgery.swap import swap_tower
 from tests.surgery.zoo import DEPTH, FEW, FirstSeen, Keep, Spy, fresh, images, run, zoo

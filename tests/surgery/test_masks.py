@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fna.attention.exact import Exact
+from fna.ops.exact import Exact
 from fna.surgery.swap import swap_tower
 from tests.surgery.zoo import DEPTH, HEADS, WIDTH, images, zoo
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fna.attention.contract import Site
-from fna.attention.exact import Exact
 from fna.errors import UserError
 from fna.masking.strategy import Masking
+from fna.ops.contract import Site
+from fna.ops.exact import Exact
 from fna.surgery.blocks import find_tower
 from fna.surgery.lookahead import swap_masked
 from fna.surgery.probe import CALLS, STREAMS, Records, recording

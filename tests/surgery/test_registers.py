@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fna.attention.exact import Exact
 from fna.errors import UserError
+from fna.ops.exact import Exact
 from fna.surgery.blocks import find_tower
 from fna.surgery.lookahead import swap_masked
 from fna.surgery.probe import Records, recording

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fna.attention.exact import Exact
 from fna.errors import UserError
+from fna.ops.exact import Exact
 from fna.surgery.blocks import find_tower
 from fna.surgery.resolution import set_image_size
 from fna.surgery.swap import swap_tower

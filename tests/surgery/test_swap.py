@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fna.attention.contract import Unsupported, refuse
-from fna.attention.exact import Exact
-from fna.attention.nystrom import FastNystrom
 from fna.errors import UserError
+from fna.ops.contract import Unsupported, refuse
+from fna.ops.exact import Exact
+from fna.ops.nystrom import FastNystrom
 from fna.surgery.blocks import find_tower, forward_key
 from fna.surgery.swap import current_swap, swap_tower
 from tests.surgery.zoo import BUILDERS, DEPTH, FEW, FirstSeen, Keep, Spy, fresh, images, run, zoo

@@ -15,8 +15,8 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from fna.attention.exact import Exact
 from fna.errors import UserError
+from fna.ops.exact import Exact
 from fna.surgery.blocks import find_tower
 from fna.surgery.seams_hf import NAME
 from fna.surgery.swap import swap_tower

@@ -18,7 +18,7 @@ from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fna.attention.contract import Site
+from fna.ops.contract import Site
 
 WIDTH, DEPTH, HEADS, SIZE, PATCH = 32, 3, 2, 32, 8
 

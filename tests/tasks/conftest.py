@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fna.attention.contract import Tokens
 from fna.data.base import Captioned, Dataset, Labelled
 from fna.models.base import Model, Weights
+from fna.ops.contract import Tokens
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 

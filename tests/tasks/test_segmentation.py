@@ -14,13 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from fna.attention.contract import Tokens
-from fna.attention.exact import Exact
 from fna.data.base import Dataset
 from fna.data.segmentation import LabelMaps
 from fna.errors import UserError
 from fna.models.base import Model, Weights
 from fna.models.timm import TimmModel
+from fna.ops.contract import Tokens
+from fna.ops.exact import Exact
 from fna.surgery.lookahead import swap_masked
 from fna.surgery.registers import Registers
 from fna.surgery.swap import swap_tower

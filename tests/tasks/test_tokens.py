@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from fna.attention.contract import Site, Tokens
-from fna.attention.exact import Exact
 from fna.data.base import Captioned, Dataset
 from fna.errors import UserError
 from fna.masking.lowrank import LowRank, cut_rank
 from fna.masking.sinks import ARTIFACT, CLS, MASSIVE, NORMAL, categories
 from fna.masking.strategy import Masking
 from fna.models.base import Model, Weights
+from fna.ops.contract import Site, Tokens
+from fna.ops.exact import Exact
 from fna.surgery.lookahead import swap_masked
 from fna.surgery.registers import Registers
 from fna.tasks.base import Run

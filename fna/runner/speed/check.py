@@ -159,7 +159,7 @@ def _once(replay: Callable[[], None]) -> Work:
 
 def _kernel_floors(case: Case, machine: Machine, rounds: int, rows: list[Row]) -> list[Finding]:
     """Every stage within twice its floor: the three kernels by torch's profiler, sampling by the clock."""
-    from fna.attention.kernels.gpu import fast_nystrom
+    from fna.ops.kernels.gpu import fast_nystrom
 
     rows += measure_stages(case, machine, rounds)
     q, k, v = case.inputs()[0]

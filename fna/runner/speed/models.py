@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fna.attention.contract import Attention, Site
-from fna.attention.exact import Exact
-from fna.attention.kernels import cpu
 from fna.models.base import Model
 from fna.models.timm import TimmModel
+from fna.ops.contract import Attention, Site
+from fna.ops.exact import Exact
+from fna.ops.kernels import cpu
 from fna.runner.cost import in_turns, median_ratio, stages
 from fna.runner.memory import peak_bytes
 from fna.runner.speed.ops import Progress, Row, attentions, timing

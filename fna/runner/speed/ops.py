@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fna.attention.contract import Attention, Memo, Site, Tokens
-from fna.attention.kernels import cpu
 from fna.configs import build_attention
+from fna.ops.contract import Attention, Memo, Site, Tokens
+from fna.ops.kernels import cpu
 from fna.runner.cost import StageClock, median_ratio
 from fna.runner.memory import peak_bytes
 from fna.runner.speed import yardstick
@@ -165,7 +165,7 @@ def measure_stages(case: Case, machine: Machine, rounds: int) -> list[Row]:
 
 def measure_sampling(case: Case, rounds: int) -> list[Row]:
     """Our sampler against the yardstick's on the same features ``[B, N, d]``, one token kept; speedup is over the yardstick."""
-    from fna.attention.landmarks import sample_landmarks
+    from fna.ops.landmarks import sample_landmarks
 
     sets = [x[0].mean(1).float() for x in case.inputs()]
     keep = (torch.arange(case.tokens, device=case.device) == 0).expand(case.batch, -1).contiguous()

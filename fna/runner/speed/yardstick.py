@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fna.attention.contract import Site
-from fna.attention.farthest import farthest_points
+from fna.ops.contract import Site
+from fna.ops.farthest import farthest_points
 
 STEPS = 6
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fna.attention.centroids import KMeans, SegmentMeans, group_sums
-from fna.attention.contract import Site, Tokens
-from fna.attention.landmarks import FarthestPoint
-from fna.attention.nystrom import FastNystrom
-from fna.attention.nystromformer import Nystromformer
-from tests.attention.reference import newton_inverse, random_qkv, softmax_attention
+from fna.ops.centroids import KMeans, SegmentMeans, group_sums
+from fna.ops.contract import Site, Tokens
+from fna.ops.landmarks import FarthestPoint
+from fna.ops.nystrom import FastNystrom
+from fna.ops.nystromformer import Nystromformer
+from tests.ops.reference import newton_inverse, random_qkv, softmax_attention
 
 SITE = Site(scale=0.3, tokens=Tokens(prefix=0))
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fna.attention.contract import Attention, Site, Tokens, Unsupported, probe
-from fna.attention.kernels import cpu
 from fna.configs import build_attention, choices, load_option, summary
 from fna.errors import UserError
-from tests.attention.reference import random_qkv
+from fna.ops.contract import Attention, Site, Tokens, Unsupported, probe
+from fna.ops.kernels import cpu
+from tests.ops.reference import random_qkv
 
 NAMES = sorted(choices("attn"))
 N, WIDTH = 26, 16
@@ -240,7 +240,7 @@ def test_yaml_says_what_it_is_and_refuses_nonsense(name: str) -> None:
 
 TOYS = '''
 from dataclasses import dataclass
-from fna.attention.contract import refuse, same_tokens
+from fna.ops.contract import refuse, same_tokens
 
 @dataclass(frozen=True)
 class Mean:

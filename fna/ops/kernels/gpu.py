@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from fna.attention.kernels import differentiated
+from fna.ops.kernels import differentiated
 
 LOG = logging.getLogger(__name__)
 HAS_TRITON = find_spec("triton") is not None
@@ -73,7 +73,7 @@ def farthest_points(
     in ``drop`` are never chosen unless kept. Without kept tokens the first eligible one starts. A row with too few tokens repeats
     an index and marks it invalid.
     """
-    from fna.attention.kernels import fps
+    from fna.ops.kernels import fps
 
     return fps.launch(x, count, prefix, keep, drop, programs=fps.programs_per_row(x.shape[0], x.shape[1], _processors(x.device)))
 
@@ -97,7 +97,7 @@ def fast_nystrom(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float, b
     ``bias`` float ``[batch, tokens]`` is added to the logits of landmarks over tokens: log sizes, or -inf for a hidden key (hidden
     tokens must not be landmarks).
     """
-    from fna.attention.kernels import nystrom
+    from fna.ops.kernels import nystrom
 
     splits = nystrom.key_splits(q.shape[0] * q.shape[1], k.shape[2], _processors(q.device))
     return nystrom.launch(q, k, v, index, scale, bias, splits=splits)

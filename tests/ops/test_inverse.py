@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fna.attention.inverse import METHODS, apply_inverse
-from tests.attention.reference import newton_inverse, random_qkv
+from fna.ops.inverse import METHODS, apply_inverse
+from tests.ops.reference import newton_inverse, random_qkv
 
 
 def block(tokens: int = 24, sharpness: float = 1.0, dtype: torch.dtype = torch.float64):

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from fna.attention.contract import Site, Tokens
-from fna.attention.farthest import _loop
-from fna.attention.inverse import apply_inverse
-from fna.attention.kernels import cpu
-from fna.attention.nystrom import FastNystrom, fast_nystrom
 from fna.configs import build_attention, choices
-from tests.attention.reference import newton_inverse, random_qkv, softmax_attention
+from fna.ops.contract import Site, Tokens
+from fna.ops.farthest import _loop
+from fna.ops.inverse import apply_inverse
+from fna.ops.kernels import cpu
+from fna.ops.nystrom import FastNystrom, fast_nystrom
+from tests.ops.reference import newton_inverse, random_qkv, softmax_attention
 
 pytestmark = pytest.mark.skipif(not cpu.built(), reason="no C++ compiler on this machine")
 WIDTHS = (1, 16, 23, 64, 72, 130)
@@ -268,7 +268,7 @@ def test_in_the_workers_of_a_data_loader() -> None:
 
 POOL = """
 import os, torch
-from fna.attention.kernels import cpu
+from fna.ops.kernels import cpu
 torch.set_num_threads(3)
 torch.randn(400, 400) @ torch.randn(400, 400); torch.randn(1 << 20).exp()
 before = len(os.listdir("/proc/self/task"))

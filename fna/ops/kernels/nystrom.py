@@ -7,7 +7,7 @@
     3. out = softmax(s q k_p^T) V~
 
 Rows of landmarks are fetched through ``index`` inside each kernel, so nothing is gathered beforehand. Heads of one batch row share
-its landmarks. Formulas: published FNA, as in `fna.attention.nystrom`.
+its landmarks. Formulas: published FNA, as in `fna.ops.nystrom`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fna.attention.kernels.gpu import STEPS
+from fna.ops.kernels.gpu import STEPS
 
 KEYS = 64  # keys (or queries) in a tile
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
@@ -166,7 +166,7 @@ def key_splits(pairs: int, tokens: int, processors: int) -> int:
 
 
 def launch(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float, bias: Tensor | None = None, *, splits: int = 1) -> Tensor:
-    """The three launches; the arguments of `fna.attention.kernels.gpu.fast_nystrom`, and in how many shares the keys are read."""
+    """The three launches; the arguments of `fna.ops.kernels.gpu.fast_nystrom`, and in how many shares the keys are read."""
     q, k, v = (tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (q, k, v))
     index = index.contiguous()
     batch, heads, tokens, width = q.shape

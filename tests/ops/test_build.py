@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fna.attention.kernels import build, cpu
+from fna.ops.kernels import build, cpu
 
 
 def _has_compiler() -> bool:
@@ -132,7 +132,7 @@ def test_no_compiler_means_the_plain_version_and_one_sentence(
 
 
 def test_the_environment_can_ask_for_the_plain_version() -> None:
-    code = "import torch; from fna.attention.kernels import cpu; print(cpu.serves(torch.zeros(1)))"
+    code = "import torch; from fna.ops.kernels import cpu; print(cpu.serves(torch.zeros(1)))"
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "FNA_CPU_KERNELS": "0"}, capture_output=True, text=True, check=True
     )

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fna.attention.contract import Site, Unsupported
-from fna.attention.farthest import farthest_points
+from fna.ops.contract import Site, Unsupported
+from fna.ops.farthest import farthest_points
 
 FEATURES = ("q", "k", "v", "qk", "input")
 GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, spread evenly however many one takes

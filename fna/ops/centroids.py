@@ -8,8 +8,8 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from fna.attention.contract import Site
-from fna.attention.landmarks import FarthestPoint, check_features, features_of
+from fna.ops.contract import Site
+from fna.ops.landmarks import FarthestPoint, check_features, features_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fna.attention.contract import Site
+from fna.ops.contract import Site
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fna.attention import farthest
-from fna.attention.contract import Site, Tokens
-from fna.attention.kernels import cpu
-from fna.attention.landmarks import FarthestPoint, Random, Uniform, features_of, sample_landmarks
 from fna.configs import build_attention, choices
 from fna.errors import UserError
-from tests.attention.reference import farthest as reference
-from tests.attention.reference import random_qkv
+from fna.ops import farthest
+from fna.ops.contract import Site, Tokens
+from fna.ops.kernels import cpu
+from fna.ops.landmarks import FarthestPoint, Random, Uniform, features_of, sample_landmarks
+from tests.ops.reference import farthest as reference
+from tests.ops.reference import random_qkv
 
 METHODS = ["fps", "random", "uniform"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fna.attention.contract import Site
-from fna.attention.exact import Exact, exact_rows
-from tests.attention.reference import random_qkv, softmax_attention
+from fna.ops.contract import Site
+from fna.ops.exact import Exact, exact_rows
+from tests.ops.reference import random_qkv, softmax_attention
 
 B, H, N, D = 3, 2, 14, 8
 HIDE = float("-inf")

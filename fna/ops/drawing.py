@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fna.attention.contract import Site
+from fna.ops.contract import Site
 
 Drawn = TypeVar("Drawn")
 

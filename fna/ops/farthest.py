@@ -2,11 +2,11 @@
 
 All back ends make the same picks up to rounding, with ties to the lowest index:
 
-- on a CPU one pass in C++ a pick (`fna.attention.kernels.cpu`); without a compiler
+- on a CPU one pass in C++ a pick (`fna.ops.kernels.cpu`); without a compiler
   ``torch_quickfps.sample_idx_baseline`` up to 400 tokens, where one token is the start and no row runs short (its tree versions are
   never used: they repeat a point once only coincident ones are left, and with a height of 8 take 6 times as long),
   and above a loop whose steps are one matrix product each (`_product_loop`);
-- on a GPU one Triton kernel (`fna.attention.kernels.gpu`);
+- on a GPU one Triton kernel (`fna.ops.kernels.gpu`);
 - a loop of plain differences everywhere else.
 
 By the number of tokens, not by the batch, so that an image gets the same landmarks alone and in a batch. Two cores of a quiet
@@ -32,8 +32,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from fna.attention.inverse import full_precision
-from fna.attention.kernels import cpu, gpu
+from fna.ops.inverse import full_precision
+from fna.ops.kernels import cpu, gpu
 
 QUICK_TOKENS = 400  # above this the plain op, which uses one thread a row, falls behind our loop
 

@@ -1,4 +1,4 @@
-// The truncated inverse of landmark blocks, in float32 and in cache: the formula of fna/attention/inverse.py, a matrix a thread.
+// The truncated inverse of landmark blocks, in float32 and in cache: the formula of fna/ops/inverse.py, a matrix a thread.
 #include <omp.h>
 
 #include "vectors.hpp"

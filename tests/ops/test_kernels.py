@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 pytest.importorskip("triton")
-from fna.attention.kernels import fps, gpu, nystrom
+from fna.ops.kernels import fps, gpu, nystrom
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fna.attention import farthest
+from fna.ops import farthest
 
 
 def integers(rows: int, tokens: int, width: int, seed: int = 0) -> Tensor:

@@ -6,7 +6,7 @@ With landmark tokens p, q_p = Q[p], k_p = K[p] and s the scale (facts/paper_and_
     u = softmax(s q_p K^T) V              landmarks over tokens, a short fused attention
     out = softmax(s Q k_p^T) (A^+ u)      tokens over landmarks, another one
 
-Nothing of size N x N is made; time O(N M d + M^3) a head. A^+ is truncated on purpose: see `fna.attention.inverse`.
+Nothing of size N x N is made; time O(N M d + M^3) a head. A^+ is truncated on purpose: see `fna.ops.inverse`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fna.attention.contract import Clock, Site, no_clock, refuse, same_tokens
-from fna.attention.drawing import check_landmarks, check_sampler, draw
-from fna.attention.inverse import METHODS, apply_inverse, full_precision
-from fna.attention.kernels import cpu, differentiated, gpu
-from fna.attention.landmarks import FarthestPoint, Landmarks, TokenSampler
-from fna.attention.rows import gather_rows
+from fna.ops.contract import Clock, Site, no_clock, refuse, same_tokens
+from fna.ops.drawing import check_landmarks, check_sampler, draw
+from fna.ops.inverse import METHODS, apply_inverse, full_precision
+from fna.ops.kernels import cpu, differentiated, gpu
+from fna.ops.landmarks import FarthestPoint, Landmarks, TokenSampler
+from fna.ops.rows import gather_rows
 
 
 @dataclass(frozen=True)

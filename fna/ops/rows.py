@@ -1,6 +1,6 @@
 """Attention weights of a few query rows, recomputed beside a fused attention that never shows them.
 
-Axes as in ``fna.attention.contract``; R is the number of chosen rows.
+Axes as in ``fna.ops.contract``; R is the number of chosen rows.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fna.attention.contract import Site
-from fna.attention.exact import visibility
+from fna.ops.contract import Site
+from fna.ops.exact import visibility
 
 CHUNK = 256
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from fna.attention.kernels import cpu
+from fna.ops.kernels import cpu
 
 METHODS = ("newton", "exact", "ridge")
 _BLOWN_UP = 1e10  # a solution this much larger than its right-hand side is rounding noise, even in float64

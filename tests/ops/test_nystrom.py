@@ -10,13 +10,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from fna.attention.centroids import KMeans
-from fna.attention.contract import Site, Tokens, Unsupported
-from fna.attention.kernels import gpu
-from fna.attention.landmarks import FarthestPoint, Random, sample_landmarks
-from fna.attention.nystrom import FastNystrom, fast_nystrom
-from fna.attention.rows import gather_rows
-from tests.attention.reference import nystrom, random_qkv, softmax_attention
+from fna.ops.centroids import KMeans
+from fna.ops.contract import Site, Tokens, Unsupported
+from fna.ops.kernels import gpu
+from fna.ops.landmarks import FarthestPoint, Random, sample_landmarks
+from fna.ops.nystrom import FastNystrom, fast_nystrom
+from fna.ops.rows import gather_rows
+from tests.ops.reference import nystrom, random_qkv, softmax_attention
 
 
 class LargestTensor(TorchDispatchMode):

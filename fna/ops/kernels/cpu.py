@@ -1,7 +1,7 @@
 """Fused versions for CPUs, written in C++: farthest-point sampling, the two short attentions of FNA, the truncated inverse.
 
 Custom operators with fake versions and FLOP formulas, for float32 without gradients. Where they do not fit, or cannot be built
-(`fna.attention.kernels.build`), the plain version runs: same numbers to rounding, more time. ``FNA_CPU_KERNELS=0`` asks for that.
+(`fna.ops.kernels.build`), the plain version runs: same numbers to rounding, more time. ``FNA_CPU_KERNELS=0`` asks for that.
 
 Why they exist: torch's fused attention and batched products take MKL's path, which makes half of what a recent AMD processor can,
 and is not made for sequences as short as landmarks are.
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from fna.attention.kernels import build, differentiated
+from fna.ops.kernels import build, differentiated
 
 LOG = logging.getLogger(__name__)
 Long = ctypes.c_long
@@ -164,7 +164,7 @@ def _(a: Tensor, rhs: Tensor, steps: int) -> Tensor:
 
 @torch.library.custom_op("fna::farthest_points_cpu", mutates_args=(), device_types="cpu")
 def farthest_points(x: Tensor, count: int, kept: Tensor | None = None, allowed: Tensor | None = None) -> Tensor:
-    """`fna.attention.farthest.farthest_points` of finite float32 ``x`` ``[B, N, D]``: int64 ``[B, count]``. A thread a row."""
+    """`fna.ops.farthest.farthest_points` of finite float32 ``x`` ``[B, N, D]``: int64 ``[B, count]``. A thread a row."""
     x = x.contiguous()
     rows, tokens, width = x.shape
     kept, allowed = (None if mask is None else mask.expand(rows, tokens).contiguous() for mask in (kept, allowed))

@@ -1,6 +1,6 @@
 """Nyströmformer without training (Xiong et al. 2021, arXiv 2102.03902): Nyström attention through means of groups of tokens.
 
-The factors are those of `fna.attention.nystrom`, with q_p and k_p the per-head means over runs of consecutive tokens (or over
+The factors are those of `fna.ops.nystrom`, with q_p and k_p the per-head means over runs of consecutive tokens (or over
 k-means clusters) instead of tokens. Prefix tokens are groups of their own, which on a ViT is worth 1 to 8 points. The trained
 model's depth-wise convolution over v is left out, as it needs trained weights.
 """
@@ -13,10 +13,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fna.attention.centroids import Centroids, CentroidSampler, SegmentMeans, group_sums
-from fna.attention.contract import Site, refuse, same_tokens
-from fna.attention.drawing import check_landmarks, check_sampler, draw
-from fna.attention.nystrom import additive, check_inverse, through_landmarks
+from fna.ops.centroids import Centroids, CentroidSampler, SegmentMeans, group_sums
+from fna.ops.contract import Site, refuse, same_tokens
+from fna.ops.drawing import check_landmarks, check_sampler, draw
+from fna.ops.nystrom import additive, check_inverse, through_landmarks
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def test_compiles_for_hopper(module: str, name: str, dtype: str, warps: int, con
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel = getattr(import_module(f"fna.attention.kernels.{module}"), name)
+    kernel = getattr(import_module(f"fna.ops.kernels.{module}"), name)
     types = {argument: TYPES.get(argument, f"*{dtype}" if argument in TILES else "i32") for argument in kernel.arg_names}
     signature = {argument: "constexpr" if argument in constants else kind for argument, kind in types.items()}
     places = {(kernel.arg_names.index(constant),): value for constant, value in constants.items()}
