@@ -24,7 +24,7 @@ def swap(
     landmarks: int | float | str = 64,
     sampler: str = "fps",
     mask: Any = None,
-    reduce: str | None = None,
+    reduce: Any = None,
     seed: int = 0,
     **options: Any,
 ) -> Swap:
@@ -32,20 +32,19 @@ def swap(
 
     ``model``: an open_clip model or its visual tower, a timm ViT, a Hugging Face CLIP, DINOv2 or SigLIP. ``attn``: a name of
     ``conf/attn`` or an attention of your own. ``layers``: "all", "last-half", "13-23" or ints (negative from the end).
-    ``mask``: a name of ``conf/mask`` or a `fna.masking.strategy.Masking` of your own. ``options`` are keys of the method's YAML
-    file; an attention of your own takes none. ``handle.restore()`` gives the model back bit for bit.
+    ``mask``: a name of ``conf/mask`` or a `fna.masking.strategy.Masking` of your own; ``reduce``: likewise of ``conf/reduce``.
+    ``options`` are keys of the method's YAML file; an attention of your own takes none. ``handle.restore()`` gives the model back bit for bit.
 
     Raises `UserError` for an unknown model, name, option or layer.
     """
     from fna.surgery.blocks import find_tower
-    from fna.surgery.lookahead import swap_masked
     from fna.surgery.plan import parse_layers
+    from fna.surgery.variant import Variant
 
-    if reduce not in (None, "none"):
-        raise UserError(f"reduce={reduce}: this version of fna.swap has no reduce yet; leave it out.")
     op = _op(attn, landmarks=landmarks, sampler=sampler, seed=seed, **options)
     depth = len(find_tower(model).blocks)
-    return swap_masked(model, dict.fromkeys(parse_layers(layers, depth), op), _masking(mask))
+    ops = dict.fromkeys(parse_layers(layers, depth), op)
+    return Variant("fna.swap", ops, _masking(mask), _reducer(reduce)).swap(model)
 
 
 def _op(attn: str | Attention, **options: Any) -> Attention:
@@ -71,6 +70,13 @@ def _masking(mask: Any) -> Any:
     if not isinstance(mask, str):
         raise UserError(f"mask={mask!r}: give a name of conf/mask, a Masking or Registers.")
     return None if mask == "none" else instantiate(load_option("mask", mask))
+
+
+def _reducer(reduce: Any) -> Any:
+    """What ``reduce=NAME`` means on the command line; a reducer of your own is one already."""
+    if not isinstance(reduce, str):
+        return reduce
+    return None if reduce == "none" else instantiate(load_option("reduce", reduce))
 
 
 def attention(

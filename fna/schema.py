@@ -37,6 +37,7 @@ class Knobs:
     kv: Any = None
     logger: Any = None
     experiment: Any = None
+    versus: list[str] = field(default_factory=list)
     expected: str | None = None
     landmarks: Any = 64
     layers: Any = "last-half"

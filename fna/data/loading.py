@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -51,8 +51,11 @@ def batches(
     skipped: list[str],
     workers: int = 0,
     strict: bool = False,
+    before: int = 0,
 ) -> Iterator[Batch]:
     """Transformed images in the order of ``examples``; ``workers`` processes read ahead (0: none).
+
+    ``before``: how many examples came before these, which their indices count on from.
 
     An image that cannot be read is named in ``skipped`` (key and reason) and left out, the same way in every pass; with ``strict``
     it raises `UserError`. So does a set of which nothing could be read.
@@ -68,8 +71,8 @@ def batches(
         good = [(index, image) for index, image, problem in items if not problem]
         read += len(good)
         stacked = torch.stack([image for _, image in good]) if good else torch.empty(0)
-        yield Batch([index for index, _ in good], stacked, len(items))
-    if not read:
+        yield Batch([before + index for index, _ in good], stacked, len(items))
+    if not read and not before:
         raise UserError(f"none of the {len(examples)} images could be read (first: {skipped[0] if skipped else 'there is none'}).")
 
 
@@ -89,3 +92,56 @@ class _Images(torch.utils.data.Dataset[tuple[int, Tensor, str]]):
             reason = str(error).replace(str(self.examples[index].image), self.examples[index].image.name)
             return index, torch.empty(0), f"unreadable image ({reason})"
         return index, self.transform(image), ""
+
+
+class Kept:
+    """Batches of transformed images, kept from the first pass over them for the passes that follow, as far as ``room`` bytes go.
+
+    What finds no room is read again in every pass.
+    """
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self._seen: dict[Any, _Seen] = {}
+
+    def batches(
+        self,
+        examples: Sequence[Pictured],
+        transform: Transform,
+        *,
+        batch_size: int,
+        skipped: list[str],
+        workers: int = 0,
+        strict: bool = False,
+    ) -> Iterator[Batch]:
+        """As `batches`, the same batches in every pass."""
+        seen = self._seen.setdefault((id(examples), transform, batch_size), _Seen(examples))
+        for batch, told in seen.batches:
+            skipped += told
+            yield batch
+        start = sum(batch.tried for batch, _ in seen.batches)
+        if start == len(examples) > 0:
+            return
+        lines: list[str] = []
+        rest = batches(
+            examples[start:], transform, batch_size=batch_size, skipped=lines, workers=workers, strict=strict, before=start
+        )
+        for batch in rest:
+            skipped += lines
+            size = batch.images.nbytes
+            if size <= self.room and not seen.full:
+                seen.batches.append((batch, [*lines]))
+                self.room -= size
+            else:
+                seen.full = True
+            lines.clear()
+            yield batch
+
+
+@dataclass
+class _Seen:
+    """What is kept of one set of examples, whose list is held so that its id stays its own."""
+
+    examples: Sequence[Pictured]
+    batches: list[tuple[Batch, list[str]]] = field(default_factory=list)
+    full: bool = False

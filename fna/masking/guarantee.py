@@ -38,6 +38,10 @@ class Guaranteed:
             if getattr(self, knob) not in CHOICES:
                 raise ValueError(f"sampler.{knob}={getattr(self, knob)}: choose one of {', '.join(CHOICES)}.")
 
+    def facts(self) -> dict[str, str]:
+        """What a result says of it."""
+        return {"guarantee": f"CLS {self.cls}, massive {self.massive}, artifact {self.artifact}"}
+
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, site: Site, count: int, keep: Tensor | None = None, drop: Tensor | None = None
     ) -> Landmarks:

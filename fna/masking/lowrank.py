@@ -34,6 +34,10 @@ class LowRank:
         if self.rank < 1 or self.rank != int(self.rank):
             raise ValueError(f"rank={self.rank}: give a whole number of at least 1.")
 
+    def facts(self) -> dict[str, str]:
+        """What a result says of it."""
+        return {"pieces": "by category" if self.partition else "CLS and patches"}
+
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """q, k, v ``[B, H, N, d]`` -> ``[B, H, N, d]``."""
         refuse(self, site, "causal", "dense")

@@ -98,6 +98,11 @@ class Masking:
             ops[detect] = Watched(ops.get(detect, Exact()), self.judge, name)
         return ops
 
+    def nothing_found(self, batch: int, tokens: int) -> Memo:
+        """What lies in the memo where no token is massive or a sink."""
+        nothing = torch.zeros(batch, tokens, dtype=torch.bool)
+        return {(FOUND, "massive"): nothing, (FOUND, "sinks"): nothing}
+
     def find(self, hidden: Tensor, rerun: Rerun, name: str = FOUND) -> Memo:
         """What a look-ahead leaves in the memo of the running pass, under ``name``.
 

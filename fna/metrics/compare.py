@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,7 +27,8 @@ class Outcome(Protocol):
 
 @dataclass(frozen=True)
 class Comparison:
-    """``metrics``: name -> {"full", "variant", "delta", "ci": [low, high]} in percent, the interval that of the delta.
+    """``metrics``: name -> {"full", "variant", "delta", "ci": [low, high]} in percent, the interval that of the delta; "mcnemar_p"
+    beside metrics that are hits of single samples.
 
     ``fidelity``: "agreement" (percent of samples decided alike), "output_error" (mean relative error of the outputs) and their
     intervals "agreement_ci", "output_error_ci". All intervals are 95 % percentile bootstrap over samples.
@@ -37,39 +38,80 @@ class Comparison:
     fidelity: dict[str, Any]
 
 
-def compare(full: Outcome, variant: Outcome, metrics_fn: Metrics, *, draws: int = 2000, seed: int = 0) -> Comparison:
-    """Compare ``variant`` with ``full`` sample by sample.
+class Paired:
+    """Several outcomes on the same samples, resampled together: any two of them compare with the same bootstrap draws."""
 
-    ``metrics_fn`` maps sums of counts, leading axes kept, to named metrics (`Task.metrics`). The samples may come in another
-    order but must be the same ones. Raises `UserError` otherwise.
-    """
-    order = _aligned(full.keys, variant.keys)
-    counts = {name: (values, variant.counts[name][order]) for name, values in full.counts.items()}
-    agree = 100.0 * (full.decisions == variant.decisions[order]).reshape(len(order), -1).mean(axis=1)
-    error = relative_error(full.outputs, variant.outputs[order])
-    drawn: list[tuple[dict[str, Array], Array, Array]] = []
-    n = len(full.keys)
-    for weights in resamples(n, draws, seed):
-        sums = [{name: _summed(weights, pair[side]) for name, pair in counts.items()} for side in (0, 1)]
-        before, after = (metrics_fn(side) for side in sums)
-        drawn.append(({name: after[name] - before[name] for name in before}, weights @ agree / n, weights @ error / n))
-    before, after = (metrics_fn({name: pair[side].sum(axis=0) for name, pair in counts.items()}) for side in (0, 1))
-    metrics = {
-        name: {
-            "full": float(before[name]),
-            "variant": float(after[name]),
-            "delta": float(after[name] - before[name]),
-            "ci": _interval(np.concatenate([deltas[name] for deltas, _, _ in drawn])),
+    def __init__(self, outcomes: Sequence[Outcome], metrics_fn: Metrics, *, draws: int = 2000, seed: int = 0) -> None:
+        """``metrics_fn`` maps sums of counts, leading axes kept, to named metrics (`Task.metrics`).
+
+        The samples may come in another order but must be the same ones. Raises `UserError` otherwise.
+        """
+        first = outcomes[0]
+        orders = [aligned(first.keys, other.keys) for other in outcomes]
+        self.n, self.seed, self.draws = len(first.keys), seed, draws
+        self.counts = [
+            {name: one.counts[name][order] for name in first.counts} for one, order in zip(outcomes, orders, strict=True)
+        ]
+        self.decisions = [one.decisions[order] for one, order in zip(outcomes, orders, strict=True)]
+        self.outputs = [one.outputs[order] for one, order in zip(outcomes, orders, strict=True)]
+        self.whole = [metrics_fn({name: values.sum(axis=0) for name, values in counts.items()}) for counts in self.counts]
+        with np.errstate(divide="ignore", invalid="ignore"):  # one sample may lack what all together have
+            self.single = [
+                metrics_fn({name: np.asarray(values, np.float64) for name, values in counts.items()}) for counts in self.counts
+            ]
+        drawn: list[list[Mapping[str, Array]]] = [[] for _ in outcomes]
+        for weights in resamples(self.n, draws, seed):
+            for place, counts in enumerate(self.counts):
+                drawn[place].append(metrics_fn({name: _summed(weights, values) for name, values in counts.items()}))
+        self.drawn = [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in drawn]
+
+    def pair(self, full: int, variant: int) -> Comparison:
+        """The outcome at place ``variant`` against the one at ``full``."""
+        agree = 100.0 * (self.decisions[full] == self.decisions[variant]).reshape(self.n, -1).mean(axis=1)
+        error = relative_error(self.outputs[full], self.outputs[variant])
+        alike, errors = self._means(agree, error)
+        fidelity = {
+            "agreement": float(agree.mean()),
+            "agreement_ci": _interval(alike),
+            "output_error": float(error.mean()),
+            "output_error_ci": _interval(errors),
         }
-        for name in before
-    }
-    fidelity = {
-        "agreement": float(agree.mean()),
-        "agreement_ci": _interval(np.concatenate([alike for _, alike, _ in drawn])),
-        "output_error": float(error.mean()),
-        "output_error_ci": _interval(np.concatenate([errors for _, _, errors in drawn])),
-    }
-    return Comparison(metrics, fidelity)
+        return Comparison({name: self._metric(name, full, variant) for name in self.whole[full]}, fidelity)
+
+    def _metric(self, name: str, full: int, variant: int) -> dict[str, Any]:
+        before, after = float(self.whole[full][name]), float(self.whole[variant][name])
+        deltas = self.drawn[variant][name] - self.drawn[full][name]
+        found = {"full": before, "variant": after, "delta": after - before, "ci": _interval(deltas)}
+        if self._of_hits(name, full) and self._of_hits(name, variant):
+            found["mcnemar_p"] = mcnemar(self.single[full][name] > 0, self.single[variant][name] > 0)
+        return found
+
+    def _of_hits(self, name: str, place: int) -> bool:
+        """Whether a metric is the share of samples that were right: 0 or 100 of each, and their mean of all."""
+        single = np.asarray(self.single[place][name])
+        binary = single.shape == (self.n,) and bool(np.isin(single, (0.0, 100.0)).all())
+        return binary and bool(np.isclose(single.mean(), self.whole[place][name]))
+
+    def _means(self, *values: Array) -> list[Array]:
+        """The mean of each ``[n]`` in every draw."""
+        parts = [[weights @ value / self.n for value in values] for weights in resamples(self.n, self.draws, self.seed)]
+        return [np.concatenate([part[place] for part in parts]) for place in range(len(values))]
+
+
+def compare(full: Outcome, variant: Outcome, metrics_fn: Metrics, *, draws: int = 2000, seed: int = 0) -> Comparison:
+    """`Paired` of two."""
+    return Paired([full, variant], metrics_fn, draws=draws, seed=seed).pair(0, 1)
+
+
+def mcnemar(before: Array, after: Array) -> float:
+    """Two-sided p of McNemar's exact test (1947) on samples right or wrong, bool ``[n]`` each: are changes one way the likelier?
+
+    Under the null hypothesis each sample that changed went either way with probability 1/2. 1 where none did.
+    """
+    from scipy.stats import binomtest
+
+    lost, won = int((before & ~after).sum()), int((~before & after).sum())
+    return 1.0 if lost + won == 0 else float(binomtest(won, lost + won).pvalue)
 
 
 def relative_error(full: Array, variant: Array) -> Array:
@@ -90,8 +132,8 @@ def resamples(n: int, draws: int, seed: int) -> Iterator[Array]:
         yield np.bincount(picked.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
 
 
-def _aligned(full: list[str], variant: list[str]) -> Array:
-    """Where in ``variant`` each sample of ``full`` stands, int64 ``[n]``."""
+def aligned(full: list[str], variant: list[str]) -> Array:
+    """Where in ``variant`` each sample of ``full`` stands, int64 ``[n]``. Raises `UserError` where the samples are not the same."""
     place = {key: index for index, key in enumerate(variant)}
     if not full or len(place) != len(variant) or len(set(full)) != len(full) or place.keys() != set(full):
         odd = sorted(place.keys() ^ set(full))

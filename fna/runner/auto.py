@@ -20,8 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fna.data.base import Dataset
-from fna.errors import UserError
 from fna.models.base import Model
 from fna.models.weights import digest
 from fna.ops.contract import Attention, Memo, Site
@@ -29,17 +27,16 @@ from fna.ops.exact import Exact
 from fna.ops.kernels import cpu
 from fna.runner.cost import median_ratio
 from fna.runner.files import write_atomic
-from fna.runner.gallery import batch, readable
-from fna.runner.plan import AUTO, Plan
-from fna.runner.rows import row_key, versions
+from fna.runner.rows import row_key
 from fna.runner.speed.turns import in_turns
 from fna.surgery.plan import Layers, parse_layers
 from fna.surgery.swap import swap_tower
+from fna.versions import versions
 
+AUTO = "auto"
 LADDER = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 TOLERANCE = 0.1
 ROUNDS = 9
-FOLDER = "auto"  # beside the rows
 VERSION = 1
 
 
@@ -93,28 +90,6 @@ def choose(
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, json.dumps(asdict(choice), indent=1).encode())
     return choice
-
-
-def settle(plan: Plan, model: Model, dataset: Dataset) -> Plan:
-    """``plan`` with what ``auto`` came to on the first images of the data set; unchanged where nothing is ``auto``.
-
-    Raises `UserError` where no image can be read.
-    """
-    cfg = plan.cfg
-    if AUTO not in (cfg.landmarks, cfg.layers):
-        return plan
-    if not readable(dataset, 1):
-        raise UserError(f"none of the {len(dataset.examples)} images of {dataset.name} could be read: auto has none to measure on.")
-    images = batch(model, dataset, cfg.timing.batch_size)
-    folder = Path(cfg.rows_dir).parent / FOLDER
-    layers = cfg.layers if isinstance(cfg.layers, str | int) else list(cfg.layers)
-    choice = choose(model, plan.op, images, layers=layers, landmarks=cfg.landmarks, tolerance=cfg.tolerance, cache=folder)
-    return replace(plan, choice=choice)
-
-
-def facts(plan: Plan) -> dict[str, Any]:
-    """What ``result.json`` says of the choice."""
-    return {} if plan.choice is None else {"auto": asdict(plan.choice) | {"tolerance": plan.cfg.tolerance}}
 
 
 def _candidates(layers: Layers, landmarks: int | float | str) -> Layers:

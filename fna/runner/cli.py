@@ -76,7 +76,8 @@ def _job(cfg: DictConfig) -> Any:
     settings = HydraConfig.get()
     names = {group: str(choice) for group, choice in settings.runtime.choices.items() if "/" not in group}
     try:
-        return run(cfg, names, Path(settings.runtime.output_dir), in_sweep=settings.mode == RunMode.MULTIRUN)
+        words = [*settings.overrides.task, *(word for word in settings.overrides.hydra if word.startswith("hydra.searchpath"))]
+        return run(cfg, names, Path(settings.runtime.output_dir), words=words, in_sweep=settings.mode == RunMode.MULTIRUN)
     except UserError as error:
         _refused.append(error)  # raised once Hydra is done: it would print a line of its own above ours
         return None

@@ -12,19 +12,22 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fna.ops.farthest import without_quickfps
 from fna.ops.kernels.cpu import without_kernels
 from fna.runner.memory import peak_bytes
+from fna.surgery.variant import FULL, Variant
 
 Forward = Callable[[Tensor], Tensor]
-Variants = Mapping[str, Callable[[], AbstractContextManager[Any]]]
+Variants = Mapping[Any, Callable[[], AbstractContextManager[Any]]]
 WARM_UP = 2
 
 
@@ -53,10 +56,10 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def in_turns(forward: Forward, variants: Variants, images: Tensor, rounds: int) -> dict[str, np.ndarray]:
+def in_turns(forward: Forward, variants: Variants, images: Tensor, rounds: int) -> dict[Any, np.ndarray]:
     """Seconds ``[rounds]`` of ``forward(images)`` for each variant; the order rotates by one each round, after a warm-up."""
     names = list(variants)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    seconds: dict[Any, list[float]] = {name: [] for name in names}
     for turn in range(WARM_UP + rounds):
         start = turn % len(names)
         for name in names[start:] + names[:start]:
@@ -146,32 +149,77 @@ def stages(forward: Forward, clocked: Clocked, images: Tensor, rounds: int) -> d
     return {stage: float(np.median(values)) for stage, values in shares.items()}
 
 
+@dataclass(frozen=True)
+class Timed:
+    """A contender to be timed: its variant, and the exact attention in the same blocks that it has to be faster than."""
+
+    variant: Variant
+    baseline: Variant
+
+
 def measure(
     forward: Forward,
-    variants: Variants,
-    clocked: Clocked,
+    module: nn.Module,
+    contenders: Sequence[Timed],
     images: Tensor,
     *,
     rounds: int,
+    progress: Callable[[int], None] = lambda n: None,
+) -> list[dict[str, Any]]:
+    """The ``cost`` of ``result.json`` for each contender; all of them, `FULL` and exact attention are timed in the same turns.
+
+    Exact attention is timed once for contenders that change the same blocks. ``progress`` is told of every forward pass.
+    """
+    exact = {tuple(sorted(one.baseline.ops)): one.baseline for one in contenders}
+    turns: dict[Any, Variant] = {FULL.label: FULL, **exact, **{place: one.variant for place, one in enumerate(contenders)}}
+
+    def seen(images: Tensor) -> Tensor:
+        out = forward(images)
+        progress(1)
+        return out
+
+    seconds = in_turns(seen, {name: partial(variant.on, module) for name, variant in turns.items()}, images, rounds)
+    full = _counted(seen, FULL, module, images)
+    return [
+        _cost(seen, one, module, images, full, [seconds[FULL.label], seconds[tuple(sorted(one.baseline.ops))], seconds[place]])
+        for place, one in enumerate(contenders)
+    ]
+
+
+def passes(contenders: int, baselines: int, rounds: int) -> int:
+    """How many forward passes `measure` makes."""
+    return (WARM_UP + rounds) * (1 + baselines + contenders) + 2 * (1 + contenders) + contenders * (WARM_UP + _stage_rounds(rounds))
+
+
+def _stage_rounds(rounds: int) -> int:
+    return max(3, rounds // 3)
+
+
+def _counted(forward: Forward, variant: Variant, module: nn.Module, images: Tensor) -> tuple[float, int]:
+    """FLOPs of one image, and the peak memory of the batch in bytes."""
+    with variant.on(module):
+        counted = flops(forward, images) / len(images)
+        with torch.inference_mode():
+            return counted, peak_bytes(lambda: forward(images), images.device)
+
+
+def _cost(
+    forward: Forward, one: Timed, module: nn.Module, images: Tensor, full: tuple[float, int], seconds: Sequence[np.ndarray]
 ) -> dict[str, Any]:
-    """The ``cost`` of ``result.json`` for the variants "full", "exact" and "variant"."""
-    seconds = in_turns(forward, variants, images, rounds)
-    baseline = min(("full", "exact"), key=lambda name: float(np.median(seconds[name])))
-    counted, peaks = {}, {}
-    for name in ("full", "variant"):
-        with variants[name]():
-            counted[name] = flops(forward, images)
-            with torch.inference_mode():
-                peaks[name] = peak_bytes(lambda: forward(images), images.device)
-    shares = stages(forward, clocked, images, max(3, rounds // 3))
+    """``seconds`` of full, exact and the contender in the same rounds."""
+    sides = dict(zip(("full", "exact", "variant"), seconds, strict=True))
+    baseline = min(("full", "exact"), key=lambda name: float(np.median(sides[name])))
+    counted, peak = _counted(forward, one.variant, module, images)
+    rounds = len(sides["full"])
+    shares = stages(forward, lambda clock: one.variant.on(module, clock=clock), images, _stage_rounds(rounds))
     batch = len(images)
     return {
-        "speedup": median_ratio(seconds[baseline], seconds["variant"]),
+        "speedup": median_ratio(sides[baseline], sides["variant"]),
         "baseline": baseline,
         "sampling_share": shares.get("sampling", 0.0),
-        "images_per_second": {name: batch / float(np.median(values)) for name, values in seconds.items()},
-        "flops": {name: value / batch for name, value in counted.items()},
-        "peak_memory_bytes": peaks,
+        "images_per_second": {name: batch / float(np.median(values)) for name, values in sides.items()},
+        "flops": {"full": full[0], "variant": counted},
+        "peak_memory_bytes": {"full": full[1], "variant": peak},
         "stages": shares,
         "batch_size": batch,
         "rounds": rounds,

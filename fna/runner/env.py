@@ -46,6 +46,12 @@ def keep_freed_memory() -> bool:
     return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
+def spare_bytes(most: int = 4 << 30) -> int:
+    """How much memory may be filled with what can be made again: a quarter of what is free, at most ``most``."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_AVPHYS_PAGES" in os.sysconf_names else most
+    return min(most, free // 4)
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python and torch (numpy users get explicit generators)."""
     import torch

@@ -1,4 +1,4 @@
-"""One job from the command line: plan, run, and a ``result.json`` whatever happens. Loads torch only once the plan stands."""
+"""One job from the command line: ask, run, and a ``result.json`` whatever happens. Loads torch only once what was asked stands."""
 
 from __future__ import annotations
 
@@ -6,49 +6,58 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from fna.errors import UserError
+from fna.runner.asked import Asked, ask
 from fna.runner.files import checked_folder, write_atomic
-from fna.runner.plan import Plan, prepare
+from fna.runner.result import failed, fallen
+from fna.runner.versus import composed
 
-RESULT_SCHEMA = 1
 
-
-def run(cfg: DictConfig, names: Mapping[str, str], folder: Path, *, in_sweep: bool = False) -> tuple[float, float] | None:
+def run(
+    cfg: DictConfig, names: Mapping[str, str], folder: Path, *, words: Sequence[str] = (), in_sweep: bool = False
+) -> tuple[float, float] | None:
     """Run one job and write ``result.json`` into ``folder``; returns (first metric of the variant, speedup) as objectives.
 
-    A failure leaves a failed ``result.json``; one of the logger alone leaves the result whole, with ``unlogged`` in it. Alone it
-    is raised; in a sweep it is printed and the next job runs.
+    ``words``: those that ``cfg`` was composed of, which the contenders of ``versus`` start from. A failure leaves a failed
+    ``result.json``; one of the logger, or of a contender among others, leaves the result whole, and is in it. Alone a job raises
+    it; in a sweep it is printed and the next job runs.
     """
     started = time.perf_counter()
     try:
         checked_folder(folder)
-        plan = prepare(cfg, names)
-        from fna.runner.run import compare_variants
+        asked = ask(composed(cfg, names, words))
+        from fna.runner.run import contest
 
-        result = compare_variants(plan, folder, started)
+        result = contest(asked, folder, started)
     except Exception as error:
-        _write_failure(cfg, names, folder, error, time.perf_counter() - started)
+        if folder.is_dir():
+            lost = failed(cfg, names, folder, _line(error), round(time.perf_counter() - started, 2))
+            # what was refused may be anything that YAML can say, a list of landmarks for one
+            write_atomic(folder / "result.json", json.dumps(lost, indent=1, default=str).encode())
         _note_traceback(error, folder)
         _tell(error, in_sweep)
         return None
-    unlogged = _log(plan, result, folder)
+    unlogged = _log(asked, result, folder)
     if unlogged is not None:
         _tell(unlogged, in_sweep)
-    first = next(iter(result["metrics"].values()))
-    return first["variant"], result["cost"].get("speedup", {}).get("median", float("nan"))
+    if lines := fallen(result):
+        count = len(result["contenders"])
+        _tell(UserError(f"{len(lines)} of {count} contenders failed ({'; '.join(lines)}); the others stand: {folder}"), in_sweep)
+    first = next(iter(result["metrics"].values()), None)
+    return None if first is None else (first["variant"], result["cost"].get("speedup", {}).get("median", float("nan")))
 
 
-def _log(plan: Plan, result: dict[str, Any], folder: Path) -> UserError | None:
+def _log(asked: Asked, result: dict[str, Any], folder: Path) -> UserError | None:
     """Hand the result to the logger, now that all else is written: returns the error that it came to, if any."""
     try:
-        if plan.logger is not None:
-            plan.logger.log(result, OmegaConf.to_container(plan.cfg, resolve=True), folder)
+        if asked.logger is not None:
+            asked.logger.log(result, OmegaConf.to_container(asked.cfg, resolve=True), folder)
     except Exception as error:
         _note_traceback(error, folder)
         write_atomic(folder / "result.json", json.dumps(result | {"unlogged": _line(error)}, indent=1).encode())
@@ -70,28 +79,3 @@ def _note_traceback(error: Exception, folder: Path) -> None:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def typed(folder: Path) -> list[str]:
-    """The words that made a job, as Hydra noted them in its folder: what was typed, and the job's own of a sweep's."""
-    noted = folder / ".hydra" / "overrides.yaml"
-    return [str(word) for word in OmegaConf.load(noted)] if noted.is_file() else []
-
-
-def _write_failure(cfg: DictConfig, names: Mapping[str, str], folder: Path, error: Exception, seconds: float) -> None:
-    if not folder.is_dir():
-        return
-    groups = ("model", "dataset", "task", "attn", "sampler", "reduce", "mask", "kv")
-    result = {
-        "schema": RESULT_SCHEMA,
-        "status": "failed",
-        "error": _line(error),
-        **{group: names.get(group, "none") for group in groups},
-        "landmarks": cfg.landmarks,
-        "layers": str(cfg.layers),
-        "seed": cfg.seed,
-        "overrides": typed(folder),
-        "seconds": round(seconds, 2),
-    }
-    # what was refused may be anything that YAML can say, a list of landmarks for one
-    write_atomic(folder / "result.json", json.dumps(result, indent=1, default=str).encode())

@@ -7,12 +7,10 @@ the parquet). The JSON is renamed into place last, so a row is there whole or no
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +28,6 @@ def row_key(identity: Mapping[str, Any]) -> str:
     """sha256 of the canonical JSON of what decides a row, 20 hex digits."""
     text = json.dumps({"row_version": ROW_VERSION, **identity}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def versions(part: Any) -> list[Any]:
-    """What tells the code of a part from an earlier one, and the same of the dataclasses in its fields, such as its sampler.
-
-    A class that declares a ``version`` is told by it; one that declares none, or a function, by the digest of its file and by its
-    bases, so that a method being written is computed anew after each edit. What its file imports is not looked at.
-    """
-    values = [getattr(part, one.name) for one in fields(part)] if is_dataclass(part) else []
-    return [*_code(part), *(versions(value) for value in values if is_dataclass(value))]
-
-
-def _code(part: Any) -> list[Any]:
-    if isinstance(part, partial):
-        return _code(part.func)
-    found: list[Any] = []
-    for kind in [part] if inspect.isfunction(part) else type(part).__mro__[:-1]:  # the last is object
-        if "version" in vars(kind):
-            return [*found, part.version]
-        found.append(hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest())
-    return found
 
 
 @dataclass

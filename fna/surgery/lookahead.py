@@ -37,6 +37,8 @@ class Masking(Protocol):
 
     def find(self, hidden: Tensor, rerun: Rerun, name: str = ...) -> Memo: ...
 
+    def nothing_found(self, batch: int, tokens: int) -> Memo: ...
+
 
 def swap_masked(model: nn.Module, plan: Mapping[int, Attention], masking: Masking | Registers | None, **options: Any) -> Swap:
     """`swap_tower` with what ``conf/mask`` says on top; with a masking ``plan`` may be empty. ``options`` go to `swap_tower`."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fna.errors import UserError
-from fna.ops.contract import Attention
+from fna.ops.contract import Attention, Memo
 from fna.surgery.blocks import Tower, find_tower
 from fna.surgery.extras import add
 from fna.surgery.swap import Swap, swap_tower
@@ -63,6 +63,10 @@ class Registers:
             raise UserError(f"mask.detect={self.detect}: this model has blocks 0-{depth - 1}; negative numbers count from the end.")
         if self.highest is not None and not 0 <= self.highest < depth:
             raise UserError(f"mask.highest={self.highest}: this model has blocks 0-{depth - 1}.")
+
+    def nothing_found(self, batch: int, tokens: int) -> Memo:
+        """Registers leave nothing in the memo."""
+        return {}
 
     def swap(self, model: nn.Module, plan: Mapping[int, Attention], **options: Any) -> Swap:
         """`swap_tower` with the registers on top, until it is restored. Raises `UserError` before calibration."""

@@ -6,14 +6,16 @@ returns counts with one row a sample, and `Task.metrics` maps their sums to perc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
 
 from fna.data.base import Dataset
+from fna.data.loading import Batch, Kept, Transform, batches
 from fna.models.base import Model
 
 Array = np.ndarray
@@ -46,6 +48,8 @@ class Run:
 
     ``progress(n)`` is told how many samples have just been done; ``strict`` turns an unreadable image into an error.
     ``variant``: a digest of what is swapped in, "full" for the untouched model; what a task keeps of a variant is kept under it.
+    ``kept``: the images that earlier passes have read and prepared. ``sharing``: a context in which blocks that no variant of this
+    run changes are computed once for all of them; only for forward passes of which nothing but the model's output is looked at.
     """
 
     batch_size: int
@@ -54,6 +58,16 @@ class Run:
     workers: int = 0
     progress: Progress = lambda n: None
     variant: str = FULL
+    kept: Kept | None = None
+    sharing: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def batches(
+        self, examples: Sequence[Any], transform: Transform, skipped: list[str], batch_size: int | None = None
+    ) -> Iterator[Batch]:
+        """`fna.data.loading.batches` as this run wants them."""
+        read = batches if self.kept is None else self.kept.batches
+        size = self.batch_size if batch_size is None else batch_size
+        return read(examples, transform, batch_size=size, skipped=skipped, workers=self.workers, strict=self.strict)
 
 
 class Task(Protocol):
@@ -79,3 +93,8 @@ class Prepared(Protocol):
 
     def prepare(self, model: Model, dataset: Dataset, run: Run) -> str:
         """Make it, or find it on disk; returns the digest of what decides it, which becomes part of every row's key."""
+
+
+def prepared(task: Task, model: Model, dataset: Dataset, run: Run) -> dict[str, str]:
+    """What a `Prepared` task adds to every row's key; nothing for others."""
+    return {"prepared": task.prepare(model, dataset, run)} if isinstance(task, Prepared) else {}

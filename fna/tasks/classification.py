@@ -15,7 +15,9 @@ from fna.errors import UserError
 from fna.metrics.accuracy import top_k
 from fna.metrics.calibration import calibration_counts, expected_calibration_error
 from fna.models.base import Model
+from fna.tasks import by_class
 from fna.tasks.base import Array, Outcome, Run
+from fna.tasks.exhibits import Sections, Show
 from fna.tasks.images import look
 from fna.tasks.texts import class_texts, sentences
 
@@ -66,7 +68,8 @@ class Classification:
         self.check(model, dataset)
         index = _head_index(model, dataset) if self._by_head(model) else np.arange(len(dataset.classes))
         rows = np.sort(index)
-        seen = look(self._scorer(model, dataset), model, dataset, run)
+        with run.sharing():
+            seen = look(self._scorer(model, dataset), model, dataset, run)
         outputs = seen.outputs[:, rows]
         own = np.array([dataset.examples[place].label for place in seen.kept])
         places = np.searchsorted(rows, index[own])
@@ -91,6 +94,11 @@ class Classification:
         """``top1``, ``top5`` and ``ece``, the expected calibration error (lower is better), in percent."""
         hits = {f"top{k}": 100.0 * sums[f"top{k}"] / sums["seen"] for k in KS}
         return {**hits, "ece": expected_calibration_error(sums["gap"], sums["seen"])}
+
+    def exhibits(self, show: Show) -> Sections:
+        """``classes.csv``."""
+        by_class.write(show)
+        return {}
 
     def _by_head(self, model: Model) -> bool:
         if self.head == "head" and model.classify is None:

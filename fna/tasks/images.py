@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fna.data.base import Dataset
-from fna.data.loading import batches
+from fna.data.files import UNREADABLE
+from fna.data.loading import open_image
+from fna.errors import UserError
 from fna.models.base import Model
 from fna.tasks.base import Array, Run
 
@@ -32,13 +36,32 @@ def look(forward: Callable[[Tensor], Tensor], model: Model, dataset: Dataset, ru
     kept: list[int] = []
     skipped: list[str] = []
     outputs: list[Array] = []
-    reader = batches(
-        dataset.examples, model.transform, batch_size=run.batch_size, skipped=skipped, workers=run.workers, strict=run.strict
-    )
     with torch.inference_mode():
-        for batch in reader:
+        for batch in run.batches(dataset.examples, model.transform, skipped):
             if batch.indices:
                 outputs.append(forward(batch.images.to(model.device, model.dtype)).float().cpu().numpy())
                 kept += batch.indices
             run.progress(batch.tried)
     return Seen(kept, np.concatenate(outputs), skipped)
+
+
+def readable(dataset: Dataset, count: int) -> list[Any]:
+    """The first ``count`` examples whose image can be read."""
+    found: list[Any] = []
+    for example in dataset.examples:
+        if len(found) == count:
+            break
+        with suppress(*UNREADABLE):
+            open_image(example.image)
+            found.append(example)
+    return found
+
+
+def first_images(model: Model, dataset: Dataset, count: int) -> Tensor:
+    """``[count, 3, h, w]`` of the first readable images, repeated where there are fewer. Raises `UserError` where there is none."""
+    examples = readable(dataset, count)
+    if not examples:
+        raise UserError(f"none of the {len(dataset.examples)} images of {dataset.name} could be read.")
+    tensors = [model.transform(open_image(example.image)) for example in examples]
+    index = torch.arange(count) % len(tensors)
+    return torch.stack(tensors)[index].to(model.device, model.dtype)

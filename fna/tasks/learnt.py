@@ -24,8 +24,10 @@ from fna.data.loading import batches
 from fna.errors import UserError
 from fna.metrics.accuracy import top_k
 from fna.models.base import Model
+from fna.tasks import by_class
 from fna.tasks.base import FULL, Array, Outcome, Run
 from fna.tasks.cache import cached_rows, digest_of
+from fna.tasks.exhibits import Sections, Show
 from fna.tasks.images import look
 
 KS = (1, 5)
@@ -100,6 +102,11 @@ class Learnt(ABC):
     def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
         """``top1`` and ``top5`` in percent."""
         return {f"top{k}": 100.0 * sums[f"top{k}"] / sums["seen"] for k in KS}
+
+    def exhibits(self, show: Show) -> Sections:
+        """``classes.csv``."""
+        by_class.write(show)
+        return {}
 
 
 @dataclass

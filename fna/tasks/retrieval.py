@@ -52,7 +52,8 @@ class Retrieval:
         """One pass over the images; the captions of an image that cannot be read are left out with it."""
         self.check(model, dataset)
         texts = self._text_vectors(model, dataset.examples)
-        seen = look(lambda images: _unit(self.forward(model)(images)), model, dataset, run)
+        with run.sharing():
+            seen = look(lambda images: _unit(self.forward(model)(images)), model, dataset, run)
         kept, images = seen.kept, seen.outputs
         examples: list[Captioned] = [dataset.examples[index] for index in kept]
         owner = np.repeat(np.arange(len(dataset.examples)), [len(example.captions) for example in dataset.examples])

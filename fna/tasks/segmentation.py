@@ -13,14 +13,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fna.data.base import Dataset, Segmented
-from fna.data.loading import batches
 from fna.data.segmentation import SegmentedDataset
 from fna.errors import UserError
 from fna.metrics.boundary import SHARE, boundary_areas, boundary_score
 from fna.metrics.iou import areas, confusion, segmentation_scores
 from fna.models.base import Model
+from fna.tasks import by_class, segment_pictures
 from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.dense import Inference, Score, pil_to_pixels
+from fna.tasks.exhibits import Sections, Show
 
 LATTICE = 64  # points a side at which two variants' label maps are compared
 POOLED = 4  # cells a side over which scores are averaged for the relative error
@@ -73,10 +74,15 @@ class Segmentation:
         """``miou``, ``macc``, ``aacc``, ``boundary_iou`` in percent."""
         return {**segmentation_scores(sums), "boundary_iou": boundary_score(sums)}
 
+    def exhibits(self, show: Show) -> Sections:
+        """``classes.csv``, and label maps where full and the variant differ most."""
+        by_class.write(show)
+        return {"segments": segment_pictures.draw(show, self.score_maps)}
+
     def score_maps(self, model: Model, data: SegmentedDataset, run: Run, skipped: list[str]) -> Iterator[tuple[int, Tensor]]:
         """(index, scores ``[C, H, W]`` at the image's own size) of every image that can be read; keys of others in ``skipped``."""
         score = self.head.score(model, data, run, self.inference, Path(self.cache))
-        loaded = batches(data.examples, pil_to_pixels, batch_size=1, skipped=skipped, workers=run.workers, strict=run.strict)
+        loaded = run.batches(data.examples, pil_to_pixels, skipped, batch_size=1)
         for indices, images in _alike(((batch.indices, batch.images, batch.tried) for batch in loaded), run):
             yield from zip(indices, self.inference.scores(model, score, images), strict=True)
 

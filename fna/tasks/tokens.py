@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 
 from fna.data.base import Dataset
-from fna.data.loading import batches
 from fna.errors import UserError
 from fna.masking.sinks import ARTIFACT, MASSIVE, NORMAL, categories
 from fna.masking.strategy import Masking
 from fna.models.base import Model
 from fna.surgery.probe import Records, recording
+from fna.tasks import token_pictures
 from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.cache import digest_of
 from fna.tasks.calibration import calibrated, run_images
+from fna.tasks.exhibits import Sections, Show
 
 
 @dataclass
@@ -75,15 +76,7 @@ class Tokens:
 
         watched = recording(model.tower, keep, streams=("leaving",), calls=("cls_gives",), seek=seek)
         with torch.inference_mode(), watched:
-            read = batches(
-                dataset.examples,
-                model.transform,
-                batch_size=run.batch_size,
-                skipped=skipped,
-                workers=run.workers,
-                strict=run.strict,
-            )
-            for batch in read:
+            for batch in run.batches(dataset.examples, model.transform, skipped):
                 if batch.indices:
                     self.forward(model)(batch.images.to(model.device, model.dtype))
                     kept += batch.indices
@@ -99,6 +92,14 @@ class Tokens:
             labels=[f"{m} massive, {a} artifact" for m, a in zip(massive, artifact, strict=True)],
             truths=[""] * len(kept),
             skipped=skipped,
+        )
+
+    def exhibits(self, show: Show) -> Sections:
+        """The study of a few images: ``tokens.json``, and pictures with their tokens marked."""
+        return (
+            {"tokens": token_pictures.draw(show, self.seeking(show.model, show.dataset), self.study, tuple(self.ranks))}
+            if self.study
+            else {}
         )
 
     def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:

@@ -44,7 +44,8 @@ def test_by_hand() -> None:
 
 def test_the_same_twice_has_no_width() -> None:
     found = compare(made([1, 0, 1]), made([1, 0, 1]), accuracy, draws=50)
-    assert found.metrics["top1"] == {"full": pytest.approx(200 / 3), "variant": pytest.approx(200 / 3), "delta": 0, "ci": [0, 0]}
+    same = {"full": pytest.approx(200 / 3), "variant": pytest.approx(200 / 3), "delta": 0, "ci": [0, 0], "mcnemar_p": 1}
+    assert found.metrics["top1"] == same
     assert found.fidelity == {"agreement": 100, "agreement_ci": [100, 100], "output_error": 0, "output_error_ci": [0, 0]}
 
 

@@ -1,37 +1,33 @@
-"""Figures of every class, full beside variant: ``classes.csv`` in the run folder."""
+"""Figures of every class, full beside the first variant: ``classes.csv`` in the run folder."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
 from fna.data.base import Dataset
 from fna.metrics.iou import class_iou
-from fna.runner.files import write_atomic
 from fna.tasks.base import Array, Outcome
+from fna.tasks.exhibits import Show
 
 HEADS = ("class", "samples", "full", "variant", "delta")
 
 
-def write(folder: Path, dataset: Dataset, full: Outcome, variant: Outcome) -> bool:
-    """Write accuracy (labelled images) or IoU (label maps) of every class in percent; False where the task has no classes."""
-    if "intersection" in full.counts:
-        rows = _ious(dataset, full, variant)
-    elif "top1" in full.counts:
-        rows = _accuracies(dataset, full, variant)
-    else:
-        return False
+def write(show: Show) -> None:
+    """Write accuracy (labelled images) or IoU (label maps) of every class in percent."""
+    if len(show.passes) < 2:
+        return
+    full, variant = (one.outcome for one in show.passes[:2])
+    rows = (_ious if "intersection" in full.counts else _accuracies)(show.dataset, full, variant)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(HEADS)
     for name, count, before, after in rows:
         table.writerow([name, count, *(f"{value:.2f}" for value in (before, after, after - before))])
-    write_atomic(folder / "classes.csv", text.getvalue().encode())
-    return True
+    show.write("classes.csv", text.getvalue().encode())
 
 
 def _ious(dataset: Dataset, full: Outcome, variant: Outcome) -> list[tuple[str, int, float, float]]:

@@ -3,55 +3,46 @@
 from __future__ import annotations
 
 import colorsys
-import io
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from fna.data.base import Segmented
 from fna.data.loading import open_image
 from fna.data.segmentation import IGNORE, SegmentedDataset
 from fna.models.base import Model
-from fna.runner.files import write_atomic
-from fna.tasks.base import Array, Outcome, Run
-from fna.tasks.segmentation import Segmentation
+from fna.tasks.base import Array, Run
+from fna.tasks.exhibits import Pass, Show
+
+# `Segmentation.score_maps`
+ScoreMaps = Callable[[Model, SegmentedDataset, Run, list[str]], Iterator[tuple[int, Tensor]]]
 
 WIDTH = 320
 TINT = 0.65  # of the class colour over the image
 GOLDEN = 0.618034
 
-Context = Callable[[], AbstractContextManager[Any]]
 
+def draw(show: Show, score_maps: ScoreMaps) -> list[dict[str, Any]]:
+    """The images on which full and the first variant agree least.
 
-def draw(
-    folder: Path,
-    task: Segmentation,
-    model: Model,
-    data: SegmentedDataset,
-    outcomes: tuple[Outcome, Outcome],
-    variants: tuple[tuple[Run, Context], tuple[Run, Context]],
-    count: int,
-) -> list[dict[str, Any]]:
-    """The ``count`` images on which full and variant agree least, drawn into ``folder/pictures``.
-
-    ``variants``: how to run full and variant. Each entry holds the paths of five pictures, the share of pixels decided alike in
-    percent and the classes in them with their colours.
+    Each entry holds the paths of five pictures, the share of pixels decided alike in percent and the classes in them with their
+    colours.
     """
-    if count == 0:
+    data = show.dataset
+    if show.count == 0 or len(show.passes) < 2 or not isinstance(data, SegmentedDataset):
         return []
-    full, variant = outcomes
+    full, variant = (one.outcome for one in show.passes[:2])
     alike = (full.decisions == variant.decisions).mean(axis=1)
-    chosen = {full.keys[row] for row in np.argsort(alike, kind="stable")[:count]}
+    chosen = {full.keys[row] for row in np.argsort(alike, kind="stable")[: show.count]}
     examples = [example for example in data.examples if example.key in chosen]
     few = replace(data, examples=examples)
-    maps = [_maps(task, model, few, run, context) for run, context in variants]
+    maps = [_maps(score_maps, show.model, few, one) for one in show.passes[:2]]
     entries = [
-        _entry(folder, number, data, example, before, after)
+        _entry(show, number, data, example, before, after)
         for number, (example, before, after) in enumerate(zip(examples, *maps, strict=True))
     ]
     return sorted(entries, key=lambda entry: float(entry["alike"]))
@@ -63,12 +54,12 @@ def colour(label: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _maps(task: Segmentation, model: Model, data: SegmentedDataset, run: Run, context: Context) -> list[Array]:
-    with context():
-        return [scores.argmax(0).cpu().numpy() for _, scores in task.score_maps(model, data, run, [])]
+def _maps(score_maps: ScoreMaps, model: Model, data: SegmentedDataset, one: Pass) -> list[Array]:
+    with one.on():
+        return [scores.argmax(0).cpu().numpy() for _, scores in score_maps(model, data, one.run, [])]
 
 
-def _entry(folder: Path, number: int, data: SegmentedDataset, example: Segmented, full: Array, variant: Array) -> dict[str, Any]:
+def _entry(show: Show, number: int, data: SegmentedDataset, example: Segmented, full: Array, variant: Array) -> dict[str, Any]:
     photo = np.asarray(open_image(example.image), np.float64)
     truth = data.read_labels(example)
     pictures = {
@@ -80,8 +71,7 @@ def _entry(folder: Path, number: int, data: SegmentedDataset, example: Segmented
     }
     entry: dict[str, Any] = {"key": example.key, "alike": round(100 * float((full == variant).mean()), 2)}
     for name, pixels in pictures.items():
-        entry[name] = f"pictures/segment{number}_{name}.png"
-        _save(folder / entry[name], pixels)
+        entry[name] = show.picture(f"segment{number}_{name}", _small(pixels))
     present = [int(label) for label in np.unique([*np.unique(truth), *np.unique(full), *np.unique(variant)]) if label != IGNORE]
     return entry | {"classes": [[data.classes[label], "#{:02x}{:02x}{:02x}".format(*colour(label))] for label in present]}
 
@@ -92,9 +82,7 @@ def _tinted(photo: Array, labels: Array) -> Array:
     return (1 - TINT) * photo + TINT * table[labels]
 
 
-def _save(path: Path, pixels: Array) -> None:
+def _small(pixels: Array) -> Image.Image:
     picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     picture.thumbnail((WIDTH, WIDTH))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    write_atomic(path, buffer.getvalue())
+    return picture

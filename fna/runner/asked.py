@@ -1,0 +1,178 @@
+"""Stage 1, what the command line says: composed, resolved and checked, before weights or data are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from omegaconf import DictConfig, OmegaConf
+
+from fna.configs import instantiate, load_option
+from fna.errors import UserError
+from fna.report.expected import read_figures
+from fna.runner.versus import Composed
+from fna.schema import check_knobs
+from fna.surgery.plan import parse_layers
+
+if TYPE_CHECKING:
+    from fna.data.base import DatasetSource
+    from fna.models.base import ModelSource
+    from fna.tasks.base import Task
+
+AUTO = "auto"
+PLACEHOLDER = 8  # landmarks of an op whose count is yet to be chosen
+GROUPS = ("model", "dataset", "task", "attn", "sampler", "reduce", "mask", "kv", "logger")
+OWN = ("attn", "sampler", "reduce", "mask", "kv")  # what each contender has for itself
+
+
+class Logger(Protocol):
+    """What ``conf/logger/*.yaml`` instantiates."""
+
+    def check(self) -> None:
+        """Raise `UserError` where what can be known before the run says that nothing could be logged."""
+
+    def log(self, result: dict[str, Any], config: Any, folder: Path) -> None:
+        """Take what the run wrote into ``folder``, of which ``result`` is ``result.json``."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One contender as it was asked for: its whole config, the names of its options by group, and the parts built from them.
+
+    ``op``'s count of landmarks is a placeholder, and ``mask`` not calibrated yet, where that takes the model.
+    """
+
+    label: str
+    names: Mapping[str, str]
+    cfg: DictConfig
+    op: Any
+    mask: Any = None
+    reduce: Any = None
+    kv: Any = None
+
+    @property
+    def auto(self) -> bool:
+        """Whether blocks or counts are to be measured."""
+        return AUTO in (self.cfg.landmarks, self.cfg.layers)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run: what all contenders share, and the contenders, the run's own variant first."""
+
+    cfg: DictConfig
+    names: Mapping[str, str]
+    dataset: DatasetSource
+    model: ModelSource
+    task: Task
+    logger: Logger | None
+    contenders: tuple[Wanted, ...]
+
+    def sentence(self) -> str:
+        """One line that says what will be done."""
+        limit = "all" if self.cfg.limit is None else f"the first {self.cfg.limit}"
+        first = self.contenders[0]
+        masked = f", mask={first.names['mask']}" if first.mask is not None else ""
+        others = f", and {len(self.contenders) - 1} more" if len(self.contenders) > 1 else ""
+        return (
+            f"{self.names['task']} on {limit} samples of {self.names['dataset']} with {self.names['model']}: full attention "
+            f"against {first.names['attn']} in blocks {first.cfg.layers}, landmarks={first.cfg.landmarks}{masked}{others}"
+        )
+
+
+def ask(composed: Sequence[Composed]) -> Asked:
+    """Check the knobs, build the (cheap) sources and every contender's attention, and try that on a tiny input.
+
+    ``composed``: the run's own config first, then one for each string of ``versus``, which differ in what a contender has for
+    itself only. Raises `UserError` for anything that can be known to be wrong without loading weights or reading data.
+    """
+    for one in composed:
+        check_knobs(one.cfg)
+        _check_options(one)
+    first = composed[0]
+    cfg = _resolved(first.cfg)
+    if cfg.expected is not None:
+        read_figures(cfg.expected)
+    dataset = instantiate(cfg.dataset)
+    dataset.check()
+    names, node = _model(cfg, first.names, dataset.domain)
+    cfg = _resolved(OmegaConf.create({**cfg, "model": node}))
+    _check_shape(cfg, names)
+    model = instantiate(cfg.model)
+    model.check()
+    contenders = [_wanted(one, model.depth, names) for one in composed]
+    if len(contenders) == 1:  # among others one may refuse, and is told so in its own line
+        _try(contenders[0], model.depth)
+    task = instantiate(cfg.task)
+    logger = instantiate(cfg.logger) if cfg.logger and "_target_" in cfg.logger else None
+    if logger is not None:
+        logger.check()
+    return Asked(cfg, names, dataset, model, task, logger, tuple(contenders))
+
+
+def _check_options(one: Composed) -> None:
+    """Refuse what this version cannot do, and what of a contender's options does not go together."""
+    names, cfg = one.names, one.cfg
+    if names.get("kv", "none") != "none":
+        raise UserError(f"kv={names['kv']}: this version runs with kv=none only.")
+    for knob in ("landmarks", "layers"):
+        if cfg[knob] == AUTO and "landmarks" not in cfg.attn:
+            raise UserError(f"{knob}=auto: attn={names['attn']} has no landmarks to count; leave it out.")
+    if AUTO in (cfg.landmarks, cfg.layers) and names.get("mask", "none") != "none":
+        raise UserError("landmarks=auto and layers=auto are measured without a mask: give a count and blocks beside mask=...")
+
+
+def _resolved(cfg: DictConfig) -> DictConfig:
+    """A copy with every interpolation in place, so that nothing that comes later can change what it says."""
+    copy = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    assert isinstance(copy, DictConfig)
+    return copy
+
+
+def _model(cfg: DictConfig, names: Mapping[str, str], domain: str) -> tuple[dict[str, str], DictConfig]:
+    """The names and the model's node; one that only says which weights to take for which kind of data (``by_domain``) is followed.
+
+    Keys given on the command line beside ``by_domain`` (``model.checkpoint=FILE``) are handed on.
+    """
+    if "by_domain" not in cfg.model:
+        return dict(names), cfg.model
+    option = cfg.model.by_domain[domain]
+    given = {key: value for key, value in cfg.model.items() if key not in ("_target_", "by_domain") and value is not None}
+    node = OmegaConf.merge(load_option("model", option), given)
+    assert isinstance(node, DictConfig)
+    return {**names, "model": option}, node
+
+
+def _check_shape(cfg: DictConfig, names: Mapping[str, str]) -> None:
+    """Refuse sizes that the model's YAML rules out, before torch is loaded; what it leaves open, building checks."""
+    patch = cfg.model.get("patch_size")
+    if patch is None or cfg.image_size is None:
+        return
+    sides = [cfg.image_size] if isinstance(cfg.image_size, int) else list(cfg.image_size)
+    if any(side % patch for side in sides):
+        near = max(patch, round(sides[0] / patch) * patch)
+        raise UserError(f"image_size={cfg.image_size}: {names['model']} has patches of {patch} px; give multiples, such as {near}.")
+
+
+def _wanted(one: Composed, depth: int | None, names: Mapping[str, str]) -> Wanted:
+    """A contender with its parts."""
+    cfg = _resolved(one.cfg)
+    auto = {"landmarks": PLACEHOLDER} if cfg.landmarks == AUTO else {}
+    op = instantiate(OmegaConf.merge(cfg.attn, auto))
+    mask, reduce, kv = (instantiate(node) if node and "_target_" in node else None for node in (cfg.mask, cfg.reduce, cfg.kv))
+    if depth is not None and cfg.layers != AUTO:
+        parse_layers(cfg.layers, depth)
+    if mask is not None and depth is not None and getattr(mask, "blocks", "none") != "none":
+        parse_layers(mask.blocks, depth, "mask.blocks")
+    own = {group: one.names.get(group, "none") for group in OWN}
+    return Wanted(one.label, {**names, **own}, cfg, op, mask, reduce, kv)
+
+
+def _try(wanted: Wanted, depth: int | None) -> None:
+    """Run the contender's attention on a tiny input in the first of its blocks."""
+    from fna.surgery.variant import Variant
+
+    layer = 0 if depth is None or wanted.cfg.layers == AUTO else parse_layers(wanted.cfg.layers, depth)[0]
+    Variant(wanted.label, {layer: wanted.op}, wanted.mask, wanted.reduce, wanted.kv).try_op(wanted.op, layer)

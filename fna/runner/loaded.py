@@ -1,0 +1,67 @@
+"""Stage 2, what was loaded: model, data, and what of them decides every row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from fna.data.base import Dataset
+from fna.data.loading import Kept
+from fna.models.base import Model
+from fna.runner import env
+from fna.runner.asked import Asked
+from fna.runner.identity import identity, model_config
+from fna.runner.progress import say
+from fna.runner.rows import RowStore
+from fna.tasks.base import Run, Task, prepared
+from fna.tasks.cache import digest_of
+from fna.versions import versions
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """``run``: how passes are made. ``decides``: what of model, data and task is part of every row's key."""
+
+    model: Model
+    dataset: Dataset
+    task: Task
+    store: RowStore
+    run: Run
+    decides: Mapping[str, Any]
+
+
+def load(asked: Asked) -> Loaded:
+    """Build the model, read the data, and make what the task makes of both before any pass."""
+    cfg = asked.cfg
+    store = RowStore(cfg.rows_dir)
+    store.check()
+    device = env.choose_device(cfg.device)
+    env.keep_freed_memory()
+    env.seed_everything(cfg.seed)
+    say(asked.sentence())
+    dataset = asked.dataset.load(cfg.limit)
+    model = asked.model.build(image_size=_size(cfg), device=device, dtype=cfg.dtype, seed=cfg.seed)
+    model.config = model_config(cfg)
+    say(f"weights: {model.weights.source} ({model.weights.digest[:12]})")
+    asked.task.check(model, dataset)
+    run = Run(cfg.batch_size, cfg.seed, cfg.strict, cfg.workers, kept=Kept(env.spare_bytes()))
+    decides = {
+        "model": model.identity,
+        "dataset": identity(cfg, "dataset"),
+        "data": dataset.digest,
+        "classes": digest_of({"data": [dataset.classes, dataset.class_ids], "head": [model.classes, model.class_ids]}),
+        "task": [identity(cfg, "task"), versions(asked.task)],
+        "image_size": list(model.image_size),
+        "limit": cfg.limit,
+        "device": model.device.type,
+        **prepared(asked.task, model, dataset, run),
+    }
+    return Loaded(model, dataset, asked.task, store, run, decides)
+
+
+def _size(cfg: DictConfig) -> int | tuple[int, int] | None:
+    size = cfg.image_size
+    return size if size is None or isinstance(size, int) else tuple(size)

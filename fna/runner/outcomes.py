@@ -1,0 +1,113 @@
+"""Stage 4, outcomes: what each variant scored, from stored rows where there are any."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fna.data.loading import batches
+from fna.errors import UserError
+from fna.models.weights import first_line
+from fna.runner.loaded import Loaded
+from fna.runner.progress import bar, say
+from fna.runner.rows import row_key
+from fna.surgery.variant import Variant
+from fna.tasks.base import FULL, Outcome, Run
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A variant with its row: the hash, the per-sample outcome, and what was warned of while it was made."""
+
+    variant: Variant
+    key: str
+    outcome: Outcome
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a run: stored ones are taken, missing ones made; ``retry``: those that failed before are tried again."""
+
+    loaded: Loaded
+    seed: int
+    retry: bool
+    sharing: Callable[[], AbstractContextManager[Any]]
+
+    def scored(self, variant: Variant) -> Scored:
+        """A stored row, or the row made now.
+
+        A failure of the variant itself (it refuses, or its outputs are not finite) is stored too, and raised again until
+        ``retry``. What lies outside it, files, folders and memory, can be mended and is not.
+        """
+        decides = self._decides(variant)
+        key, store = row_key(decides), self.loaded.store
+        stored = store.get(key)
+        if stored is not None and stored.failed and not self.retry:
+            raise UserError(f"{variant.label}: failed before ({stored.record['error']}); retry_failed=true tries it again.")
+        if stored is not None and stored.outcome is not None:
+            if self._stands(stored.outcome):
+                say(f"{variant.label}: row {key} is there, not computed again")
+                return Scored(variant, key, stored.outcome, tuple(stored.record.get("warnings", ())))
+            say(f"{variant.label}: row {key} skipped {len(stored.outcome.skipped)} images, computed again")
+        began = time.perf_counter()
+        try:
+            with warned() as told:
+                outcome = self._pass(variant, key)
+        except ValueError as error:
+            store.put_failed(key, " ".join(str(error).split()), {"decides": decides})
+            raise UserError(str(error)) from error
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise UserError(f"{variant.label}: out of memory ({first_line(error)}); give a smaller batch_size.") from error
+        record = {"decides": decides, "variant": variant.label, "warnings": told, "seconds": round(time.perf_counter() - began, 2)}
+        store.put(key, outcome, record)
+        return Scored(variant, key, outcome, tuple(told))
+
+    def run(self, variant: Variant, key: str) -> Run:
+        """How a pass of ``variant`` is made: what a task keeps of it is kept under its row's key."""
+        return replace(self.loaded.run, variant=FULL if variant.untouched else key, sharing=self.sharing)
+
+    def _decides(self, variant: Variant) -> dict[str, object]:
+        seed = {} if variant.untouched else {"seed": self.seed}
+        return {**self.loaded.decides, **variant.decides(), **seed}
+
+    def _pass(self, variant: Variant, key: str) -> Outcome:
+        loaded = self.loaded
+        with variant.on(loaded.model.tower), bar(variant.label, len(loaded.dataset.examples)) as progress:
+            outcome = loaded.task.evaluate(loaded.model, loaded.dataset, replace(self.run(variant, key), progress=progress))
+        _check_finite(outcome, variant.label)
+        return outcome
+
+    def _stands(self, stored: Outcome) -> bool:
+        """Whether a stored outcome can be used: with ``strict`` only if nothing was skipped, else if that still cannot be read."""
+        if not stored.skipped or self.loaded.run.strict:
+            return not stored.skipped
+        seen = set(stored.keys)
+        lacking = [example for example in self.loaded.dataset.examples if example.key not in seen]
+        with suppress(UserError):  # raised where none of them can be read
+            return not any(batch.indices for batch in batches(lacking, self.loaded.model.transform, batch_size=1, skipped=[]))
+        return True
+
+
+@contextmanager
+def warned() -> Iterator[list[str]]:
+    """The list is filled, at the end, with what fna warned of inside."""
+    told: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield told
+    told += sorted({str(warning.message) for warning in caught if "fna" in Path(warning.filename).parts})
+
+
+def _check_finite(outcome: Outcome, label: str) -> None:
+    bad = ~torch.isfinite(torch.from_numpy(outcome.outputs)).all(1)
+    if bad.any():
+        first = outcome.keys[int(bad.nonzero()[0, 0])]
+        raise ValueError(f"{label}: {int(bad.sum())} of {len(bad)} outputs are not finite (first: {first}); try dtype=float32.")

@@ -1,0 +1,33 @@
+"""What a run tells while it works: sentences and bars on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True)
+
+
+def say(sentence: str) -> None:
+    """Print a line as it is."""
+    console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def bar(label: str, total: int, what: str = "images") -> Iterator[Callable[[int], None]]:
+    """A progress bar with a rate; what it gives is told how many are done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
+        shown = progress.add_task(label, total=total, rate="")
+        began = time.perf_counter()
+
+        def advance(n: int) -> None:
+            progress.advance(shown, n)
+            done = progress.tasks[0].completed
+            progress.update(shown, rate=f"{done / (time.perf_counter() - began):.0f} {what}/s")
+
+        yield advance

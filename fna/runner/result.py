@@ -1,0 +1,151 @@
+"""Stage 6, the result: what ``result.json`` says of a run and of each of its contenders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fna.runner.asked import Asked, Wanted
+from fna.runner.compared import Compared, Pair
+from fna.runner.loaded import Loaded
+from fna.runner.outcomes import Scored
+
+RESULT_SCHEMA = 1
+
+
+def header(asked: Asked, loaded: Loaded) -> dict[str, Any]:
+    """What was compared on what: what all contenders share."""
+    cfg, model, dataset = asked.cfg, loaded.model, loaded.dataset
+    return {
+        "schema": RESULT_SCHEMA,
+        "model": asked.names["model"],
+        "checkpoint": model.weights.source,
+        "weights_digest": model.weights.digest,
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "task": asked.names["task"],
+        "image_size": list(model.image_size),
+        "tokens": model.token_count,
+        "seed": cfg.seed,
+        "dtype": cfg.dtype,
+        "device": model.device.type,
+        "expected": cfg.expected,
+    }
+
+
+def options(wanted: Wanted) -> dict[str, Any]:
+    """The identity columns of one contender."""
+    names = {group: wanted.names.get(group, "none") for group in ("attn", "reduce", "mask", "kv")}
+    return {"label": wanted.label, **names, "sampler": _sampler(wanted.cfg, wanted.names), "landmarks": wanted.cfg.landmarks}
+
+
+def entry(one: Compared, depth: int) -> dict[str, Any]:
+    """One contender, whole."""
+    contender = one.contender
+    return {
+        "hash": one.scored.key,
+        "status": "ok",
+        **options(contender.wanted),
+        "layers": list(contender.layers),
+        **contender.facts(depth),
+        "metrics": one.comparison.metrics,
+        "fidelity": one.comparison.fidelity,
+        "cost": one.cost,
+        "warnings": list(one.scored.warnings),
+        "notes": list(contender.choice.why) if contender.choice else [],
+    }
+
+
+def failed_entry(wanted: Wanted, reason: str) -> dict[str, Any]:
+    """A contender that refused or failed, and why."""
+    return {"hash": None, "status": "failed", "error": reason, **options(wanted), "layers": str(wanted.cfg.layers), "metrics": {}}
+
+
+def pair_entry(pair: Pair) -> dict[str, Any]:
+    """How two contenders differ: of each metric ``a``, ``b``, the delta of b, its interval, McNemar's p where there is one."""
+    metrics = {
+        name: {
+            "a": found["full"],
+            "b": found["variant"],
+            **{key: found[key] for key in ("delta", "ci", "mcnemar_p") if key in found},
+        }
+        for name, found in pair.comparison.metrics.items()
+    }
+    return {"a": pair.a, "b": pair.b, "metrics": metrics, "fidelity": pair.comparison.fidelity}
+
+
+def whole(
+    asked: Asked,
+    loaded: Loaded,
+    full: Scored,
+    entries: Sequence[Mapping[str, Any]],
+    pairs: Sequence[Pair],
+    shown: Mapping[str, Any],
+) -> dict[str, Any]:
+    """``result.json``: the first contender with what all share; with more than one, ``contenders`` and ``pairs`` beside it.
+
+    ``shown``: the environment, the words that were typed, the seconds.
+    """
+    first = dict(entries[0])
+    warnings = sorted({line for one in entries for line in one.get("warnings", ())} | set(full.warnings))
+    result = {
+        **header(asked, loaded),
+        **{key: value for key, value in first.items() if key != "label"},
+        "rows": {"full": full.key, "variant": first["hash"]},
+        "samples": len(full.outcome.keys),
+        "skipped": full.outcome.skipped,
+        "warnings": warnings,
+        "notes": [*_notes(loaded), *first.get("notes", ())],
+        **shown,
+    }
+    if len(entries) > 1:
+        result |= {"contenders": [dict(one) for one in entries], "pairs": [pair_entry(pair) for pair in pairs]}
+    return result
+
+
+def fallen(result: Mapping[str, Any]) -> list[str]:
+    """The contenders that failed, a line each."""
+    return [f"{one['label']}: {one['error']}" for one in result.get("contenders", ()) if one["status"] == "failed"]
+
+
+def typed(folder: Path) -> list[str]:
+    """The words that made a job, as Hydra noted them in its folder: what was typed, and the job's own of a sweep's."""
+    noted = folder / ".hydra" / "overrides.yaml"
+    return [str(word) for word in OmegaConf.load(noted)] if noted.is_file() else []
+
+
+def failed(cfg: DictConfig, names: Mapping[str, str], folder: Path, error: str, seconds: float) -> dict[str, Any]:
+    """``result.json`` of a run that came to nothing."""
+    groups = ("model", "dataset", "task", "attn", "sampler", "reduce", "mask", "kv")
+    return {
+        "schema": RESULT_SCHEMA,
+        "status": "failed",
+        "error": error,
+        **{group: names.get(group, "none") for group in groups},
+        "landmarks": cfg.landmarks,
+        "layers": str(cfg.layers),
+        "seed": cfg.seed,
+        "overrides": typed(folder),
+        "seconds": seconds,
+    }
+
+
+def _sampler(cfg: DictConfig, names: Mapping[str, str]) -> str:
+    """The sampler that the attention really has: the root's choice, one of its own, or "none"."""
+    node = cfg.attn.get("sampler")
+    if node is None:
+        return "none"
+    return names.get("sampler", "none") if node == cfg.sampler else str(node.get("_target_", "")).rpartition(".")[2]
+
+
+def _notes(loaded: Loaded) -> list[str]:
+    model, dataset = loaded.model, loaded.dataset
+    notes = [*model.notes, *dataset.notes]
+    if model.weights.domain == "none":
+        notes.append("random weights, asked for: the pipeline runs, the scores mean nothing")
+    elif model.weights.domain != dataset.domain:
+        notes.append(f"weights trained on {model.weights.domain}, data of {dataset.domain}: the scores say nothing about either")
+    return notes

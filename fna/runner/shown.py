@@ -1,0 +1,52 @@
+"""Stage 7, what is shown: pictures and files in the run's folder, a table in the terminal, the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fna.report import table
+from fna.report.page import write_page
+from fna.runner import gallery
+from fna.runner.compared import Compared
+from fna.runner.files import write_atomic
+from fna.runner.loaded import Loaded
+from fna.runner.outcomes import Rows, Scored
+from fna.runner.progress import say
+from fna.surgery.variant import FULL
+from fna.tasks.exhibits import Pass, Show, exhibits
+
+
+def hang(folder: Path, loaded: Loaded, rows: Rows, full: Scored, compared: Sequence[Compared], count: int) -> None:
+    """Write ``gallery.json`` and what it names: landmarks and flips of any task, and whatever the task brings itself."""
+    tower = loaded.model.tower
+    passes = [
+        Pass(one.variant.label, one.outcome, rows.run(one.variant, one.key), partial(one.variant.on, tower))
+        for one in (full, *(one.scored for one in compared))
+    ]
+
+    def write(name: str, content: bytes) -> None:
+        write_atomic(folder / name, content)
+
+    show = Show(loaded.model, loaded.dataset, passes, count, write)
+    sections: dict[str, Any] = {
+        "landmarks": gallery.landmarks(show, loaded.task, compared[0].contender.variant if compared else FULL)
+    }
+    if len(compared) > 1:
+        chosen = {one.contender.label: gallery.landmarks(show, loaded.task, one.contender.variant) for one in compared}
+        sections["contenders"] = [{"label": label, "landmarks": found} for label, found in chosen.items()]
+    sections |= gallery.flips(show) if compared else {"flips": []}
+    sections |= exhibits(loaded.task, show)
+    show.table("gallery.json", sections)
+
+
+def finish(result: dict[str, Any], folder: Path) -> None:
+    """Write ``result.json``, ``table.md`` and ``report.html``; then print."""
+    write_atomic(folder / "result.json", json.dumps(result, indent=1).encode())
+    table.write_markdown(folder)
+    page = write_page(folder)
+    table.show(result)
+    say(f"page: {page}")

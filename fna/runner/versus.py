@@ -1,0 +1,93 @@
+"""``versus=``: more contenders in one run, each a string of words that change what a contender has for itself.
+
+versus='["attn=fna landmarks=16","attn=nystromformer","sampler=random"]'
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from omegaconf import DictConfig
+
+from fna.errors import UserError
+
+GROUPS = ("attn", "sampler", "reduce", "mask", "kv")
+KNOBS = ("landmarks", "layers", "tolerance")
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A composed config, the names of its options by group, and what it is called beside the others."""
+
+    label: str
+    cfg: DictConfig
+    names: Mapping[str, str]
+
+
+def composed(cfg: DictConfig, names: Mapping[str, str], words: Sequence[str]) -> tuple[Composed, ...]:
+    """The run's own config, then one for each string of ``cfg.versus``. ``words``: those that the run itself was made with.
+
+    Raises `UserError` for a string that is none, names nothing, or what all contenders share; Hydra's own errors for what it
+    cannot compose.
+    """
+    strings = list(cfg.versus or [])
+    asked = [_split(string) for string in strings]
+    others = [_compose(words, own) for own in asked]
+    mentioned = [key for own in asked for key in dict.fromkeys(_key(word) for word in own)]
+    first = Composed(_own_label(cfg, names, mentioned), cfg, names)
+    labels = [
+        " ".join([chosen["attn"], *(word for word in own if _key(word) != "attn")])
+        for own, (_, chosen) in zip(asked, others, strict=True)
+    ]
+    found = [first, *(Composed(label, each, chosen) for label, (each, chosen) in zip(labels, others, strict=True))]
+    twice = {one.label for one in found if sum(other.label == one.label for other in found) > 1}
+    if twice:
+        raise UserError(f"versus: {sorted(twice)[0]} stands there twice; name each contender once.")
+    return tuple(found)
+
+
+def _split(string: object) -> list[str]:
+    """The words of one contender, each checked to be its own to change."""
+    try:
+        words = shlex.split(string) if isinstance(string, str) else []
+    except ValueError as error:
+        raise UserError(f'versus: {string}: {error}; write each contender as "attn=fna landmarks=16".') from error
+    if not words:
+        raise UserError(f'versus: {string!r} names no contender; write each as "attn=fna landmarks=16".')
+    for word in words:
+        knob = _key(word).partition(".")[0]
+        if "=" not in word or knob not in (*GROUPS, *KNOBS):
+            raise UserError(
+                f"versus: {word}: contenders share model, data and everything else; each has its own "
+                f"{', '.join((*GROUPS, *KNOBS))} only."
+            )
+    return words
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0]
+
+
+def _compose(words: Sequence[str], own: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """The run's config with a contender's words: what they say again is left out of the run's own, a new option with its keys."""
+    from hydra import compose
+
+    said = {_key(word) for word in own}
+    fresh = tuple(f"{key}." for key in said if key in GROUPS)
+    kept = [word for word in words if _key(word) not in said | {"versus"} and not word.startswith(fresh)]
+    whole = compose("config", [*kept, *own], return_hydra_config=True)
+    names = {group: str(choice) for group, choice in whole.hydra.runtime.choices.items() if "/" not in group}
+    return DictConfig({key: value for key, value in whole.items_ex(resolve=False) if key != "hydra"}), names
+
+
+def _own_label(cfg: DictConfig, names: Mapping[str, str], mentioned: Sequence[str]) -> str:
+    """What the run's own variant is called: its method, and what it has where the others were given something else."""
+    told = []
+    for key in dict.fromkeys(mentioned):
+        if key in GROUPS:
+            told += [f"{key}={names.get(key, 'none')}"] if key != "attn" else []
+        elif key in KNOBS:
+            told.append(f"{key}={cfg[key]}")
+    return " ".join([names["attn"], *told])
