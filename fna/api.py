@@ -33,7 +33,8 @@ def swap(
     ``model``: an open_clip model or its visual tower, a timm ViT, a Hugging Face CLIP, DINOv2 or SigLIP. ``attn``: a name of
     ``conf/attn`` or an attention of your own. ``layers``: "all", "last-half", "13-23" or ints (negative from the end).
     ``mask``: a name of ``conf/mask`` or a `fna.masking.strategy.Masking` of your own; ``reduce``: likewise of ``conf/reduce``.
-    ``options`` are keys of the method's YAML file; an attention of your own takes none. ``handle.restore()`` gives the model back bit for bit.
+    ``options`` are keys of the method's YAML file; an attention of your own takes none. ``handle.restore()`` gives the model back
+    bit for bit.
 
     Raises `UserError` for an unknown model, name, option or layer.
     """

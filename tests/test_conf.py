@@ -16,7 +16,7 @@ from fna.errors import UserError
 from fna.report.expected import read_figures
 from fna.runner.help import GROUPS as HELP_GROUPS
 from fna.runner.help import _comments, help_text
-from fna.runner.plan import model_config
+from fna.runner.identity import model_config
 from fna.schema import Knobs, register
 
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "fna").rglob("*.py"))
 MAX_LINES = 400
+RUNNER_LINES = 200
 
 # folder of fna -> folders of fna that it may import ("" stands for the modules that lie in fna/ itself)
 ARROWS = {
@@ -27,7 +29,9 @@ ARROWS = {
     "": {"ops", "surgery", "masking", "runner"},
 }
 # modules in fna/ itself that any folder may import: they import no folder in turn
-GROUND = {"fna", "fna.errors", "fna.configs", "fna.schema", "fna.folders"}
+GROUND = {"fna", "fna.errors", "fna.configs", "fna.schema", "fna.folders", "fna.versions"}
+# the stages of a run, first to last: each is made of earlier ones and knows no later one
+STAGES = ("versus", "asked", "loaded", "settled", "outcomes", "compared", "result", "shown", "run", "job", "cli")
 # third-party packages that live behind one door
 DOORS = {
     "hydra": ("fna/runner/", "fna/schema.py", "fna/configs.py", "run.py"),
@@ -69,6 +73,74 @@ def test_arrows(file: Path) -> None:
             continue
         target = folder_of(module)
         assert target == own or target in ARROWS[own], f"{file.relative_to(ROOT)} imports {module}: fna/{own or '.'} may not"
+
+
+def graph(root: Path) -> dict[str, set[str]]:
+    """Module -> the modules of the package below ``root`` that it imports when it runs, inside functions included."""
+    files = {".".join(file.relative_to(root.parent).with_suffix("").parts): file for file in root.rglob("*.py")}
+    found: dict[str, set[str]] = {}
+    for name, file in files.items():
+        own = name.removesuffix(".__init__")
+        found[own] = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                # "from package import module" imports the module, "from module import name" the module before the name
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                found[own] |= {target if target in files else node.module for target in names}
+            elif isinstance(node, ast.Import):
+                found[own] |= {alias.name for alias in node.names}
+        found[own] -= {module for module, typing_only in imports(file) if typing_only}
+    return {name: {target for target in targets if target in found and target != name} for name, targets in found.items()}
+
+
+def circle(edges: dict[str, set[str]]) -> list[str]:
+    """The modules of one circle, or nothing."""
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def arrows_back(edges: dict[str, set[str]], stages: tuple[str, ...] = STAGES) -> list[str]:
+    """Stages of a run that import a later one."""
+    place = {f"fna.runner.{stage}": number for number, stage in enumerate(stages)}
+    return [f"{a} -> {b}" for a, targets in edges.items() for b in targets if place.get(a, -1) >= 0 and place.get(b, -1) > place[a]]
+
+
+def test_no_file_imports_one_that_imports_it() -> None:
+    assert circle(graph(ROOT / "fna")) == []
+
+
+def test_no_stage_of_a_run_knows_a_later_one() -> None:
+    edges = graph(ROOT / "fna")
+    assert {f"fna.runner.{stage}" for stage in STAGES} <= set(edges)
+    assert arrows_back(edges) == []
+
+
+def test_a_planted_circle_and_a_planted_arrow_back_are_seen(tmp_path: Path) -> None:
+    folder = tmp_path / "fna" / "runner"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    (tmp_path / "fna" / "__init__.py").touch()
+    (folder / "asked.py").write_text("def ask():\n    from fna.runner import loaded\n")
+    (folder / "loaded.py").write_text("from fna.runner.asked import ask\n")
+    edges = graph(tmp_path / "fna")
+    assert set(circle(edges)) == {"fna.runner.asked", "fna.runner.loaded"}
+    assert arrows_back(edges) == ["fna.runner.asked -> fna.runner.loaded"]
+
+
+def test_the_runner_names_no_task_and_no_mask() -> None:
+    """What differs between tasks, masks and methods is theirs to say."""
+    for file in (ROOT / "fna" / "runner").glob("*.py"):
+        named = {
+            node.module
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("fna.masking", "fna.tasks"))
+        }
+        allowed = {"fna.tasks.base", "fna.tasks.cache", "fna.tasks.calibration", "fna.tasks.exhibits", "fna.tasks.images"}
+        assert named <= allowed, f"{file.name} names {named - allowed}"
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= RUNNER_LINES, file.name
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))

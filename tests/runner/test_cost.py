@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from fna.ops.kernels import cpu
-from fna.runner.cost import StageClock, flops, in_turns, measure, median_ratio, stages
+from fna.runner import cost
+from fna.runner.cost import StageClock, Timed, in_turns, measure, median_ratio, stages
+from fna.runner.flops import flops
 from fna.runner.memory import peak_bytes
 
 CPU = torch.device("cpu")
@@ -118,7 +123,7 @@ def test_stage_shares_sum_to_one() -> None:
     assert 0.3 < shares["sampling"] < 0.7
 
 
-def test_measure_compares_with_the_faster_baseline() -> None:
+def test_measure_compares_with_the_faster_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     pause = 0.0
 
     @contextmanager
@@ -131,12 +136,18 @@ def test_measure_compares_with_the_faster_baseline() -> None:
         time.sleep(pause)
         return images @ images.mT
 
-    variants = {"full": lambda: waits(0.02), "exact": lambda: waits(0.01), "variant": lambda: waits(0.005)}
-    cost = measure(forward, variants, lambda clock: nullcontext(), torch.randn(4, 8), rounds=5)
-    assert cost["baseline"] == "exact"
-    assert 1.3 < cost["speedup"]["median"] < 2.5
-    assert cost["flops"] == {"full": 2 * 4 * 4 * 8 / 4, "variant": 2 * 4 * 4 * 8 / 4}
-    assert set(cost["images_per_second"]) == {"full", "exact", "variant"}
+    def waiting(label: str, seconds: float) -> Any:
+        """What `measure` needs of a variant."""
+        return SimpleNamespace(label=label, ops={3: label}, on=lambda module, clock=None: waits(seconds))
+
+    monkeypatch.setattr(cost, "FULL", waiting("full", 0.02))
+    timed = [Timed(waiting("mine", 0.005), waiting("exact", 0.01)), Timed(waiting("slow", 0.02), waiting("exact", 0.01))]
+    found, slow = measure(forward, nn.Identity(), timed, torch.randn(4, 8), rounds=5)
+    assert 0.3 < slow["speedup"]["median"] < 0.8
+    assert found["baseline"] == "exact"
+    assert 1.3 < found["speedup"]["median"] < 2.5
+    assert found["flops"] == {"full": 2 * 4 * 4 * 8 / 4, "variant": 2 * 4 * 4 * 8 / 4}
+    assert set(found["images_per_second"]) == {"full", "exact", "variant"}
 
 
 def test_freed_memory_is_kept_where_the_c_library_can() -> None:

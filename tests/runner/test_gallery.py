@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import struct
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from PIL import Image
 from fna.data.base import Captioned, Dataset, Labelled
 from fna.data.loading import batches, open_image
 from fna.runner import gallery
-from fna.tasks.base import Outcome
+from fna.tasks.base import Outcome, Run
+from fna.tasks.exhibits import Pass, Show
+from fna.tasks.images import readable
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -35,7 +39,7 @@ def test_what_rows_skip_the_page_skips(tmp_path: Path, monkeypatch: pytest.Monke
     skipped: list[str] = []
     list(batches(examples, lambda image: torch.zeros(1), batch_size=4, skipped=skipped))
     assert [line.split(":")[0] for line in skipped] == ["damaged", "bomb", "text"]
-    assert [example.key for example in gallery.readable(Dataset("d", "val", "photographs", "", examples), 4)] == ["fine"]
+    assert [example.key for example in readable(Dataset("d", "val", "photographs", "", examples), 4)] == ["fine"]
 
 
 def test_flips_between_classes_of_one_name(tmp_path: Path) -> None:
@@ -48,7 +52,9 @@ def test_flips_between_classes_of_one_name(tmp_path: Path) -> None:
         return Outcome(["a"], counts, np.zeros((1, 2), np.float32), np.array([decision]), ["crane"], ["crane"])
 
     data = Dataset("d", "val", "photographs", "", [Labelled("a", picture, 134)])
-    (flip,) = gallery._flips(tmp_path, data, answer(517, 0), answer(134, 1), 1)
+    nothing: Any = None
+    passes = [Pass("", one, Run(1), nullcontext) for one in (answer(517, 0), answer(134, 1))]
+    (flip,) = gallery.flips(Show(nothing, data, passes, 1, lambda name, content: None))["flips"]
     assert flip["better"] == "variant"
 
 
@@ -56,4 +62,4 @@ def test_any_caption_of_the_image_is_right(tmp_path: Path) -> None:
     examples = {"a": Captioned("a", tmp_path, ("one", "two"))}
     for label, right in (("two", True), ("three", False)):
         outcome = Outcome(["a"], {}, np.zeros((1, 2), np.float32), np.zeros(1, np.int64), [label], ["one"])
-        assert gallery._right(outcome, 0, examples) == right
+        assert gallery.hit(outcome, 0, examples) == right

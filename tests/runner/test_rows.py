@@ -17,8 +17,9 @@ import pytest
 from fna.errors import UserError
 from fna.ops.exact import Exact
 from fna.runner.files import write_atomic
-from fna.runner.rows import RowStore, row_key, versions
+from fna.runner.rows import RowStore, row_key
 from fna.tasks.base import Outcome
+from fna.versions import versions
 
 
 def outcome(n: int = 5) -> Outcome:

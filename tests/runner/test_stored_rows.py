@@ -231,13 +231,14 @@ def test_auto_measures_again_on_other_images(run: Job, images: Path, tmp_path: P
 
 def test_the_runner_tells_a_model_by_how_it_is_run(run: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
-    header = runner._header
+    load = runner.load
 
-    def spy(plan: Any, model: Any, *rest: Any) -> dict[str, Any]:
-        seen.append(model.identity)
-        return header(plan, model, *rest)
+    def spy(asked: Any) -> Any:
+        loaded = load(asked)
+        seen.append(loaded.model.identity)
+        return loaded
 
-    monkeypatch.setattr(runner, "_header", spy)
+    monkeypatch.setattr(runner, "load", spy)
     for words in ((), ("model.norm_eps=0.1",), ("model.mean=[0.1,0.2,0.3]",), ("dtype=bfloat16",), ()):
         run(*words)
     assert len({json.dumps(found, sort_keys=True) for found in seen}) == 4

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+STEPS = 6  # of the inverse in the fused versions
+
 
 def differentiated(*tensors: Tensor) -> bool:
     """Whether a derivative through one of these may be asked for, backward or forward; the kernels have none."""

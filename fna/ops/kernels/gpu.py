@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from fna.ops.kernels import differentiated
+from fna.ops.kernels import STEPS, differentiated
 
 LOG = logging.getLogger(__name__)
 HAS_TRITON = find_spec("triton") is not None
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_WIDTH = 128
 MAX_LANDMARKS = 128
-STEPS = 6  # of the inverse
 MAX_FEATURES = 2048  # width of what the sampler looks at
 
 

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fna.ops.kernels.gpu import STEPS
+from fna.ops.kernels import STEPS
 
 KEYS = 64  # keys (or queries) in a tile
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
