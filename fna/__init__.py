@@ -9,13 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fna.api import attention, sample_landmarks, swap
+    from fna.api import attention, compare, sample_landmarks, swap
     from fna.errors import UserError
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "attention", "sample_landmarks", "swap"]
+__all__ = ["UserError", "attention", "compare", "sample_landmarks", "swap"]
 
-_HOME = {"attention": "fna.api", "sample_landmarks": "fna.api", "swap": "fna.api", "UserError": "fna.errors"}
+_HOME = {"attention": "fna.api", "compare": "fna.api", "sample_landmarks": "fna.api", "swap": "fna.api", "UserError": "fna.errors"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,8 @@
-"""The library: swap a model's attention, call an attention on q, k, v, choose landmarks."""
+"""The library: swap a model's attention, compare what that does, call an attention on q, k, v, choose landmarks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from fna.ops.contract import Attention, Site, Tokens
 from fna.ops.landmarks import sample_landmarks as sample_landmarks
 
 if TYPE_CHECKING:
+    from fna.runner.compare import Comparison
     from fna.surgery.swap import Swap
 
 
@@ -78,6 +79,42 @@ def _reducer(reduce: Any) -> Any:
     if not isinstance(reduce, str):
         return reduce
     return None if reduce == "none" else instantiate(load_option("reduce", reduce))
+
+
+def compare(
+    model: nn.Module,
+    loader: Iterable[Any],
+    attn: str | Attention = "fna",
+    *,
+    versus: Sequence[Any] = (),
+    metric: Any = None,
+    forward: Callable[[Tensor], Any] | None = None,
+    layers: str | int | Sequence[int] = "last-half",
+    rounds: int = 15,
+    bootstrap: int = 2000,
+    seed: int = 0,
+    **options: Any,
+) -> Comparison:
+    """Full attention against ``attn`` on a module and a loader of your own: quality, intervals, cost; printed, it is a table.
+
+    ``loader``: anything that can be gone through more than once and gives images ``[b, 3, h, w]`` or (images, targets), such as a
+    DataLoader. ``metric``: "top1", "top5", or a function of (outputs, targets) that gives a number a sample ``[b]``, 1 for right;
+    None compares outputs alone. ``forward``: images to a tensor of outputs, where calling ``model`` is not it. ``versus``: further
+    contenders, timed in the same turns: names, attentions, or dicts (``dict(attn="fna", landmarks=16)``). ``rounds``: turns of
+    timing, 0 for none. ``options``: ``landmarks``, ``sampler``, ``mask``, ``reduce`` and keys of the method, as in `swap`.
+
+    ``.result`` is what ``result.json`` holds, ``.save(folder)`` writes it with ``report.html``. Raises `UserError` as `swap` does,
+    and for a loader that cannot be used.
+    """
+    from fna.runner.compare import compare as run
+
+    shared = {"metric": metric, "forward": forward, "layers": layers, "rounds": rounds, "bootstrap": bootstrap, "seed": seed}
+    return run(model, loader, attn, _parts, versus=versus, options=options, **shared)
+
+
+def _parts(attn: str | Attention, *, mask: Any = None, reduce: Any = None, **options: Any) -> tuple[Attention, Any, Any]:
+    """The op, the mask and the reducer that a contender is made of."""
+    return _op(attn, **options), _masking(mask), _reducer(reduce)
 
 
 def attention(

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,15 @@ class Asked:
     answers: tuple[str, ...]
 
 
-Example = TypeVar("Example", Captioned, Labelled, Segmented, Asked)
+@dataclass(frozen=True, eq=False)
+class Given:
+    """An image as a model takes it: ``pixels`` float ``[3, h, w]``, from a loader of the user's own."""
+
+    key: str
+    pixels: Tensor
+
+
+Example = TypeVar("Example", Captioned, Labelled, Segmented, Asked, Given)
 
 
 @dataclass

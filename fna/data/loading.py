@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from fna.data.base import Given
 from fna.data.files import UNREADABLE
 from fna.errors import UserError
 
@@ -41,6 +42,20 @@ def open_image(path: Path) -> Image.Image:
     """The image as RGB, decoded here and now. Raises whatever Pillow raises for a file that is missing or damaged."""
     with Image.open(path) as image:
         return image.convert("RGB")
+
+
+def transformed(example: Any, transform: Transform) -> Tensor:
+    """What a model takes of an example: ``[3, h, w]``. Raises whatever Pillow raises for a file that is missing or damaged."""
+    return example.pixels if isinstance(example, Given) else transform(open_image(example.image))
+
+
+def picture(example: Any) -> Image.Image:
+    """An example's image as it is; of one that came as a tensor, stretched to its own range."""
+    if not isinstance(example, Given):
+        return open_image(example.image)
+    low, high = example.pixels.aminmax()
+    pixels = ((example.pixels - low) / (high - low).clamp_min(1e-6) * 255).byte()
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
 def batches(
@@ -87,11 +102,11 @@ class _Images(torch.utils.data.Dataset[tuple[int, Tensor, str]]):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor, str]:
         try:
-            image = open_image(self.examples[index].image)
+            image = self.examples[index]
+            return index, transformed(image, self.transform), ""
         except UNREADABLE as error:
             reason = str(error).replace(str(self.examples[index].image), self.examples[index].image.name)
             return index, torch.empty(0), f"unreadable image ({reason})"
-        return index, self.transform(image), ""
 
 
 class Kept:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fna.data.loading import open_image
+from fna.data.loading import picture, transformed
 from fna.models.base import Model
 from fna.surgery.variant import Variant
 from fna.tasks.base import Outcome, Task
@@ -22,17 +22,15 @@ def landmarks(show: Show, task: Task, variant: Variant, name: str = "") -> list[
     if not examples:
         return []
     model = show.model
-    images = torch.stack([model.transform(open_image(example.image)) for example in examples])
+    images = torch.stack([transformed(example, model.transform) for example in examples])
     chosen = _chosen(model, task, variant, images)
     shown = []
     for row, example in enumerate(examples):
         index = [] if chosen is None else chosen.index[row].tolist()
         if chosen is not None and chosen.valid is not None:
             index = [token for token, valid in zip(index, chosen.valid[row].tolist(), strict=True) if valid]
-        picture = show.picture(f"{row}", denormalised(images[row]))
-        shown.append(
-            {"image": picture, "key": example.key, "grid": model.tokens.grid, "prefix": model.tokens.prefix, "index": index}
-        )
+        image = show.picture(f"{row}", denormalised(images[row]))
+        shown.append({"image": image, "key": example.key, "grid": model.tokens.grid, "prefix": model.tokens.prefix, "index": index})
     return shown
 
 
@@ -53,16 +51,18 @@ def flips(show: Show) -> Sections:
         return {"flips": []}
     changed = np.flatnonzero(full.decisions != variant.decisions)
     examples = {example.key: example for example in show.dataset.examples}
+    if not examples.keys() >= set(full.keys):  # a loader of the user's own, of which only the first are at hand
+        return {"flips": []}
     right = np.array([hit(full, row, examples) for row in range(len(full.keys))])
     changed = changed[np.argsort(~right[changed], kind="stable")]
     found = []
     for number, row in enumerate(changed[: 2 * show.count]):
         key = full.keys[row]
-        picture = open_image(examples[key].image)
-        picture.thumbnail((SIDE, SIDE))
+        shown = picture(examples[key])
+        shown.thumbnail((SIDE, SIDE))
         truth, before, after = full.truths[row], full.labels[row], variant.labels[row]
         better = "full" if right[row] else "variant" if hit(variant, row, examples) else "neither"
-        image = show.picture(f"flip{number}", picture)
+        image = show.picture(f"flip{number}", shown)
         found.append({"image": image, "key": key, "truth": truth, "full": before, "variant": after, "better": better})
     return {"flips": found}
 

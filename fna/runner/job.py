@@ -32,9 +32,10 @@ def run(
     try:
         checked_folder(folder)
         asked = ask(composed(cfg, names, words))
+        from fna.runner.loaded import load
         from fna.runner.run import contest
 
-        result = contest(asked, folder, started)
+        result = contest(asked, load(asked), folder, started)
     except Exception as error:
         if folder.is_dir():
             lost = failed(cfg, names, folder, _line(error), round(time.perf_counter() - started, 2))

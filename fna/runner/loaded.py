@@ -23,7 +23,8 @@ from fna.versions import versions
 
 @dataclass(frozen=True)
 class Loaded:
-    """``run``: how passes are made. ``decides``: what of model, data and task is part of every row's key."""
+    """``run``: how passes are made. ``decides``: what of model, data and task is part of every row's key. ``total``: how many
+    samples a pass goes through; None where nobody knows."""
 
     model: Model
     dataset: Dataset
@@ -31,6 +32,7 @@ class Loaded:
     store: RowStore
     run: Run
     decides: Mapping[str, Any]
+    total: int | None
 
 
 def load(asked: Asked) -> Loaded:
@@ -59,7 +61,7 @@ def load(asked: Asked) -> Loaded:
         "device": model.device.type,
         **prepared(asked.task, model, dataset, run),
     }
-    return Loaded(model, dataset, asked.task, store, run, decides)
+    return Loaded(model, dataset, asked.task, store, run, decides, len(dataset.examples))
 
 
 def _size(cfg: DictConfig) -> int | tuple[int, int] | None:

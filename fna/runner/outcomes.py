@@ -80,7 +80,7 @@ class Rows:
 
     def _pass(self, variant: Variant, key: str) -> Outcome:
         loaded = self.loaded
-        with variant.on(loaded.model.tower), bar(variant.label, len(loaded.dataset.examples)) as progress:
+        with variant.on(loaded.model.tower), bar(variant.label, loaded.total) as progress:
             outcome = loaded.task.evaluate(loaded.model, loaded.dataset, replace(self.run(variant, key), progress=progress))
         _check_finite(outcome, variant.label)
         return outcome

@@ -18,7 +18,7 @@ def say(sentence: str) -> None:
 
 
 @contextmanager
-def bar(label: str, total: int, what: str = "images") -> Iterator[Callable[[int], None]]:
+def bar(label: str, total: int | None, what: str = "images") -> Iterator[Callable[[int], None]]:
     """A progress bar with a rate; what it gives is told how many are done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:

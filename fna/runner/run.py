@@ -12,7 +12,7 @@ from fna.metrics.compare import aligned
 from fna.runner import cost, env, result, shown
 from fna.runner.asked import Asked, Wanted
 from fna.runner.compared import Compared, compare_all
-from fna.runner.loaded import Loaded, load
+from fna.runner.loaded import Loaded
 from fna.runner.outcomes import Rows, Scored
 from fna.runner.progress import bar, say
 from fna.runner.settled import Contender, settle
@@ -23,12 +23,11 @@ from fna.tasks.images import first_images
 Made = TypeVar("Made")
 
 
-def contest(asked: Asked, folder: Path, started: float) -> dict[str, Any]:
+def contest(asked: Asked, loaded: Loaded, folder: Path, started: float) -> dict[str, Any]:
     """Full attention beside every contender on the same samples; writes the run's folder, returns ``result.json``.
 
     A contender that refuses or fails among others is told in its own line. Raises `UserError` where none is left.
     """
-    loaded = load(asked)
     lost: dict[str, str] = {}
     standing = _each(asked.contenders, lambda wanted: settle(wanted, loaded), asked, lost)
     contenders = [contender for found in standing for contender in found]

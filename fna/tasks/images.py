@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fna.data.base import Dataset
 from fna.data.files import UNREADABLE
-from fna.data.loading import open_image
+from fna.data.loading import picture, transformed
 from fna.errors import UserError
 from fna.models.base import Model
 from fna.tasks.base import Array, Run
@@ -52,7 +52,7 @@ def readable(dataset: Dataset, count: int) -> list[Any]:
         if len(found) == count:
             break
         with suppress(*UNREADABLE):
-            open_image(example.image)
+            picture(example)
             found.append(example)
     return found
 
@@ -62,6 +62,6 @@ def first_images(model: Model, dataset: Dataset, count: int) -> Tensor:
     examples = readable(dataset, count)
     if not examples:
         raise UserError(f"none of the {len(dataset.examples)} images of {dataset.name} could be read.")
-    tensors = [model.transform(open_image(example.image)) for example in examples]
+    tensors = [transformed(example, model.transform) for example in examples]
     index = torch.arange(count) % len(tensors)
     return torch.stack(tensors)[index].to(model.device, model.dtype)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from fna.errors import UserError
 from fna.report.csv_logger import CsvLogger
 from fna.runner import job
-from fna.runner import run as runner
+from fna.runner import loaded as loading
 from fna.runner.sweep import SweepReport
 from fna.tasks.classification import Classification
 from tests.test_conf import composed
@@ -231,14 +231,14 @@ def test_auto_measures_again_on_other_images(run: Job, images: Path, tmp_path: P
 
 def test_the_runner_tells_a_model_by_how_it_is_run(run: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
-    load = runner.load
+    load = loading.load
 
     def spy(asked: Any) -> Any:
         loaded = load(asked)
         seen.append(loaded.model.identity)
         return loaded
 
-    monkeypatch.setattr(runner, "load", spy)
+    monkeypatch.setattr(loading, "load", spy)
     for words in ((), ("model.norm_eps=0.1",), ("model.mean=[0.1,0.2,0.3]",), ("dtype=bfloat16",), ()):
         run(*words)
     assert len({json.dumps(found, sort_keys=True) for found in seen}) == 4

@@ -1,0 +1,159 @@
+"""A module and a loader of one's own as model, data and task: what `fna.compare` runs on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fna.data.base import Dataset, Given
+from fna.errors import UserError
+from fna.metrics.accuracy import top_k
+from fna.models.base import Model, Weights
+from fna.ops.contract import Tokens
+from fna.surgery.blocks import find_tower
+from fna.tasks.base import Array, Outcome, Run
+
+FIRST = 64  # samples held in memory: to time on, to calibrate on, to show
+OUTPUTS = ("logits", "image_embeds", "pooler_output", "last_hidden_state")  # of transformers' models, the best first
+TOPS = ("top1", "top5")
+
+Forward = Callable[[Tensor], Tensor]
+Metric = Callable[[Tensor, Any], Any]
+
+
+@dataclass
+class Own:
+    """``loader`` is gone through once a pass; ``forward`` maps a batch of images to outputs ``[b, ...]``.
+
+    ``metric(outputs, targets)`` gives a number a sample ``[b]`` (1 for right, 0 for wrong), reported as a mean in percent; "top1"
+    and "top5" take targets as class numbers. None: outputs are compared and nothing is scored.
+    """
+
+    loader: Iterable[Any]
+    forward_images: Forward
+    metric: str | Metric | None = None
+    version: int = 1
+    _name: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.metric, str) and self.metric not in TOPS:
+            raise UserError(f"metric={self.metric}: give {' or '.join(TOPS)}, or a function of outputs and targets.")
+        self._name = self.metric if isinstance(self.metric, str) else getattr(self.metric, "__name__", "metric").strip("<>")
+
+    def check(self, model: Model, dataset: Dataset) -> None:
+        """Nothing can be known before the first batch."""
+
+    def forward(self, model: Model) -> Forward:
+        """The user's own."""
+        return self.forward_images
+
+    def evaluate(self, model: Model, dataset: Dataset, run: Run) -> Outcome:
+        """One pass over the loader. Samples are told by their pixels, so that it may come in another order each time."""
+        keys: list[str] = []
+        outputs: list[Array] = []
+        values: list[Array] = []
+        seen: Counter[str] = Counter()
+        with torch.inference_mode(), run.sharing():
+            for images, targets in pairs(self.loader):
+                out = tensor_of(self.forward_images(images.to(model.device, model.dtype)))
+                if out.shape[0] != len(images):
+                    raise UserError(f"the model gives {out.shape[0]} outputs for {len(images)} images: hand over forward=.")
+                keys += [_key(image, seen) for image in images]
+                outputs.append(out.float().flatten(1).cpu().numpy())
+                if self.metric is not None:
+                    values.append(self._scored(out, targets))
+                run.progress(len(images))
+        if not keys:
+            raise UserError("the loader gave no batch: hand over one that can be gone through again, such as a DataLoader.")
+        flat = np.concatenate(outputs)
+        counts = {"seen": np.ones(len(keys))} | ({self._name: np.concatenate(values)} if values else {})
+        decisions = flat.argmax(1)
+        return Outcome(keys, counts, flat, decisions, [str(row) for row in decisions], [""] * len(keys))
+
+    def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
+        """The mean of the metric in percent."""
+        return {name: 100.0 * values / sums["seen"] for name, values in sums.items() if name != "seen"}
+
+    def _scored(self, out: Tensor, targets: Any) -> Array:
+        if targets is None:
+            raise UserError("metric= needs targets: have the loader give (images, targets).")
+        if isinstance(self.metric, str):
+            labels = torch.as_tensor(targets).cpu().numpy()
+            if labels.shape != (len(out),) or labels.dtype.kind not in "iu":
+                raise UserError(f"metric={self.metric} takes one class number a sample; the targets have shape {labels.shape}.")
+            k = int(self.metric.removeprefix("top"))
+            return top_k(out.float().flatten(1).cpu().numpy(), labels, (k,))[k].astype(np.float64)
+        assert self.metric is not None
+        found = torch.as_tensor(self.metric(out, targets)).detach().float().cpu().numpy()
+        if found.shape != (len(out),):
+            raise UserError(f"{self._name} gave shape {found.shape} for {len(out)} samples: give one number a sample.")
+        return found.astype(np.float64)
+
+
+def pairs(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Any]]:
+    """(images, targets or None) of every batch of a loader. Raises `UserError` for batches that hold no images."""
+    for batch in loader:
+        images, *rest = batch if isinstance(batch, list | tuple) else [batch]
+        if isinstance(batch, Mapping):
+            images, rest = batch.get("pixel_values"), [batch.get("labels")]
+        if not isinstance(images, Tensor) or images.dim() != 4:
+            raise UserError("each batch of the loader has to be images [b, 3, h, w], or (images, targets).")
+        yield images, rest[0] if rest else None
+
+
+def tensor_of(out: Any) -> Tensor:
+    """A model's output as a tensor: itself, the first of a tuple, the field of a transformers output that is most an answer."""
+    if isinstance(out, tuple):
+        out = out[0]
+    if not isinstance(out, Tensor):
+        out = next((value for name in OUTPUTS if isinstance(value := getattr(out, name, None), Tensor)), None)
+    if out is None:
+        raise UserError("the model's output is no tensor: hand over forward=, a function of images that gives one.")
+    return out
+
+
+def own_model(model: nn.Module, images: Tensor, name: str) -> Model:
+    """What fna has to know of a module: where its blocks are, and what one of the loader's images is to it."""
+    tower = find_tower(model)
+    parameter = next(model.parameters())
+    rows, columns = int(images.shape[-2]), int(images.shape[-1])
+    return Model(
+        name=name,
+        tower=model,
+        weights=Weights("as handed over", "", "photographs"),
+        transform=lambda image: image,  # type: ignore[arg-type,return-value]  # the loader's images are transformed already
+        image_size=(rows, columns),
+        tokens=Tokens(tower.prefix, grid=tower.grid),
+        depth=len(tower.blocks),
+        device=parameter.device,
+        dtype=parameter.dtype,
+        encode_image=None,
+    )
+
+
+def own_dataset(loader: Iterable[Any], name: str) -> tuple[Dataset, int | None]:
+    """The first samples of a loader, and how many there are in all, where it says so. Raises `UserError` for an empty loader."""
+    first: list[Given] = []
+    seen: Counter[str] = Counter()
+    for images, _ in pairs(loader):
+        first += [Given(_key(image, seen), image.detach().cpu()) for image in images[: FIRST - len(first)]]
+        if len(first) == FIRST:
+            break
+    if not first:
+        raise UserError("the loader gives no batch.")
+    held: Any = getattr(loader, "dataset", None)
+    return Dataset(name, "given", "photographs", "", first), len(held) if hasattr(held, "__len__") else None
+
+
+def _key(image: Tensor, seen: Counter[str]) -> str:
+    """A name made of an image's pixels; equal images are numbered."""
+    digest = hashlib.blake2b(image.detach().cpu().contiguous().view(torch.uint8).numpy().data, digest_size=8).hexdigest()
+    seen[digest] += 1
+    return digest if seen[digest] == 1 else f"{digest} {seen[digest]}"
