@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +34,7 @@ Build = Callable[..., tuple[Any, Any, Any]]  # what was asked for -> op, mask, r
 
 @dataclass(frozen=True)
 class Comparison:
-    """``result``: what ``result.json`` of a run holds. Printed, it is the table."""
+    """``result``: what ``result.json`` of a run holds; ``files``: the pictures of its page. Printed, it is the table."""
 
     result: dict[str, Any]
     files: Mapping[str, bytes]
@@ -47,6 +48,8 @@ class Comparison:
         """Write ``result.json``, ``table.md``, ``report.html`` and pictures into ``folder``; the path of the page."""
         for name, content in self.files.items():
             write_atomic(Path(folder) / name, content)
+        write_atomic(Path(folder) / "result.json", json.dumps(self.result, indent=1).encode())
+        table.write_markdown(folder)
         return write_page(folder)
 
 
@@ -85,7 +88,7 @@ def compare(
     with tempfile.TemporaryDirectory() as folder:
         loaded = Loaded(own, dataset, task, RowStore(Path(folder) / "rows"), Run(1, seed, kept=Kept(0)), {}, count)
         result = contest(request, loaded, Path(folder) / "run", started)
-        kept = (file for file in (Path(folder) / "run").rglob("*") if file.is_file() and file.name != "report.html")
+        kept = [file for file in (Path(folder) / "run").rglob("*") if file.is_file()]
         files = {str(file.relative_to(Path(folder) / "run")): file.read_bytes() for file in kept}
     return Comparison(result, files)
 

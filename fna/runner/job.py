@@ -34,8 +34,10 @@ def run(
         asked = ask(composed(cfg, names, words))
         from fna.runner.loaded import load
         from fna.runner.run import contest
+        from fna.runner.shown import finish
 
         result = contest(asked, load(asked), folder, started)
+        finish(result, folder)
     except Exception as error:
         if folder.is_dir():
             lost = failed(cfg, names, folder, _line(error), round(time.perf_counter() - started, 2))

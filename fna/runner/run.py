@@ -24,7 +24,7 @@ Made = TypeVar("Made")
 
 
 def contest(asked: Asked, loaded: Loaded, folder: Path, started: float) -> dict[str, Any]:
-    """Full attention beside every contender on the same samples; writes the run's folder, returns ``result.json``.
+    """Full attention beside every contender on the same samples; writes its pictures into ``folder``, returns ``result.json``.
 
     A contender that refuses or fails among others is told in its own line. Raises `UserError` where none is left.
     """
@@ -46,9 +46,7 @@ def contest(asked: Asked, loaded: Loaded, folder: Path, started: float) -> dict[
         "overrides": result.typed(folder),
         "seconds": round(time.perf_counter() - started, 2),
     }
-    whole = result.whole(asked, loaded, full, entries, pairs, told)
-    shown.finish(whole, folder)
-    return whole
+    return result.whole(asked, loaded, full, entries, pairs, told)
 
 
 def _each(these: Sequence[Any], make: Callable[[Any], Made], asked: Asked, lost: dict[str, str]) -> list[Made]:
