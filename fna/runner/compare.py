@@ -72,7 +72,7 @@ def compare(
     started = time.perf_counter()
     dataset, count = own_dataset(loader, "a loader")
     run = forward or _forward_of(model)
-    own = own_model(model, dataset.examples[0].pixels[None], type(model).__name__)
+    own = own_model(model, dataset.examples[0].pixels[None], type(model).__name__, run)
     asked = [(attn, {"layers": layers, **options}), *(_others(one, layers) for one in versus)]
     wanted = [_wanted(name, dict(given), build, rounds, seed, own.depth) for name, given in asked]
     cfg = OmegaConf.create(

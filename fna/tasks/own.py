@@ -119,7 +119,7 @@ def tensor_of(out: Any) -> Tensor:
     return out
 
 
-def own_model(model: nn.Module, images: Tensor, name: str) -> Model:
+def own_model(model: nn.Module, images: Tensor, name: str, forward: Forward) -> Model:
     """What fna has to know of a module: where its blocks are, and what one of the loader's images is to it."""
     tower = find_tower(model)
     parameter = next(model.parameters())
@@ -134,7 +134,7 @@ def own_model(model: nn.Module, images: Tensor, name: str) -> Model:
         depth=len(tower.blocks),
         device=parameter.device,
         dtype=parameter.dtype,
-        encode_image=None,
+        encode_image=forward,
     )
 
 

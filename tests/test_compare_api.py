@@ -1,0 +1,107 @@
+"""`fna.compare`: a module and a loader of one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import fna
+from tests.surgery.zoo import zoo
+
+QUICK: dict[str, Any] = {"rounds": 0, "bootstrap": 100}
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("test_vit", num_classes=3, img_size=96).eval()
+
+
+@pytest.fixture(scope="module")
+def data() -> TensorDataset:
+    generator = torch.Generator().manual_seed(0)
+    return TensorDataset(torch.randn(20, 3, 96, 96, generator=generator), torch.randint(0, 3, (20,), generator=generator))
+
+
+def test_the_paired_table_with_intervals_and_cost(model: nn.Module, data: TensorDataset, tmp_path: Path) -> None:
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    found = fna.compare(model, DataLoader(data, batch_size=8), "fna", landmarks=4, metric="top1", rounds=2, bootstrap=100)
+    top1 = found.result["metrics"]["top1"]
+    images, labels = data.tensors
+    with torch.inference_mode():
+        right = (model(images).argmax(1) == labels).float().mean()
+    assert top1["full"] == pytest.approx(100 * float(right))
+    assert top1["ci"][0] <= top1["delta"] <= top1["ci"][1]
+    assert found.result["cost"]["speedup"]["median"] > 0
+    assert "top-1" in str(found)
+    page = found.save(tmp_path / "page")
+    assert page.read_text().startswith("<!doctype html>") or "<html" in page.read_text()
+    assert json.loads((tmp_path / "page" / "result.json").read_text())["status"] == "ok"
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+def test_a_loader_may_shuffle(model: nn.Module, data: TensorDataset) -> None:
+    """Samples are told by their pixels, so exact attention agrees with full whatever the order of each pass."""
+    found = fna.compare(model, DataLoader(data, batch_size=8, shuffle=True), "exact", metric="top1", **QUICK)
+    assert found.result["fidelity"]["agreement"] == 100
+    assert found.result["fidelity"]["output_error"] < 1e-5
+
+
+def test_many_contenders(model: nn.Module, data: TensorDataset) -> None:
+    batches = [(data.tensors[0][:10], data.tensors[1][:10]), (data.tensors[0][10:], data.tensors[1][10:])]
+    versus = ["nystromformer", {"attn": "fna", "landmarks": 16}, "exact"]
+    found = fna.compare(model, batches, "fna", landmarks=4, layers="all", versus=versus, **QUICK)
+    assert [one["label"] for one in found.result["contenders"]] == ["fna landmarks=4", "nystromformer", "fna landmarks=16", "exact"]
+    assert len(found.result["pairs"]) == 6
+    assert found.result["metrics"] == {}
+
+
+def test_a_metric_of_ones_own(model: nn.Module, data: TensorDataset) -> None:
+    def sure(outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.softmax(-1).amax(-1)
+
+    found = fna.compare(model, DataLoader(data, batch_size=8), "fna", landmarks=4, metric=sure, **QUICK)
+    assert 0 < found.result["metrics"]["sure"]["full"] < 100
+
+
+@pytest.mark.parametrize("name", ["open_clip", "hf_clip_pair", "hf_dinov2"])
+def test_towers_of_other_libraries(name: str) -> None:
+    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = fna.compare(zoo(name), [images[:4], images[4:]], "exact", **QUICK)
+    assert found.result["fidelity"]["output_error"] < 1e-4
+
+
+def test_a_mask_is_calibrated_on_the_loader(model: nn.Module, data: TensorDataset) -> None:
+    found = fna.compare(model, DataLoader(data, batch_size=8), "exact", mask="massive", **QUICK)
+    assert found.result["mask"] == "massive"
+
+
+def test_mistakes_are_one_line(model: nn.Module, data: TensorDataset) -> None:
+    loader = DataLoader(data, batch_size=8)
+    images = data.tensors[0]
+    once = iter([images])
+    for given, options, said in (
+        (loader, {"metric": "top3"}, "metric=top3: give top1 or top5"),
+        ([images], {"metric": "top1"}, "have the loader give .images, targets."),
+        ([], {}, "the loader gives no batch"),
+        (once, {}, "gone through again"),
+        ([{"x": images}], {}, r"each batch of the loader has to be images"),
+        (loader, {"landmarks": -1}, "landmarks=-1"),
+        (loader, {"layers": "0-99"}, "blocks 0-"),
+        (loader, {"versus": [{"landmarks": 3}]}, "names no attn"),
+        (loader, {"metric": lambda outputs, targets: outputs}, "one number a sample"),
+        (loader, {"forward": lambda images: SimpleNamespace()}, "no tensor"),
+        (loader, {"foo": 3}, "attn=fna has no option foo"),
+    ):
+        with pytest.raises(fna.UserError, match=said):
+            fna.compare(model, given, "fna", **{**QUICK, **options})
+    with pytest.raises(fna.UserError, match="holds no vision transformer"):
+        fna.compare(nn.Linear(3, 3), loader, "fna", **QUICK)
