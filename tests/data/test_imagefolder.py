@@ -28,9 +28,9 @@ def test_order_and_labels(tree: Path) -> None:
     data = ImageFolder(str(tree)).load(None)
     assert [(example.key, example.label) for example in data.examples] == [("a/1.png", 0), ("b/10.JPEG", 1), ("b/2.jpg", 1)]
     assert (list(data.classes), data.split, data.domain) == (["a", "b"], "val", "photographs")
-    inside = ImageFolder(str(tree / "val")).load(None)
+    inside = ImageFolder(str(tree / "val"), split=None).load(None)
     assert [example.key for example in inside.examples] == [example.key for example in data.examples]
-    assert inside.digest == data.digest
+    assert (inside.split, inside.digest) == ("val", data.digest)
     assert [example.key for example in ImageFolder(str(tree)).load(2).examples] == ["a/1.png", "b/10.JPEG"]
 
 
@@ -61,9 +61,10 @@ def test_what_is_not_there(tree: Path) -> None:
         ImageFolder(str(tree / "nowhere")).check()
     with pytest.raises(UserError, match=r"dataset\.classes=PATH"):
         ImageFolder(str(tree), classes="nowhere.tsv").check()
-    (tree / "empty").mkdir()
+    for name in ("cat", "dog"):
+        (tree / "empty" / name).mkdir(parents=True)
     with pytest.raises(UserError, match=r"holds no <class>/\*\.jpg"):
-        ImageFolder(str(tree / "empty")).load(None)
+        ImageFolder(str(tree), split="empty").load(None)
 
 
 @pytest.mark.parametrize(("name", "count"), [("tiny_imagenet", 1000), ("imagenet_sample", 200)])
