@@ -69,7 +69,20 @@ def compare(full: Outcome, variant: Outcome, metrics_fn: Metrics, *, draws: int 
         "output_error": float(error.mean()),
         "output_error_ci": _interval(np.concatenate([errors for _, _, errors in drawn])),
     }
+    check_numbers({**metrics, "output_error": {"variant": fidelity["output_error"]}})
     return Comparison(metrics, fidelity)
+
+
+def check_numbers(metrics: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise `UserError` that names the figures which are no finite number, as where no sample holds what they count."""
+    sides = {
+        name: [side for side in ("full", "variant") if side in value and not np.isfinite(value[side])]
+        for name, value in metrics.items()
+    }
+    bad = {name: found for name, found in sides.items() if found}
+    if bad:
+        said = ", ".join(f"{name} of {' and '.join(found)}" for name, found in bad.items())
+        raise UserError(f"{said}: not a number; none of these samples holds what it counts (are their labels all ignored?).")
 
 
 def relative_error(full: Array, variant: Array) -> Array:

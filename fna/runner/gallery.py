@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ from fna.data.base import Dataset
 from fna.data.files import UNREADABLE
 from fna.data.loading import open_image
 from fna.models.base import Model
-from fna.runner.files import write_atomic
+from fna.runner.files import json_bytes, write_atomic
 from fna.runner.masks import swap_variant
 from fna.runner.plan import Plan
 from fna.tasks.base import Outcome
@@ -58,7 +57,7 @@ def write(
     """Write ``gallery.json`` and ``pictures/`` into the run folder; ``further`` sections are there already."""
     landmarks = _landmarks(folder, plan, model, dataset, layers)
     flips = _flips(folder, dataset, *outcomes, plan.cfg.gallery) if outcomes[0].decisions.ndim == 1 else []
-    write_atomic(folder / "gallery.json", json.dumps({"landmarks": landmarks, "flips": flips, **further}).encode())
+    write_atomic(folder / "gallery.json", json_bytes({"landmarks": landmarks, "flips": flips, **further}))
 
 
 def _landmarks(folder: Path, plan: Plan, model: Model, dataset: Dataset, layers: tuple[int, ...]) -> list[dict[str, Any]]:

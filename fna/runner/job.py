@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 import traceback
@@ -13,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fna.errors import UserError
-from fna.runner.files import checked_folder, write_atomic
+from fna.runner.files import checked_folder, json_bytes, write_atomic
 from fna.runner.plan import Plan, prepare
 
 RESULT_SCHEMA = 1
@@ -51,7 +50,7 @@ def _log(plan: Plan, result: dict[str, Any], folder: Path) -> UserError | None:
             plan.logger.log(result, OmegaConf.to_container(plan.cfg, resolve=True), folder)
     except Exception as error:
         _note_traceback(error, folder)
-        write_atomic(folder / "result.json", json.dumps(result | {"unlogged": _line(error)}, indent=1).encode())
+        write_atomic(folder / "result.json", json_bytes(result | {"unlogged": _line(error)}))
         return UserError(f"{_line(error)} (all but the log is there: {folder})")
     return None
 
@@ -94,4 +93,4 @@ def _write_failure(cfg: DictConfig, names: Mapping[str, str], folder: Path, erro
         "seconds": round(seconds, 2),
     }
     # what was refused may be anything that YAML can say, a list of landmarks for one
-    write_atomic(folder / "result.json", json.dumps(result, indent=1, default=str).encode())
+    write_atomic(folder / "result.json", json_bytes(result))

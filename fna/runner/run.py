@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -21,13 +20,14 @@ from fna.data.loading import batches
 from fna.data.segmentation import SegmentedDataset
 from fna.errors import UserError
 from fna.metrics.compare import compare
+from fna.metrics.iou import label_notes
 from fna.models.base import Model
 from fna.models.weights import first_line
 from fna.ops.exact import Exact
 from fna.report import table
 from fna.report.page import write_page
 from fna.runner import auto, classes, cost, env, gallery, masks, segments, study
-from fna.runner.files import write_atomic
+from fna.runner.files import json_bytes, write_atomic
 from fna.runner.job import RESULT_SCHEMA, typed
 from fna.runner.plan import Plan, identity, model_config
 from fna.runner.rows import Row, RowStore, row_key, versions
@@ -78,7 +78,7 @@ def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]
         "samples": len(full.outcome.keys),
         "skipped": full.outcome.skipped,
         "warnings": sorted({str(warning.message) for warning in caught if "fna" in Path(warning.filename).parts}),
-        "notes": [*_notes(model, dataset), *(plan.choice.why if plan.choice else [])],
+        "notes": [*_notes(model, dataset, full.outcome), *(plan.choice.why if plan.choice else [])],
         "environment": env.environment(device),
         "overrides": typed(folder),
         "seconds": round(time.perf_counter() - started, 2),
@@ -265,8 +265,10 @@ def _further_pictures(
     return {"segments": segments.draw(folder, plan.task, model, dataset, outcomes, contexts, plan.cfg.gallery)}
 
 
-def _notes(model: Model, dataset: Dataset) -> list[str]:
+def _notes(model: Model, dataset: Dataset, full: Outcome) -> list[str]:
     notes = [*model.notes, *dataset.notes]
+    if "ignored" in full.counts:
+        notes += label_notes(full.counts, dataset.classes)
     if model.weights.domain == "none":
         notes.append("random weights, asked for: the pipeline runs, the scores mean nothing")
     elif model.weights.domain != dataset.domain:
@@ -275,7 +277,7 @@ def _notes(model: Model, dataset: Dataset) -> list[str]:
 
 
 def _finish(result: dict[str, Any], folder: Path) -> None:
-    write_atomic(folder / "result.json", json.dumps(result, indent=1).encode())
+    write_atomic(folder / "result.json", json_bytes(result))
     table.show(result)
     table.write_markdown(folder)
     page = write_page(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from fna.data.base import Dataset
 from fna.masking.sinks import ARTIFACT, MASSIVE, categories
 from fna.models.base import Model
 from fna.runner import gallery
-from fna.runner.files import write_atomic
+from fna.runner.files import json_bytes, write_atomic
 from fna.runner.plan import Plan
 from fna.tasks.study import record, study
 from fna.tasks.tokens import Tokens
@@ -27,7 +26,7 @@ def draw(folder: Path, plan: Plan, task: Tokens, model: Model, dataset: Dataset)
     seek = task.seeking(model, dataset)
     images = gallery.batch(model, dataset, min(task.study, len(dataset.examples)))
     numbers = study(model, images, seek, tuple(task.ranks))
-    write_atomic(folder / FILE, json.dumps(numbers).encode())
+    write_atomic(folder / FILE, json_bytes(numbers))
     return {"tokens": _marked(folder, plan, model, dataset, images[: plan.cfg.gallery], seek)}
 
 

@@ -17,7 +17,7 @@ from fna.data.loading import batches
 from fna.data.segmentation import SegmentedDataset
 from fna.errors import UserError
 from fna.metrics.boundary import SHARE, boundary_areas, boundary_score
-from fna.metrics.iou import areas, confusion, segmentation_scores
+from fna.metrics.iou import IGNORE, areas, confusion, segmentation_scores
 from fna.models.base import Model
 from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.dense import Inference, Score, pil_to_pixels
@@ -47,7 +47,7 @@ class Segmentation:
     inference: Inference = field(default_factory=Inference)
     cache: str = "outputs/cache"
     boundary: float = SHARE
-    version: int = 1
+    version: int = 2
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for data without label maps, fewer than two classes, or a head that does not fit."""
@@ -87,6 +87,7 @@ class Segmentation:
         rows, columns = (((np.arange(LATTICE) + 0.5) * side / LATTICE).astype(int) for side in prediction.shape)
         return {
             **areas(confusion(prediction, label, classes)),
+            "ignored": np.array((label == IGNORE).sum()),
             **boundary_areas(prediction, label, classes, share=self.boundary),
             "decisions": prediction[np.ix_(rows, columns)].reshape(-1),
             "outputs": F.adaptive_avg_pool2d(scores.float(), POOLED).flatten().cpu().numpy(),
