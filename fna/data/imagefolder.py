@@ -79,7 +79,7 @@ class ImageFolder:
             raise UserError(
                 f"{folder}: holds {_count(found)}, and one class alone has nothing to be told from{self._hint(folder)}."
             )
-        if {name.lower() for name in found} <= SPLITS or _same_inside(folder, found):
+        if {name.lower().rstrip("0123456789") for name in found} <= SPLITS or _same_inside(folder, found):
             raise UserError(
                 f"{folder}: {', '.join(found[:4])} look like splits, not classes; give dataset.root={folder} "
                 f"dataset.split={found[-1]}, or the classes with dataset.classes=FILE."
@@ -94,7 +94,7 @@ class ImageFolder:
         if not root.is_dir() or (root / "val").is_dir():
             return split_folder(root, "val")
         found = _folders(root)
-        known = {name.lower() for name in found} & (SPLITS | PARTS) or looks_like(root) not in BY_CLASS
+        known = {name.lower().rstrip("0123456789") for name in found} & (SPLITS | PARTS) or looks_like(root) not in BY_CLASS
         pictured = (any(map(is_picture, (root / name).iterdir())) for name in found)
         return root if found and not known and all(pictured) else split_folder(root, "val")
 
