@@ -38,8 +38,8 @@ class BankedFolder(ImageFolder):
 
         def part(examples: list[Labelled], split: str) -> LabelledDataset:
             names = (f"{self.name}, {self.bank} a class as bank", split, whole.domain, f"{whole.digest} {self.bank} {split}")
-            return LabelledDataset(*names, examples, whole.classes, whole.class_ids)
+            return LabelledDataset(*names, examples, whole.classes, whole.class_ids, list(whole.notes))
 
-        queries = part(asked[:limit], self.split)
+        queries = part(asked[:limit], whole.split)
         queries.training = lambda: part(learnt, "bank")
         return queries

@@ -63,7 +63,7 @@ Example = TypeVar("Example", Captioned, Labelled, Segmented, Asked, Given)
 class Dataset(Generic[Example]):
     """Examples in a fixed order, with what a row has to know about them.
 
-    ``digest`` is a sha256 of annotation content, image names and image byte sizes. ``domain``: "photographs" or "generated".
+    ``digest`` is a sha256 of annotations, sample names and what the images hold. ``domain``: "photographs" or "generated".
     ``classes`` are class names in label order, ``class_ids`` (WordNet ids, say) likewise, where there are classes.
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fna.data import contents, files
 from fna.data.base import Segmented
 from fna.data.segmentation import IGNORE, SegmentedDataset, check_folder
 from fna.errors import UserError
@@ -173,7 +173,5 @@ def _existing(path: Path, named_in: Path) -> Path:
 
 
 def _digest(file: Path, examples: list[Segmented]) -> str:
-    content = hashlib.sha256(file.read_bytes())
-    for example in examples:
-        content.update(f"{example.key}\0{example.image.name}\0{example.image.stat().st_size}\n".encode())
-    return content.hexdigest()
+    """Of the annotations in ``file`` and of what the examples' own files hold."""
+    return files.digest(file.name, examples, besides=[contents.sha256s([file])[file]])

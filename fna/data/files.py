@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 
 from PIL import Image
 
+from fna.data import contents
 from fna.errors import UserError
 
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for a damaged or hostile file
+UNREADABLE = (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError)  # what damaged or hostile pictures raise
 
 
 def check_folder(path: Path, knob: str = "dataset.root") -> None:
@@ -40,32 +42,27 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not JSON: no UTF-8 at byte {error.start}; fetch it again.") from error
 
 
-def digest(split: str, examples: Sequence[Any]) -> str:
-    """sha256 of the split's name and, for every example, its fields, with files as name and size in bytes.
+def digest(split: str, examples: Sequence[Any], *, besides: Sequence[str] = ()) -> str:
+    """sha256 of the split's name, of ``besides`` and, for every example, of its fields, with files by what they hold.
 
     Raises `UserError` where an annotated file is not there: how many, and which comes first.
     """
-    total = hashlib.sha256(split.encode())
-    absent: list[Path] = []
-    for example in examples:
-        values = (getattr(example, field.name) for field in fields(example))
-        total.update(json.dumps([_content(value, absent) for value in values]).encode())
+    files = [value for example in examples for value in _values(example) if isinstance(value, Path)]
+    absent = [file for file in dict.fromkeys(files) if not os.path.exists(file)]
     if absent:
         raise UserError(
             f"{len(absent)} of the annotated files are not there, {absent[0].name} in {absent[0].parent} first; "
             "give the folder that holds them, or annotations that fit it."
         )
+    held = contents.sha256s(files)
+    total = hashlib.sha256(json.dumps([split, *besides]).encode())
+    for example in examples:
+        total.update(json.dumps([held[value] if isinstance(value, Path) else value for value in _values(example)]).encode())
     return total.hexdigest()
 
 
-def _content(value: Any, absent: list[Path]) -> Any:
-    if not isinstance(value, Path):
-        return value
-    try:
-        return [value.name, value.stat().st_size]
-    except OSError:
-        absent.append(value)
-        return [value.name, -1]
+def _values(example: Any) -> list[Any]:
+    return [getattr(example, field.name) for field in fields(example)]
 
 
 def first(items: Iterable[Any], limit: int | None) -> list[Any]:

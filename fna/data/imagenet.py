@@ -14,8 +14,9 @@ from pathlib import Path
 from fna.data import files
 from fna.data.bank import LabelledDataset
 from fna.data.base import Labelled
-from fna.data.imagefolder import SUFFIXES
-from fna.data.layouts import looks_like
+from fna.data.imagefolder import NO_SPLIT
+from fna.data.layouts import looks_like, split_folder
+from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
 from fna.data.segmentation import CLASS_FILES
 from fna.errors import UserError
 
@@ -25,17 +26,19 @@ TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 KAGGLE = "LOC_val_solution.csv"
 # of the 200-class subsets: the sum of their classes' places among the 1,000
 SUBSETS = {"imagenet_a": 102_178, "imagenet_r": 86_135}
+ONE_SPLIT = frozenset({"imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch"})  # their archives hold class folders only
 
 
 @dataclass(frozen=True)
 class ImageNet:
     """``name`` says which set: imagenet, imagenet_v2, imagenet_r, imagenet_a or imagenet_sketch; all but V2 are folders by WordNet
-    id. imagenet itself may also be the flat 50,000 images, beside the development kit (with its meta.mat) or Kaggle's
-    LOC_val_solution.csv. ``train``: the split to learn from.
+    id, in ``root/<split>/`` or, with ``split`` null and for the sets that have no splits, in ``root``. imagenet's val may also be
+    the flat 50,000 images, beside the development kit (with its meta.mat) or Kaggle's LOC_val_solution.csv. ``train``: the split
+    to learn from.
     """
 
     root: str
-    split: str = "val"
+    split: str | None = "val"
     train: str | None = None
     name: str = "imagenet"
     domain: str = "photographs"
@@ -59,13 +62,14 @@ class ImageNet:
             kept = sorted({label for _, label in places})
             ids, names = [ids[label] for label in kept], [names[label] for label in kept]
             places = [(path, kept.index(label)) for path, label in places]
+        split = self.split or NO_SPLIT
         examples = [Labelled(path.relative_to(folder).as_posix(), path, label) for path, label in files.first(places, limit)]
         train = self.train
         return LabelledDataset(
             name=self.name,
-            split=self.split,
+            split=split,
             domain=self.domain,
-            digest=files.digest(self.split, examples),
+            digest=files.digest(split, examples),
             examples=examples,
             classes=names,
             class_ids=ids,
@@ -74,20 +78,26 @@ class ImageNet:
         )
 
     def _folder(self) -> Path:
-        """Where the class folders or the flat images lie: the root or its split."""
-        inner = Path(self.root) / self.split
-        return inner if inner.is_dir() else Path(self.root)
+        """Where the class folders or the flat images lie. Raises `UserError` for a split that is not there."""
+        root = Path(self.root)
+        inner = root / (self.split or "")
+        numbered = self.split == "val" and (root / FLAT.format(1)).is_file()  # these names say which split it is
+        return root if not inner.is_dir() and (self.name in ONE_SPLIT or numbered) else split_folder(root, self.split)
 
     def _folders(self, folder: Path, ids: Sequence[str]) -> tuple[list[tuple[Path, int]], list[str]]:
         """(image, label) of every class folder, and what is to be noted."""
         label = self._class_folders(folder, ids)
-        images = [path for inner in label for path in sorted((folder / inner).iterdir()) if path.suffix.lower() in SUFFIXES]
-        return [(path, label[path.parent.name]) for path in images], self._missing_classes(list(label.values()))
+        below = [(path, place) for inner, place in label.items() for path in files_below(folder / inner)]
+        images = [(path, place) for path, place in below if is_picture(path)]
+        if not images:
+            raise UserError(f"dataset.root={self.root}: its class folders hold no image; unpack {self.name} again.")
+        shown = sorted({place for _, place in images})
+        return images, [*self._missing_classes(shown), *unread_note(path for path, _ in below)]
 
     def _class_folders(self, folder: Path, ids: Sequence[str]) -> dict[str, int]:
         """Class folders in the order of their labels. V2's are called by number: "10" is class 10, wherever a listing puts it."""
         expected = [str(number) for number in range(len(ids))] if self.name == "imagenet_v2" else ids
-        there = {path.name for path in folder.iterdir() if path.is_dir()}
+        there = {path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)}
         found = {name: label for label, name in enumerate(expected) if name in there}
         foreign = sorted(there - found.keys())
         if not found or foreign:
@@ -112,7 +122,7 @@ class ImageNet:
 
     def _flat(self, folder: Path, ids: Sequence[str]) -> tuple[list[tuple[Path, int]], list[str]]:
         """(image, label) of the flat layout, by number."""
-        images = sorted(path for path in folder.iterdir() if path.suffix == ".JPEG")
+        images = sorted(path for path in folder.iterdir() if path.suffix == ".JPEG" and not is_hidden(path.name))
         labels = self._kaggle(ids) or self._devkit(ids)
         missing = [path.name for path in images if path.stem not in labels]
         if missing:

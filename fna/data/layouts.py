@@ -1,9 +1,13 @@
-"""What published data sets look like on disk, to say which one a wrong root is."""
+"""What data sets look like on disk: splits that are there, published layouts, to say which one a wrong root is."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from fna.data.pictures import is_hidden, is_picture
+from fna.errors import UserError
+
+TINY_LABELS = "val_annotations.txt"  # in Tiny-ImageNet's val folder, beside images/
 # first match wins: the more particular first
 SIGNS: dict[str, tuple[str, ...]] = {
     "ade20k": ("annotations/training", "annotations/validation"),
@@ -17,9 +21,30 @@ SIGNS: dict[str, tuple[str, ...]] = {
     "imagenet": ("n01440764", "val/n01440764", "ILSVRC2012_val_00000001.JPEG", "val/ILSVRC2012_val_00000001.JPEG"),
     "an image folder by synsets": ("n01443537", "val/n01443537"),
     "imagenet_v2": ("999", "val/999"),
+    "tiny_imagenet": (f"val/{TINY_LABELS}", TINY_LABELS),
 }
+BY_CLASS = frozenset({"imagenet", "an image folder by synsets", "imagenet_v2", None})  # layouts that are a folder a class
 
 
 def looks_like(root: Path) -> str | None:
     """The name of the published layout that ``root`` holds, None where it is none that fna knows."""
     return next((name for name, signs in SIGNS.items() if any((root / sign).exists() for sign in signs)), None)
+
+
+def split_folder(root: Path, split: str | None) -> Path:
+    """``root/split``, or ``root`` for None. Raises `UserError` where it is not there: what is there instead."""
+    if not root.is_dir():
+        raise UserError(
+            f"dataset.root={root}: no such folder (looked from {Path.cwd()}); give the place of the data with dataset.root=PATH."
+        )
+    if split is None or (root / split).is_dir():
+        return root if split is None else root / split
+    there = sorted(path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
+    if not there:
+        raise UserError(f"dataset.split={split}: {root} holds no such folder, nor another; give dataset.root=PATH.")
+    shown = ", ".join(there[:4]) + (f", ... ({len(there)} in all)" if len(there) > 4 else "")
+    flat = any(is_picture(path) for path in (root / there[0]).iterdir())
+    way = "if these are the classes, give dataset.split=null" if flat else "give one with dataset.split=NAME"
+    other = looks_like(root)
+    guess = f" (it looks like {other})" if other else ""
+    raise UserError(f"dataset.split={split}: no such folder in {root}; there is {shown}{guess}: {way}.")

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from fna.data.base import Given
 from fna.data.files import UNREADABLE
+from fna.data.pictures import open_image
 from fna.errors import UserError
 
 Transform = Callable[[Image.Image], Tensor]
@@ -36,12 +37,6 @@ class Batch:
     indices: list[int]
     images: Tensor
     tried: int
-
-
-def open_image(path: Path) -> Image.Image:
-    """The image as RGB, decoded here and now. Raises whatever Pillow raises for a file that is missing or damaged."""
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def transformed(example: Any, transform: Transform) -> Tensor:

@@ -39,7 +39,7 @@ def scenes_of(split: str, count: int, kind: str = "scenes") -> list[Scene]:
     found: list[Scene] = []
     told: set[str] = set()
     for seed in SEEDS[split]:
-        if len(found) == count:
+        if len(found) >= count:
             break
         scene = make_scene(seed, *KINDS[kind])
         caption = full_caption(scene)

@@ -8,7 +8,6 @@ that 1 is its first class; COCO-Stuff has eleven absent values. A value that is 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +15,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fna.data import files
 from fna.data.base import Dataset, Segmented
 from fna.data.files import UNREADABLE
 from fna.data.layouts import looks_like
+from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
+from fna.data.variants import Declared, refuse_by_name, refuse_by_values, refuse_colours
 from fna.errors import UserError
 
 Array = np.ndarray
 IGNORE = 255
 UNKNOWN = -1
 VALUES = 65536  # 16-bit label maps
+LOOKED_AT = 8  # label maps whose values are held against the declaration at load
 CLASS_FILES = Path(__file__).parent / "classes"
 
 
@@ -61,20 +64,31 @@ class LabelMaps:
     domain: str = "photographs"
 
     def check(self) -> None:
-        """Raise `UserError` where the root is missing or holds something else."""
-        check_folder(self.name, Path(self.root), [_stem(path).format(split=self.split) for path in (self.images, self.labels)])
+        """Raise `UserError` where the root is missing or holds something else, or another variant of the labels."""
+        refuse_by_name(self._declared())
+        root, stems = Path(self.root), [_stem(path) for path in (self.images, self.labels)]
+        if looks_like(root) in (None, self.name):
+            for stem in stems:
+                check_split(root, stem, self.split)
+        check_folder(self.name, root, [stem.format(split=self.split) for stem in stems])
 
     def load(self, limit: int | None) -> SegmentedDataset:
-        """The examples of the split, in the order of their names (or of the listing)."""
+        """The examples of the split, in the order of their names (or of the listing).
+
+        Raises `UserError` where the first label maps hold what the declaration does not know, or are another variant's.
+        """
+        self.check()
         examples = self._examples(self.split)[:limit]
+        self._hold_against(examples[:LOOKED_AT])
         train = self.train
         return SegmentedDataset(
             name=self.name,
             split=self.split,
             domain=self.domain,
-            digest=digest(examples, class_names(self.classes)),
+            digest=files.digest(self.split, examples, besides=class_names(self.classes)),
             examples=examples,
             classes=class_names(self.classes),
+            notes=self._unread(),
             read_labels=self.read_labels,
             training=None if train is None else lambda: LabelMaps(**{**vars(self), "split": train, "train": None}).load(None),
         )
@@ -82,6 +96,28 @@ class LabelMaps:
     def read_labels(self, example: Segmented) -> Array:
         """int64 ``[H, W]`` of classes and 255; raises `UserError` naming the file for a value that no class has."""
         return to_classes(read_values(example.labels), self._lookup(), example.labels, self.name)
+
+    def _declared(self) -> Declared:
+        return Declared(self.name, self.labels, {*self.ignored}, {*self.absent})
+
+    def _hold_against(self, examples: Sequence[Segmented]) -> None:
+        found = {example.labels: read_values(example.labels) for example in examples}
+        values = {int(value) for each in found.values() for value in np.unique(each)}
+        refuse_by_values(self._declared(), values, str(next(iter(found))))
+        for file, each in found.items():
+            to_classes(each, self._lookup(), file, self.name)
+
+    def _unread(self) -> list[str]:
+        """Pictures beside those that the pattern takes, which are left out."""
+        if self.listing is not None:
+            return []
+        folder, suffix = (Path(self.root) / self.images.format(split=self.split, name="{name}")).as_posix().split("{name}")
+        if not folder.endswith("/"):
+            return []
+        beside = [path for path in files_below(Path(folder)) if not path.name.endswith(suffix)]
+        of_others = [path for path in beside if is_picture(path) and path.suffix != Path(suffix).suffix]
+        notes = [f"{len(of_others)} pictures left out: they do not end in {suffix}"] if of_others else []
+        return notes + unread_note(beside)
 
     def _lookup(self) -> Array:
         return lookup(len(class_names(self.classes)), self.ignored, self.absent)
@@ -130,8 +166,7 @@ def read_values(file: Path) -> Array:
     """The values of a label PNG ``[H, W]`` as stored: palette indices or grey levels, never colours."""
     try:
         with Image.open(file) as image:
-            if image.mode not in ("P", "L", "1", "I", "I;16"):
-                raise UserError(f"{file}: a label map holds class values, this is a colour image ({image.mode}).")
+            refuse_colours(image, str(file))
             return np.asarray(image).astype(np.int64)
     except UNREADABLE as error:
         raise UserError(f"{file}: cannot be read as a label map ({error}).") from error
@@ -151,7 +186,20 @@ def names_below(root: Path, pattern: str) -> list[str]:
     """What ``{name}`` stands for in the files that exist, sorted; it may span folders."""
     folder, suffix = pattern.split("{name}")
     found = (file.relative_to(root / folder).as_posix() for file in (root / folder).rglob(f"*{suffix}"))
-    return sorted(name.removesuffix(suffix) for name in found)
+    return sorted(name.removesuffix(suffix) for name in found if not any(map(is_hidden, name.split("/"))))
+
+
+def check_split(root: Path, stem: str, split: str) -> None:
+    """Raise `UserError` where a folder that is a split's own is not there and those of other splits are: their names."""
+    above, _, _ = stem.partition("{split}")
+    parent = (root / above).parent if above and not above.endswith("/") else root / above
+    if above == stem or (root / stem.format(split=split)).is_dir() or not parent.is_dir():
+        return
+    there = sorted(path.name for path in parent.iterdir() if path.is_dir() and not is_hidden(path.name))
+    if there:
+        raise UserError(
+            f"dataset.split={split}: no folder {root / stem.format(split=split)}; beside it there is {', '.join(there[:6])}."
+        )
 
 
 def check_folder(name: str, root: Path, needed: Sequence[str]) -> None:
@@ -163,15 +211,6 @@ def check_folder(name: str, root: Path, needed: Sequence[str]) -> None:
         other = looks_like(root)
         guess = f"; it looks like {other}" if other and other != name else ""
         raise UserError(f"dataset.root={root}: not {name}, which has {missing[0]}{guess}.")
-
-
-def digest(examples: Sequence[Segmented], classes: Sequence[str]) -> str:
-    """sha256 of class names, sample names, image sizes in bytes and the content of the label files."""
-    content = hashlib.sha256("\n".join(classes).encode())
-    for example in examples:
-        labels = hashlib.sha256(example.labels.read_bytes()).hexdigest()
-        content.update(f"{example.key}\0{example.image.stat().st_size}\0{labels}\n".encode())
-    return content.hexdigest()
 
 
 def _stem(path: str) -> str:

@@ -40,8 +40,10 @@ class _Drawn:
         """Raise `UserError` for a split or a size that there is not."""
         if self.split not in SEEDS:
             raise UserError(f"dataset.split={self.split}: no such split; there is {', '.join(SEEDS)}.")
-        if self.count < 1 or self.size < 16:
-            raise UserError(f"dataset.count={self.count} dataset.size={self.size}: at least 1 image of 16 pixels is drawn.")
+        if not (isinstance(self.count, int) and isinstance(self.size, int)) or self.count < 1 or self.size < 16:
+            raise UserError(
+                f"dataset.count={self.count} dataset.size={self.size}: whole numbers, at least 1 image of 16 pixels is drawn."
+            )
 
     def _folder(self, kind: str = "scenes") -> Path:
         self.check()

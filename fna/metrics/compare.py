@@ -76,7 +76,9 @@ class Paired:
             "output_error": float(error.mean()),
             "output_error_ci": _interval(errors),
         }
-        return Comparison({name: self._metric(name, full, variant) for name in self.whole[full]}, fidelity)
+        metrics = {name: self._metric(name, full, variant) for name in self.whole[full]}
+        check_numbers({**metrics, "output_error": {"variant": fidelity["output_error"]}})
+        return Comparison(metrics, fidelity)
 
     def _metric(self, name: str, full: int, variant: int) -> dict[str, Any]:
         before, after = float(self.whole[full][name]), float(self.whole[variant][name])
@@ -112,6 +114,18 @@ def mcnemar(before: Array, after: Array) -> float:
 
     lost, won = int((before & ~after).sum()), int((~before & after).sum())
     return 1.0 if lost + won == 0 else float(binomtest(won, lost + won).pvalue)
+
+
+def check_numbers(metrics: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise `UserError` that names the figures which are no finite number, as where no sample holds what they count."""
+    sides = {
+        name: [side for side in ("full", "variant") if side in value and not np.isfinite(value[side])]
+        for name, value in metrics.items()
+    }
+    bad = {name: found for name, found in sides.items() if found}
+    if bad:
+        said = ", ".join(f"{name} of {' and '.join(found)}" for name, found in bad.items())
+        raise UserError(f"{said}: not a number; none of these samples holds what it counts (are their labels all ignored?).")
 
 
 def relative_error(full: Array, variant: Array) -> Array:

@@ -8,12 +8,14 @@ absent class for 0 in the Jaccard index's per-class scores, so it is the oracle 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 Array = np.ndarray
 IGNORE = 255
+MUCH = 1 / 3  # of all pixels: a larger share that is ignored is worth a note
+NAMED = 5  # classes named in a note
 
 
 def confusion(prediction: Array, label: Array, classes: int, ignore: int = IGNORE) -> Array:
@@ -38,6 +40,23 @@ def areas(matrix: Array) -> dict[str, Array]:
         "labelled": matrix.sum(-1),
         "predicted": matrix.sum(-2),
     }
+
+
+def label_notes(counts: Mapping[str, Array], classes: Sequence[str]) -> list[str]:
+    """What the labels of the samples do not hold, from counts ``labelled`` ``[n, C]`` and ``ignored`` ``[n]`` of pixels.
+
+    Classes that are labelled nowhere, of which a mean says nothing, and a share of ignored pixels above a third.
+    """
+    labelled, ignored = (np.asarray(counts[name], np.float64).sum(0) for name in ("labelled", "ignored"))
+    notes, samples = [], len(counts["ignored"])
+    absent = [name for name, pixels in zip(classes, labelled, strict=True) if not pixels]
+    if absent:
+        shown = ", ".join(absent[:NAMED]) + (", ..." if len(absent) > NAMED else "")
+        notes.append(f"{len(absent)} of {len(classes)} classes are labelled nowhere in these {samples} images: {shown}")
+    total = float(labelled.sum() + ignored)
+    if total and ignored / total > MUCH:
+        notes.append(f"{100 * ignored / total:.0f} % of the labels' pixels are ignored and count nowhere")
+    return notes
 
 
 def class_iou(sums: Mapping[str, Array]) -> Array:

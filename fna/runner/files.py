@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fna.errors import UserError
 
@@ -29,6 +33,22 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def json_bytes(value: Any) -> bytes:
+    """``value`` as JSON that every reader takes: what is no finite number becomes null, what JSON does not know its text.
+
+    A figure that has to be a number is refused before (`fna.metrics.compare.check_numbers`); null says that there is none.
+    """
+    return json.dumps(_finite(value), indent=1, allow_nan=False, default=str).encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def checked_folder(path: str | Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 import traceback
@@ -63,7 +62,7 @@ def _log(asked: Asked, result: dict[str, Any], folder: Path) -> UserError | None
             asked.logger.log(result, OmegaConf.to_container(asked.cfg, resolve=True), folder)
     except Exception as error:
         _note_traceback(error, folder)
-        write_atomic(folder / "result.json", json.dumps(result | {"unlogged": _line(error)}, indent=1).encode())
+        write_atomic(folder / "result.json", json_bytes(result | {"unlogged": _line(error)}))
         return UserError(f"{_line(error)} (all but the log is there: {folder})")
     return None
 

@@ -12,6 +12,7 @@ from fna.runner.asked import Asked, Wanted
 from fna.runner.compared import Compared, Pair
 from fna.runner.loaded import Loaded
 from fna.runner.outcomes import Scored
+from fna.tasks.base import notes
 
 RESULT_SCHEMA = 1
 
@@ -98,7 +99,7 @@ def whole(
         "samples": len(full.outcome.keys),
         "skipped": full.outcome.skipped,
         "warnings": warnings,
-        "notes": [*_notes(loaded), *first.get("notes", ())],
+        "notes": [*_notes(loaded), *notes(loaded.task, full.outcome, loaded.dataset), *first.get("notes", ())],
         **shown,
     }
     if len(entries) > 1:
@@ -143,9 +144,9 @@ def _sampler(cfg: DictConfig, names: Mapping[str, str]) -> str:
 
 def _notes(loaded: Loaded) -> list[str]:
     model, dataset = loaded.model, loaded.dataset
-    notes = [*model.notes, *dataset.notes]
+    told = [*model.notes, *dataset.notes]
     if model.weights.domain == "none":
-        notes.append("random weights, asked for: the pipeline runs, the scores mean nothing")
+        told.append("random weights, asked for: the pipeline runs, the scores mean nothing")
     elif model.weights.domain != dataset.domain:
-        notes.append(f"weights trained on {model.weights.domain}, data of {dataset.domain}: the scores say nothing about either")
-    return notes
+        told.append(f"weights trained on {model.weights.domain}, data of {dataset.domain}: the scores say nothing about either")
+    return told

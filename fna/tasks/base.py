@@ -95,6 +95,18 @@ class Prepared(Protocol):
         """Make it, or find it on disk; returns the digest of what decides it, which becomes part of every row's key."""
 
 
+@runtime_checkable
+class Noting(Protocol):
+    """A task that sees in an outcome what a reader of the figures has to know."""
+
+    def notes(self, outcome: Outcome, dataset: Dataset) -> list[str]: ...
+
+
+def notes(task: Task, outcome: Outcome, dataset: Dataset) -> list[str]:
+    """What ``task`` notes of the untouched model's outcome."""
+    return task.notes(outcome, dataset) if isinstance(task, Noting) else []
+
+
 def prepared(task: Task, model: Model, dataset: Dataset, run: Run) -> dict[str, str]:
     """What a `Prepared` task adds to every row's key; nothing for others."""
     return {"prepared": task.prepare(model, dataset, run)} if isinstance(task, Prepared) else {}

@@ -16,7 +16,7 @@ from fna.data.base import Dataset, Segmented
 from fna.data.segmentation import SegmentedDataset
 from fna.errors import UserError
 from fna.metrics.boundary import SHARE, boundary_areas, boundary_score
-from fna.metrics.iou import areas, confusion, segmentation_scores
+from fna.metrics.iou import IGNORE, areas, confusion, label_notes, segmentation_scores
 from fna.models.base import Model
 from fna.tasks import by_class, segment_pictures
 from fna.tasks.base import Array, Outcome, Run
@@ -48,7 +48,7 @@ class Segmentation:
     inference: Inference = field(default_factory=Inference)
     cache: str = "outputs/cache"
     boundary: float = SHARE
-    version: int = 1
+    version: int = 2
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for data without label maps, fewer than two classes, or a head that does not fit."""
@@ -74,6 +74,10 @@ class Segmentation:
         """``miou``, ``macc``, ``aacc``, ``boundary_iou`` in percent."""
         return {**segmentation_scores(sums), "boundary_iou": boundary_score(sums)}
 
+    def notes(self, outcome: Outcome, dataset: Dataset) -> list[str]:
+        """Classes that are labelled nowhere, and a large share of ignored pixels."""
+        return label_notes(outcome.counts, dataset.classes)
+
     def exhibits(self, show: Show) -> Sections:
         """``classes.csv``, and label maps where full and the variant differ most."""
         by_class.write(show)
@@ -93,6 +97,7 @@ class Segmentation:
         rows, columns = (((np.arange(LATTICE) + 0.5) * side / LATTICE).astype(int) for side in prediction.shape)
         return {
             **areas(confusion(prediction, label, classes)),
+            "ignored": np.array((label == IGNORE).sum()),
             **boundary_areas(prediction, label, classes, share=self.boundary),
             "decisions": prediction[np.ix_(rows, columns)].reshape(-1),
             "outputs": F.adaptive_avg_pool2d(scores.float(), POOLED).flatten().cpu().numpy(),

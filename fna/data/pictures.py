@@ -1,0 +1,114 @@
+"""Which files are pictures, and a picture as 8-bit RGB: nothing is lost without a word, and none takes all memory."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fna.data.files import UNREADABLE
+
+# what torchvision's ImageFolder reads
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
+# pictures that it does not read either
+OTHER_SUFFIXES = frozenset(
+    {
+        ".arw",
+        ".avif",
+        ".cr2",
+        ".dng",
+        ".exr",
+        ".gif",
+        ".hdr",
+        ".heic",
+        ".heif",
+        ".ico",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".jxl",
+        ".nef",
+        ".pbm",
+    }
+    | {".pnm", ".psd", ".raw", ".svg", ".tga"}
+)
+PIXELS = 89_478_485  # of a picture at most: where Pillow begins to warn of decompression bombs; 360 MB as RGB
+ELONGATION = 100  # times that a picture may be longer than high: a resized short side of 1,000 then gives 100 million pixels
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF, and what the second may say
+PNM_AND_PNG = ("PNG", "PPM")  # mode "I" of these is 16 bits wide; elsewhere it may mean anything
+
+
+def open_image(path: Path) -> Image.Image:
+    """The picture as RGB of 8 bits, decoded here and now; 16-bit grey is scaled, transparency and EXIF orientation are ignored.
+
+    As in torchvision, timm and open_clip, from which published figures come, nothing is turned upright. Raises one of
+    `files.UNREADABLE` for a file that is missing or damaged, for numbers that declare no range (float or 32-bit pixels), and for
+    pictures of more than `PIXELS` or `ELONGATION`.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError("there is no such file")
+    try:
+        with Image.open(path) as image:
+            _check_size(*image.size)
+            return _eight_bits(image).convert("RGB")
+    except UNREADABLE:
+        raise
+    except Exception as error:  # Pillow's decoders raise many things on damaged files: struct.error, KeyError, TypeError, ...
+        raise ValueError(f"damaged: {type(error).__name__} {error}") from error
+
+
+def is_hidden(name: str) -> bool:
+    """Files and folders of the system: .DS_Store, ._0001.jpg beside 0001.jpg, the folder that macOS puts into archives."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files below ``folder`` that are not hidden, sorted; links to folders are followed, each folder once."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for parent, inner, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = [name for name in inner if not is_hidden(name)]
+        found += [Path(parent, name) for name in names if not is_hidden(name)]
+    return sorted(found)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the suffix is one that is read, in whatever case."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def unread_note(paths: Iterable[Path]) -> list[str]:
+    """A note that counts the pictures among ``paths`` whose format is not read; none where there is none."""
+    suffixes = Counter(path.suffix.lower() for path in paths if path.suffix.lower() in OTHER_SUFFIXES)
+    if not suffixes:
+        return []
+    return [
+        f"{sum(suffixes.values())} pictures left out: {', '.join(sorted(suffixes))} is not read ({', '.join(sorted(SUFFIXES))} are)"
+    ]
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > PIXELS:
+        raise ValueError(f"{width}x{height}: more than {PIXELS} pixels")
+    if max(width, height) > ELONGATION * min(width, height):
+        raise ValueError(f"{width}x{height}: one side more than {ELONGATION} times the other")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A picture of 16-bit grey with its range brought to 0..255 (Pillow's own conversion cuts off at 255); others as they are."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in PNM_AND_PNG):
+        tags = getattr(image, "tag_v2", {})
+        white = 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1
+        grey = np.rint(np.asarray(image).astype(np.float64) * (255 / white)).clip(0, 255).astype(np.uint8)
+        return Image.fromarray(255 - grey if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else grey)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode}, whose range is not declared; save it with 8 or 16 bits")
+    return image

@@ -1,0 +1,66 @@
+"""Tiny-ImageNet, as it is downloaded or as a folder a class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fna.data import files
+from fna.data.base import Dataset, Labelled
+from fna.data.imagefolder import ImageFolder
+from fna.data.layouts import TINY_LABELS
+from fna.data.pictures import unread_note
+from fna.errors import UserError
+
+
+@dataclass(frozen=True)
+class TinyImageNet(ImageFolder):
+    """The archive's own val folder (``val/images/*.JPEG`` with labels in ``val/val_annotations.txt``), or an image folder.
+
+    Labels follow the sorted WordNet ids, as in every image folder, or the TSV ``classes``.
+    """
+
+    name: str = "tiny_imagenet"
+
+    def check(self) -> None:
+        """Raise `UserError` where root, split or list of classes are not there."""
+        if not self._annotations().is_file():
+            super().check()
+        elif self.classes is not None:
+            files.check_file(Path(self.classes), "dataset.classes")
+
+    def load(self, limit: int | None) -> Dataset[Labelled]:
+        """The first ``limit`` images, by class and then by name. Raises `UserError` for a file without label or a foreign class."""
+        self.check()
+        source = self._annotations()
+        if not source.is_file():
+            return super().load(limit)
+        wnid = _read_labels(source)
+        images = source.parent / "images"
+        found = sorted(wnid.values())
+        ids, names = files.read_classes(self.classes) if self.classes else (sorted(set(found)),) * 2
+        unknown = sorted(set(found) - set(ids))
+        if unknown:
+            raise UserError(f"{self.classes}: lacks {len(unknown)} of the classes in {source} (first: {unknown[0]}).")
+        label = {name: place for place, name in enumerate(ids)}
+        order = sorted(wnid, key=lambda name: (wnid[name], name))
+        examples = [Labelled(f"{wnid[name]}/{name}", images / name, label[wnid[name]]) for name in files.first(order, limit)]
+        split = self._split_name(source.parent)
+        notes = unread_note(images / name for name in order)
+        return Dataset(self.name, split, self.domain, files.digest(split, examples), examples, names, ids, notes)
+
+    def _annotations(self) -> Path:
+        """The file of labels, which is the val split's alone."""
+        return self._folder() / TINY_LABELS
+
+
+def _read_labels(source: Path) -> dict[str, str]:
+    """File name -> WordNet id. Raises `UserError` for what is no table of them."""
+    try:
+        rows = [line.split("\t") for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
+        found = {row[0]: row[1].strip() for row in rows}
+    except (UnicodeDecodeError, IndexError) as error:
+        raise UserError(f"{source}: no table of file name and WordNet id ({error}); unpack tiny-imagenet-200.zip again.") from error
+    if len(set(found.values())) < 2:
+        raise UserError(f"{source}: names {len(set(found.values()))} class; unpack tiny-imagenet-200.zip again.")
+    return found

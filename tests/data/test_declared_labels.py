@@ -1,0 +1,149 @@
+"""Label maps are held against their declaration: variants of a format are refused with what reads them, gaps are noted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fna.errors import UserError
+from fna.metrics.compare import check_numbers
+from fna.metrics.iou import label_notes
+from fna.runner.files import json_bytes
+from tests.data.test_label_maps import draw, source
+
+CITY = ("leftImg8bit/val/a/a_1_leftImg8bit.png", "gtFine/val/a/a_1_gtFine_labelIds.png")
+ADE = ("images/validation/ADE_val_00000001.jpg", "annotations/validation/ADE_val_00000001.png")
+STUFF = ("val2017/000000000139.jpg", "stuffthingmaps/val2017/000000000139.png")
+
+
+def loaded(name: str, root: Path, files: tuple[str, str], values: Any, **changes: Any) -> Any:
+    draw(root / files[0], root / files[1], values)
+    return source(name, root, **changes).load(None)
+
+
+def test_cityscapes_train_ids_in_the_place_of_label_ids(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train ids \(0 to 18\), not label ids; give 'dataset\.ignored=\[255\]'"):
+        loaded("cityscapes", tmp_path, CITY, [*range(19), 255])
+    assert loaded("cityscapes", tmp_path, CITY, [*range(19), 255], ignored=[255]).digest
+    with pytest.raises(UserError, match="label value 26: these are label ids"):
+        loaded("cityscapes", tmp_path, CITY, [7, 8, 26], ignored=[255])
+    assert loaded("cityscapes", tmp_path, CITY, [0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 21, 23, 26]).digest
+
+
+@pytest.mark.parametrize(
+    ("labels", "ignored", "words"),
+    [
+        ("_gtFine_labelTrainIds.png", [0, 255], "dataset.ignored=\\[255\\]"),
+        ("_gtFine_instanceIds.png", [0, 255], "numbers of instances"),
+        ("_gtFine_color.png", [0, 255], "colours"),
+    ],
+)
+def test_cityscapes_variants_by_name(labels: str, ignored: list[int], words: str, tmp_path: Path) -> None:
+    draw(tmp_path / CITY[0], tmp_path / CITY[1], [7])
+    data = source("cityscapes", tmp_path, labels="gtFine/{split}/{name}" + labels, ignored=ignored)
+    with pytest.raises(UserError, match=words):
+        data.check()
+
+
+def test_ade20k_shifted_already_and_not(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"shifted down by one already; give 'dataset\.ignored=\[255\]'"):
+        loaded("ade20k", tmp_path, ADE, [0, 1, 149, 255])
+    with pytest.raises(UserError, match=r"not shifted down by one; leave dataset\.ignored out"):
+        loaded("ade20k", tmp_path, ADE, [0, 1, 150], ignored=[255])
+    assert loaded("ade20k", tmp_path, ADE, [0, 1, 149, 255], ignored=[255]).digest
+
+
+def test_coco_stuff_with_and_without_its_gaps(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"label value 11, .*train ids .* give 'dataset\.absent=\[\]'"):
+        loaded("coco_stuff", tmp_path, STUFF, [0, 11, 170, 255])
+    with pytest.raises(UserError, match=r"label value 181: these are no train ids; leave dataset\.absent out"):
+        loaded("coco_stuff", tmp_path, STUFF, [0, 181], absent=[])
+    assert loaded("coco_stuff", tmp_path, STUFF, [0, 11, 170, 255], absent=[]).digest
+
+
+def test_pascal_vocs_objects_and_colours(tmp_path: Path) -> None:
+    files = ("JPEGImages/a.jpg", "SegmentationClass/a.png")
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("a\n")
+    draw(tmp_path / files[0], tmp_path / files[1], [0, 1])
+    with pytest.raises(UserError, match="numbers of objects"):
+        source("pascal_voc", tmp_path, labels="SegmentationObject/{name}.png").check()
+    colours = np.zeros((6, 8, 3), np.uint8)
+    colours[:3], colours[3:, 4:] = (192, 0, 0), (0, 0, 128)  # chair, bottle
+    picture = Image.fromarray(colours)
+    picture.save(tmp_path / files[1])
+    with pytest.raises(UserError, match=r"a colour image \(RGB\) in PASCAL VOC's colours"):
+        source("pascal_voc", tmp_path).load(None)
+    picture.quantize(8).save(tmp_path / files[1])
+    with pytest.raises(UserError, match="PASCAL VOC's colours under other numbers"):
+        source("pascal_voc", tmp_path).load(None)
+
+
+def test_a_value_that_no_class_has_is_found_at_load(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.png: label value 12, which no class of camvid has"):
+        loaded("camvid", tmp_path, ("val/a.png", "valannot/a.png"), [0, 12])
+
+
+def test_a_split_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    draw(tmp_path / "img/train/a.png", tmp_path / "ann/train/a.png", [0])
+    places = {"images": "img/{split}/{name}.png", "labels": "ann/{split}/{name}.png"}
+    with pytest.raises(UserError, match=r"dataset\.split=val: no folder .*img/val; beside it there is train\."):
+        source("camvid", tmp_path, **places).check()
+    assert source("camvid", tmp_path, **places, split="train").load(None).examples
+
+
+def test_pictures_beside_the_pattern_are_counted_and_hidden_ones_are_none(tmp_path: Path) -> None:
+    draw(tmp_path / "val/a.png", tmp_path / "valannot/a.png", [0])
+    for name in ("b.jpg", "c.gif", "._a.png"):
+        (tmp_path / "val" / name).write_bytes(b"?")
+    data = source("camvid", tmp_path).load(None)
+    assert [example.key for example in data.examples] == ["a"]
+    assert data.notes[0] == "1 pictures left out: they do not end in .png"
+    assert data.notes[1].startswith("1 pictures left out: .gif")
+
+
+def test_other_pixels_of_the_same_size_are_another_data_set(tmp_path: Path) -> None:
+    images = {}
+    for value in (10, 20):
+        Image.new("L", (8, 6), value).save(tmp_path / "a.bmp")
+        (tmp_path / "val").mkdir(exist_ok=True)
+        images[value] = (tmp_path / "a.bmp").read_bytes()
+    draw(tmp_path / "val/a.png", tmp_path / "valannot/a.png", [0])
+    digests = []
+    for content in images.values():
+        (tmp_path / "val/a.png").write_bytes(content)
+        digests.append(source("camvid", tmp_path).load(None).digest)
+    assert digests[0] != digests[1]
+
+
+def test_classes_labelled_nowhere_and_much_that_is_ignored_are_noted() -> None:
+    counts = {"labelled": np.array([[5, 0, 0], [1, 0, 0]]), "ignored": np.array([0, 4])}
+    assert label_notes(counts, ["sky", "tree", "car"]) == [
+        "2 of 3 classes are labelled nowhere in these 2 images: tree, car",
+        "40 % of the labels' pixels are ignored and count nowhere",
+    ]
+    assert label_notes({"labelled": np.array([[5, 4]]), "ignored": np.array([4])}, ["sky", "tree"]) == []
+
+
+def test_a_figure_that_is_no_number_fails_by_name() -> None:
+    figures = {"miou": {"full": float("nan"), "variant": float("nan")}, "aacc": {"full": 1.0, "variant": 2.0}}
+    with pytest.raises(UserError, match="miou of full and variant: not a number") as caught:
+        check_numbers(figures)
+    assert "aacc" not in str(caught.value)
+    check_numbers({"aacc": figures["aacc"]})
+
+
+def test_json_is_json_whatever_is_in_it() -> None:
+    value = {"a": float("nan"), "b": [1.5, float("inf"), (np.float64("-inf"),)], "c": Path("x"), 3: None}
+    text = json_bytes(value).decode()
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == {
+        "a": None,
+        "b": [1.5, None, [None]],
+        "c": "x",
+        "3": None,
+    }
