@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
+
+from fna.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,27 @@ class Dataset(Generic[Example]):
     classes: Sequence[str] = ()
     class_ids: Sequence[str] = ()
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` for what no row could be stored or compared under: a sample listed twice, a name that is no UTF-8."""
+        keys: list[str] = [example.key for example in self.examples]
+        unsaid = next((name for name in (*keys, *self.classes, *self.class_ids) if not is_text(name)), None)
+        if unsaid is not None:
+            raise UserError(f"{self.name}: {unsaid!a} is no name in UTF-8; rename it.")
+        if len(set(keys)) != len(keys):
+            twice = next(key for key, times in Counter(keys).items() if times > 1)
+            raise UserError(f"{self.name}: sample {twice} is listed twice; list it once.")
+
+
+def is_text(value: object) -> bool:
+    """Whether this is a string that UTF-8 can say: a file's name or a JSON escape may hold halves of characters."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class DatasetSource(Protocol):

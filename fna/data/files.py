@@ -33,11 +33,13 @@ def read_json(path: Path) -> Any:
     """A JSON file. Raises `UserError` with file, line and column where it is not JSON."""
     check_file(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # tools on Windows begin a file with a mark
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not JSON at line {error.lineno}, column {error.colno} ({error.msg}); fetch it again.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not JSON: no UTF-8 at byte {error.start}; fetch it again.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); fetch it again.") from error
 
 
 def digest(split: str, examples: Sequence[Any]) -> str:

@@ -25,8 +25,8 @@ def scores(outcome: Any) -> dict[str, float]:
 
 def test_by_hand(clip: Model, captioned: Dataset[Captioned]) -> None:
     outcome = Retrieval().evaluate(clip, captioned, Run(batch_size=2))
-    # "green thing" finds the green image first, then ties red and blue: rank 3 of 3; the other captions find theirs.
-    # The red image finds "red"; the green one finds "green thing" no worse than "so green": a tie, rank 2; the blue one "blue".
+    # "green thing" finds the green image first, then red and blue alike; the other captions find theirs. The red image finds "red",
+    # the blue one "blue"; the green one finds "green thing" and "so green" alike, of which the second comes first here.
     assert scores(outcome) == {"t2i_r1": 75, "t2i_r5": 100, "t2i_r10": 100, "i2t_r1": 66.67, "i2t_r5": 100, "i2t_r10": 100}
     assert outcome.labels == ["red", "green thing", "blue"]
     assert outcome.truths == ["red", "so green", "blue"]
