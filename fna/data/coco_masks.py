@@ -54,6 +54,7 @@ class CocoInstances:
 
     def load(self, limit: int | None) -> SegmentedDataset:
         """Images by id. Raises `UserError` naming file and entry for annotations that cannot be painted."""
+        self.check()
         root = Path(self.root)
         file = root / self._in(self.annotations)
         content = read(file, "not a COCO instances file", *LISTS)
@@ -156,6 +157,7 @@ class CocoPanoptic:
 
     def load(self, limit: int | None) -> SegmentedDataset:
         """Annotated images, by id. Raises `UserError` naming file and entry for what cannot be read, damaged PNGs included."""
+        self.check()
         root = Path(self.root)
         file = root / "annotations" / f"panoptic_{self.split}.json"
         content = read(file, "not a COCO panoptic file", *LISTS)
