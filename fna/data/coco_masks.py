@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
+from fna.data import files
 from fna.data.base import Segmented
 from fna.data.coco_format import Picture, Size, by_picture, category_names, pictures
 from fna.data.entries import Entry, in_order, read
@@ -75,7 +76,7 @@ class CocoInstances:
             name=self.name,
             split=self.split,
             domain=self.domain,
-            digest=_digest(file, examples),
+            digest=_digest(file, self.split, examples),
             examples=examples,
             classes=classes,
             notes=notes,
@@ -175,7 +176,7 @@ class CocoPanoptic:
             name=self.name,
             split=self.split,
             domain=self.domain,
-            digest=_digest(file, examples),
+            digest=_digest(file, self.split, examples),
             examples=examples,
             classes=[names[ident] for ident in places],
             notes=notes,
@@ -241,8 +242,6 @@ def _existing(path: Path, named_in: Path) -> Path:
     return path
 
 
-def _digest(file: Path, examples: list[Segmented]) -> str:
-    content = hashlib.sha256(file.read_bytes())
-    for example in examples:
-        content.update(f"{example.key}\0{example.image.name}\0{example.image.stat().st_size}\n".encode())
-    return content.hexdigest()
+def _digest(file: Path, split: str, examples: Sequence[Segmented]) -> str:
+    """Of the whole annotation file and of each example."""
+    return hashlib.sha256(file.read_bytes() + files.digest(split, examples).encode()).hexdigest()

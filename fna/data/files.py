@@ -84,7 +84,7 @@ def read_classes(path: str) -> tuple[list[str], list[str]]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = [row for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"{path}: cannot be read as a list of classes ({error}); give a TSV of class id and name with dataset.classes=PATH."
         ) from error

@@ -60,6 +60,15 @@ class LabelMaps:
     listing: str | None = None
     domain: str = "photographs"
 
+    def __post_init__(self) -> None:
+        for knob, pattern in (("images", self.images), ("labels", self.labels), ("listing", self.listing or "")):
+            rest = pattern.replace("{split}", "")
+            times = rest.count("{name}")
+            wrong = {"images": times != 1, "labels": times == 0, "listing": times > 0}[knob]
+            if wrong or set("{}") & set(rest.replace("{name}", "")):
+                places = "{split} where it counts" if knob == "listing" else "{name} once, {split} where it counts"
+                raise ValueError(f"dataset.{knob}={pattern}: give a path with {places}, and no other brace.")
+
     def check(self) -> None:
         """Raise `UserError` where the root is missing or holds something else."""
         check_folder(self.name, Path(self.root), [_stem(path).format(split=self.split) for path in (self.images, self.labels)])
@@ -105,7 +114,10 @@ class LabelMaps:
         file = Path(self.root) / self.listing.format(split=split)
         if not file.is_file():
             raise UserError(f"{self.name}: {file} is missing; it lists the images of split {split}.")
-        return file.read_text(encoding="utf-8").split()
+        try:
+            return file.read_text(encoding="utf-8").split()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file}: no list of names in UTF-8 ({error}); fetch it again.") from error
 
 
 def class_names(classes: Sequence[str] | str) -> list[str]:

@@ -224,7 +224,7 @@ def test_a_sample_twice_and_names_that_are_no_utf8_are_refused_by_every_data_set
     with pytest.raises(UserError, match="made: sample a is listed twice; list it once"):
         Dataset("made", "val", "photographs", "d", [example, example])
     for name in ("caf\udce9.jpg", 7):
-        with pytest.raises(UserError, match="made: .* is no name in UTF-8; rename it") as caught:
+        with pytest.raises(UserError, match=r"made: .* is no name in UTF-8; rename it") as caught:
             Dataset("made", "val", "photographs", "d", [replace(example, key=name)])  # type: ignore[arg-type]
         str(caught.value).encode()
     with pytest.raises(UserError, match=r"'caf\\udce9' is no name in UTF-8"):

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 from pycocotools import mask as rle
 
+from fna.configs import instantiate as configured
 from fna.configs import load_option
 from fna.data.segmentation import CLASS_FILES, class_names, lookup
 from fna.errors import UserError
@@ -233,3 +235,23 @@ def test_colour_labels_and_missing_label_files_are_refused(tmp_path: Path) -> No
     (tmp_path / "valannot/a.png").unlink()
     with pytest.raises(UserError, match=r"1 files of split val are missing, the first is .*a\.png"):
         source("camvid", tmp_path).load(None)
+
+
+@pytest.mark.parametrize("images", ["pictures", "{name}/{kind}.png", "{name}/{name}.png", "{}.png", "{split}.png", "{name}}.png"])
+def test_a_pattern_of_files_with_another_brace_is_refused_when_it_is_made(images: str, tmp_path: Path) -> None:
+    node = load_option("dataset", "camvid")
+    node.pop("defaults", None)
+    with pytest.raises(UserError, match=r"dataset\.images=.*: give a path with \{name\} once"):
+        configured(OmegaConf.merge(node, {"root": str(tmp_path), "images": images}))
+
+
+def test_a_listing_that_is_no_utf8_or_names_an_image_twice_is_refused_at_load(tmp_path: Path) -> None:
+    draw(tmp_path / "JPEGImages/a.jpg", tmp_path / "SegmentationClass/a.png", [0])
+    listing = tmp_path / "ImageSets/Segmentation/val.txt"
+    listing.parent.mkdir(parents=True)
+    listing.write_bytes(b"caf\xe9\n")
+    with pytest.raises(UserError, match=r"val\.txt: no list of names in UTF-8"):
+        source("pascal_voc", tmp_path).load(None)
+    listing.write_text("a\na\n")
+    with pytest.raises(UserError, match="pascal_voc: sample a is listed twice"):
+        source("pascal_voc", tmp_path).load(None)
