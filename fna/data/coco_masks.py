@@ -127,7 +127,7 @@ def _drawing(picture: Picture, told: Sequence[Entry], places: Mapping[str, int])
 def _refuse_specks(file: Path, drawn: Mapping[str, _Drawing]) -> None:
     """Raise `UserError` where there are masks and none covers a pixel, as those of coordinates in fractions."""
     masks = [code for drawing in drawn.values() for _, code in drawing.masks]
-    if masks and not rle.area(masks).any():
+    if masks and not any(rle.area(code) for code in masks):  # one by one: pycocotools counts a list of masks in 8 bits
         raise UserError(f"{file}: none of {len(masks)} masks covers a pixel; are its coordinates fractions? They must be pixels.")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as rle
+from pycocotools.coco import COCO
 
 from fna.data.coco import CocoCaptions
 from fna.data.coco_masks import CocoInstances
@@ -200,6 +201,26 @@ def test_larger_is_painted_first_by_its_counted_area_and_crowds_are_ignored(tmp_
     labels = maps(instances(tmp_path, edit))[0]
     assert labels[0] == [2, 2, 2, 2, 2, 2, 255, 255]
     assert labels[2] == [2, 1, 1, 1, 2, 2, 255, 255]
+
+
+def test_more_masks_than_a_byte_counts_are_read(tmp_path: Path) -> None:
+    """pycocotools 2.0.11 holds the number of masks in a list in 8 bits."""
+    assert maps(instances(tmp_path, lambda made: made["annotations"].extend(made["annotations"] * 299))) == maps(
+        instances(tmp_path)
+    )
+
+
+def test_coco_itself_is_read_as_pycocotools_reads_it(shared_data: Path) -> None:
+    data = CocoInstances(str(shared_data / "coco_mini")).load(None)
+    coco = COCO(str(shared_data / "coco_mini/annotations/instances_val2017.json"))
+    place = {category: 1 + place for place, category in enumerate(sorted(coco.getCatIds()))}
+    assert len(data.examples) == len(coco.imgs) == 79
+    for example in data.examples:
+        image = coco.imgs[int(example.key)]
+        expected = np.zeros((image["height"], image["width"]), np.int64)
+        for entry in sorted(coco.imgToAnns[image["id"]], key=lambda each: (each["iscrowd"], each["area"]), reverse=True):
+            expected[coco.annToMask(entry) == 1] = IGNORE if entry["iscrowd"] else place[entry["category_id"]]
+        assert np.array_equal(data.read_labels(example), expected)
 
 
 def test_a_picture_that_cannot_be_read_is_left_to_be_skipped(tmp_path: Path) -> None:
