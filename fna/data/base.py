@@ -69,14 +69,19 @@ class Dataset(Generic[Example]):
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Raise `UserError` for what no row could be stored or compared under: a sample listed twice, a name that is no UTF-8."""
-        keys: list[str] = [example.key for example in self.examples]
-        unsaid = next((name for name in (*keys, *self.classes, *self.class_ids) if not is_text(name)), None)
+        """Raise `UserError` for what no row could be stored under: a name that is no UTF-8."""
+        names = (*(example.key for example in self.examples), *self.classes, *self.class_ids)
+        unsaid = next((name for name in names if not is_text(name)), None)
         if unsaid is not None:
             raise UserError(f"{self.name}: {unsaid!a} is no name in UTF-8; rename it.")
-        if len(set(keys)) != len(keys):
-            twice = next(key for key, times in Counter(keys).items() if times > 1)
-            raise UserError(f"{self.name}: sample {twice} is listed twice; list it once.")
+
+
+def listed_once(dataset: Dataset) -> Dataset:
+    """``dataset`` itself, to be evaluated. Raises `UserError` for a sample listed twice: two rows could not be held side by side."""
+    twice = next((key for key, times in Counter(example.key for example in dataset.examples).items() if times > 1), None)
+    if twice is not None:
+        raise UserError(f"{dataset.name}: sample {twice} is listed twice; list it once.")
+    return dataset
 
 
 def is_text(value: object) -> bool:

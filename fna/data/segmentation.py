@@ -9,6 +9,7 @@ that 1 is its first class; COCO-Stuff has eleven absent values. A value that is 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,9 +116,13 @@ class LabelMaps:
         if not file.is_file():
             raise UserError(f"{self.name}: {file} is missing; it lists the images of split {split}.")
         try:
-            return file.read_text(encoding="utf-8").split()
+            names = file.read_text(encoding="utf-8").split()
         except UnicodeDecodeError as error:
             raise UserError(f"{file}: no list of names in UTF-8 ({error}); fetch it again.") from error
+        twice = next((name for name, times in Counter(names).items() if times > 1), None)
+        if twice is not None:
+            raise UserError(f"{file}: {twice} is listed twice; list each image once.")
+        return names
 
 
 def class_names(classes: Sequence[str] | str) -> list[str]:

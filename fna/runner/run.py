@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fna.data.base import Dataset
+from fna.data.base import Dataset, listed_once
 from fna.data.loading import batches
 from fna.data.segmentation import SegmentedDataset
 from fna.errors import UserError
@@ -50,7 +50,7 @@ def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]
     env.keep_freed_memory()
     env.seed_everything(cfg.seed)
     console.print(plan.sentence(), highlight=False)
-    dataset = plan.dataset.load(cfg.limit)
+    dataset = listed_once(plan.dataset.load(cfg.limit))
     model = plan.model.build(image_size=_size(cfg), device=device, dtype=cfg.dtype, seed=cfg.seed)
     model.config = model_config(cfg)
     console.print(f"weights: {model.weights.source} ({model.weights.digest[:12]})", highlight=False)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fna.data.base import Captioned, Dataset
+from fna.data.base import Captioned, Dataset, listed_once
 from fna.data.coco import CocoCaptions
 from fna.data.imagefolder import ImageFolder
 from fna.data.karpathy import KarpathyCaptions
@@ -222,7 +222,7 @@ def test_tsv_lines_that_cannot_be_read_are_refused_at_load(tmp_path: Path) -> No
 def test_a_sample_twice_and_names_that_are_no_utf8_are_refused_by_every_data_set(tmp_path: Path) -> None:
     example = Captioned("a", tmp_path / "a.png", ("x",))
     with pytest.raises(UserError, match="made: sample a is listed twice; list it once"):
-        Dataset("made", "val", "photographs", "d", [example, example])
+        listed_once(Dataset("made", "val", "photographs", "d", [example, example]))
     for name in ("caf\udce9.jpg", 7):
         with pytest.raises(UserError, match=r"made: .* is no name in UTF-8; rename it") as caught:
             Dataset("made", "val", "photographs", "d", [replace(example, key=name)])  # type: ignore[arg-type]

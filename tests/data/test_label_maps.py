@@ -253,5 +253,5 @@ def test_a_listing_that_is_no_utf8_or_names_an_image_twice_is_refused_at_load(tm
     with pytest.raises(UserError, match=r"val\.txt: no list of names in UTF-8"):
         source("pascal_voc", tmp_path).load(None)
     listing.write_text("a\na\n")
-    with pytest.raises(UserError, match="pascal_voc: sample a is listed twice"):
+    with pytest.raises(UserError, match=r"val\.txt: a is listed twice; list each image once"):
         source("pascal_voc", tmp_path).load(None)
