@@ -77,7 +77,7 @@ class Dataset(Generic[Example]):
 
 
 def listed_once(dataset: Dataset) -> Dataset:
-    """``dataset`` itself, to be evaluated. Raises `UserError` for a sample listed twice: two rows could not be held side by side."""
+    """``dataset`` itself, to be evaluated. Raises `UserError` for a sample listed twice, which no two rows could be compared by."""
     twice = next((key for key, times in Counter(example.key for example in dataset.examples).items() if times > 1), None)
     if twice is not None:
         raise UserError(f"{dataset.name}: sample {twice} is listed twice; list it once.")

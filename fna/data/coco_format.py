@@ -37,7 +37,7 @@ class Picture:
                 columns, rows = image.size
         except UNREADABLE:
             return None
-        said = self.entry.whole("height", rows), self.entry.whole("width", columns)
+        said = self.entry.whole("height", 0) or rows, self.entry.whole("width", 0) or columns  # tools write 0 for unknown
         if said != (rows, columns):
             raise UserError(
                 f"{self.entry.where}: {said[1]}x{said[0]}, but {self.path} is {columns}x{rows}; give the images annotated."

@@ -88,6 +88,7 @@ MEANS_THE_SAME: dict[str, Edit] = {
     "null area and crowd": lambda made: made["annotations"][0].update(area=None, iscrowd=None),
     "crowd as false (LVIS readers)": lambda made: made["annotations"][0].update(iscrowd=False, area=9.0),
     "null size": lambda made: made["images"][0].update(width=None, height=None),
+    "a size of 0": lambda made: made["images"][0].update(width=0, height=0),
     "a folder in the name (TACO)": lambda made: made["images"][0].update(file_name="pictures/a.png"),
     "a folder of another machine (Label Studio)": lambda made: made["images"][0].update(file_name="/data/upload/1/a.png"),
     "Windows": lambda made: made["images"][0].update(file_name="pictures\\a.png"),
