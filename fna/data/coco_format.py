@@ -32,6 +32,8 @@ class Picture:
 
     def size(self) -> Size | None:
         """Rows and columns by the image file, None where it cannot be read. Raises `UserError` where the annotations differ."""
+        if not self.path.is_file():  # a pipe would be waited for
+            return None
         try:
             with Image.open(self.path) as image:
                 columns, rows = image.size
@@ -39,9 +41,9 @@ class Picture:
             return None
         said = self.entry.whole("height", 0) or rows, self.entry.whole("width", 0) or columns  # tools write 0 for unknown
         if said != (rows, columns):
-            raise UserError(
-                f"{self.entry.where}: {said[1]}x{said[0]}, but {self.path} is {columns}x{rows}; give the images annotated."
-            )
+            turned = "; if it is turned by an EXIF tag, save it turned" if said == (columns, rows) else ""
+            differs = f"{said[1]}x{said[0]}, but {self.path} is {columns}x{rows}"
+            raise UserError(f"{self.entry.where}: {differs}{turned or '; give the images that were annotated'}.")
         return rows, columns
 
 
