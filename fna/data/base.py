@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+from fna.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,32 @@ class Dataset(Generic[Example]):
     classes: Sequence[str] = ()
     class_ids: Sequence[str] = ()
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` for what no row could be stored under: a name that is no UTF-8."""
+        names = (*(example.key for example in self.examples), *self.classes, *self.class_ids)
+        unsaid = next((name for name in names if not is_text(name)), None)
+        if unsaid is not None:
+            raise UserError(f"{self.name}: {unsaid!a} is no name in UTF-8; rename it.")
+
+
+def listed_once(dataset: Dataset) -> Dataset:
+    """``dataset`` itself, to be evaluated. Raises `UserError` for a sample listed twice, which no two rows could be compared by."""
+    twice = next((key for key, times in Counter(example.key for example in dataset.examples).items() if times > 1), None)
+    if twice is not None:
+        raise UserError(f"{dataset.name}: sample {twice} is listed twice; list it once.")
+    return dataset
+
+
+def is_text(value: object) -> bool:
+    """Whether this is a string that UTF-8 can say: a file's name or a JSON escape may hold halves of characters."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class DatasetSource(Protocol):

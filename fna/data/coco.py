@@ -1,13 +1,14 @@
-"""COCO captions in the official format: images and annotations in one JSON."""
+"""COCO captions in the official format, of COCO or of one's own: images and annotations in one JSON."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from fna.data import captions, files
 from fna.data.base import Captioned, Dataset
+from fna.data.coco_format import by_picture, pictures
+from fna.data.entries import Entry, in_order, read
 from fna.errors import UserError
 
 
@@ -15,8 +16,8 @@ from fna.errors import UserError
 class CocoCaptions:
     """``annotations`` (a JSON file) and ``images`` (a folder) lie in ``root``, or anywhere if absolute.
 
-    Images come in the file's order, their captions by annotation id. ``captions_per_image``: "all", or a count (5: the convention
-    that leaves 25,000 of val2017's 25,014). ``complete``: how many images the whole split has; fewer is noted.
+    Images come in the file's order, their captions by annotation id where they have ids. ``captions_per_image``: "all", or a count
+    (5: the convention that leaves 25,000 of val2017's 25,014). ``complete``: how many images the whole split has; fewer is noted.
     """
 
     root: str
@@ -35,7 +36,7 @@ class CocoCaptions:
         """Raise `UserError` where root, annotations or images are not there."""
         root = Path(self.root)
         files.check_folder(root)
-        files.check_file(root / self.annotations)
+        captions.check_annotations(root, self.annotations)
         files.check_folder(root / self.images, "dataset.images")
 
     def load(self, limit: int | None) -> Dataset[Captioned]:
@@ -43,18 +44,21 @@ class CocoCaptions:
         self.check()
         root = Path(self.root)
         source = root / self.annotations
-        content = files.read_json(source)
-        texts: dict[int, list[str]] = defaultdict(list)
-        try:
-            for note in sorted(content["annotations"], key=lambda note: note["id"]):
-                texts[note["image_id"]].append(note["caption"].strip())
-            entries = [(image["id"], image["file_name"]) for image in content["images"]]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{source}: no COCO captions file ({error!r}); give captions_*.json with dataset.annotations=PATH."
-            ) from error
-        found = [Captioned(name, root / self.images / name, tuple(texts[number])) for number, name in entries]
+        content = read(source, "no COCO captions file", "images", "annotations")
+        known = pictures(content, root / self.images, root)
+        if not known:
+            raise UserError(f"{source}: images is empty.")
+        told, notes = by_picture(content, known)
+        found = [Captioned(each.name, each.path, _texts(told.get(each.ident, []))) for each in known.values()]
         data = captions.dataset(self.name, self.split, self.domain, source, found, limit, self.captions_per_image)
+        data.notes += notes
         if self.complete is not None and len(found) != self.complete:
             data.notes.append(f"{source.name} holds {len(found)} images, not the {self.complete} of {self.split}")
         return data
+
+
+def _texts(told: list[Entry]) -> tuple[str, ...]:
+    """Captions of one image: by annotation id where all have one, else in the file's order."""
+    if all(note.ident("id", None) is not None for note in told):
+        told = sorted(told, key=lambda note: in_order(note.ident("id")))
+    return tuple(note.text("caption").strip() for note in told)

@@ -2,91 +2,139 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as rle
 
 from fna.data import contents, files
 from fna.data.base import Segmented
+from fna.data.coco_format import Picture, Size, by_picture, category_names, pictures
+from fna.data.entries import Entry, in_order, read
+from fna.data.files import UNREADABLE
+from fna.data.run_lengths import run_lengths
 from fna.data.segmentation import IGNORE, SegmentedDataset, check_folder
 from fna.errors import UserError
 
 Array = np.ndarray
 BACKGROUND = "background"
+LISTS = ("images", "annotations", "categories")
 
 
 @dataclass(frozen=True)
 class CocoInstances:
     """Instance masks painted into one map of categories: class 0 is the background, then the categories by id.
 
-    Larger masks are painted first, so that what stands in front of a table stays visible; crowd regions are ignored. With
-    ``background`` off, pixels without an instance are ignored and the categories start at 0.
+    Larger masks are painted first, so that what stands in front of a table stays visible; crowd regions are ignored. Images
+    without an instance are all background. With ``background`` off, pixels without an instance are ignored, images without one
+    left out, and the categories start at 0. ``annotations`` (a file) and ``images`` (a folder) lie in ``root``; ``{split}`` is
+    filled in.
     """
 
     root: str
     split: str = "val2017"
     train: str | None = None
     background: bool = True
+    annotations: str = "annotations/instances_{split}.json"
+    images: str = "{split}"
     name: str = "coco_instances"
     domain: str = "photographs"
 
     def check(self) -> None:
-        """Raise `UserError` where images or annotations are missing."""
-        check_folder(self.name, Path(self.root), [self.split, f"annotations/instances_{self.split}.json"])
+        """Raise `UserError` where images or annotations are missing, or the training split would be the split itself."""
+        check_folder(self.name, Path(self.root), [self._in(self.images), self._in(self.annotations)])
+        if self.train is not None and "{split}" not in self.annotations:
+            raise UserError(
+                f"dataset.train={self.train}: is no other split until {{split}} stands in dataset.annotations={self.annotations}."
+            )
 
     def load(self, limit: int | None) -> SegmentedDataset:
-        """Images that have annotations, by id."""
-        file = Path(self.root) / "annotations" / f"instances_{self.split}.json"
-        index = _Instances(file, self.background)
-        folder = Path(self.root) / self.split
-        examples = [
-            Segmented(str(image["id"]), _existing(folder / image["file_name"], file), file) for image in index.images[:limit]
-        ]
+        """Images by id. Raises `UserError` naming file and entry for annotations that cannot be painted."""
+        self.check()
+        root = Path(self.root)
+        file = root / self._in(self.annotations)
+        content = read(file, "not a COCO instances file", *LISTS)
+        known = pictures(content, root / self._in(self.images), root)
+        told, notes = by_picture(content, known)
+        names = category_names(content)
+        places = {ident: place + self.background for place, ident in enumerate(sorted(names, key=in_order))}
+        bare = [ident for ident in known if ident not in told]
+        if bare and not self.background:
+            notes.append(f"{len(bare)} images without annotations left out: dataset.background=false ignores all their pixels")
+        listed = sorted(known if self.background else known.keys() - set(bare), key=in_order)[:limit]
+        drawn = {ident: _drawing(known[ident], told.get(ident, []), places) for ident in listed}
+        _refuse_specks(file, drawn)
+        examples = [Segmented(ident, _existing(known[ident].path, file), file) for ident in listed]
+        classes = [BACKGROUND] * self.background + [names[ident] for ident in places]
+        _check_classes(file, classes, examples)
         return SegmentedDataset(
             name=self.name,
             split=self.split,
             domain=self.domain,
-            digest=_digest(file, examples),
+            digest=_digest(file, self.split, examples),
             examples=examples,
-            classes=index.classes,
-            read_labels=lambda example: index.paint(int(example.key)),
+            classes=classes,
+            notes=notes,
+            read_labels=lambda example: drawn[example.key].paint(0 if self.background else IGNORE),
             training=_training(self, self.train),
         )
 
+    def _in(self, path: str) -> str:
+        return path.replace("{split}", self.split)
 
-class _Instances:
-    """An instances file behind pycocotools."""
 
-    def __init__(self, file: Path, background: bool) -> None:
-        from pycocotools.coco import COCO
+@dataclass(frozen=True)
+class _Drawing:
+    """An image's masks ready to paint, (class, run-length code) in the order of painting; ``size`` None where it is unreadable."""
 
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-                self.coco = COCO(str(file))
-            categories = self.coco.loadCats(sorted(self.coco.getCatIds()))
-            self.images = self.coco.loadImgs(sorted({entry["image_id"] for entry in self.coco.anns.values()}))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{file}: not a COCO instances file ({error}).") from error
-        self.background = background
-        self.classes = [BACKGROUND] * background + [category["name"] for category in categories]
-        self._class = {category["id"]: place + background for place, category in enumerate(categories)}
+    picture: Picture
+    size: Size | None
+    masks: list[tuple[int, dict[str, Any]]]
 
-    def paint(self, image_id: int) -> Array:
-        """int64 ``[H, W]`` of one image."""
-        image = self.coco.imgs[image_id]
-        labels = np.full((image["height"], image["width"]), 0 if self.background else IGNORE)
-        instances = self.coco.imgToAnns[image_id]
-        for entry in sorted(instances, key=lambda entry: (entry["iscrowd"], entry["area"]), reverse=True):
-            mask = self.coco.annToMask(entry).astype(bool)
-            labels[mask] = IGNORE if entry["iscrowd"] else self._class[entry["category_id"]]
+    def paint(self, empty: int) -> Array:
+        """int64 ``[H, W]``: classes, 255 for crowds, ``empty`` elsewhere."""
+        if self.size is None:
+            raise UserError(f"{self.picture.path}: cannot be read as an image.")
+        labels = np.full(self.size, empty)
+        for label, code in self.masks:
+            labels[rle.decode(code).astype(bool)] = label
         return labels
+
+
+def _drawing(picture: Picture, told: Sequence[Entry], places: Mapping[str, int]) -> _Drawing:
+    """What is painted of one image: crowds first, then larger before smaller. Area is counted where it is not given."""
+    size = picture.size()
+    if size is None:  # reading it will skip and count it
+        return _Drawing(picture, None, [])
+    masks = []
+    for entry in told:
+        category = entry.ident("category_id")
+        if category not in places:
+            raise UserError(f"{entry.where}: category_id {category} is none of the categories.")
+        code, crowd = run_lengths(entry, size), entry.flag("iscrowd")
+        area = entry.number("area", None)
+        area = float(rle.area(code)) if area is None else area
+        masks.append((crowd, area, IGNORE if crowd else places[category], code))
+    masks.sort(key=lambda mask: mask[:2], reverse=True)
+    return _Drawing(picture, size, [mask[2:] for mask in masks])
+
+
+def _refuse_specks(file: Path, drawn: Mapping[str, _Drawing]) -> None:
+    """Raise `UserError` where there are masks and none covers a pixel, as those of coordinates in fractions."""
+    masks = [code for drawing in drawn.values() for _, code in drawing.masks]
+    if masks and not any(rle.area(code) for code in masks):  # one by one: pycocotools counts a list of masks in 8 bits
+        raise UserError(f"{file}: none of {len(masks)} masks covers a pixel; are its coordinates fractions? They must be pixels.")
+
+
+def _check_classes(file: Path, classes: Sequence[str], examples: Sequence[Segmented]) -> None:
+    if len(classes) > IGNORE:
+        raise UserError(f"{file}: {len(classes)} classes; a label map holds {IGNORE} at most: give a file of fewer categories.")
+    if not examples:
+        raise UserError(f"{file}: annotates no image; choose another file or split.")
 
 
 @dataclass(frozen=True)
@@ -108,56 +156,77 @@ class CocoPanoptic:
         check_folder(self.name, Path(self.root), [self.split, f"{stem}.json", stem])
 
     def load(self, limit: int | None) -> SegmentedDataset:
-        """Annotated images, by id."""
-        file = Path(self.root) / "annotations" / f"panoptic_{self.split}.json"
-        index = _Panoptic(file)
-        entries = sorted(index.segments, key=int)[:limit]
-        folder = Path(self.root) / self.split
-        examples = [Segmented(key, _existing(folder / index.files[key], file), _existing(index.png(key), file)) for key in entries]
+        """Annotated images, by id. Raises `UserError` naming file and entry for what cannot be read, damaged PNGs included."""
+        self.check()
+        root = Path(self.root)
+        file = root / "annotations" / f"panoptic_{self.split}.json"
+        content = read(file, "not a COCO panoptic file", *LISTS)
+        known = pictures(content, root / self.split, root)
+        told, notes = by_picture(content, known)
+        names = category_names(content)
+        places = {ident: place for place, ident in enumerate(sorted(names, key=in_order))}
+        bare = len(known) - len(told.keys() & known.keys())
+        notes += [f"{bare} images without annotations left out"] * bool(bare)
+        listed = sorted(told.keys() & known.keys(), key=in_order)[:limit]
+        segments = {ident: _Segments.read(told[ident], known[ident], file, places) for ident in listed}
+        examples = [Segmented(ident, _existing(known[ident].path, file), segments[ident].png) for ident in listed]
+        _check_classes(file, list(names.values()), examples)
         return SegmentedDataset(
             name=self.name,
             split=self.split,
             domain=self.domain,
-            digest=_digest(file, examples),
+            digest=_digest(file, self.split, examples),
             examples=examples,
-            classes=index.classes,
-            read_labels=lambda example: index.paint(example.key),
+            classes=[names[ident] for ident in places],
+            notes=notes,
+            read_labels=lambda example: segments[example.key].paint(),
             training=_training(self, self.train),
         )
 
 
-class _Panoptic:
-    """A panoptic file: per image its PNG and its segments."""
+@dataclass(frozen=True)
+class _Segments:
+    """One image's PNG and the class of each segment number in it."""
 
-    def __init__(self, file: Path) -> None:
+    png: Path
+    classes: Mapping[int, int]
+
+    @staticmethod
+    def read(told: Sequence[Entry], picture: Picture, file: Path, places: Mapping[str, int]) -> _Segments:
+        """Raises `UserError` for two entries of an image, unknown categories, a PNG that is missing, damaged or of another size."""
+        if len(told) > 1:
+            raise UserError(f"{told[1].where}: image {picture.ident} is annotated twice; give one entry an image.")
+        entry = told[0]
+        classes = {0: IGNORE}
+        for segment in entry.entries("segments_info"):
+            category = segment.ident("category_id")
+            if category not in places:
+                raise UserError(f"{segment.where}: category_id {category} is none of the categories.")
+            classes[segment.whole("id")] = IGNORE if segment.flag("iscrowd") else places[category]
+        png = _existing(file.with_suffix("") / entry.text("file_name"), file)
         try:
-            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            categories = sorted(content["categories"], key=lambda category: category["id"])
-            self.files = {str(image["id"]): image["file_name"] for image in content["images"]}
-            self._png = {str(entry["image_id"]): entry["file_name"] for entry in content["annotations"]}
-            self.segments = {str(entry["image_id"]): entry["segments_info"] for entry in content["annotations"]}
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise UserError(f"{file}: not a COCO panoptic file ({error}).") from error
-        self._folder = file.with_suffix("")
-        self.classes = [category["name"] for category in categories]
-        self._class = {category["id"]: place for place, category in enumerate(categories)}
+            with Image.open(png) as image:
+                size = image.height, image.width
+                image.verify()
+        except UNREADABLE as error:
+            raise UserError(f"{png}: damaged ({error}); fetch it again.") from error
+        if picture.size() not in (None, size):
+            raise UserError(f"{png}: {size[1]}x{size[0]}, which its image {picture.path} is not.")
+        return _Segments(png, classes)
 
-    def png(self, key: str) -> Path:
-        return self._folder / self._png[key]
-
-    def paint(self, key: str) -> Array:
+    def paint(self) -> Array:
         """int64 ``[H, W]`` of one image: a segment's number is R + 256 G + 65536 B."""
-        with Image.open(self.png(key)) as image:
-            red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(np.int64), -1, 0)
+        try:
+            with Image.open(self.png) as image:
+                red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(np.int64), -1, 0)
+        except UNREADABLE as error:
+            raise UserError(f"{self.png}: damaged ({error}); fetch it again.") from error
         numbers = red + 256 * green + 65536 * blue
-        table = {0: IGNORE} | {
-            entry["id"]: IGNORE if entry.get("iscrowd") else self._class[entry["category_id"]] for entry in self.segments[key]
-        }
         found, inverse = np.unique(numbers, return_inverse=True)
-        unknown = [int(number) for number in found if int(number) not in table]
+        unknown = [int(number) for number in found if int(number) not in self.classes]
         if unknown:
-            raise UserError(f"{self.png(key)}: segment {unknown[0]} is not in the annotations.")
-        return np.array([table[int(number)] for number in found])[inverse].reshape(numbers.shape)
+            raise UserError(f"{self.png}: segment {unknown[0]} is not in the annotations.")
+        return np.array([self.classes[int(number)] for number in found])[inverse].reshape(numbers.shape)
 
 
 def _training(source: Any, split: str | None) -> Callable[[], SegmentedDataset] | None:
@@ -172,6 +241,6 @@ def _existing(path: Path, named_in: Path) -> Path:
     return path
 
 
-def _digest(file: Path, examples: list[Segmented]) -> str:
+def _digest(file: Path, split: str, examples: Sequence[Segmented]) -> str:
     """Of the annotations in ``file`` and of what the examples' own files hold."""
-    return files.digest(file.name, examples, besides=[contents.sha256s([file])[file]])
+    return files.digest(split, examples, besides=[contents.sha256s([file])[file]])

@@ -35,11 +35,13 @@ def read_json(path: Path) -> Any:
     """A JSON file. Raises `UserError` with file, line and column where it is not JSON."""
     check_file(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # tools on Windows begin a file with a mark
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not JSON at line {error.lineno}, column {error.colno} ({error.msg}); fetch it again.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not JSON: no UTF-8 at byte {error.start}; fetch it again.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); fetch it again.") from error
 
 
 def digest(split: str, examples: Sequence[Any], *, besides: Sequence[str] = ()) -> str:
@@ -79,7 +81,7 @@ def read_classes(path: str) -> tuple[list[str], list[str]]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = [row for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"{path}: cannot be read as a list of classes ({error}); give a TSV of class id and name with dataset.classes=PATH."
         ) from error

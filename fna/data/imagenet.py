@@ -134,9 +134,17 @@ class ImageNet:
         file = next((path for path in Path(self.root).rglob(KAGGLE)), None)
         if file is None:
             return {}
-        with file.open(encoding="utf-8", newline="") as opened:
-            rows = list(csv.DictReader(opened))
-        return {row["ImageId"]: _place(ids, row["PredictionString"].split()[0], file) for row in rows}
+        labels: dict[str, int] = {}
+        try:
+            with file.open(encoding="utf-8", newline="") as opened:
+                for row in (reader := csv.DictReader(opened)):
+                    image, words = row.get("ImageId"), (row.get("PredictionString") or "").split()
+                    if not image or not words:
+                        raise UserError(f"{file}, line {reader.line_num}: no ImageId and PredictionString; fetch it again.")
+                    labels[image] = _place(ids, words[0], file)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UserError(f"{file}: not a CSV ({error}); fetch it again.") from error
+        return labels
 
     def _devkit(self, ids: Sequence[str]) -> dict[str, int]:
         """Labels by the development kit. Its class numbers are its own, not the order of ids: meta.mat says which is which."""
@@ -146,8 +154,11 @@ class ImageNet:
                 f"dataset.root={self.root}: flat images need {TRUTH} with meta.mat (ILSVRC2012_devkit_t12) or {KAGGLE}."
             )
         wnid = _read_meta(truth.parent / "meta.mat")
-        numbers = [int(word) for word in truth.read_text(encoding="ascii").split()]
-        return {FLAT.format(place)[:-5]: _place(ids, wnid[number], truth) for place, number in enumerate(numbers, 1)}
+        try:
+            named = [wnid[int(word)] for word in truth.read_text(encoding="ascii").split()]
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{truth}: not a class number of meta.mat on each line ({error}); unpack it again.") from error
+        return {FLAT.format(place)[:-5]: _place(ids, name, truth) for place, name in enumerate(named, 1)}
 
 
 def _read_meta(file: Path) -> dict[int, str]:
@@ -156,8 +167,11 @@ def _read_meta(file: Path) -> dict[int, str]:
         raise UserError(f"{file} is missing; it says which class each number of the ground truth is.")
     from scipy.io import loadmat
 
-    synsets = loadmat(str(file), squeeze_me=True)["synsets"]
-    wnid = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets if int(entry["num_children"]) == 0}
+    try:
+        synsets = loadmat(str(file), squeeze_me=True)["synsets"]
+        wnid = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets if int(entry["num_children"]) == 0}
+    except Exception as error:  # scipy raises whatever a damaged file leads it to
+        raise UserError(f"{file}: cannot be read ({error}); unpack the development kit again.") from error
     if len(wnid) != 1000:
         raise UserError(f"{file}: holds {len(wnid)} classes, not 1,000; unpack the development kit again.")
     return wnid

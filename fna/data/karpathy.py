@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fna.data import captions, files
 from fna.data.base import Captioned, Dataset
-from fna.errors import UserError
+from fna.data.entries import Entry, in_order, read
 
 
 @dataclass(frozen=True)
@@ -35,31 +33,32 @@ class KarpathyCaptions:
         """Raise `UserError` where root, annotations or images are not there."""
         root = Path(self.root)
         files.check_folder(root)
-        files.check_file(root / self.annotations)
+        captions.check_annotations(root, self.annotations)
         files.check_folder(root / self.images, "dataset.images")
 
     def load(self, limit: int | None) -> Dataset[Captioned]:
         """The first ``limit`` images. Raises `UserError` for a file in another format or images that are not there."""
         self.check()
         source = Path(self.root) / self.annotations
-        content = files.read_json(source)
-        try:
-            chosen = [entry for entry in content["images"] if entry["split"] == self.split]
-            found = [self._captioned(entry) for entry in (chosen if limit is None else chosen[:limit])]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{source}: not in Karpathy's format ({error!r}); give dataset_*.json with dataset.annotations=PATH."
-            ) from error
+        chosen = [
+            entry
+            for entry in read(source, "not in Karpathy's format", "images").entries("images")
+            if entry.text("split") == self.split
+        ]
+        found = [self._captioned(entry) for entry in chosen]
         return captions.dataset(self.name, self.split, self.domain, source, found, limit, self.captions_per_image)
 
-    def _captioned(self, entry: Mapping[str, Any]) -> Captioned:
-        texts = tuple(sentence["raw"].strip() for sentence in sorted(entry["sentences"], key=lambda each: each["sentid"]))
-        return Captioned(entry["filename"], self._place(entry), texts)
+    def _captioned(self, entry: Entry) -> Captioned:
+        told = entry.entries("sentences")
+        if all(sentence.ident("sentid", None) is not None for sentence in told):
+            told = sorted(told, key=lambda sentence: in_order(sentence.ident("sentid")))
+        return Captioned(entry.text("filename"), self._place(entry), tuple(sentence.text("raw").strip() for sentence in told))
 
-    def _place(self, entry: Mapping[str, Any]) -> Path:
+    def _place(self, entry: Entry) -> Path:
         folder = Path(self.root) / self.images
-        named = folder / entry.get("filepath", "") / entry["filename"]
-        if "cocoid" not in entry or named.exists():
+        named = folder / entry.text("filepath", "") / entry.text("filename")
+        number = entry.whole("cocoid", None)
+        if number is None or named.exists():
             return named
-        renamed = [folder / part / f"{entry['cocoid']:012d}.jpg" for part in ("val2017", "train2017")]
+        renamed = [folder / part / f"{number:012d}.jpg" for part in ("val2017", "train2017")]
         return next((path for path in renamed if path.exists()), named)

@@ -8,6 +8,7 @@ that 1 is its first class; COCO-Stuff has eleven absent values. A value that is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,15 @@ class LabelMaps:
     train: str | None = None
     listing: str | None = None
     domain: str = "photographs"
+
+    def __post_init__(self) -> None:
+        for knob, pattern in (("images", self.images), ("labels", self.labels), ("listing", self.listing or "")):
+            rest = pattern.replace("{split}", "")
+            times = rest.count("{name}")
+            wrong = {"images": times != 1, "labels": times == 0, "listing": times > 0}[knob]
+            if wrong or set("{}") & set(rest.replace("{name}", "")):
+                places = "{split} where it counts" if knob == "listing" else "{name} once, {split} where it counts"
+                raise ValueError(f"dataset.{knob}={pattern}: give a path with {places}, and no other brace.")
 
     def check(self) -> None:
         """Raise `UserError` where the root is missing or holds something else, or another variant of the labels."""
@@ -141,7 +151,14 @@ class LabelMaps:
         file = Path(self.root) / self.listing.format(split=split)
         if not file.is_file():
             raise UserError(f"{self.name}: {file} is missing; it lists the images of split {split}.")
-        return file.read_text(encoding="utf-8").split()
+        try:
+            names = file.read_text(encoding="utf-8").split()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file}: no list of names in UTF-8 ({error}); fetch it again.") from error
+        twice = next((name for name, times in Counter(names).items() if times > 1), None)
+        if twice is not None:
+            raise UserError(f"{file}: {twice} is listed twice; list each image once.")
+        return names
 
 
 def class_names(classes: Sequence[str] | str) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fna.data import captions, files
-from fna.data.base import Captioned, Dataset
+from fna.data.base import Captioned, Dataset, is_text
 from fna.errors import UserError
 
 
@@ -34,7 +34,7 @@ class TsvCaptions:
     def check(self) -> None:
         """Raise `UserError` where root or annotations are not there."""
         files.check_folder(Path(self.root))
-        files.check_file(Path(self.root) / self.annotations)
+        captions.check_annotations(Path(self.root), self.annotations)
 
     def load(self, limit: int | None) -> Dataset[Captioned]:
         """The first ``limit`` images. Raises `UserError` with the line that is not in the format."""
@@ -42,12 +42,14 @@ class TsvCaptions:
         source, folder = Path(self.root) / self.annotations, Path(self.root) / self.images
         found: dict[str, tuple[str, ...]] = {}
         try:
-            with open(source, encoding="utf-8", newline="") as file:
+            with open(source, encoding="utf-8-sig", newline="") as file:
                 reader = csv.DictReader(file, delimiter="\t")
                 if not {"filepath", "captions"} <= set(reader.fieldnames or ()):
                     raise UserError(f"{source}: has columns {reader.fieldnames}; filepath and captions are needed.")
                 for row in reader:
                     key = row["filepath"]
+                    if not key or not key.strip():
+                        raise UserError(f"{source}, line {reader.line_num}: no filepath; give the image of each line.")
                     found[key] = found.get(key, ()) + _captions(row["captions"], source, reader.line_num)
         except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(f"{source}: not a TSV ({error}).") from error
@@ -60,6 +62,6 @@ def _captions(cell: str | None, source: Path, line: int) -> tuple[str, ...]:
         value = ast.literal_eval(cell or "")
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = None
-    if not isinstance(value, list | tuple) or not all(isinstance(caption, str) for caption in value):
+    if not isinstance(value, list | tuple) or not all(is_text(caption) for caption in value):
         raise UserError(f"{source}, line {line}: captions are no Python list of strings ({(cell or '')[:60]!r}).")
     return tuple(caption.strip() for caption in value)

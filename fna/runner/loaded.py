@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from fna.data.base import Dataset
+from fna.data.base import Dataset, listed_once
 from fna.data.loading import Kept
 from fna.models.base import Model
 from fna.runner import env
@@ -44,7 +44,7 @@ def load(asked: Asked) -> Loaded:
     env.keep_freed_memory()
     env.seed_everything(cfg.seed)
     say(asked.sentence())
-    dataset = asked.dataset.load(cfg.limit)
+    dataset = listed_once(asked.dataset.load(cfg.limit))
     model = asked.model.build(image_size=_size(cfg), device=device, dtype=cfg.dtype, seed=cfg.seed)
     model.config = model_config(cfg)
     say(f"weights: {model.weights.source} ({model.weights.digest[:12]})")

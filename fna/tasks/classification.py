@@ -32,7 +32,7 @@ class Classification:
     head: str = "auto"
     templates: str | Sequence[str] = "simple"
     cache: str | None = None
-    version: int = 2
+    version: int = 3
     _texts: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -117,9 +117,11 @@ class Classification:
             assert model.classify is not None
             return model.classify
         assert model.encode_image is not None
-        encode, texts = model.encode_image, self._class_texts(model, dataset)
+        encode = model.encode_image
+        # Classes of one text get one logit, bit for bit: by itself a product may round its columns differently.
+        texts, place = self._class_texts(model, dataset).unique(dim=0, return_inverse=True)
         # 100 is the temperature of every published CLIP; it moves no argmax, and puts the outputs on the scale of logits.
-        return lambda images: 100 * normalize(encode(images).float(), dim=-1) @ texts.T
+        return lambda images: (100 * normalize(encode(images).float(), dim=-1) @ texts.T)[:, place]
 
     def _class_texts(self, model: Model, dataset: Dataset) -> Tensor:
         """Unit vectors ``[C, E]`` of the class names; kept for the next variant, and with ``cache`` for the next run."""

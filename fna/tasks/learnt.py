@@ -44,7 +44,7 @@ class Learnt(ABC):
 
     cache: str = "outputs/cache"
     refit: bool = False
-    version: int = 1
+    version: int = 2
     _fitted: dict[str, tuple[str, Classifier]] = field(default_factory=dict, repr=False)
 
     @abstractmethod

@@ -47,7 +47,7 @@ class MaskClip:
     templates: str | Sequence[str] = "maskclip"
     residual: bool = True
     mlp: bool = True
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         sentences(self.templates)

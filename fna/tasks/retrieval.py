@@ -12,10 +12,11 @@ from torch.nn.functional import normalize
 
 from fna.data.base import Captioned, Dataset
 from fna.errors import UserError
-from fna.metrics.recall import hits_per_group, search
+from fna.metrics.recall import alike, hits_per_group, search
 from fna.models.base import Model
 from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.images import look
+from fna.tasks.texts import sentence
 
 KS = (1, 5, 10)
 
@@ -24,17 +25,17 @@ KS = (1, 5, 10)
 class Retrieval:
     """Every caption seeks its image among all, every image any of its captions among all; similarity is the cosine.
 
+    A caption that equals one's own is as right: an image may find it, and it may find any image that has it.
     ``prompt`` wraps each caption ("a photo of {}"); none by default. Only the image tower varies between variants, so the texts
     are encoded once for given weights and captions.
     """
 
     prompt: str = "{}"
-    version: int = 2
+    version: int = 3
     _texts: dict[object, Array] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if "{}" not in self.prompt:
-            raise ValueError(f"task.prompt={self.prompt}: put {{}} where the caption goes.")
+        sentence(self.prompt, "task.prompt", "caption")
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for data without captions or a model without two towers."""
@@ -59,9 +60,10 @@ class Retrieval:
         owner = np.repeat(np.arange(len(dataset.examples)), [len(example.captions) for example in dataset.examples])
         texts, owner = texts[np.isin(owner, kept)], np.searchsorted(kept, owner[np.isin(owner, kept)])
         n, own = len(kept), np.arange(len(kept))
-        text_ranks, _ = search(texts, images, owner, own)
-        image_ranks, firsts = search(images, texts, own, owner)
         captions = [caption for example in examples for caption in example.captions]
+        right = alike(captions, owner, n)
+        text_ranks, _ = search(texts, images, right)
+        image_ranks, firsts = search(images, texts, right.T.tocsr())
         return Outcome(
             keys=[example.key for example in examples],
             counts={
@@ -85,7 +87,8 @@ class Retrieval:
     def _text_vectors(self, model: Model, examples: Sequence[Captioned]) -> Array:
         """Unit vectors of all captions in order, float32 ``[T, E]``; those of the last weights and captions are kept."""
         assert model.encode_text is not None
-        sentences = tuple(self.prompt.replace("{}", caption) for example in examples for caption in example.captions)
+        put = sentence(self.prompt, "task.prompt", "caption")
+        sentences = tuple(put(caption) for example in examples for caption in example.captions)
         key = (model.weights.digest, model.dtype, model.device, sentences)
         if key not in self._texts:
             with torch.inference_mode():

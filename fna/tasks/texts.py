@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,24 +29,45 @@ SCENE = (
 CLASSES_AT_ONCE = 16  # texts of so many classes are encoded before they are kept
 
 
+def sentence(template: str, knob: str = "task.templates", what: str = "class name") -> Sentence:
+    """A function from a name to a sentence. Raises `ValueError` unless ``template`` has one {} and no other brace."""
+    before, braces, after = str(template).partition("{}")
+    if not isinstance(template, str) or not braces or set("{}") & set(before + after):
+        raise ValueError(f"{knob}={template}: put {{}} where the {what} goes, once, and no other brace.")
+    return lambda name: f"{before}{name}{after}"
+
+
 def sentences(templates: str | Sequence[str]) -> list[Sentence]:
     """Functions from a class name to a sentence: "simple", "openai" (80), "maskclip" (85) or sentences with {} for the name."""
     if templates in ("openai", "maskclip"):
-        return [*openai_templates(), *(text.format for text in (SCENE if templates == "maskclip" else ()))]
+        return [*openai_templates(), *(sentence(text) for text in (SCENE if templates == "maskclip" else ()))]
     chosen = SIMPLE if templates == "simple" else templates
-    if isinstance(chosen, str) or not all("{}" in text for text in chosen):
+    if isinstance(chosen, str) or not isinstance(chosen, Sequence) or not chosen:
         raise ValueError(
             f"task.templates={templates}: give simple, openai, maskclip or a list of sentences with {{}} for the class name."
         )
-    return [text.format for text in chosen]
+    return [sentence(text) for text in chosen]
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """What each class is called in a sentence: the first of several synonyms ("goldfish, Carassius auratus"), spaces for "_".
+
+    Cut only where what is left stays unique among the classes: of "crane, bird" and "crane, machine" both stay whole.
+    """
+    whole = [name.replace("_", " ").strip() for name in names]
+    cut = [name.split(",")[0].strip() for name in whole]
+    times = Counter(cut)
+    return [short if short and times[short] == 1 else name for short, name in zip(cut, whole, strict=True)]
 
 
 def class_texts(model: Model, names: Sequence[str], templates: str | Sequence[str], cache: str | Path | None = None) -> Tensor:
     """Unit vectors ``[C, E]``, float32: of each class the mean over templates of unit vectors, normalised again.
 
-    Of several synonyms ("goldfish, Carassius auratus") the first is the name. With ``cache`` they are kept in that folder.
+    Classes are called by their `short_names`; those of one name get the same vector. With ``cache`` they are kept in that folder.
     """
-    classes = [name.split(",")[0].replace("_", " ") for name in names]
+    called = short_names(names)
+    classes = list(dict.fromkeys(called))
+    place = [classes.index(name) for name in called]
     made = sentences(templates)
 
     def pieces(done: int) -> list[np.ndarray]:
@@ -54,11 +76,11 @@ def class_texts(model: Model, names: Sequence[str], templates: str | Sequence[st
         ]
 
     if cache is None:
-        return torch.from_numpy(np.concatenate(pieces(0))).to(model.device)
+        return torch.from_numpy(np.concatenate(pieces(0))[place]).to(model.device)
     key = digest_of({"model": model.identity, "texts": [text(name) for name in classes for text in made]})
     width = _encoded(model, classes[:1], made[:1]).shape[1]
     rows = cached_rows(Path(cache) / "texts" / f"{key}.npy", (len(classes), width), lambda done: iter(pieces(done)), "float32")
-    return torch.from_numpy(np.array(rows)).to(model.device)
+    return torch.from_numpy(np.array(rows)[place]).to(model.device)
 
 
 def _encoded(model: Model, classes: Sequence[str], made: Sequence[Sentence]) -> np.ndarray:

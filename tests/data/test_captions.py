@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from fna.data.base import Captioned, Dataset, listed_once
 from fna.data.coco import CocoCaptions
+from fna.data.imagefolder import ImageFolder
 from fna.data.karpathy import KarpathyCaptions
 from fna.data.tsv import TsvCaptions
 from fna.errors import UserError
@@ -114,6 +118,41 @@ def test_karpathy_split_and_places(karpathy: Path) -> None:
         KarpathyCaptions(str(karpathy), "dataset_coco.json").load(None)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"split": None}, r"images\[0\]: split is null"),
+        ({"filename": None}, r"images\[0\]: filename is null"),
+        ({"filename": 7}, r"images\[0\]: filename is 7"),
+        ({"filepath": ["val2014"]}, r"images\[0\]: filepath is \['val2014'\]"),
+        ({"cocoid": "1x"}, r"images\[0\]: cocoid is '1x'"),
+        ({"sentences": None}, r"images\[0\]: sentences is null"),
+        ({"sentences": {"raw": "a"}}, r"images\[0\]: sentences is \{"),
+        ({"sentences": ["a"]}, r"images\[0\]\.sentences\[0\]: 'a' is no entry"),
+        ({"sentences": [{"sentid": 1}]}, r"images\[0\]\.sentences\[0\]: raw is missing; it holds sentid"),
+        ({"sentences": [{"sentid": 1, "raw": None}]}, r"sentences\[0\]: raw is null"),
+        ({"sentences": [{"sentid": [], "raw": "a"}]}, r"sentences\[0\]: sentid is \[\]"),
+        ({"filename": "COCO_val2014_000000000002.jpg", "cocoid": 2}, r"COCO_val2014_000000000002\.jpg is listed twice"),
+    ],
+)
+def test_karpathy_entries_that_cannot_be_read_are_refused_at_load(changes: Any, words: str, karpathy: Path) -> None:
+    file = karpathy / "dataset_coco.json"
+    content = json.loads(file.read_text())
+    content["images"][0] |= changes
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=words) as caught:
+        KarpathyCaptions(str(karpathy), "dataset_coco.json").load(None)
+    assert "\n" not in str(caught.value)
+
+
+def test_karpathy_sentences_without_ids_stay_in_order(karpathy: Path) -> None:
+    file = karpathy / "dataset_coco.json"
+    content = json.loads(file.read_text())
+    content["images"][0]["sentences"] = [{"raw": "z"}, {"raw": "a"}]
+    file.write_text(json.dumps(content))
+    assert KarpathyCaptions(str(karpathy), "dataset_coco.json").load(1).examples[0].captions == ("z", "a")
+
+
 def test_flickr30k_is_the_same_format_without_paths(tmp_path: Path) -> None:
     sentences = [{"raw": f"caption {index}", "sentid": index} for index in range(5)]
     content = {"images": [{"filename": "10.jpg", "split": "test", "sentences": sentences}]}
@@ -160,3 +199,44 @@ def test_tsv_that_is_none(tmp_path: Path) -> None:
         table(tmp_path, "a.jpg\t['x']").load(None)
     with pytest.raises(UserError, match="no captioned image"):
         table(tmp_path).load(None)
+
+
+def test_tsv_lines_that_cannot_be_read_are_refused_at_load(tmp_path: Path) -> None:
+    picture(tmp_path / "pictures/a.jpg")
+    for rows, words in (
+        (["\t['x']"], "line 2: no filepath"),
+        (["a.jpg"], "line 2: captions are no Python list"),
+        (["a.jpg\t['x']", "./a.jpg\t['y']"], r"\./a\.jpg is listed twice, as a\.jpg too"),
+        (["a.jpg\t['\\ud800']"], "line 2: captions are no Python list"),
+        (["a.jpg\t[None]"], "line 2: captions are no Python list"),
+    ):
+        with pytest.raises(UserError, match=words):
+            table(tmp_path, *rows).load(None)
+    (tmp_path / "captions.tsv").write_bytes(b"filepath\tcaptions\na.jpg\t['caf\xe9']\n")
+    with pytest.raises(UserError, match=r"captions\.tsv: not a TSV"):
+        TsvCaptions(str(tmp_path), "captions.tsv", images="pictures").load(None)
+    (tmp_path / "captions.tsv").write_text("filepath\tcaptions\na.jpg\t['x']\n", encoding="utf-8-sig")
+    assert len(TsvCaptions(str(tmp_path), "captions.tsv", images="pictures").load(None).examples) == 1
+
+
+def test_a_sample_twice_and_names_that_are_no_utf8_are_refused_by_every_data_set(tmp_path: Path) -> None:
+    example = Captioned("a", tmp_path / "a.png", ("x",))
+    with pytest.raises(UserError, match="made: sample a is listed twice; list it once"):
+        listed_once(Dataset("made", "val", "photographs", "d", [example, example]))
+    for name in ("caf\udce9.jpg", 7):
+        with pytest.raises(UserError, match=r"made: .* is no name in UTF-8; rename it") as caught:
+            Dataset("made", "val", "photographs", "d", [replace(example, key=name)])  # type: ignore[arg-type]
+        str(caught.value).encode()
+    with pytest.raises(UserError, match=r"'caf\\udce9' is no name in UTF-8"):
+        Dataset("made", "val", "photographs", "d", [example], classes=["caf\udce9"])
+
+
+def test_a_folder_of_a_name_that_is_no_utf8_is_refused_at_load(tmp_path: Path) -> None:
+    picture(tmp_path / "one/a.png")
+    picture(tmp_path / "two/a.png")
+    try:
+        (tmp_path / "two").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    with pytest.raises(UserError, match="is no name in UTF-8"):
+        ImageFolder(str(tmp_path)).load(None)

@@ -125,3 +125,22 @@ def test_a_folder_cut_into_bank_and_queries(tmp_path: Path) -> None:
     assert [example.label for example in data.training().examples] == [0, 0, 1, 1]
     with pytest.raises(UserError, match="leaves 6 images to learn from and 0 to ask about"):
         BankedFolder(str(tmp_path), bank=3).load(None)
+
+
+def test_labels_of_the_flat_layout_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path) -> None:
+    picture(tmp_path / FLAT.format(1))
+    file = tmp_path / "LOC_val_solution.csv"
+    for data, words in (
+        (b"Image,Prediction\nILSVRC2012_val_00000001,n01440764\n", "line 2: no ImageId and PredictionString"),
+        (b"ImageId,PredictionString\nILSVRC2012_val_00000001\n", "line 2: no ImageId and PredictionString"),
+        (b"ImageId,PredictionString\nILSVRC2012_val_00000001,caf\xe9 1\n", "not a CSV"),
+        (b"ImageId,PredictionString\nILSVRC2012_val_00000001,n99999999 1\n", "n99999999 is none of ImageNet's"),
+    ):
+        file.write_bytes(data)
+        with pytest.raises(UserError, match=words):
+            labels(tmp_path)
+    file.unlink()
+    (tmp_path / "ILSVRC2012_validation_ground_truth.txt").write_text("one\n")
+    (tmp_path / "meta.mat").write_bytes(b"MATLAB 5.0 MAT-file, damaged" * 9)
+    with pytest.raises(UserError, match=r"meta\.mat: cannot be read"):
+        labels(tmp_path)

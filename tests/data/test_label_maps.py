@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 from pycocotools import mask as rle
 
+from fna.configs import instantiate as configured
 from fna.configs import load_option
 from fna.data.segmentation import CLASS_FILES, class_names, lookup
 from fna.errors import UserError
@@ -152,6 +154,56 @@ def test_coco_panoptic_reads_segment_numbers_from_colours(tmp_path: Path) -> Non
     assert labels[:, 0].tolist() == [1, 1, 0, 0, 255, 255]
 
 
+def panoptic(tmp_path: Path, **changes: Any) -> Any:
+    """One image of two segments, with an entry's fields changed."""
+    root = coco(tmp_path)
+    (root / "annotations/panoptic_val2017").mkdir()
+    Image.fromarray(np.full((*SHAPE, 3), [7, 0, 0], np.uint8)).save(root / "annotations/panoptic_val2017/000000000139.png")
+    entry = {"image_id": 139, "file_name": "000000000139.png", "segments_info": [{"id": 7, "category_id": 1}], **changes}
+    images = [{"id": number, "file_name": f"{number:012d}.jpg"} for number in (139, 140)]
+    content = {"images": images, "categories": [{"id": 1, "name": "person"}], "annotations": [entry]}
+    (root / "annotations/panoptic_val2017.json").write_text(json.dumps(content))
+    return source("coco_panoptic", root)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"segments_info": None}, r"annotations\[0\]: segments_info is null"),
+        ({"segments_info": [{"id": "x", "category_id": 1}]}, r"annotations\[0\]\.segments_info\[0\]: id is 'x'"),
+        ({"segments_info": [{"id": 7}]}, r"segments_info\[0\]: category_id is missing"),
+        ({"segments_info": [{"id": 7, "category_id": 2}]}, r"segments_info\[0\]: category_id 2 is none of the categories"),
+        ({"segments_info": [{"id": 7, "category_id": 1, "iscrowd": "0"}]}, r"segments_info\[0\]: iscrowd is '0'"),
+        ({"file_name": 139}, r"annotations\[0\]: file_name is 139"),
+        ({"file_name": "x.png"}, r"x\.png is missing"),
+        ({"image_id": [139]}, r"annotations\[0\]: image_id is \[139\]"),
+    ],
+)
+def test_panoptic_entries_that_cannot_be_read_are_refused_at_load(changes: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words):
+        panoptic(tmp_path, **changes).load(None)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-20], lambda data: data[:40] + b"????" + data[44:], lambda data: b"", lambda data: b"GIF"]
+)
+def test_a_damaged_panoptic_png_is_refused_at_load_in_one_line(damage: Any, tmp_path: Path) -> None:
+    data = panoptic(tmp_path)
+    png = tmp_path / "annotations/panoptic_val2017/000000000139.png"
+    png.write_bytes(damage(png.read_bytes()))
+    with pytest.raises(UserError, match=r"000000000139\.png: damaged") as caught:
+        data.load(None)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_panoptic_png_of_another_size_is_refused_and_images_without_one_are_noted(tmp_path: Path) -> None:
+    data = panoptic(tmp_path)
+    assert data.load(None).notes == ["1 images without annotations left out"]
+    Image.new("RGB", (3, 3)).save(tmp_path / "annotations/panoptic_val2017/000000000139.png")
+    with pytest.raises(UserError, match=r"139\.png: 3x3, which its image .* is not"):
+        data.load(None)
+
+
 @pytest.mark.parametrize(
     ("name", "count"), [("ade20k", 150), ("coco_stuff", 171), ("pascal_voc", 21), ("cityscapes", 19), ("camvid", 11)]
 )
@@ -183,3 +235,23 @@ def test_colour_labels_and_missing_label_files_are_refused(tmp_path: Path) -> No
     (tmp_path / "valannot/a.png").unlink()
     with pytest.raises(UserError, match=r"1 files of split val are missing, the first is .*a\.png"):
         source("camvid", tmp_path).load(None)
+
+
+@pytest.mark.parametrize("images", ["pictures", "{name}/{kind}.png", "{name}/{name}.png", "{}.png", "{split}.png", "{name}}.png"])
+def test_a_pattern_of_files_with_another_brace_is_refused_when_it_is_made(images: str, tmp_path: Path) -> None:
+    node = load_option("dataset", "camvid")
+    node.pop("defaults", None)
+    with pytest.raises(UserError, match=r"dataset\.images=.*: give a path with \{name\} once"):
+        configured(OmegaConf.merge(node, {"root": str(tmp_path), "images": images}))
+
+
+def test_a_listing_that_is_no_utf8_or_names_an_image_twice_is_refused_at_load(tmp_path: Path) -> None:
+    draw(tmp_path / "JPEGImages/a.jpg", tmp_path / "SegmentationClass/a.png", [0])
+    listing = tmp_path / "ImageSets/Segmentation/val.txt"
+    listing.parent.mkdir(parents=True)
+    listing.write_bytes(b"caf\xe9\n")
+    with pytest.raises(UserError, match=r"val\.txt: no list of names in UTF-8"):
+        source("pascal_voc", tmp_path).load(None)
+    listing.write_text("a\na\n")
+    with pytest.raises(UserError, match=r"val\.txt: a is listed twice; list each image once"):
+        source("pascal_voc", tmp_path).load(None)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fna.data.base import Captioned, Dataset
 from fna.data.coco import CocoCaptions
@@ -25,12 +26,12 @@ def scores(outcome: Any) -> dict[str, float]:
 
 def test_by_hand(clip: Model, captioned: Dataset[Captioned]) -> None:
     outcome = Retrieval().evaluate(clip, captioned, Run(batch_size=2))
-    # "green thing" finds the green image first, then ties red and blue: rank 3 of 3; the other captions find theirs.
-    # The red image finds "red"; the green one finds "green thing" no worse than "so green": a tie, rank 2; the blue one "blue".
-    assert scores(outcome) == {"t2i_r1": 75, "t2i_r5": 100, "t2i_r10": 100, "i2t_r1": 66.67, "i2t_r5": 100, "i2t_r10": 100}
-    assert outcome.labels == ["red", "green thing", "blue"]
+    # "green thing" finds the green image first, then red and blue alike; the other captions find theirs. The red image finds "red",
+    # the blue one "blue"; the green one finds "green thing" and "so green" alike, of which the second comes first here.
+    assert scores(outcome) == {"t2i_r1": 75, "t2i_r5": 100, "t2i_r10": 100, "i2t_r1": 100, "i2t_r5": 100, "i2t_r10": 100}
+    assert outcome.labels == ["red", "so green", "blue"]
     assert outcome.truths == ["red", "so green", "blue"]
-    assert outcome.decisions.tolist() == [0, 1, 3]
+    assert outcome.decisions.tolist() == [0, 2, 3]
     assert np.allclose(np.linalg.norm(outcome.outputs, axis=1), 1)
     assert outcome.counts["captions"].tolist() == [2, 1, 1]
     assert outcome.counts["t2i_hits"].tolist() == [[1, 2, 2], [1, 1, 1], [1, 1, 1]]
@@ -65,6 +66,30 @@ def test_a_prompt_wraps_every_caption(clip: Model, captioned: Dataset[Captioned]
     assert heard[0] == "a photo of red"
     with pytest.raises(ValueError, match=r"put \{\} where"):
         Retrieval(prompt="a photo")
+
+
+def test_a_caption_that_equals_ones_own_is_as_right(clip: Model, captioned: Dataset[Captioned]) -> None:
+    """Two red images with the same sentence: whichever is found first, both are right; not so with a sentence of one alone."""
+    red = captioned.examples[0].image
+    data = replace(captioned, examples=[Captioned(name, red, ("red",)) for name in ("first", "second")])
+    assert set(scores(Retrieval().evaluate(clip, data, Run(batch_size=2))).values()) == {100}
+    data = replace(captioned, examples=[Captioned(name, red, (f"red {name}",)) for name in ("first", "second")])
+    assert {"t2i_r1": 50, "i2t_r1": 50}.items() <= scores(Retrieval().evaluate(clip, data, Run(batch_size=2))).items()
+
+
+def test_a_collapsed_model_scores_chance(clip: Model, captioned: Dataset[Captioned]) -> None:
+    red = captioned.examples[0].image
+    told = [Captioned(str(image), red, tuple(f"caption {image} {place}" for place in range(5))) for image in range(60)]
+    same = replace(clip, encode_text=lambda sentences: torch.ones(len(sentences), 3))
+    found = scores(Retrieval().evaluate(same, replace(captioned, examples=told), Run(batch_size=20)))
+    for way in ("t2i", "i2t"):
+        assert [found[f"{way}_r{k}"] for k in (1, 5, 10)] == pytest.approx([100 / 60, 500 / 60, 1000 / 60], rel=0.3)
+
+
+@pytest.mark.parametrize("prompt", ["a photo", "{} and {}", "{} of {kind}", "{0}", "{{}}", "{}}", 7])
+def test_a_prompt_with_another_brace_is_refused_when_it_is_made(prompt: Any) -> None:
+    with pytest.raises(ValueError, match=r"task\.prompt=.*: put \{\} where the caption goes, once"):
+        Retrieval(prompt=prompt)
 
 
 def test_a_skipped_image_takes_its_captions_along(clip: Model, captioned: Dataset[Captioned]) -> None:

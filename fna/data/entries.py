@@ -1,0 +1,116 @@
+"""Entries of annotation files, held against what will be read of them: every refusal names the file and the entry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fna.data import files
+from fna.data.base import is_text
+from fna.errors import UserError
+
+_REQUIRED = object()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A JSON object and where it stands ("captions.json: images[3]"). Each method reads one field and refuses another type.
+
+    Raises `UserError` for a field that is not there (where no default is given; null counts as not there) or not of its type.
+    """
+
+    fields: Mapping[str, Any]
+    where: str
+
+    def entries(self, name: str) -> list[Entry]:
+        """The objects of a list."""
+        value = self._value(name, _REQUIRED)
+        if not isinstance(value, list):
+            raise self.wrong(name, "a list")
+        for place, each in enumerate(value):
+            if not isinstance(each, Mapping):
+                raise UserError(f"{self._inside(name)}[{place}]: {_short(each)} is no entry with named fields.")
+        return [Entry(each, f"{self._inside(name)}[{place}]") for place, each in enumerate(value)]
+
+    def text(self, name: str, default: Any = _REQUIRED) -> Any:
+        """A string that UTF-8 can say."""
+        value = self._value(name, default)
+        if value is not default and not is_text(value):
+            raise self.wrong(name, "text")
+        return value
+
+    def ident(self, name: str, default: Any = _REQUIRED) -> Any:
+        """An id as text: tools write 7, "7" and 7.0 for the same one."""
+        value = self._value(name, default)
+        if value is default:
+            return value
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not (isinstance(value, int) or (is_text(value) and value)):
+            raise self.wrong(name, "a whole number or a name")
+        return str(value)
+
+    def whole(self, name: str, default: Any = _REQUIRED) -> Any:
+        """A whole number of at least 0."""
+        value = self.number(name, default)
+        if value is not default and (value != int(value) or value < 0):
+            raise self.wrong(name, "a whole number")
+        return value if value is default else int(value)
+
+    def number(self, name: str, default: Any = _REQUIRED) -> Any:
+        """A finite number."""
+        value = self._value(name, default)
+        if value is not default and not is_number(value):
+            raise self.wrong(name, "a number")
+        return value
+
+    def flag(self, name: str) -> bool:
+        """Yes (1, true) or no (0, false, not there)."""
+        value = self._value(name, 0)
+        if not isinstance(value, int) or value not in (0, 1):
+            raise self.wrong(name, "0 or 1")
+        return bool(value)
+
+    def wrong(self, name: str, needed: str) -> UserError:
+        """The error for a field of another type."""
+        return UserError(f"{self.where}: {name} is {_short(self.fields.get(name))}; {needed} is needed.")
+
+    def _value(self, name: str, default: Any) -> Any:
+        value = self.fields.get(name)
+        if value is None and default is _REQUIRED:
+            there = ", ".join(str(field) for field in list(self.fields)[:6]) or "nothing"
+            raise UserError(
+                f"{self.where}: {name} is {'null' if name in self.fields else 'missing'}; it holds {ascii(there)[1:-1]}."
+            )
+        return default if value is None else value
+
+    def _inside(self, name: str) -> str:
+        return f"{self.where}.{name}" if self.where.endswith("]") else f"{self.where}: {name}"
+
+
+def read(source: Path, refusal: str, *lists: str) -> Entry:
+    """The object that a JSON file holds. Raises `UserError` for a file that is missing, no JSON or, with ``refusal``, no object
+    with these lists."""
+    content = files.read_json(source)
+    missing = [name for name in lists if not isinstance(content, Mapping) or not isinstance(content.get(name), list)]
+    if missing:
+        raise UserError(f"{source}: {refusal} (it has no list of {missing[0]}); give another with dataset.annotations=PATH.")
+    return Entry(content, str(source))
+
+
+def is_number(value: object) -> bool:
+    """A finite number, and no yes or no."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def in_order(ident: str) -> tuple[bool, int, str]:
+    """Sorts ids as numbers where they are numbers, the others behind by name."""
+    number = ident.isascii() and ident.isdigit()
+    return not number, int(ident) if number else 0, ident
+
+
+def _short(value: object) -> str:
+    return ascii(value)[:60]
