@@ -11,7 +11,8 @@ import numpy as np
 
 from fna.data.base import Dataset
 from fna.metrics.iou import class_iou
-from fna.runner.files import write_atomic
+from fna.records import write_atomic
+from fna.report.cells import defused
 from fna.tasks.base import Array, Outcome
 
 HEADS = ("class", "samples", "full", "variant", "delta")
@@ -29,8 +30,8 @@ def write(folder: Path, dataset: Dataset, full: Outcome, variant: Outcome) -> bo
     table = csv.writer(text, lineterminator="\n")
     table.writerow(HEADS)
     for name, count, before, after in rows:
-        table.writerow([name, count, *(f"{value:.2f}" for value in (before, after, after - before))])
-    write_atomic(folder / "classes.csv", text.getvalue().encode())
+        table.writerow([defused(name), count, *(f"{value:.2f}" for value in (before, after, after - before))])
+    write_atomic(folder / "classes.csv", text.getvalue().encode("utf-8", "backslashreplace"))
     return True
 
 

@@ -1,34 +1,14 @@
-"""Writing files so that none is ever half there."""
+"""Folders of a run and of what lies beside weights."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
-from fna.errors import UserError
+from fna.records import unwritten
+from fna.records import write_atomic as write_atomic
 
 TEXTS = frozenset({".json", ".txt", ".gz", ".model"})
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write by a temporary file in the same folder and a rename; a reader sees the old file or the new one, never half."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UserError(f"{path.parent}: cannot write there ({error.strerror}); choose another folder.") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def checked_folder(path: str | Path) -> Path:
@@ -37,7 +17,7 @@ def checked_folder(path: str | Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot write there ({error.strerror}); choose another folder.") from error
+        raise unwritten(folder, error) from error
     return folder
 
 

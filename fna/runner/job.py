@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fna.errors import UserError
+from fna.runner.failures import keep_traceback, line, mendable
 from fna.runner.files import checked_folder, write_atomic
 from fna.runner.plan import Plan, prepare
 
@@ -32,10 +32,11 @@ def run(cfg: DictConfig, names: Mapping[str, str], folder: Path, *, in_sweep: bo
         from fna.runner.run import compare_variants
 
         result = compare_variants(plan, folder, started)
-    except Exception as error:
-        _write_failure(cfg, names, folder, error, time.perf_counter() - started)
-        _note_traceback(error, folder)
-        _tell(error, in_sweep)
+    except Exception as raised:
+        error = mendable(raised)
+        keep_traceback(error, folder)
+        kept = _write_failure(cfg, names, folder, error, time.perf_counter() - started)
+        _tell(error, in_sweep and kept)
         return None
     unlogged = _log(plan, result, folder)
     if unlogged is not None:
@@ -50,26 +51,17 @@ def _log(plan: Plan, result: dict[str, Any], folder: Path) -> UserError | None:
         if plan.logger is not None:
             plan.logger.log(result, OmegaConf.to_container(plan.cfg, resolve=True), folder)
     except Exception as error:
-        _note_traceback(error, folder)
-        write_atomic(folder / "result.json", json.dumps(result | {"unlogged": _line(error)}, indent=1).encode())
-        return UserError(f"{_line(error)} (all but the log is there: {folder})")
+        keep_traceback(error, folder)
+        write_atomic(folder / "result.json", json.dumps(result | {"unlogged": line(error)}, indent=1).encode())
+        return UserError(f"{line(error)} (all but the log is there: {folder})")
     return None
 
 
-def _tell(error: Exception, in_sweep: bool) -> None:
-    if not in_sweep:
+def _tell(error: Exception, counted: bool) -> None:
+    """Print the failure where the sweep counts it at its end; else raise it."""
+    if not counted:
         raise error
-    print("failed: " + _line(error), file=sys.stderr)
-
-
-def _note_traceback(error: Exception, folder: Path) -> None:
-    """Keep where a bug is; what a user can mend is told in one line."""
-    if not isinstance(error, UserError) and folder.is_dir():
-        (folder / "traceback.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    print("failed: " + line(error), file=sys.stderr)
 
 
 def typed(folder: Path) -> list[str]:
@@ -78,14 +70,13 @@ def typed(folder: Path) -> list[str]:
     return [str(word) for word in OmegaConf.load(noted)] if noted.is_file() else []
 
 
-def _write_failure(cfg: DictConfig, names: Mapping[str, str], folder: Path, error: Exception, seconds: float) -> None:
-    if not folder.is_dir():
-        return
+def _write_failure(cfg: DictConfig, names: Mapping[str, str], folder: Path, error: Exception, seconds: float) -> bool:
+    """Write a failed ``result.json``; False where that cannot be done either."""
     groups = ("model", "dataset", "task", "attn", "sampler", "reduce", "mask", "kv")
     result = {
         "schema": RESULT_SCHEMA,
         "status": "failed",
-        "error": _line(error),
+        "error": line(error),
         **{group: names.get(group, "none") for group in groups},
         "landmarks": cfg.landmarks,
         "layers": str(cfg.layers),
@@ -94,4 +85,8 @@ def _write_failure(cfg: DictConfig, names: Mapping[str, str], folder: Path, erro
         "seconds": round(seconds, 2),
     }
     # what was refused may be anything that YAML can say, a list of landmarks for one
-    write_atomic(folder / "result.json", json.dumps(result, indent=1, default=str).encode())
+    try:
+        write_atomic(folder / "result.json", json.dumps(result, indent=1, default=str).encode())
+    except UserError:  # a full disk, a folder that is none: the error itself, which is raised, is told instead
+        return False
+    return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -22,15 +21,15 @@ from fna.data.segmentation import SegmentedDataset
 from fna.errors import UserError
 from fna.metrics.compare import compare
 from fna.models.base import Model
-from fna.models.weights import first_line
 from fna.ops.exact import Exact
 from fna.report import table
 from fna.report.page import write_page
 from fna.runner import auto, classes, cost, env, gallery, masks, segments, study
+from fna.runner.failures import line
 from fna.runner.files import write_atomic
 from fna.runner.job import RESULT_SCHEMA, typed
 from fna.runner.plan import Plan, identity, model_config
-from fna.runner.rows import Row, RowStore, row_key, versions
+from fna.runner.rows import Row, RowStore, heard, row_key, versions
 from fna.surgery.plan import parse_layers
 from fna.surgery.swap import swap_tower
 from fna.tasks.base import FULL, Outcome, Prepared, Run
@@ -58,8 +57,7 @@ def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]
     plan = masks.ready(auto.settle(plan, model, dataset), model, dataset)
     layers = plan.choice.blocks(model.depth) if plan.choice else parse_layers(cfg.layers, model.depth)
     result = _header(plan, model, dataset, layers, device) | masks.facts(plan, model) | auto.facts(plan)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with heard() as said:
         full, variant = _rows(plan, store, model, dataset, layers)
         assert full.outcome is not None
         assert variant.outcome is not None
@@ -77,7 +75,7 @@ def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]
         "rows": {"full": full.key, "variant": variant.key},
         "samples": len(full.outcome.keys),
         "skipped": full.outcome.skipped,
-        "warnings": sorted({str(warning.message) for warning in caught if "fna" in Path(warning.filename).parts}),
+        "warnings": sorted({*said, *full.warnings, *variant.warnings}),
         "notes": [*_notes(model, dataset), *(plan.choice.why if plan.choice else [])],
         "environment": env.environment(device),
         "overrides": typed(folder),
@@ -172,28 +170,30 @@ def _row(
     """A stored row, or the row made now.
 
     A failure of the variant itself (it refuses, or its outputs are not finite) is stored too, and raised again until
-    ``retry_failed=true``. What lies outside it, files, folders and memory, can be mended and is not.
+    ``retry_failed=true``. What lies outside it, files, folders and memory, can be mended and is not: see `fna.runner.failures`.
     """
     key = row_key(decides)
-    stored = store.get(key)
-    if stored is not None and stored.failed and not plan.cfg.retry_failed:
-        raise UserError(f"{label}: failed before ({stored.record['error']}); retry_failed=true tries it again.")
-    if stored is not None and stored.outcome is not None:
-        if _stands(stored.outcome, plan, model, dataset):
-            console.print(f"{label}: row {key} is there, not computed again", highlight=False)
-            return stored
-        console.print(f"{label}: row {key} skipped {len(stored.outcome.skipped)} images, computed again", highlight=False)
-    began = time.perf_counter()
-    try:
-        with context(), _bar(label, len(dataset.examples)) as progress:
-            outcome = plan.task.evaluate(model, dataset, _settings(plan, progress, FULL if label == FULL else key))
-        _check_finite(outcome, label)
-    except ValueError as error:
-        store.put_failed(key, " ".join(str(error).split()), {"decides": decides})
-        raise UserError(str(error)) from error
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise UserError(f"{label}: out of memory ({first_line(error)}); give a smaller batch_size.") from error
-    return store.put(key, outcome, {"decides": decides, "variant": label, "seconds": round(time.perf_counter() - began, 2)})
+    with store.only_one(
+        key, lambda: console.print(f"{label}: row {key} is being made by another process, waiting", highlight=False)
+    ):
+        stored = store.get(key)
+        if stored is not None and stored.failed and not plan.cfg.retry_failed:
+            raise UserError(f"{label}: failed before ({stored.record['error']}); retry_failed=true tries it again.")
+        if stored is not None and stored.outcome is not None:
+            if _stands(stored.outcome, plan, model, dataset):
+                console.print(f"{label}: row {key} is there, not computed again", highlight=False)
+                return stored
+            console.print(f"{label}: row {key} skipped {len(stored.outcome.skipped)} images, computed again", highlight=False)
+        began = time.perf_counter()
+        try:
+            with heard() as said, context(), _bar(label, len(dataset.examples)) as progress:
+                outcome = plan.task.evaluate(model, dataset, _settings(plan, progress, FULL if label == FULL else key))
+            _check_finite(outcome, label)
+        except ValueError as error:
+            store.put_failed(key, line(error), {"decides": decides})
+            raise UserError(str(error)) from error
+        record = {"decides": decides, "variant": label, "seconds": round(time.perf_counter() - began, 2), "warnings": said}
+        return store.put(key, outcome, record)
 
 
 def _stands(stored: Outcome, plan: Plan, model: Model, dataset: Dataset) -> bool:
@@ -276,7 +276,7 @@ def _notes(model: Model, dataset: Dataset) -> list[str]:
 
 def _finish(result: dict[str, Any], folder: Path) -> None:
     write_atomic(folder / "result.json", json.dumps(result, indent=1).encode())
-    table.show(result)
     table.write_markdown(folder)
     page = write_page(folder)
+    table.show(result)  # files first
     console.print(f"page: {page}", highlight=False, soft_wrap=True)
