@@ -173,9 +173,8 @@ def _row(
     ``retry_failed=true``. What lies outside it, files, folders and memory, can be mended and is not: see `fna.runner.failures`.
     """
     key = row_key(decides)
-    with store.only_one(
-        key, lambda: console.print(f"{label}: row {key} is being made by another process, waiting", highlight=False)
-    ):
+    waits = f"{label}: row {key} is being made by another process, waiting"
+    with store.only_one(key, lambda: console.print(waits, highlight=False)):
         stored = store.get(key)
         if stored is not None and stored.failed and not plan.cfg.retry_failed:
             raise UserError(f"{label}: failed before ({stored.record['error']}); retry_failed=true tries it again.")
