@@ -13,6 +13,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from fna.errors import UserError
 from fna.records import unwritten
@@ -116,13 +118,18 @@ def _take(folder: Path) -> None:
 
 
 def _refuse_others(folder: Path, words: list[str]) -> None:
-    """Raise `UserError` where the results of a sweep of other words lie; the same one goes on there."""
-    noted = folder / "multirun.yaml"
-    if not noted.is_file():
+    """Raise `UserError` where the results of a sweep of other words lie; the same one goes on there, to retry what failed too."""
+    earlier = _words(folder / "multirun.yaml")
+    if earlier is None or not any(folder.rglob("result.json")):
         return
-    try:
-        earlier = list(OmegaConf.select(OmegaConf.load(noted), "hydra.overrides.task") or [])
-    except Exception:  # cut in the middle: of a sweep that was killed at its beginning
-        return
-    if earlier != words and any(folder.rglob("result.json")):
+    told, asked = ([word for word in some if not word.startswith("retry_failed=")] for some in (earlier, words))
+    if told != asked:
         raise UserError(f"{folder}: holds another sweep ({' '.join(earlier)}); give another hydra.sweep.dir, or remove it.")
+
+
+def _words(noted: Path) -> list[str] | None:
+    """The words of an earlier sweep, None where there was none or its file is damaged."""
+    try:
+        return [str(word) for word in OmegaConf.select(OmegaConf.load(noted), "hydra.overrides.task")]
+    except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException):
+        return None

@@ -108,10 +108,7 @@ class LinearHead:
             head = _new(features.shape[1], shares.shape[1]).to(source.model.device)
             losses = self._descend(head, features, shares, source.model.device)
         recipe = {"recipe": self._decides(source), "classes": list(source.data.classes), "losses": losses}
-        data = save(head.state_dict(), {"fna": json.dumps(recipe, default=str)})
-        make_way(file)
-        write_atomic(file, data)
-        write_record(file.with_suffix(".json"), {"sha256": hashlib.sha256(data).hexdigest()})
+        _keep(file, head, recipe)
 
     def _descend(self, head: nn.Module, features: Array, shares: Array, device: torch.device) -> list[float]:
         optimiser = torch.optim.AdamW(head.parameters(), self.rate, weight_decay=self.weight_decay)
@@ -131,6 +128,13 @@ class LinearHead:
             schedule.step()
             losses.append(round(float(loss.detach()), 4))
         return losses
+
+
+def _keep(file: Path, head: nn.Module, recipe: dict[str, Any]) -> None:
+    data = save(head.state_dict(), {"fna": json.dumps(recipe, default=str)})
+    make_way(file)
+    write_atomic(file, data)
+    write_record(file.with_suffix(".json"), {"sha256": hashlib.sha256(data).hexdigest()})
 
 
 def _whole(file: Path) -> bool:

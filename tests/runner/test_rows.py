@@ -162,7 +162,7 @@ def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypa
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", broken)
-    with pytest.raises(UserError, match="file: cannot be written .disk full.*choose another folder"):
+    with pytest.raises(UserError, match=r"file: cannot be written .disk full.*choose another folder"):
         write_atomic(target, b"new")
     assert target.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
