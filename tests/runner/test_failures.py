@@ -23,7 +23,7 @@ from tests.test_records import small_disk
 
 __all__ = ["images", "run"]
 CPU = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
-WORDS = ("model=clip", "dataset.count=8", "limit=8", "timing.enabled=false", "gallery=0", "bootstrap=100")
+WORDS = ("model=clip", "image_size=64", "dataset.count=8", "limit=8", "timing.enabled=false", "gallery=0", "bootstrap=100")
 
 
 @pytest.mark.parametrize(
@@ -73,11 +73,10 @@ main()
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_a_batch_too_large_for_the_memory_there_is(tmp_path: Path) -> None:
-    words = (*WORDS, "image_size=1024", "batch_size=16", "hydra.run.dir=run")
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, *words],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "FNA_CPU_KERNELS": "0"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    words = (WORDS[0], *WORDS[2:], "image_size=1024", "batch_size=16", "hydra.run.dir=run")
+    command = [sys.executable, "-c", LIMITED, *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FNA_CPU_KERNELS": "0"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stderr
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert line.startswith("error: out of memory (")

@@ -22,7 +22,16 @@ from tests.conftest import Cli
 from tests.report.made_up_results import failed, result, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = ("model=clip", "limit=4", "dataset.count=8", "timing.enabled=false", "gallery=0", "bootstrap=100", "attn=exact")
+TINY = (
+    "model=clip",
+    "image_size=64",
+    "limit=4",
+    "dataset.count=8",
+    "timing.enabled=false",
+    "gallery=0",
+    "bootstrap=100",
+    "attn=exact",
+)
 
 
 def config(folder: Path, *words: str) -> Any:
@@ -159,9 +168,6 @@ def test_a_sweep_whose_page_cannot_be_written_exits_1(cli: Cli, tmp_path: Path, 
     assert "1 of 3 jobs failed" in line
     assert "report.html: cannot be written" in line
     (tmp_path / "S" / "report.html").rmdir()
-    assert "holds another sweep" in cli("-m", "layers=0", *TINY, "hydra.sweep.dir=S").stderr
-    assert cli(*words).returncode == 1
-    assert (tmp_path / "S" / "report.html").is_file()
     found = [json.loads(file.read_text())["status"] for file in sorted((tmp_path / "S").glob("*/result.json"))]
     assert found == ["ok", "ok", "failed"]
 
