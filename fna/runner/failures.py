@@ -34,9 +34,8 @@ def mendable(error: Exception) -> Exception:
         first = str(error).strip().partition("\n")[0] or type(error).__name__
         return UserError(f"out of memory ({first}); give a smaller batch_size or image_size (for the cost: timing.batch_size).")
     if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return UserError(
-            f"{error.filename or 'the folder of the run (hydra.run.dir)'}: cannot be written ({error.strerror}); free some room there."
-        )
+        place = error.filename or "the folder of the run (hydra.run.dir)"
+        return UserError(f"{place}: cannot be written ({error.strerror}); free some room there.")
     return error
 
 
