@@ -29,7 +29,17 @@ ARROWS = {
     "": {"ops", "surgery", "masking", "runner"},
 }
 # modules in fna/ itself that any folder may import: they import no folder in turn
-GROUND = {"fna", "fna.errors", "fna.configs", "fna.schema", "fna.folders", "fna.versions"}
+GROUND = {
+    "fna",
+    "fna.errors",
+    "fna.configs",
+    "fna.schema",
+    "fna.folders",
+    "fna.versions",
+    "fna.records",
+    "fna.streams",
+    "fna.cells",
+}
 # the stages of a run, first to last: each is made of earlier ones and knows no later one
 STAGES = ("versus", "asked", "loaded", "settled", "outcomes", "compared", "result", "shown", "run", "job", "cli")
 # third-party packages that live behind one door

@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from fna.errors import UserError
-from fna.report.results import Result, load, write_csv
+from fna.report.results import Result, Run, load, write_csv
 from fna.report.table import show, show_sweep, write_markdown
+from fna.streams import never_fail
 
 
-def report(folder: Path | str) -> list[Result]:
-    """Write and print the report of a folder; the results that it found, whole and failed."""
+def report(folder: Path | str, runs: Sequence[Run] | None = None) -> list[Result]:
+    """Write and print the report of a folder, or of ``runs`` in it; the results that it found, whole and failed.
+
+    What cannot be written is raised once all else is written and printed.
+    """
     from fna.report.page import write_page
 
-    runs = load(folder)
-    paths = (write_csv(folder), write_markdown(folder), write_page(folder))  # first: a closed pipe ends the printing
+    runs = load(folder) if runs is None else runs
+    paths, refused = [], []
+    for write in (write_csv, write_markdown, write_page):
+        try:
+            paths.append(write(folder, runs))
+        except UserError as error:
+            refused.append(error)
     if len(runs) == 1:
         show(runs[0].result)
     else:
         show_sweep(runs)
     for path in paths:
         print(path)
+    if refused:
+        raise refused[0]
     return [run.result for run in runs]
 
 
 def main(words: list[str] | None = None) -> int:
     """The command; what a user can mend is one line and the exit status 1."""
+    never_fail()
     parser = argparse.ArgumentParser(prog="python -m fna.report", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run, a sweep, or any folder above them")
     try:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from fna.report.results import Result, csv_text, flatten, write_atomically
+from fna.cells import csv_text
+from fna.errors import UserError
+from fna.report.results import Result, flatten, write_text
+
+TAKEN = ("classes.csv", "results.csv")  # written by others
 
 
 @dataclass(frozen=True)
@@ -17,13 +21,17 @@ class CsvLogger:
     file: str = "log.csv"
 
     def check(self) -> None:
-        """Nothing to check: the run folder can be written."""
+        """Raise `UserError` unless ``file`` is a CSV of its own in the run folder."""
+        asked = PurePath(self.file)
+        if asked.is_absolute() or ".." in asked.parts or asked.suffix != ".csv" or asked.name in TAKEN or "\0" in self.file:
+            raise UserError(f"logger.file={self.file}: it lies in the run's folder; give a name such as log.csv.")
 
     def log(self, result: Result, config: dict[str, Any], folder: Path) -> None:
         """Add the line of this result."""
+        self.check()
         path = folder / self.file
         rows: list[dict[str, Any]] = []
         if path.exists():
             with path.open(encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file))
-        write_atomically(path, csv_text([*rows, flatten(result)]))
+        write_text(path, csv_text([*rows, flatten(result)]))

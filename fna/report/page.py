@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fna.report.pictures import Album, Landmarked
 from fna.report.plots import plots
-from fna.report.results import Run, load, write_atomically
+from fna.report.results import Run, load, write_text
 from fna.report.sweep import label, summarise, varying
 from fna.report.view import View, study_of, view
 
@@ -19,10 +19,10 @@ PICTURES = 4  # of one run within a sweep; a page of one run shows all
 SIDE_BY_SIDE = 12
 
 
-def write_page(folder: Path | str) -> Path:
-    """Write ``report.html`` into ``folder`` from every result.json at or below it; the path of the page."""
+def write_page(folder: Path | str, runs: Sequence[Run] | None = None) -> Path:
+    """Write ``report.html`` into ``folder``: of ``runs``, else of every result.json at or below it; the path of the page."""
     path = Path(folder) / "report.html"
-    write_atomically(path, render(load(folder)))
+    write_text(path, render(load(folder) if runs is None else runs))
     return path
 
 

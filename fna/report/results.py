@@ -7,19 +7,18 @@ words that were typed), then "metrics", "fidelity" and "cost". One that cannot b
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fna.cells import csv_text
 from fna.errors import UserError
+from fna.records import write_atomic
 
 Result = dict[str, Any]
 
@@ -140,35 +139,17 @@ def flatten(result: Result) -> dict[str, Any]:
     return row | {"skipped": len(result.get("skipped") or []), "notes": "; ".join(map(str, words)), "error": result.get("error")}
 
 
-def write_csv(folder: Path | str) -> Path:
-    """Write ``results.csv`` into ``folder``, one line for each result.json at or below it; the path of the file."""
-    runs = load(folder)
+def write_csv(folder: Path | str, runs: Sequence[Run] | None = None) -> Path:
+    """Write ``results.csv`` into ``folder``, one line a run: those given, else every result.json at or below it; its path."""
+    runs = load(folder) if runs is None else runs
     path = Path(folder) / "results.csv"
-    write_atomically(path, csv_text({"folder": run.name} | flatten(run.result) for run in runs))
+    write_text(path, csv_text({"folder": run.name} | flatten(run.result) for run in runs))
     return path
 
 
-def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as CSV with the union of their columns, in order of appearance; the last three columns stay last."""
-    rows = list(rows)
-    last = ("skipped", "notes", "error")
-    names = list(dict.fromkeys(name for row in rows for name in row if name not in last))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, [*names, *last], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a run killed in the middle, never sees half of it."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free the place or give another folder") from None
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all; what UTF-8 cannot say, half a character in a file's name, is escaped."""
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))
 
 
 def _cost(result: Result) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rich.text import Text
 from fna.report import formats, words
 from fna.report.expected import Expected, Theirs, load_expected
 from fna.report.grid import Grid, numeric_columns
-from fna.report.results import Result, Run, dig, load, number, ratio, reference, write_atomically
+from fna.report.results import Result, Run, dig, load, number, ratio, reference, write_text
 from fna.report.sweep import Summary, summarise
 from fna.report.words import Part
 
@@ -51,11 +51,11 @@ def show_sweep(runs: Sequence[Run], console: Console | None = None) -> None:
         console.print(Text(f"failed: {place}: {why}", style="red"), soft_wrap=True)
 
 
-def write_markdown(folder: Path | str) -> Path:
-    """Write ``table.md`` into ``folder``: the result at it, or the sweep below it."""
-    runs = load(folder)
+def write_markdown(folder: Path | str, runs: Sequence[Run] | None = None) -> Path:
+    """Write ``table.md`` into ``folder``: the result at it, or the sweep below it; of ``runs`` alone where they are given."""
+    runs = load(folder) if runs is None else runs
     path = Path(folder) / "table.md"
-    write_atomically(path, markdown(runs[0].result) if len(runs) == 1 else sweep_markdown(runs))
+    write_text(path, markdown(runs[0].result) if len(runs) == 1 else sweep_markdown(runs))
     return path
 
 

@@ -11,8 +11,8 @@ Errors are those of one block with exact attention before it: they do not add up
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from fna.models.weights import digest
 from fna.ops.contract import Attention, Memo, Site
 from fna.ops.exact import Exact
 from fna.ops.kernels import cpu
+from fna.records import only_one, read_record, write_record
 from fna.runner.cost import median_ratio
-from fna.runner.files import write_atomic
 from fna.runner.rows import row_key
 from fna.runner.speed.turns import in_turns
 from fna.surgery.plan import Layers, parse_layers
@@ -77,19 +77,24 @@ def choose(
     model, images, device and what was asked.
     """
     file = None if cache is None else cache / f"{_key(model, op, images, layers, landmarks, tolerance)}.json"
-    if file is not None and file.is_file():
-        return _read(file)
+    with only_one(file) if file is not None else nullcontext():
+        stored = None if file is None else read_record(file)
+        if stored is not None:
+            return _restored(stored)
+        choice = _measured(model, op, images, layers, landmarks, tolerance)
+        if file is not None:
+            write_record(file, asdict(choice))
+    return choice
+
+
+def _measured(model: Model, op: Any, images: Tensor, layers: Layers, landmarks: int | float | str, tolerance: float) -> Choice:
     counts = tuple(count for count in LADDER if 2 * count <= model.token_count) if landmarks == AUTO else (landmarks,)
     blocks = parse_layers(_candidates(layers, landmarks), model.depth)
     look = _Look(op, [count for count in counts if not isinstance(count, str)], landmarks == AUTO)
     with swap_tower(model.tower, dict.fromkeys(blocks, look)), torch.inference_mode():
         _forward(model, images)
     speedups = _speedups(look, len(blocks)) if layers == AUTO else {}
-    choice = _decide(blocks, look, speedups, tolerance)
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, json.dumps(asdict(choice), indent=1).encode())
-    return choice
+    return _decide(blocks, look, speedups, tolerance)
 
 
 def _candidates(layers: Layers, landmarks: int | float | str) -> Layers:
@@ -182,9 +187,8 @@ def _key(model: Model, op: Any, images: Tensor, layers: Layers, landmarks: int |
     )  # fmt: skip
 
 
-def _read(file: Path) -> Choice:
+def _restored(stored: Mapping[str, Any]) -> Choice:
     """A stored choice; JSON turned the numbers of blocks and counts into text."""
-    stored = json.loads(file.read_text(encoding="utf-8"))
     return Choice(
         landmarks={int(block): count for block, count in stored["landmarks"].items()},
         why=stored["why"],

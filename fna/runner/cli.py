@@ -17,8 +17,11 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from fna.configs import CONF, choices, search_path
 from fna.errors import UserError
+from fna.records import NO_ROOM
+from fna.runner.failures import line, mendable
 from fna.runner.help import help_text
 from fna.schema import Knobs, register
+from fna.streams import never_fail
 
 INTERRUPTED = 130
 _refused: list[UserError] = []
@@ -26,6 +29,7 @@ _refused: list[UserError] = []
 
 def main() -> None:
     """Run what ``sys.argv`` asks for; exit 0 only when every job's result is whole."""
+    never_fail()
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text())
         return
@@ -41,6 +45,10 @@ def main() -> None:
         fail(_explained(error))
     except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
         fail(UserError(f"{error.filename}: cannot write there ({error.strerror}); choose another folder."))
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        fail(mendable(error))
     except KeyboardInterrupt as stop:
         print(f"interrupted: finished rows are kept, the same command goes on from them{stop}", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -65,7 +73,7 @@ def _explained(error: Exception) -> Exception:
 
 def fail(error: BaseException) -> None:
     """Print an error as one line and exit 1."""
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    print(f"error: {line(error)}", file=sys.stderr)
     sys.exit(1)
 
 
@@ -73,12 +81,15 @@ def fail(error: BaseException) -> None:
 def _job(cfg: DictConfig) -> Any:
     from fna.runner.job import run
 
+    never_fail()  # a launcher's own process has streams of its own
     settings = HydraConfig.get()
     names = {group: str(choice) for group, choice in settings.runtime.choices.items() if "/" not in group}
     try:
         words = [*settings.overrides.task, *(word for word in settings.overrides.hydra if word.startswith("hydra.searchpath"))]
         return run(cfg, names, Path(settings.runtime.output_dir), words=words, in_sweep=settings.mode == RunMode.MULTIRUN)
     except UserError as error:
+        if settings.mode == RunMode.MULTIRUN:
+            raise  # what a sweep cannot count: not even a failed result could be written
         _refused.append(error)  # raised once Hydra is done: it would print a line of its own above ours
         return None
     except KeyboardInterrupt:

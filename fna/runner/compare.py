@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 
 from fna.data.loading import Kept
 from fna.errors import UserError
+from fna.records import json_bytes, write_atomic
 from fna.report import table
 from fna.report.page import write_page
 from fna.runner.asked import Asked, Wanted
-from fna.runner.files import write_atomic
 from fna.runner.loaded import Loaded
 from fna.runner.rows import RowStore
 from fna.runner.run import contest
@@ -48,7 +47,7 @@ class Comparison:
         """Write ``result.json``, ``table.md``, ``report.html`` and pictures into ``folder``; the path of the page."""
         for name, content in self.files.items():
             write_atomic(Path(folder) / name, content)
-        write_atomic(Path(folder) / "result.json", json.dumps(self.result, indent=1).encode())
+        write_atomic(Path(folder) / "result.json", json_bytes(self.result))
         table.write_markdown(folder)
         return write_page(folder)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fna.errors import UserError
+from fna.records import json_bytes, write_atomic
 from fna.runner.asked import Asked, ask
-from fna.runner.files import checked_folder, write_atomic
+from fna.runner.failures import keep_traceback, line, mendable
+from fna.runner.files import checked_folder
 from fna.runner.result import failed, fallen
 from fna.runner.versus import composed
 
@@ -37,20 +38,18 @@ def run(
 
         result = contest(asked, load(asked), folder, started)
         finish(result, folder)
-    except Exception as error:
-        if folder.is_dir():
-            lost = failed(cfg, names, folder, _line(error), round(time.perf_counter() - started, 2))
-            # what was refused may be anything that YAML can say, a list of landmarks for one
-            write_atomic(folder / "result.json", json.dumps(lost, indent=1, default=str).encode())
-        _note_traceback(error, folder)
-        _tell(error, in_sweep)
+    except Exception as raised:
+        error = mendable(raised)
+        keep_traceback(error, folder)
+        kept = _write_failure(failed(cfg, names, folder, line(error), round(time.perf_counter() - started, 2)), folder)
+        _tell(error, in_sweep and kept)
         return None
     unlogged = _log(asked, result, folder)
     if unlogged is not None:
         _tell(unlogged, in_sweep)
-    if lines := fallen(result):
+    if lost := fallen(result):
         count = len(result["contenders"])
-        _tell(UserError(f"{len(lines)} of {count} contenders failed ({'; '.join(lines)}); the others stand: {folder}"), in_sweep)
+        _tell(UserError(f"{len(lost)} of {count} contenders failed ({'; '.join(lost)}); the others stand: {folder}"), in_sweep)
     first = next(iter(result["metrics"].values()), None)
     return None if first is None else (first["variant"], result["cost"].get("speedup", {}).get("median", float("nan")))
 
@@ -61,23 +60,23 @@ def _log(asked: Asked, result: dict[str, Any], folder: Path) -> UserError | None
         if asked.logger is not None:
             asked.logger.log(result, OmegaConf.to_container(asked.cfg, resolve=True), folder)
     except Exception as error:
-        _note_traceback(error, folder)
-        write_atomic(folder / "result.json", json_bytes(result | {"unlogged": _line(error)}))
-        return UserError(f"{_line(error)} (all but the log is there: {folder})")
+        keep_traceback(error, folder)
+        write_atomic(folder / "result.json", json_bytes(result | {"unlogged": line(error)}))
+        return UserError(f"{line(error)} (all but the log is there: {folder})")
     return None
 
 
-def _tell(error: Exception, in_sweep: bool) -> None:
-    if not in_sweep:
+def _tell(error: Exception, counted: bool) -> None:
+    """Print the failure where the sweep counts it at its end; else raise it."""
+    if not counted:
         raise error
-    print("failed: " + _line(error), file=sys.stderr)
+    print("failed: " + line(error), file=sys.stderr)
 
 
-def _note_traceback(error: Exception, folder: Path) -> None:
-    """Keep where a bug is; what a user can mend is told in one line."""
-    if not isinstance(error, UserError) and folder.is_dir():
-        (folder / "traceback.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _write_failure(result: dict[str, Any], folder: Path) -> bool:
+    """Write a failed ``result.json``; False where that cannot be done either."""
+    try:
+        write_atomic(folder / "result.json", json_bytes(result))
+    except UserError:  # a full disk, a folder that is none: the error itself, which is raised, is told instead
+        return False
+    return True

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from fna.data.loading import batches
 from fna.errors import UserError
-from fna.models.weights import first_line
+from fna.runner.failures import line
 from fna.runner.loaded import Loaded
 from fna.runner.progress import bar, say
-from fna.runner.rows import row_key
+from fna.runner.rows import heard, row_key
 from fna.surgery.variant import Variant
 from fna.tasks.base import FULL, Outcome, Run
 
@@ -45,30 +43,37 @@ class Rows:
         """A stored row, or the row made now.
 
         A failure of the variant itself (it refuses, or its outputs are not finite) is stored too, and raised again until
-        ``retry``. What lies outside it, files, folders and memory, can be mended and is not.
+        ``retry``. What lies outside it, files, folders and memory, can be mended and is not: see `fna.runner.failures`.
         """
         decides = self._decides(variant)
         key, store = row_key(decides), self.loaded.store
-        stored = store.get(key)
+        with store.only_one(key, lambda: say(f"{variant.label}: row {key} is being made by another process, waiting")):
+            return self._found(variant, key) or self._made(variant, key, decides)
+
+    def _found(self, variant: Variant, key: str) -> Scored | None:
+        """The stored row, where it can be used. Raises `UserError` where it says that it cannot be made."""
+        stored = self.loaded.store.get(key)
         if stored is not None and stored.failed and not self.retry:
             raise UserError(f"{variant.label}: failed before ({stored.record['error']}); retry_failed=true tries it again.")
         if stored is not None and stored.outcome is not None:
             if self._stands(stored.outcome):
                 say(f"{variant.label}: row {key} is there, not computed again")
-                return Scored(variant, key, stored.outcome, tuple(stored.record.get("warnings", ())))
+                return Scored(variant, key, stored.outcome, tuple(stored.warnings))
             say(f"{variant.label}: row {key} skipped {len(stored.outcome.skipped)} images, computed again")
+        return None
+
+    def _made(self, variant: Variant, key: str, decides: Mapping[str, object]) -> Scored:
+        """The row, computed and stored."""
         began = time.perf_counter()
         try:
-            with warned() as told:
+            with heard() as said:
                 outcome = self._pass(variant, key)
         except ValueError as error:
-            store.put_failed(key, " ".join(str(error).split()), {"decides": decides})
+            self.loaded.store.put_failed(key, line(error), {"decides": decides})
             raise UserError(str(error)) from error
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            raise UserError(f"{variant.label}: out of memory ({first_line(error)}); give a smaller batch_size.") from error
-        record = {"decides": decides, "variant": variant.label, "warnings": told, "seconds": round(time.perf_counter() - began, 2)}
-        store.put(key, outcome, record)
-        return Scored(variant, key, outcome, tuple(told))
+        record = {"decides": decides, "variant": variant.label, "seconds": round(time.perf_counter() - began, 2), "warnings": said}
+        self.loaded.store.put(key, outcome, record)
+        return Scored(variant, key, outcome, tuple(said))
 
     def run(self, variant: Variant, key: str) -> Run:
         """How a pass of ``variant`` is made: what a task keeps of it is kept under its row's key."""
@@ -94,16 +99,6 @@ class Rows:
         with suppress(UserError):  # raised where none of them can be read
             return not any(batch.indices for batch in batches(lacking, self.loaded.model.transform, batch_size=1, skipped=[]))
         return True
-
-
-@contextmanager
-def warned() -> Iterator[list[str]]:
-    """The list is filled, at the end, with what fna warned of inside."""
-    told: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield told
-    told += sorted({str(warning.message) for warning in caught if "fna" in Path(warning.filename).parts})
 
 
 def _check_finite(outcome: Outcome, label: str) -> None:

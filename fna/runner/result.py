@@ -88,19 +88,19 @@ def whole(
 ) -> dict[str, Any]:
     """``result.json``: the first contender with what all share; with more than one, ``contenders`` and ``pairs`` beside it.
 
-    ``shown``: the environment, the words that were typed, the seconds.
+    ``shown``: the environment, the words that were typed, the seconds, what was warned of on the way.
     """
     first = dict(entries[0])
-    warnings = sorted({line for one in entries for line in one.get("warnings", ())} | set(full.warnings))
+    warnings = {line for one in entries for line in one.get("warnings", ())} | {*full.warnings, *shown["warnings"]}
     result = {
         **header(asked, loaded),
         **{key: value for key, value in first.items() if key != "label"},
         "rows": {"full": full.key, "variant": first["hash"]},
         "samples": len(full.outcome.keys),
         "skipped": full.outcome.skipped,
-        "warnings": warnings,
         "notes": [*_notes(loaded), *notes(loaded.task, full.outcome, loaded.dataset), *first.get("notes", ())],
         **shown,
+        "warnings": sorted(warnings),
     }
     if len(entries) > 1:
         result |= {"contenders": [dict(one) for one in entries], "pairs": [pair_entry(pair) for pair in pairs]}

@@ -1,7 +1,7 @@
 """Rows: what one variant scored on one dataset, kept in files named by the hash of all that decides it.
 
-A row is two files: ``<hash>.parquet`` (one line a sample: counts, decision, output) and ``<hash>.json`` (metrics, config, digest of
-the parquet). The JSON is renamed into place last, so a row is there whole or not at all.
+A row is two files: ``<hash>.parquet`` (one line a sample: counts, decision, output) and ``<hash>.json`` (config, warnings, digest
+of the parquet and of itself). The JSON is renamed into place last, so a row is there whole or not at all, and under its own name.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +20,30 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fna.runner.files import write_atomic
+import fna
+from fna.records import make_way, only_one, read_record, write_atomic, write_record
 from fna.tasks.base import Outcome
 
 ROW_VERSION = 1
+OURS = Path(fna.__file__).parent
 
 
 def row_key(identity: Mapping[str, Any]) -> str:
     """sha256 of the canonical JSON of what decides a row, 20 hex digits."""
     text = json.dumps({"row_version": ROW_VERSION, **identity}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """Collect what fna itself warns of meanwhile, each sentence once; warnings of other libraries are dropped."""
+    said: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield said
+        finally:
+            said += sorted({str(one.message) for one in caught if Path(one.filename).is_relative_to(OURS)})
 
 
 @dataclass
@@ -40,7 +56,13 @@ class Row:
 
     @property
     def failed(self) -> bool:
-        return self.record["status"] == "failed"
+        """Whether this row says that it cannot be made."""
+        return bool(self.record["status"] == "failed")
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was warned of when it was made."""
+        return list(self.record.get("warnings", []))
 
 
 class RowStore:
@@ -55,21 +77,27 @@ class RowStore:
         write_atomic(probe, b"")
         probe.unlink(missing_ok=True)
 
+    def only_one(self, key: str, waiting: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
+        """Of all processes that want this row one at a time comes in: the next finds it made. See `fna.records.only_one`."""
+        return only_one(self._record(key), waiting)
+
     def get(self, key: str) -> Row | None:
-        """The row, or None where it is missing, of another version, or damaged (its digest does not fit)."""
-        try:
-            record = json.loads((self.folder / f"{key}.json").read_bytes())
-            if record["status"] == "failed":
-                return Row(key, record, None)
-            data = (self.folder / f"{key}.parquet").read_bytes()
-        except (FileNotFoundError, ValueError, TypeError, KeyError):  # no file, no UTF-8 or JSON, no record
+        """The row, or None where it is missing, of another version, damaged in any byte, or another row under this name."""
+        record = read_record(self._record(key))
+        if record is None or record.get("hash") != key:
             return None
-        if hashlib.sha256(data).hexdigest() != record.get("parquet_sha256"):
+        if record["status"] == "failed":
+            return Row(key, record, None)
+        try:
+            data = self._samples(key).read_bytes()
+        except OSError:
+            return None
+        if hashlib.sha256(data).hexdigest() != record["parquet_sha256"]:
             return None
         return Row(key, record, _from_parquet(data, record))
 
     def put(self, key: str, outcome: Outcome, record: Mapping[str, Any]) -> Row:
-        """Store a finished row: samples first, record last."""
+        """Store a finished row: samples first, record last. ``record`` may hold "warnings", see `Row`."""
         data = _to_parquet(outcome)
         whole = {
             **record,
@@ -79,14 +107,20 @@ class RowStore:
             "shapes": {name: list(counts.shape[1:]) for name, counts in outcome.counts.items()},
             "parquet_sha256": hashlib.sha256(data).hexdigest(),
         }
-        write_atomic(self.folder / f"{key}.parquet", data)
-        write_atomic(self.folder / f"{key}.json", json.dumps(whole, indent=1).encode())
+        make_way(self._samples(key))
+        write_atomic(self._samples(key), data)
+        write_record(self._record(key), whole)
         return Row(key, whole, outcome)
 
     def put_failed(self, key: str, error: str, record: Mapping[str, Any]) -> None:
         """Remember that this row cannot be made, and why."""
-        whole = {**record, "status": "failed", "hash": key, "error": error}
-        write_atomic(self.folder / f"{key}.json", json.dumps(whole, indent=1).encode())
+        write_record(self._record(key), {**record, "status": "failed", "hash": key, "error": error})
+
+    def _record(self, key: str) -> Path:
+        return self.folder / f"{key}.json"
+
+    def _samples(self, key: str) -> Path:
+        return self.folder / f"{key}.parquet"
 
 
 def _to_parquet(outcome: Outcome) -> bytes:

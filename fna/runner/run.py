@@ -12,9 +12,11 @@ from fna.metrics.compare import aligned
 from fna.runner import cost, env, result, shown
 from fna.runner.asked import Asked, Wanted
 from fna.runner.compared import Compared, compare_all
+from fna.runner.failures import keep_traceback, line, mendable
 from fna.runner.loaded import Loaded
 from fna.runner.outcomes import Rows, Scored
 from fna.runner.progress import bar, say
+from fna.runner.rows import heard
 from fna.runner.settled import Contender, settle
 from fna.surgery.trunk import Trunk
 from fna.surgery.variant import FULL
@@ -29,11 +31,16 @@ def contest(asked: Asked, loaded: Loaded, folder: Path, started: float) -> dict[
     A contender that refuses or fails among others is told in its own line. Raises `UserError` where none is left.
     """
     lost: dict[str, str] = {}
-    standing = _each(asked.contenders, lambda wanted: settle(wanted, loaded), asked, lost)
+
+    def each(these: Sequence[Any], make: Callable[[Any], Made]) -> list[Made]:
+        return _each(these, make, len(asked.contenders) == 1, lost, folder)
+
+    with heard() as said:
+        standing = each(asked.contenders, lambda wanted: settle(wanted, loaded))
     contenders = [contender for found in standing for contender in found]
     rows = Rows(loaded, asked.cfg.seed, asked.cfg.retry_failed, _trunk(loaded, contenders).shared)
     full = rows.scored(FULL)
-    scored = _each(contenders, lambda one: (one, _beside(full, rows.scored(one.variant))), asked, lost)
+    scored = each(contenders, lambda one: (one, _beside(full, rows.scored(one.variant))))
     contenders, outcomes = [one for one, _ in scored], [outcome for _, outcome in scored]
     cfg = asked.cfg
     comparisons, pairs = compare_all(full, outcomes, loaded.task.metrics, draws=cfg.bootstrap, seed=cfg.seed)
@@ -44,22 +51,25 @@ def contest(asked: Asked, loaded: Loaded, folder: Path, started: float) -> dict[
     told = {
         "environment": env.environment(str(loaded.model.device)),
         "overrides": result.typed(folder),
+        "warnings": said,
         "seconds": round(time.perf_counter() - started, 2),
     }
     return result.whole(asked, loaded, full, entries, pairs, told)
 
 
-def _each(these: Sequence[Any], make: Callable[[Any], Made], asked: Asked, lost: dict[str, str]) -> list[Made]:
-    """What ``make`` gives for each; a contender that it refuses goes to ``lost`` with the reason, alone it is raised."""
+def _each(these: Sequence[Any], make: Callable[[Any], Made], alone: bool, lost: dict[str, str], folder: Path) -> list[Made]:
+    """What ``make`` gives for each. A contender that fails is raised if it is ``alone``, else goes to ``lost`` with the reason."""
     made = []
     for one in these:
         try:
             made.append(make(one))
-        except UserError as error:
-            if len(asked.contenders) == 1:
-                raise
-            lost[one.label] = str(error)
-            say(f"failed: {error}")
+        except Exception as raised:
+            error = mendable(raised)
+            if alone:
+                raise error from raised
+            lost[one.label] = line(error)
+            keep_traceback(error, folder)
+            say(f"failed: {one.label}: {lost[one.label]}")
     if not made:
         raise UserError("; ".join(dict.fromkeys(lost.values())))
     return made

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fna.records import json_bytes, write_atomic
 from fna.report import table
 from fna.report.page import write_page
 from fna.runner import gallery
 from fna.runner.compared import Compared
-from fna.runner.files import write_atomic
 from fna.runner.loaded import Loaded
 from fna.runner.outcomes import Rows, Scored
 from fna.runner.progress import say
@@ -45,7 +44,7 @@ def hang(folder: Path, loaded: Loaded, rows: Rows, full: Scored, compared: Seque
 
 def finish(result: dict[str, Any], folder: Path) -> None:
     """Write ``result.json``, ``table.md`` and ``report.html``; then print."""
-    write_atomic(folder / "result.json", json.dumps(result, indent=1).encode())
+    write_atomic(folder / "result.json", json_bytes(result))
     table.write_markdown(folder)
     page = write_page(folder)
     table.show(result)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fna.cells import defused
 from fna.data.base import Dataset
 from fna.metrics.iou import class_iou
 from fna.tasks.base import Array, Outcome
@@ -26,8 +27,8 @@ def write(show: Show) -> None:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(HEADS)
     for name, count, before, after in rows:
-        table.writerow([name, count, *(f"{value:.2f}" for value in (before, after, after - before))])
-    show.write("classes.csv", text.getvalue().encode())
+        table.writerow([defused(name), count, *(f"{value:.2f}" for value in (before, after, after - before))])
+    show.write("classes.csv", text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def _ious(dataset: Dataset, full: Outcome, variant: Outcome) -> list[tuple[str, int, float, float]]:

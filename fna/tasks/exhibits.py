@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from fna.data.base import Dataset
 from fna.models.base import Model
+from fna.records import json_bytes
 from fna.tasks.base import Outcome, Run, Task
 
 SIDE = 256  # of a picture on the page
@@ -55,7 +55,7 @@ class Show:
 
     def table(self, name: str, content: Any) -> None:
         """Write a JSON file."""
-        self.write(name, json.dumps(content).encode())
+        self.write(name, json_bytes(content))
 
 
 @runtime_checkable

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +18,14 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fna.data.base import Dataset
 from fna.data.segmentation import SegmentedDataset
 from fna.errors import UserError
 from fna.models.base import Model
+from fna.records import file_digest, make_way, only_one, read_record, write_atomic, write_record
 from fna.tasks.base import FULL, Array, Run
 from fna.tasks.cache import digest_of
 from fna.tasks.dense import Inference, Score
@@ -81,8 +81,10 @@ class LinearHead:
             key = digest_of(self._decides(source))
             file = cache / "heads" / f"{key}.safetensors"
         if self._fitted.get(run.variant, ("",))[0] != key:
-            if not file.is_file():
-                self._train(source, file)
+            if self.checkpoint is None:
+                with only_one(file):
+                    if not _whole(file):
+                        self._train(source, file)
             self._fitted[run.variant] = (key, _load(file, dataset).to(model.device).eval())
         return key
 
@@ -106,10 +108,7 @@ class LinearHead:
             head = _new(features.shape[1], shares.shape[1]).to(source.model.device)
             losses = self._descend(head, features, shares, source.model.device)
         recipe = {"recipe": self._decides(source), "classes": list(source.data.classes), "losses": losses}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}")
-        save_file(head.state_dict(), partial, {"fna": json.dumps(recipe, default=str)})
-        partial.replace(file)
+        _keep(file, head, recipe)
 
     def _descend(self, head: nn.Module, features: Array, shares: Array, device: torch.device) -> list[float]:
         optimiser = torch.optim.AdamW(head.parameters(), self.rate, weight_decay=self.weight_decay)
@@ -129,6 +128,19 @@ class LinearHead:
             schedule.step()
             losses.append(round(float(loss.detach()), 4))
         return losses
+
+
+def _keep(file: Path, head: nn.Module, recipe: dict[str, Any]) -> None:
+    data = save(head.state_dict(), {"fna": json.dumps(recipe, default=str)})
+    make_way(file)
+    write_atomic(file, data)
+    write_record(file.with_suffix(".json"), {"sha256": hashlib.sha256(data).hexdigest()})
+
+
+def _whole(file: Path) -> bool:
+    """Whether a head that was trained here is there as it was written."""
+    kept = read_record(file.with_suffix(".json"))
+    return kept is not None and file.is_file() and file_digest(file).hexdigest() == kept["sha256"]
 
 
 def _new(width: int, classes: int) -> nn.Sequential:

@@ -13,7 +13,7 @@ from PIL import Image
 from fna.errors import UserError
 from fna.metrics.compare import check_numbers
 from fna.metrics.iou import label_notes
-from fna.runner.files import json_bytes
+from fna.records import json_bytes
 from tests.data.test_label_maps import draw, source
 
 CITY = ("leftImg8bit/val/a/a_1_leftImg8bit.png", "gtFine/val/a/a_1_gtFine_labelIds.png")

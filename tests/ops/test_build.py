@@ -75,12 +75,17 @@ def test_a_failed_build_says_why_and_leaves_nothing(cache: Path, tmp_path: Path,
 
 
 @needs_compiler
-def test_a_file_that_is_no_library_is_named(cache: Path) -> None:
-    made = cache / f"kernels-{build._digest(build._compiler(), sorted(build.SOURCES.glob('*.cpp')))}.so"
-    cache.mkdir()
-    made.write_bytes(b"half")
-    with pytest.raises(build.NotBuilt, match=f"{made} cannot be loaded .*delete it"):
-        build.library()
+def test_a_damaged_library_is_built_anew_and_never_loaded(cache: Path) -> None:
+    build.library()
+    (made,) = cache.iterdir()
+    whole = made.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (b"", b"half", whole[:middle], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
+        made.unlink()  # not written over: this process has it mapped
+        made.write_bytes(damaged)
+        assert build.library().fna_newton_scratch
+        (again,) = cache.iterdir()
+        assert again.read_bytes() == whole
 
 
 @pytest.mark.skipif(not Path("/bin/false").exists(), reason="needs /bin/false")

@@ -16,7 +16,7 @@ import pytest
 
 from fna.errors import UserError
 from fna.ops.exact import Exact
-from fna.runner.files import write_atomic
+from fna.records import write_atomic
 from fna.runner.rows import RowStore, row_key
 from fna.tasks.base import Outcome
 from fna.versions import versions
@@ -163,7 +163,7 @@ def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypa
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", broken)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=r"file: cannot be written .disk full.*choose another folder"):
         write_atomic(target, b"new")
     assert target.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]

@@ -1,8 +1,9 @@
 """Compiles what is in ``cpp/`` for the processor at hand, once, with the C++ compiler at hand, and loads it.
 
 No headers but the compiler's own are needed, so it takes seconds. The library lies in the cache folder (``$FNA_CACHE``, else
-``~/.cache/fna``) under a digest of sources, flags, compiler and processor: a machine of another kind that shares the folder builds
-its own. It is linked to the OpenMP library in torch's own folder, where there is one, so that both share one pool of threads.
+``~/.cache/fna``) under a digest of sources, flags, compiler and processor, and one of its content: a machine of another kind that
+shares the folder builds its own, and what was damaged is built anew. It is linked to the OpenMP library in torch's own folder,
+where there is one, so that both share one pool of threads.
 """
 
 from __future__ import annotations
@@ -37,9 +38,8 @@ def library() -> ctypes.CDLL:
     compiler = _compiler()
     files = sorted(SOURCES.glob("*.cpp"))
     try:
-        place = _cache() / f"kernels-{_digest(compiler, files)}.so"
-        if not place.exists():
-            _build(compiler, files, place)
+        name = f"kernels-{_digest(compiler, files)}"
+        place = _whole(_cache(), name) or _build(compiler, files, _cache(), name)
     except OSError as error:  # also a compiler that does not start
         raise NotBuilt(f"{error.filename or error}: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
@@ -95,14 +95,30 @@ def _openmp() -> list[str]:
     return ["-Wl,--as-needed", found[0]] if found else []
 
 
-def _build(compiler: list[str], files: list[Path], place: Path) -> None:
+def _whole(folder: Path, name: str) -> Path | None:
+    """The library whose content has the digest in its name; one that was damaged since, which could do anything, is removed."""
+    for place in sorted(folder.glob(f"{name}-*.so")):
+        if place.is_file() and place.stem == f"{name}-{_content(place)}":
+            return place
+        if place.is_file():
+            place.unlink(missing_ok=True)
+    return None
+
+
+def _content(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def _build(compiler: list[str], files: list[Path], folder: Path, name: str) -> Path:
     """Under another name first: a half-written library is never found, and whoever builds at the same time does no harm."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix="build-") as folder:
-        made = Path(folder) / place.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as bench:
+        made = Path(bench) / "kernels.so"
         command = [*compiler, *FLAGS, *map(str, files), *_openmp(), "-o", str(made)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
         if done.returncode != 0:
             complaint = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
             raise NotBuilt(f"{compiler[0]} failed: {complaint}")
+        place = folder / f"{name}-{_content(made)}.so"
         os.replace(made, place)
+    return place

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fna.cells import defused
 from fna.runner.speed.check import Finding
 from fna.runner.speed.floors import Machine
 from fna.runner.speed.ops import BASELINE, Row
@@ -29,7 +30,9 @@ def write_csv(rows: Sequence[Row], file: Path) -> None:
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
-        writer.writerows({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows)
+        writer.writerows(
+            {key: f"{value:.6g}" if isinstance(value, float) else defused(value) for key, value in row.items()} for row in rows
+        )
 
 
 def crossover(tokens: Sequence[float], speedup: Sequence[float]) -> float | None:

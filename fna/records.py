@@ -1,0 +1,141 @@
+"""Files that are there whole or not at all, and small records that tell when they are damaged.
+
+A record is JSON that carries a digest of its own content and of its file's name: one that was cut, changed in any byte, or copied
+over another's name is missing, and whoever reads it makes it again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from fna.errors import UserError
+
+SEAL = "sealed_with"  # the last key of a record: its digest
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+AT_ONCE = 1 << 22  # bytes read at a time
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write by a temporary file in the same folder and a rename; a reader sees the old file or the new one, never half.
+
+    Raises `UserError` with the path where that cannot be done; nothing of it is left behind then.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise unwritten(path, error) from error
+        raise
+
+
+def json_bytes(value: Any) -> bytes:
+    """``value`` as JSON that every reader takes: what is no finite number becomes null, what JSON does not know its text.
+
+    A figure that has to be a number is refused before (`fna.metrics.compare.check_numbers`); null says that there is none.
+    """
+    return json.dumps(_finite(value), indent=1, allow_nan=False, default=str).encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def unwritten(path: Path, error: OSError) -> UserError:
+    """The one line for what could not be written."""
+    remedy = "free some room there" if error.errno in NO_ROOM else "mend that"
+    return UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy} or choose another folder.")
+
+
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Store plain data; what JSON cannot say is stored as text, and keys as JSON has them. Raises `UserError` as `write_atomic`."""
+    plain = json.loads(json.dumps(content, default=str))
+    make_way(path)
+    write_atomic(path, _sealed(path.name, plain))
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """What `write_record` stored under this very name, or None: no file, no file of ours, or one that has changed since."""
+    try:
+        data = path.read_bytes()
+        content = json.loads(data)
+        del content[SEAL]
+        whole = _sealed(path.name, content) == data  # every byte, blanks too
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return content if whole else None
+
+
+def _sealed(name: str, content: Mapping[str, Any]) -> bytes:
+    seal = hashlib.sha256(f"{name}\n{json.dumps(content)}".encode()).hexdigest()
+    return json.dumps({**content, SEAL: seal}, indent=1).encode()
+
+
+def file_digest(path: Path, length: int | None = None) -> Any:
+    """A running sha256 of the first ``length`` bytes of a file, None: of all; OSError where it cannot be read.
+
+    Read, not mapped: of a file that is cut meanwhile a mapping would end the process.
+    """
+    total, left = hashlib.sha256(), length
+    with path.open("rb") as file:
+        while piece := file.read(AT_ONCE if left is None else min(AT_ONCE, left)):
+            total.update(piece)
+            left = None if left is None else left - len(piece)
+    return total
+
+
+def make_way(path: Path) -> None:
+    """Move a folder that lies where a file of ours belongs out of the way, its content kept; an empty one goes."""
+    if not path.is_dir() or path.is_symlink():
+        return
+    try:
+        with suppress(OSError):  # not empty
+            path.rmdir()
+        if path.is_dir():
+            path.rename(path.with_name(f"{path.name}.moved-{time.time_ns()}"))
+    except OSError as error:
+        raise unwritten(path, error) from error
+
+
+@contextmanager
+def only_one(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Of all processes that make ``path`` one at a time comes in; the others wait, once ``waiting`` was called.
+
+    The lock is the system's (flock) on a hidden file beside ``path``: it goes with its holder, however that ends. A network file
+    system hands it on to its server or, where it knows no locks, does without: then two may make the same thing, each whole.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock.acquire(timeout=0))
+        except Timeout:
+            waiting()
+            held.enter_context(lock.acquire())
+        except (OSError, NotImplementedError):  # no locks there, or no folder: whoever writes next says so
+            pass
+        yield

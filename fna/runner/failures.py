@@ -1,0 +1,46 @@
+"""What an error comes to for the user: one line for what can be mended, a traceback in the job's folder for a bug."""
+
+from __future__ import annotations
+
+import errno
+import re
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+from fna.errors import UserError
+from fna.records import NO_ROOM
+
+# torch says it so on a CPU, where it has no error of its own for it; oneDNN and C++ in their words
+MEMORY = re.compile(r"out of memory|(can't|cannot|could not|failed to) allocate|not enough memory|bad_alloc|bad allocation", re.I)
+
+
+def line(error: BaseException) -> str:
+    """An error in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether an error, of Python, torch or the system, says that there is no more memory."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    named = type(error).__name__ == "OutOfMemoryError"  # of torch, which need not be loaded yet
+    return isinstance(error, RuntimeError) and (named or MEMORY.search(str(error)) is not None)
+
+
+def mendable(error: Exception) -> Exception:
+    """The `UserError` for what the limits of the machine made fail, memory or disk; any other error as it is."""
+    if is_memory(error):
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        return UserError(f"out of memory ({first}); give a smaller batch_size or image_size (for the cost: timing.batch_size).")
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        place = error.filename or "the folder of the run (hydra.run.dir)"
+        return UserError(f"{place}: cannot be written ({error.strerror}); free some room there.")
+    return error
+
+
+def keep_traceback(error: BaseException, folder: Path) -> None:
+    """Keep where a bug is in ``traceback.txt``; what a user can mend is told in one line."""
+    if not isinstance(error, UserError) and folder.is_dir():
+        with suppress(OSError):  # the error itself is told, room or no room
+            (folder / "traceback.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
