@@ -27,7 +27,7 @@ ARROWS = {
     "": {"ops", "surgery", "masking", "runner"},
 }
 # modules in fna/ itself that any folder may import: they import no folder in turn
-GROUND = {"fna", "fna.errors", "fna.configs", "fna.schema", "fna.folders"}
+GROUND = {"fna", "fna.errors", "fna.configs", "fna.schema", "fna.folders", "fna.values"}
 # third-party packages that live behind one door
 DOORS = {
     "hydra": ("fna/runner/", "fna/schema.py", "fna/configs.py", "run.py"),
