@@ -168,17 +168,22 @@ def _located(target: str, place: str) -> Callable[..., Any]:
     try:
         found = _imported(parts)
     except (Exception, SystemExit) as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        line = f"{error.filename} line {error.lineno}: " if isinstance(error, SyntaxError) else f"{where.filename} line {where.lineno}: "
-        ours = isinstance(error, ModuleNotFoundError) and error.name == parts[0]
-        mend = "its folder has to be on PYTHONPATH" if ours else "mend that, or the path"
-        blame = "" if isinstance(error, ModuleNotFoundError | AttributeError) and where.filename.startswith("<frozen") else line
-        blame = "" if where.filename == __file__ else blame
-        reason = f"{type(error).__name__}: {error}" if blame else str(error)
-        raise UserError(f"{_origin(target, place)}{target}: cannot be imported ({blame}{reason}); {mend}.") from error
+        unknown = isinstance(error, ModuleNotFoundError) and error.name == parts[0]
+        mend = "its folder has to be on PYTHONPATH" if unknown else "mend that, or the path"
+        raise UserError(f"{_origin(target, place)}{target}: cannot be imported ({_blamed(error)}); {mend}.") from error
     if not callable(found):
         raise UserError(f"{_origin(target, place)}{target}: is no class or function that could be called; name one.")
     return cast("Callable[..., Any]", found)
+
+
+def _blamed(error: BaseException) -> str:
+    """What went wrong in an import, and in which line where that is a line of the imported module."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, SyntaxError):
+        return f"{error.filename} line {error.lineno}: {error.msg}"
+    if where.filename == __file__ or where.filename.startswith("<frozen"):
+        return str(error)
+    return f"{where.filename} line {where.lineno}: {type(error).__name__}: {error}"
 
 
 def _imported(parts: Sequence[str]) -> Any:

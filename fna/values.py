@@ -1,4 +1,4 @@
-"""Values that were typed, held against what an annotation accepts: ``bool``, ``Count``, ``Literal["a", "b"]``, ``list[float] | None``.
+"""Values that were typed, held against what an annotation accepts: ``bool``, ``Count``, ``Literal["a"]``, ``list[float] | None``.
 
 A dataclass says in its fields what its YAML keys take; bounds are part of the type (`Count`, `Positive`), so that a value is
 refused with what is accepted instead. Pure Python: runs before torch is imported.
@@ -148,7 +148,7 @@ def _int(value: Any) -> int:
 
 def _float(value: Any) -> float:
     _require(isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e300)  # nan compares false
-    return value  # type: ignore[no-any-return]  # a whole one stays as it was typed: it is part of a row's key
+    return value  # a whole one stays as it was typed: it is part of a row's key
 
 
 def _str(value: Any) -> str:
@@ -219,6 +219,6 @@ def _annotation(constructor: Any, name: str, raw: Any) -> Any:
     home = next((cls for cls in classes if name in vars(cls).get("__annotations__", {})), constructor)
     names = vars(inspect.getmodule(home)) if inspect.getmodule(home) else {}
     try:
-        return get_type_hints(types.SimpleNamespace(__annotations__={"it": raw}), names, include_extras=True)["it"]  # type: ignore[arg-type]
+        return get_type_hints(types.SimpleNamespace(__annotations__={"it": raw}), names, include_extras=True)["it"]
     except Exception:  # what is imported for type checkers only is not there to be looked up, and its name says nothing
         return Any

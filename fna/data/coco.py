@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from fna.data import captions, files
 from fna.data.base import Captioned, Dataset
 from fna.errors import UserError
+from fna.values import Count, Domain
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,9 @@ class CocoCaptions:
     annotations: str
     images: str
     split: str
-    captions_per_image: int | str = "all"
-    complete: int | None = None
-    domain: str = "photographs"
+    captions_per_image: Count | Literal["all"] = "all"
+    complete: Count | None = None
+    domain: Domain = "photographs"
     name: str = "coco"
 
     def __post_init__(self) -> None:

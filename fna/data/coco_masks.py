@@ -17,6 +17,7 @@ from PIL import Image
 from fna.data.base import Segmented
 from fna.data.segmentation import IGNORE, SegmentedDataset, check_folder
 from fna.errors import UserError
+from fna.values import Domain
 
 Array = np.ndarray
 BACKGROUND = "background"
@@ -35,7 +36,7 @@ class CocoInstances:
     train: str | None = None
     background: bool = True
     name: str = "coco_instances"
-    domain: str = "photographs"
+    domain: Domain = "photographs"
 
     def check(self) -> None:
         """Raise `UserError` where images or annotations are missing."""
@@ -100,7 +101,7 @@ class CocoPanoptic:
     split: str = "val2017"
     train: str | None = None
     name: str = "coco_panoptic"
-    domain: str = "photographs"
+    domain: Domain = "photographs"
 
     def check(self) -> None:
         """Raise `UserError` where images, PNGs or annotations are missing."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from fna.data import files
 from fna.data.base import Dataset, Labelled
 from fna.errors import UserError
+from fna.values import Domain
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
@@ -23,7 +24,7 @@ class ImageFolder:
     root: str
     split: str = "val"
     classes: str | None = None
-    domain: str = "photographs"
+    domain: Domain = "photographs"
     name: str = "imagefolder"
 
     def check(self) -> None:

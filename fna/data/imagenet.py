@@ -18,6 +18,7 @@ from fna.data.imagefolder import SUFFIXES
 from fna.data.layouts import looks_like
 from fna.data.segmentation import CLASS_FILES
 from fna.errors import UserError
+from fna.values import Domain
 
 LIST = str(CLASS_FILES / "imagenet.txt")
 FLAT = "ILSVRC2012_val_{:08d}.JPEG"
@@ -38,7 +39,7 @@ class ImageNet:
     split: str = "val"
     train: str | None = None
     name: str = "imagenet"
-    domain: str = "photographs"
+    domain: Domain = "photographs"
 
     def check(self) -> None:
         """Raise `UserError` where the root is missing or holds something else."""

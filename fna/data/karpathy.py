@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fna.data import captions, files
 from fna.data.base import Captioned, Dataset
 from fna.errors import UserError
+from fna.values import Count, Domain
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class KarpathyCaptions:
     annotations: str
     images: str = "."
     split: str = "test"
-    captions_per_image: int | str = "all"
-    domain: str = "photographs"
+    captions_per_image: Count | Literal["all"] = "all"
+    domain: Domain = "photographs"
     name: str = "coco_karpathy"
 
     def __post_init__(self) -> None:

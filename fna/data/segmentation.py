@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
@@ -20,11 +21,13 @@ from fna.data.base import Dataset, Segmented
 from fna.data.files import UNREADABLE
 from fna.data.layouts import looks_like
 from fna.errors import UserError
+from fna.values import Domain, between
 
 Array = np.ndarray
 IGNORE = 255
 UNKNOWN = -1
 VALUES = 65536  # 16-bit label maps
+Label = Annotated[int, between(0, VALUES - 1)]
 CLASS_FILES = Path(__file__).parent / "classes"
 
 
@@ -54,11 +57,11 @@ class LabelMaps:
     images: str
     labels: str
     classes: Sequence[str] | str
-    ignored: Sequence[int] = (IGNORE,)
-    absent: Sequence[int] = ()
+    ignored: Sequence[Label] = (IGNORE,)
+    absent: Sequence[Label] = ()
     train: str | None = None
     listing: str | None = None
-    domain: str = "photographs"
+    domain: Domain = "photographs"
 
     def check(self) -> None:
         """Raise `UserError` where the root is missing or holds something else."""

@@ -13,7 +13,8 @@ from fna.configs import instantiate, load_option
 from fna.errors import UserError
 from fna.report.expected import read_figures
 from fna.runner.files import digest_texts
-from fna.schema import check_knobs
+from fna.runner.settings import check_settings
+from fna.runner.suits import check_suits
 from fna.surgery.plan import parse_layers
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def prepare(cfg: DictConfig, names: Mapping[str, str]) -> Plan:
 
     Raises `UserError` for anything that can be known to be wrong without loading weights or reading data.
     """
-    check_knobs(cfg)
+    check_settings(cfg, names)
     if cfg.expected is not None:
         read_figures(cfg.expected)
     chosen = dict(names)
@@ -91,6 +92,7 @@ def prepare(cfg: DictConfig, names: Mapping[str, str]) -> Plan:
     if mask is not None and model.depth is not None and getattr(mask, "blocks", "none") != "none":
         parse_layers(mask.blocks, model.depth, "mask.blocks")
     task = instantiate(cfg.task)
+    check_suits(task, model, chosen)
     logger = instantiate(cfg.logger) if cfg.logger and "_target_" in cfg.logger else None
     if logger is not None:
         logger.check()
