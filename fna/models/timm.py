@@ -14,7 +14,7 @@ from fna.models import weights
 from fna.models.base import Model, Weights, pixels
 from fna.models.heads import head_classes, read_classes
 from fna.ops.contract import Tokens
-from fna.values import Count, Domain, Positive, Share, of_length
+from fna.values import Count, Domain, Positive, Share, between, of_length
 
 DATA_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
@@ -33,7 +33,7 @@ class TimmModel:
     checkpoint: str | None = None
     random: bool = False
     sha256: str | None = None
-    num_classes: Count | None = None
+    num_classes: Annotated[int, between(0, 1_000_000)] | None = None
     classes: str | None = None
     domain: Domain = "photographs"
     norm_eps: Positive | None = None
@@ -48,12 +48,14 @@ class TimmModel:
     @property
     def can(self) -> frozenset[str] | None:
         """ "head" where there is one, told without building it; None for a name that timm does not know."""
-        import timm
+        classes = self.num_classes
+        if classes is None:
+            import timm
 
-        config = timm.get_pretrained_cfg(self.name, allow_unregistered=True) if timm.is_model(self.name.split(".")[0]) else None
-        if config is None:
-            return None
-        classes = self.num_classes if self.num_classes is not None else config.num_classes
+            known = timm.get_pretrained_cfg(self.name) if timm.is_model(self.name.split(".")[0]) else None
+            if known is None:
+                return None
+            classes = known.num_classes
         return frozenset({"head"} if classes else ())
 
     def check(self) -> None:

@@ -36,24 +36,22 @@ def main() -> None:
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(help_text())
             return
-        sys.argv[1:] = _checked(sys.argv[1:])
+        sys.argv[1:] = checked(sys.argv[1:])
         _job()
         if _raised:
             raise _raised[0]
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        fail(_explained(error))
-    except yaml.YAMLError as error:  # of a file that Hydra reads before we do: an experiment's, conf/config.yaml
-        fail(UserError(f"{getattr(getattr(error, 'problem_mark', None), 'name', 'conf')}: {broken_yaml(error)}"))
+    except (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        fail(one_line(error))
     except OSError as error:
         if _raised:  # out of a job, where it may be of reading or of the network as well
-            fail(UserError(str(error).strip() or type(error).__name__))
-        fail(UserError(f"{error.filename}: cannot write there ({error.strerror}); choose another folder."))
+            fail(str(error) or type(error).__name__)
+        fail(f"{error.filename}: cannot write there ({error.strerror}); choose another folder.")
     except KeyboardInterrupt as stop:
         print(f"interrupted: finished rows are kept, the same command goes on from them{stop}", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
-def _checked(argv: Sequence[str]) -> list[str]:
+def checked(argv: Sequence[str]) -> list[str]:
     """What Hydra is given: flags first, then the words, in whatever order they were typed."""
     parser = get_args_parser()
     parser.error = _refuse_flag  # type: ignore[method-assign]
@@ -78,26 +76,32 @@ def _refuse_flag(message: str) -> NoReturn:
     raise UserError(f"{message}; python run.py --help lists what there is.")
 
 
-def _explained(error: Exception) -> Exception:
-    """Hydra's refusal of an override with its reason, which lies in the error below: the keys that there are, or the type."""
+def one_line(error: Exception) -> str:
+    """What is said of an error that a user can mend.
+
+    Hydra's refusal of an override has its reason in the error below: the keys that there are, or the type.
+    """
     cause = error.__cause__
-    if not isinstance(error, ConfigCompositionException) or not isinstance(cause, OmegaConfBaseException):
-        return error
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+    if isinstance(error, yaml.YAMLError):  # in a file that Hydra reads before we do
+        said = f"{getattr(getattr(error, 'problem_mark', None), 'name', 'conf')}: {broken_yaml(error)}"
+    elif not isinstance(error, ConfigCompositionException) or not isinstance(cause, OmegaConfBaseException):
+        said = str(error)
+    elif isinstance(cause, ConfigKeyError | ConfigAttributeError):
         place, _, key = str(cause.full_key).rpartition(".")
         keys = [str(key) for key in cause.parent_node or () if key != "_target_"]
-        return UserError(f"{place} has no key {key}; it has {', '.join(keys) or 'none of its own'}.")
-    override = str(error).removeprefix("Error merging override ")
-    held = cause.parent_node.get(cause.key) if isinstance(cause.parent_node, DictConfig) else None
-    if isinstance(held, DictConfig):
-        return UserError(f"{override}: set {' or '.join(f'{cause.full_key}.{key!s}' for key in held)}.")
-    reason, _, _ = str(cause).partition("\n")  # what follows names the key again, and types of OmegaConf's
-    return UserError(f"{override}: {reason}")
+        said = f"{place} has no key {key}; it has {', '.join(keys) or 'none of its own'}."
+    else:
+        override = str(error).removeprefix("Error merging override ")
+        held = cause.parent_node.get(cause.key) if isinstance(cause.parent_node, DictConfig) else None
+        reason, _, _ = str(cause).partition("\n")  # what follows names the key again, and types of OmegaConf's
+        keys = [f"{cause.full_key}.{key!s}" for key in held] if isinstance(held, DictConfig) else []
+        said = f"{override}: set {' or '.join(keys)}." if keys else f"{override}: {reason}"
+    return " ".join(said.split())
 
 
-def fail(error: BaseException) -> None:
-    """Print an error as one line and exit 1."""
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+def fail(said: str) -> NoReturn:
+    """Print what is wrong as one line and exit 1."""
+    print("error: " + " ".join(said.split()), file=sys.stderr)
     sys.exit(1)
 
 

@@ -136,7 +136,7 @@ def _check_values(override: Override, sweep: bool) -> None:
 
 
 def _check_following(override: Override, options: Mapping[str, Sequence[str]], extra: Sequence[Path]) -> None:
-    """Refuse a key below one that follows a root group (``attn.sampler.features`` below ``sampler: ${sampler}``): Hydra has none."""
+    """Refuse ``attn.sampler.features``, a key below one that follows a root group (``sampler: ${sampler}``): it has none."""
     group, _, path = override.key_or_group.partition(".")
     key, _, rest = path.partition(".")
     for name in options.get(group, ()) if rest else ():
