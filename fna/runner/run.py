@@ -24,7 +24,7 @@ from fna.metrics.compare import compare
 from fna.models.base import Model
 from fna.models.weights import first_line
 from fna.ops.exact import Exact
-from fna.report import table
+from fna.report import formats, table
 from fna.report.page import write_page
 from fna.runner import auto, classes, cost, env, gallery, masks, segments, study
 from fna.runner.files import write_atomic
@@ -53,7 +53,8 @@ def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]
     dataset = plan.dataset.load(cfg.limit)
     model = plan.model.build(image_size=_size(cfg), device=device, dtype=cfg.dtype, seed=cfg.seed)
     model.config = model_config(cfg)
-    console.print(f"weights: {model.weights.source} ({model.weights.digest[:12]})", highlight=False)
+    sides = " x ".join(map(str, model.image_size))
+    console.print(f"weights: {model.weights.source} ({model.weights.digest[:12]}), images of {sides} px", highlight=False)
     plan.task.check(model, dataset)
     plan = masks.ready(auto.settle(plan, model, dataset), model, dataset)
     layers = plan.choice.blocks(model.depth) if plan.choice else parse_layers(cfg.layers, model.depth)
@@ -229,7 +230,7 @@ def _bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
         def advance(n: int) -> None:
             progress.advance(bar, n)
             done = progress.tasks[0].completed
-            progress.update(bar, rate=f"{done / (time.perf_counter() - began):.0f} images/s")
+            progress.update(bar, rate=f"{formats.rate(done / (time.perf_counter() - began))} images/s")
 
         yield advance
 
