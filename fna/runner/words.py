@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 
 from fna.configs import choices
 from fna.errors import UserError
-from fna.runner.chosen import BARE, check_option_file, chosen, follows, globbed, groups, raw_values, sweeps, values
+from fna.runner.chosen import check_option_file, chosen, follows, globbed, groups, raw_values, sweeps, values
 from fna.schema import ACCEPTED, Knobs
 from fna.values import held, shown
 
@@ -115,10 +115,8 @@ def _check_option(override: Override, known: Mapping[str, Mapping[str, Path]]) -
     if isinstance(override._value, Glob) and not globbed(override._value, known[group]):
         raise UserError(f"{override.input_line}: matches none of {', '.join(known[group])}.")
     for name in values(override):
-        if name is None and group in BARE:
-            continue
         if not isinstance(name, str) or name not in known[group]:
-            near = difflib.get_close_matches(str(name), [*known[group]], 1)
+            near = ["none"] if name is None and "none" in known[group] else difflib.get_close_matches(str(name), [*known[group]], 1)
             hint = f"did you mean {near[0]}? " if near else ""
             raise UserError(f"{group}={shown(name)}: no such {group}; {hint}there is {', '.join(known[group])}.")
 

@@ -175,7 +175,6 @@ def _wrong_value(drawn: random.Random) -> Line:
 def _wrong_option(drawn: random.Random) -> Line:
     group = drawn.choice(list(GROUPS))
     name = drawn.choice(GROUPS[group])
-    bare = group in ("mask", "logger", "reduce", "kv")
     wrong = [
         "",
         "nonsense",
@@ -185,7 +184,7 @@ def _wrong_option(drawn: random.Random) -> Line:
         f"[{name}]",
         f"../{group}/{name}",
         f"{name}.yaml",
-        *([] if bare else ["null"]),
+        "null",
     ]
     return Line((f"{group}={drawn.choice(wrong)}",), False)
 

@@ -48,7 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("weight: 3\n", "has no _target_"),
         ("_target_: null\n", "has no _target_"),
         ("- a\n- b\n", "is a list"),
-        ("just words\n", "has to be YAML"),
+        ("just words\n", "has no _target_"),
         ("_target_: [\n", "line 2: "),
         ("a: b: c\n", "line 1: mapping values are not allowed here"),
         ("\tx: 1\n", "line 1: "),

@@ -30,6 +30,7 @@ READ = {("dataset.root", "/data/a,b")}  # what Hydra reads as it stands, as seve
         # 15: options are typed
         "attn=null": "attn=null: no such attn; there is exact, fna",
         "attn=": "attn=: no such attn",
+        "mask=null": "mask=null: no such mask; did you mean none?",
         "attn=[fna,exact]": "attn=[fna,exact]: no such attn",
         "attn={steps:3}": "attn={steps:3}: no such attn",
         "image_size=256.5": "image_size=256.5: give pixels",
@@ -58,7 +59,7 @@ READ = {("dataset.root", "/data/a,b")}  # what Hydra reads as it stands, as seve
         "attn=exact sampler=fps": "sampler=fps: attn=exact does not draw tokens by it",
         "attn=nystromformer sampler=random": "sampler=random: attn=nystromformer does not draw tokens by it; leave it out.",
         "attn=nystromformer sampler.features=k": "sampler.features=k: attn=nystromformer does not draw tokens by it",
-        "attn._target_=os.getcwd": "os.getcwd: makes no attn",
+        "attn._target_=os.getcwd": "os.getcwd has no such key",
         "attn._target_=fna.ops.landmarks.Uniform": "fna.ops.landmarks.Uniform",
         "task.head=head model=clip dataset=shapes_single task=classification": "model=clip_shapes has no classification head",
         # 18: a model that cannot serve a task is refused before its weights are loaded
@@ -89,7 +90,6 @@ def test_refused(words: str, said: str) -> None:
         "attn=exact mask=both",
         "attn=low_rank landmarks=3",
         "++landmarks=3",
-        "mask=null",
         "-m attn=fna,exact landmarks=64",  # natural: one of them uses the count
         "-m attn=fna,nystromformer sampler=random",
         "experiment=shapes_segmentation landmarks=32",
