@@ -11,7 +11,7 @@ from fna.configs import choices
 from fna.errors import UserError
 from fna.runner.chosen import raw_values
 from fna.schema import check_knobs
-from fna.values import shown
+from fna.values import Count, held, shown
 
 
 def check_settings(cfg: DictConfig, names: Mapping[str, str]) -> None:
@@ -21,6 +21,8 @@ def check_settings(cfg: DictConfig, names: Mapping[str, str]) -> None:
     alone: set by itself, the result's column of that knob would tell another setting than ran.
     """
     check_knobs(cfg)
+    for key in ("depth", "patch_size"):  # of the model, which blocks and sizes are held against before it is built
+        held(Count | None, OmegaConf.select(cfg, f"model.{key}"), f"model.{key}")
     for group, name in names.items():
         if group not in cfg or name not in choices(group):
             continue
