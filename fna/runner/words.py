@@ -130,7 +130,9 @@ def _check_values(override: Override, sweep: bool) -> None:
         raise UserError(f"{word}: names no value, so that there is no job; give one.")
     for value in values(override) if key in ACCEPTED else ():
         if not (isinstance(value, str) and "${" in value):
-            held(ACCEPTED[key], value, key)
+            fitted = held(ACCEPTED[key], value, key)
+            if type(fitted) is int and isinstance(value, float):  # OmegaConf takes no float for a whole number
+                raise UserError(f"{word}: write {key}={fitted}.")
 
 
 def _check_following(override: Override, options: Mapping[str, Sequence[str]], extra: Sequence[Path]) -> None:

@@ -56,6 +56,13 @@ def of_kind(kind: str, more: Sequence[str] = ()) -> tuple[tuple[str, ...], tuple
     return (*RIGHT[kind], *more), tuple(value for value in WRONG[kind] if value not in more)
 
 
+def at_root(kind: str, more: Sequence[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The same of a root knob, which OmegaConf types: a whole float is no whole number to it."""
+    right, wrong = of_kind(kind, more)
+    return tuple(value for value in right if value not in FLOATS), (*wrong, *FLOATS)
+
+
+FLOATS = ("2.0", "1e1")
 NULL = ("null",)
 INVERSE = {"steps": of_kind("count"), "ridge": of_kind("positive"), "resample_every": of_kind("whole"),
            "inverse": one_of("newton", "ridge", "exact")}  # fmt: skip
@@ -74,9 +81,9 @@ KEYS: Mapping[tuple[str, ...], Mapping[str, tuple[tuple[str, ...], tuple[str, ..
         "layers": (("all", "last-half", "4-7", "'0,3'", "-1", "[0,1]", "auto"), ("x", "40", "7-4", "1.5", "nan", "",
         "null", "true", "{a:1}")),
         "image_size": (("64", "256", "[64,128]", "null"), (*NEVER, "256.5", "-8", "0", "x", "[8,8,8]", "1e6", "true", "257")),
-        "limit": of_kind("count", NULL), "batch_size": of_kind("count"), "seed": of_kind("seed"), "strict": of_kind("bool"),
+        "limit": at_root("count", NULL), "batch_size": at_root("count"), "seed": of_kind("seed"), "strict": of_kind("bool"),
         "workers": of_kind("whole"), "bootstrap": (("100", "2000"), (*WRONG["count"], "99", "1e9")), "gallery": of_kind("whole"),
-        "timing.enabled": of_kind("bool"), "timing.rounds": of_kind("count"), "timing.batch_size": of_kind("count"),
+        "timing.enabled": of_kind("bool"), "timing.rounds": at_root("count"), "timing.batch_size": at_root("count"),
         "dtype": one_of("float32", "bfloat16", "float16"), "device": one_of("auto", "cpu"),
         "tolerance": of_kind("positive"), "retry_failed": of_kind("bool"), "rows_dir": of_kind("text"),
     },
