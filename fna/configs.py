@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Sequence
+import re
+import traceback
+from collections.abc import Callable, Sequence
+from functools import reduce
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fna.errors import UserError
+from fna.values import held, options_of
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 def search_path(extra: Sequence[Path] = ()) -> list[Path]:
-    """Folders laid out like ``conf/``: ``extra`` first, then FNA_CONF_DIR (separated as PATH is), then fna's own."""
+    """Folders laid out like ``conf/``: ``extra`` first, then FNA_CONF_DIR (separated as PATH is), then fna's own.
+
+    Raises `UserError` for a folder of FNA_CONF_DIR that is not there.
+    """
     own = [Path(part) for part in os.environ.get("FNA_CONF_DIR", "").split(os.pathsep) if part]
+    for folder in own:
+        if not folder.is_dir():
+            raise UserError(f"FNA_CONF_DIR={folder}: no such folder; name one laid out like conf/, or unset it.")
     return [*extra, *own, CONF]
 
 
@@ -41,43 +54,198 @@ def summary(file: Path) -> str:
 def load_option(group: str, name: str, extra: Sequence[Path] = ()) -> DictConfig:
     """The config of one option, unresolved, with the siblings that its defaults list names merged in that list's order.
 
-    Overrides of other groups in that list are Hydra's business and left out. Raises `UserError` naming the options that there are.
+    Overrides of other groups in that list are Hydra's business and left out. Raises `UserError` naming the options that there are,
+    or the file that is no mapping in YAML.
     """
     known = choices(group, extra)
     if name not in known:
         raise UserError(f"{group}={name}: no such {group}; there is {', '.join(known)}.")
-    node = OmegaConf.load(known[name])
-    assert isinstance(node, DictConfig)
-    siblings = [entry for entry in node.pop("defaults", []) if isinstance(entry, str)]
+    node = _read(known[name])
+    siblings = [entry for entry in node.pop("defaults", None) or [] if isinstance(entry, str)]
     parts = [node if entry == "_self_" else load_option(group, entry, extra) for entry in siblings]
     merged = OmegaConf.merge(*parts, *([] if "_self_" in siblings else [node]))
     assert isinstance(merged, DictConfig)
     return merged
 
 
+def _read(file: Path) -> DictConfig:
+    try:
+        node = OmegaConf.load(file)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{file}: {broken_yaml(error)}") from error
+    if not isinstance(node, DictConfig):
+        raise UserError(f"{file}: is a list; give keys and values, _target_: the class to build, for one.")
+    return node
+
+
+def broken_yaml(error: Exception) -> str:
+    """What is wrong with a file that is no YAML, and in which line."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}: " if mark is not None else ""
+    return f"{where}{getattr(error, 'problem', None) or error}; it has to be YAML, a key and a value a line."
+
+
 def instantiate(node: Any) -> Any:
     """Build what ``node._target_`` names, with plain lists and dicts as arguments.
 
-    Raises `UserError` where the constructor refuses a value (``ValueError``) or a key (``TypeError``), or is not to be found.
+    Every value is held against the constructor's annotations first (`fna.values`), nested ones too; ``node`` then holds them as
+    they were understood, so that what is recorded is what runs. Raises `UserError` for a target that is not to be found or makes
+    another kind of object, and for keys and values that it does not take.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate as hydra_instantiate
 
-    _check_moved(str(node.get("_target_") or ""))
+    node = node if isinstance(node, DictConfig) else OmegaConf.create(node or {})
+    place = str(node._get_full_key(None) or "")
+    target = str(node.get("_target_") or "")
     try:
-        return hydra_instantiate(node, _convert_="all")
+        values = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{place}: {error}") from error
+    typed = _typed(values, place)
+    _write_back(node, typed)
+    try:
+        made = hydra_instantiate(typed, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, UserError):
             raise cause from None
         if isinstance(cause, ValueError | TypeError):
-            raise UserError(f"{node.get('_target_')}: {cause}") from error
-        # Hydra puts an ImportError of its own around whatever importing came to; a bug in the module keeps its traceback
-        if isinstance(cause, ImportError) and isinstance(reason := cause.__cause__, ImportError | AttributeError | SyntaxError):
-            raise UserError(
-                f"{node.get('_target_')}: cannot be imported ({reason}); its folder has to be on PYTHONPATH."
-            ) from error
+            raise UserError(_placed(str(cause), typed, place or target)) from error
         raise
+    _check_made(made, place, target)
+    return made
+
+
+def _typed(values: Any, place: str) -> dict[str, Any]:
+    """``values`` of a node, held against what its target takes; `UserError` names the key by its ``place``."""
+    target = str((values.get("_target_") if isinstance(values, dict) else None) or "")
+    if not target:
+        raise UserError(f"{place}: names no _target_, the class to build; give it one, or choose {_listed(place)}.")
+    _check_moved(target)
+    constructor = _located(target, place)
+    options = options_of(constructor)
+    given = {str(key): value for key, value in values.items() if not str(key).startswith("_")}
+    unknown = [key for key in given if key not in options.kinds]
+    if unknown and not options.others:
+        has = ", ".join(options.kinds) or "none of its own"
+        raise UserError(f"{_origin(target, place, unknown[0])}{_key(place, unknown[0])}: {target} has no such key; it has {has}.")
+    lacking = [key for key in options.required if key not in given]
+    if lacking and not values.get("_partial_"):
+        raise UserError(f"{_origin(target, place)}{target} needs {', '.join(lacking)}: give {_key(place, lacking[0])}=... .")
+    typed = {}
+    for key, value in given.items():
+        kind = options.kinds.get(key, Any)
+        typed[key] = held(kind, value, _key(place, key))
+        if isinstance(value, dict) and "_target_" in value:
+            typed[key] = _typed(value, _key(place, key))
+            _check_nested(_located(str(value["_target_"]), _key(place, key)), kind, _key(place, key))
+    return {**values, **typed}
+
+
+def _key(place: str, key: str) -> str:
+    return f"{place}.{key}" if place else key
+
+
+def _placed(message: str, values: dict[str, Any], place: str) -> str:
+    """What a constructor says of a value, with the place of the value: "steps=0: ..." of attn is "attn.steps=0: ..."."""
+    if message.partition("=")[0] in values:
+        return f"{place}.{message}"
+    return message if message.startswith(f"{place.partition('.')[0]}.") else f"{place}: {message}"
+
+
+def _write_back(node: DictConfig, typed: dict[str, Any]) -> None:
+    for key, value in typed.items():
+        if isinstance(value, dict):
+            _write_back(node[key], value)
+        elif not isinstance(value, list) and (node[key] != value or type(node[key]) is not type(value)):
+            node[key] = value
+
+
+def _located(target: str, place: str) -> Callable[..., Any]:
+    """The object of that dotted name. `UserError` where importing it fails, with the line of the module that did."""
+    parts = target.split(".")
+    try:
+        found = _imported(parts)
+    except (Exception, SystemExit) as error:
+        unknown = isinstance(error, ModuleNotFoundError) and error.name == parts[0]
+        mend = "its folder has to be on PYTHONPATH" if unknown else "mend that, or the path"
+        raise UserError(f"{_origin(target, place)}{target}: cannot be imported ({_blamed(error)}); {mend}.") from error
+    if not callable(found):
+        raise UserError(f"{_origin(target, place)}{target}: is no class or function that could be called; name one.")
+    return cast("Callable[..., Any]", found)
+
+
+def _blamed(error: BaseException) -> str:
+    """What went wrong in an import, and in which line where that is a line of the imported module."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, SyntaxError):
+        return f"{error.filename} line {error.lineno}: {error.msg}"
+    if where.filename == __file__ or where.filename.startswith("<frozen"):
+        return str(error)
+    return f"{where.filename} line {where.lineno}: {type(error).__name__}: {error}"
+
+
+def _imported(parts: Sequence[str]) -> Any:
+    """The longest module that the dotted name begins with, and what the rest names in it."""
+    for length in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:length])
+        try:
+            return reduce(getattr, parts[length:], import_module(name))
+        except ModuleNotFoundError as error:
+            if length == 1 or error.name != name:
+                raise
+    return import_module(parts[0])
+
+
+def _origin(target: str, place: str, key: str = "_target_") -> str:
+    """The YAML file that names a target (and has that key), as the start of a message; nothing where they were typed."""
+    for file in choices(place.partition(".")[0]).values() if place else ():
+        text = file.read_text(encoding="utf-8", errors="replace")
+        if re.search(rf"_target_: *['\"]?{re.escape(target)}['\"]? *(#.*)?$", text, re.M) and f"{key}:" in text:
+            return f"{file}: "
+    return ""
+
+
+def _listed(place: str) -> str:
+    return " or ".join(f"{place}={name}" for name in list(choices(place))[:3]) or "another"
+
+
+# What a group's target has to make: the members of the protocol that it stands for (tests/test_conf.py holds them together).
+MEMBERS = {
+    "attn": ("__call__",),
+    "sampler": ("gives",),
+    "model": ("depth", "patch_size", "check", "build"),
+    "dataset": ("domain", "split", "check", "load"),
+    "task": ("version", "check", "forward", "evaluate"),
+    "mask": ("unmasked",),
+    "logger": ("check", "log"),
+}
+
+
+def _check_made(made: Any, place: str, target: str) -> None:
+    lacks = [name for name in MEMBERS.get(place, ()) if not hasattr(made, name)]
+    if not lacks and place == "attn":
+        try:
+            inspect.signature(made).bind("q", "k", "v", "site")
+        except (TypeError, ValueError):
+            lacks = ["__call__(self, q, k, v, site)"]
+    if lacks:
+        raise UserError(f"{_origin(target, place)}{target}: makes no {place}, it has no {', '.join(lacks)}; see the README.")
+
+
+def _check_nested(found: Any, kind: Any, place: str) -> None:
+    """Refuse a class where another kind of object is asked for: a protocol's members, a class's subclass."""
+    asked = [part for part in (kind, *get_args(kind)) if isinstance(part, type) and part.__module__.startswith("fna.")]
+    if not asked or not isinstance(found, type):
+        return
+    fields = getattr(found, "__dataclass_fields__", {})
+    for part in asked:
+        members = [name for name in {**vars(part), **vars(part).get("__annotations__", {})} if not name.startswith("_")]
+        protocol = getattr(part, "_is_protocol", False)
+        if issubclass(found, part) if not protocol else all(hasattr(found, name) or name in fields for name in members):
+            return
+    raise UserError(f"{place}._target_={found.__module__}.{found.__qualname__}: is no {asked[0].__name__}; name one that is.")
 
 
 def _check_moved(target: str) -> None:

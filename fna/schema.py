@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from fna.errors import UserError
+from fna.values import Limit, Pixels, Positive, Says, between, held, of_length
 
 DTYPES = ("float32", "bfloat16", "float16")
 DRAWS = 100  # of fewer, a 95 % interval is made of the two or three outermost
+
+
+def _is_landmarks(value: float) -> bool:
+    return 0 < value < 1 or (value >= 1 and float(value).is_integer())
 
 
 @dataclass
@@ -62,35 +66,45 @@ def register() -> None:
     ConfigStore.instance().store(name="knobs", node=Knobs)
 
 
+# What a root knob takes, by its full name; the types above are what OmegaConf makes of it before that.
+ACCEPTED: dict[str, Any] = {
+    "landmarks": Annotated[
+        Annotated[int, between(1, 1_000_000)] | Annotated[float, Limit("", _is_landmarks)] | Literal["auto"],
+        Says("a count of at least 1, a fraction of the tokens between 0 and 1, or auto"),
+    ],
+    "layers": Annotated[
+        int | str | list[int | str],
+        Says('all, last-half, auto, a block, a range with both ends such as "6-11", or a list such as "0,3,6-8"'),
+    ],
+    "image_size": Annotated[
+        Pixels | Annotated[list[Pixels], of_length(1, 2)] | None,
+        Says("pixels up to 16384 (512), rows and columns ([352,480]), or null for the model's own"),
+    ],
+    "tolerance": Positive,
+    "limit": Annotated[int, between(1, 1_000_000_000)] | None,
+    "batch_size": Annotated[int, between(1, 65_536)],
+    "device": str,
+    "dtype": Literal[DTYPES],
+    "seed": Annotated[int, between(0, 2**32 - 1)],
+    "strict": bool,
+    "workers": Annotated[int, between(0, 1024)],
+    "bootstrap": Annotated[int, between(DRAWS, 1_000_000)],
+    "timing.enabled": bool,
+    "timing.rounds": Annotated[int, between(1, 100_000)],
+    "timing.batch_size": Annotated[int, between(1, 65_536)],
+    "gallery": Annotated[int, between(0, 10_000)],
+    "expected": str | None,
+    "versus": list[str],
+    "rows_dir": str,
+    "retry_failed": bool,
+}
+
+
 def check_knobs(cfg: Any) -> None:
     """Refuse root values that no run could use. Pure Python: runs before torch is imported.
 
     Raises `UserError` with one line: the knob, its value, what is accepted.
     """
-    _check_landmarks(cfg.landmarks)
-    _check_image_size(cfg.image_size)
-    least = {"batch_size": 1, "bootstrap": DRAWS, "timing.rounds": 1, "timing.batch_size": 1, "seed": 0, "workers": 0, "gallery": 0}
-    for knob, low in least.items():
+    for knob, kind in ACCEPTED.items():
         value = OmegaConf.select(cfg, knob)
-        if not isinstance(value, int) or value < low:
-            raise UserError(f"{knob}={value}: must be a whole number of at least {low}.")
-    if cfg.limit is not None and cfg.limit < 1:
-        raise UserError(f"limit={cfg.limit}: must be at least 1, or null for all samples.")
-    if cfg.tolerance <= 0:
-        raise UserError(f"tolerance={cfg.tolerance}: must be above 0.")
-    if cfg.dtype not in DTYPES:
-        raise UserError(f"dtype={cfg.dtype}: choose one of {', '.join(DTYPES)}.")
-
-
-def _check_landmarks(value: Any) -> None:
-    if value == "auto":
-        return
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not (0 < value < 1 or (value >= 1 and float(value).is_integer())):
-        raise UserError(f"landmarks={value}: give a count of at least 1, a fraction of the tokens between 0 and 1, or auto.")
-
-
-def _check_image_size(value: Any) -> None:
-    sizes = [value] if isinstance(value, int | str) or value is None else list(value)
-    if len(sizes) not in (1, 2) or not all(size is None or (isinstance(size, int) and size > 0) for size in sizes):
-        raise UserError(f"image_size={value}: give pixels (512), rows and columns ([352,480]), or null for the model's own.")
+        held(kind, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value, knob)

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from fna.configs import CONF, choices, instantiate, summary
+from fna.configs import CONF, MEMBERS, choices, instantiate, summary
 from fna.errors import UserError
 from fna.report.expected import read_figures
 from fna.runner.help import GROUPS as HELP_GROUPS
@@ -105,3 +105,13 @@ def test_a_target_of_the_old_place_is_refused_with_the_new_one() -> None:
     """`fna.attention` is the function; the maths lies in `fna.ops`."""
     with pytest.raises(UserError, match=r"fna\.attention\.exact\.Exact has moved; write fna\.ops\.exact\.Exact"):
         instantiate(OmegaConf.create({"_target_": "fna.attention.exact.Exact"}))
+
+
+def test_what_a_group_makes_is_its_protocol() -> None:
+    from fna.data.base import DatasetSource
+    from fna.models.base import ModelSource
+    from fna.tasks.base import Task
+
+    for group, protocol in {"dataset": DatasetSource, "model": ModelSource, "task": Task}.items():
+        members = {*vars(protocol), *vars(protocol).get("__annotations__", {})}
+        assert set(MEMBERS[group]) <= members, f"fna.configs.MEMBERS[{group}]"

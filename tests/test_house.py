@@ -39,6 +39,7 @@ GROUND = {
     "fna.records",
     "fna.streams",
     "fna.cells",
+    "fna.values",
 }
 # the stages of a run, first to last: each is made of earlier ones and knows no later one
 STAGES = ("versus", "asked", "loaded", "settled", "outcomes", "compared", "result", "shown", "run", "job", "cli")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fna.data.base import Dataset, Labelled
 from fna.data.imagefolder import ImageFolder
 from fna.errors import UserError
+from fna.values import Count
 
 
 @dataclass
@@ -22,7 +23,7 @@ class LabelledDataset(Dataset[Labelled]):
 class BankedFolder(ImageFolder):
     """An image folder cut in two: the first ``bank`` images of each class to learn from, the others to be asked about."""
 
-    bank: int = 4
+    bank: Count = 4
 
     def load(self, limit: int | None) -> LabelledDataset:
         """The first ``limit`` images outside the bank. Raises `UserError` where the bank takes all of them."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from fna.data import captions, files
 from fna.data.base import Captioned, Dataset
 from fna.data.coco_format import by_picture, pictures
 from fna.data.entries import Entry, in_order, read
 from fna.errors import UserError
+from fna.values import Count, Domain
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,9 @@ class CocoCaptions:
     annotations: str
     images: str
     split: str
-    captions_per_image: int | str = "all"
-    complete: int | None = None
-    domain: str = "photographs"
+    captions_per_image: Count | Literal["all"] = "all"
+    complete: Count | None = None
+    domain: Domain = "photographs"
     name: str = "coco"
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from fna.data.files import UNREADABLE
 from fna.data.run_lengths import run_lengths
 from fna.data.segmentation import IGNORE, SegmentedDataset, check_folder
 from fna.errors import UserError
+from fna.values import Domain
 
 Array = np.ndarray
 BACKGROUND = "background"
@@ -42,7 +43,7 @@ class CocoInstances:
     annotations: str = "annotations/instances_{split}.json"
     images: str = "{split}"
     name: str = "coco_instances"
-    domain: str = "photographs"
+    domain: Domain = "photographs"
 
     def check(self) -> None:
         """Raise `UserError` where images or annotations are missing, or the training split would be the split itself."""
@@ -148,7 +149,7 @@ class CocoPanoptic:
     split: str = "val2017"
     train: str | None = None
     name: str = "coco_panoptic"
-    domain: str = "photographs"
+    domain: Domain = "photographs"
 
     def check(self) -> None:
         """Raise `UserError` where images, PNGs or annotations are missing."""

@@ -10,6 +10,7 @@ from fna.data.base import Dataset, Labelled
 from fna.data.layouts import BY_CLASS, TINY_LABELS, looks_like, split_folder
 from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
 from fna.errors import UserError
+from fna.values import Domain
 
 AUTO, NO_SPLIT = "auto", "none"
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
@@ -29,7 +30,7 @@ class ImageFolder:
     root: str
     split: str | None = AUTO
     classes: str | None = None
-    domain: str = "photographs"
+    domain: Domain = "photographs"
     name: str = "imagefolder"
 
     def check(self) -> None:

@@ -19,6 +19,7 @@ from fna.data.layouts import looks_like, split_folder
 from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
 from fna.data.segmentation import CLASS_FILES
 from fna.errors import UserError
+from fna.values import Domain
 
 LIST = str(CLASS_FILES / "imagenet.txt")
 FLAT = "ILSVRC2012_val_{:08d}.JPEG"
@@ -41,7 +42,7 @@ class ImageNet:
     split: str | None = "val"
     train: str | None = None
     name: str = "imagenet"
-    domain: str = "photographs"
+    domain: Domain = "photographs"
 
     def check(self) -> None:
         """Raise `UserError` where the root is missing or holds something else."""

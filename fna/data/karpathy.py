@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from fna.data import captions, files
 from fna.data.base import Captioned, Dataset
 from fna.data.entries import Entry, in_order, read
+from fna.values import Count, Domain
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class KarpathyCaptions:
     annotations: str
     images: str = "."
     split: str = "test"
-    captions_per_image: int | str = "all"
-    domain: str = "photographs"
+    captions_per_image: Count | Literal["all"] = "all"
+    domain: Domain = "photographs"
     name: str = "coco_karpathy"
 
     def __post_init__(self) -> None:

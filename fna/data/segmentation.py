@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
@@ -23,12 +24,14 @@ from fna.data.layouts import looks_like
 from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
 from fna.data.variants import Declared, refuse_by_name, refuse_by_values, refuse_colours
 from fna.errors import UserError
+from fna.values import Domain, between
 
 Array = np.ndarray
 IGNORE = 255
 UNKNOWN = -1
 VALUES = 65536  # 16-bit label maps
 LOOKED_AT = 8  # label maps whose values are held against the declaration at load
+Label = Annotated[int, between(0, VALUES - 1)]
 CLASS_FILES = Path(__file__).parent / "classes"
 
 
@@ -58,11 +61,11 @@ class LabelMaps:
     images: str
     labels: str
     classes: Sequence[str] | str
-    ignored: Sequence[int] = (IGNORE,)
-    absent: Sequence[int] = ()
+    ignored: Sequence[Label] = (IGNORE,)
+    absent: Sequence[Label] = ()
     train: str | None = None
     listing: str | None = None
-    domain: str = "photographs"
+    domain: Domain = "photographs"
 
     def __post_init__(self) -> None:
         for knob, pattern in (("images", self.images), ("labels", self.labels), ("listing", self.listing or "")):

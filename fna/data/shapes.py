@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fna.data.base import Asked, Captioned, Dataset, Labelled
 from fna.data.scene_captions import LEVELS
@@ -18,6 +18,7 @@ from fna.data.scene_questions import KINDS
 from fna.data.scenes import COLOURS, SHAPES
 from fna.errors import UserError
 from fna.folders import cache_folder
+from fna.values import Count, Domain, between
 
 if TYPE_CHECKING:
     from fna.data.segmentation import SegmentedDataset
@@ -30,11 +31,11 @@ class _Drawn:
     """What all four have in common. `root`: the cache, None for the usual one; `count` images of `size` pixels."""
 
     split: str = "test"
-    count: int = 500
-    size: int = 256
+    count: Count = 500
+    size: Annotated[int, between(16, 4096)] = 256
     root: str | None = None
     name: str = "shapes"
-    domain: str = "generated"
+    domain: Domain = "generated"
 
     def check(self) -> None:
         """Raise `UserError` for a split or a size that there is not."""
@@ -68,7 +69,7 @@ class _Drawn:
 class Shapes(_Drawn):
     """Scenes of three to five things with their captions: those of one level, or "all" five."""
 
-    captions: str = "full"
+    captions: Literal["terse", "coloured", "related", "detailed", "full", "all"] = "full"
 
     def load(self, limit: int | None) -> Dataset[Captioned]:
         """The first `limit` scenes."""
@@ -88,7 +89,7 @@ class Shapes(_Drawn):
 class ShapesSingle(_Drawn):
     """Scenes of one thing, labelled by its "shape", "colour" or "both"."""
 
-    by: str = "shape"
+    by: Literal["shape", "colour", "both"] = "shape"
 
     def load(self, limit: int | None) -> Dataset[Labelled]:
         """The first `limit` scenes."""
@@ -113,7 +114,7 @@ class ShapesSegmented(_Drawn):
     `train_count` scenes of the split `train`."""
 
     train: str = "train"
-    train_count: int = 500
+    train_count: Count = 500
 
     def load(self, limit: int | None) -> SegmentedDataset:
         """The first `limit` scenes."""

@@ -6,10 +6,12 @@ import ast
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from fna.data import captions, files
 from fna.data.base import Captioned, Dataset, is_text
 from fna.errors import UserError
+from fna.values import Count, Domain
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class TsvCaptions:
     annotations: str
     images: str = "."
     split: str = "unknown"
-    captions_per_image: int | str = "all"
-    domain: str = "photographs"
+    captions_per_image: Count | Literal["all"] = "all"
+    domain: Domain = "photographs"
     name: str = "captions_tsv"
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ For the ablation of FNA's authors (facts §1.7): guaranteeing CLS helps by 2 to 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from fna.ops.contract import Site
 from fna.ops.landmarks import Landmarks, TokenSampler
 
 CHOICES = ("ignore", "keep", "drop")
+Part = Literal["ignore", "keep", "drop"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Guaranteed:
     """
 
     sampler: TokenSampler
-    cls: str = "keep"
-    massive: str = "ignore"
-    artifact: str = "ignore"
+    cls: Part = "keep"
+    massive: Part = "ignore"
+    artifact: Part = "ignore"
     gives: ClassVar[type] = Landmarks
     version: ClassVar[int] = 1
 

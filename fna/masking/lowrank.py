@@ -17,6 +17,7 @@ from fna.masking.sinks import categories
 from fna.ops.contract import Site, refuse, same_tokens
 from fna.ops.inverse import full_precision
 from fna.ops.rows import attention_rows
+from fna.values import Count
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class LowRank:
     ``partition`` needs tokens that were found (mask=found). Honours ``keys`` and ``key_bias``.
     """
 
-    rank: int = 4
+    rank: Count = 4
     partition: bool = False
     version: ClassVar[int] = 1
 

@@ -19,6 +19,7 @@ from fna.masking.rules import ClsProxy, Rule, make_rule
 from fna.masking.sinks import Window, sink_set
 from fna.ops.contract import Attention, Memo
 from fna.ops.exact import Exact
+from fna.values import Count, NotNegative
 
 Rerun = Callable[[Memo, Tensor | None], Memo]
 
@@ -42,10 +43,10 @@ class Masking:
     threshold: float | None = None
     detect: int | None = None
     first: int | None = None
-    factor: float = 1.0
-    least: float = 4.0
-    stands: float = 2.0
-    cap: int = 20
+    factor: NotNegative = 1.0
+    least: NotNegative = 4.0
+    stands: NotNegative = 2.0
+    cap: Count = 20
     unmasked: bool = False
     version: ClassVar[int] = 2
 

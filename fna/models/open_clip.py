@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from fna.models import weights
 from fna.models.base import Model, Weights, pixels
 from fna.ops.contract import Tokens
 from fna.surgery.resolution import set_image_size
+from fna.values import Count, Domain
 
 ZOO = Path(__file__).parent / "zoo"
 TEXT_BATCH = 256
@@ -43,9 +44,11 @@ class OpenClipModel:
     sha256: str | None = None
     quick_gelu: bool | None = None
     tokenizer: str | None = None
-    domain: str = "photographs"
-    depth: int | None = None
-    patch_size: int | None = None
+    domain: Domain = "photographs"
+    depth: Count | None = None
+    patch_size: Count | None = None
+
+    can: ClassVar[frozenset[str]] = frozenset({"texts"})
 
     def check(self) -> None:
         """Raise `UserError` for a missing file or folder, or for no word on where the weights come from."""

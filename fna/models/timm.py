@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from fna.models import weights
 from fna.models.base import Model, Weights, pixels
 from fna.models.heads import head_classes, read_classes
 from fna.ops.contract import Tokens
+from fna.values import Count, Domain, Positive, Share, between, of_length
 
 DATA_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
@@ -32,17 +33,30 @@ class TimmModel:
     checkpoint: str | None = None
     random: bool = False
     sha256: str | None = None
-    num_classes: int | None = None
+    num_classes: Annotated[int, between(0, 1_000_000)] | None = None
     classes: str | None = None
-    domain: str = "photographs"
-    norm_eps: float | None = None
-    depth: int | None = None
-    patch_size: int | None = None
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-    interpolation: str | None = None
-    crop_pct: float | None = None
-    crop_mode: str | None = None
+    domain: Domain = "photographs"
+    norm_eps: Positive | None = None
+    depth: Count | None = None
+    patch_size: Count | None = None
+    mean: Annotated[Sequence[float], of_length(3)] | None = None
+    std: Annotated[Sequence[Positive], of_length(3)] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
+    crop_pct: Share | None = None
+    crop_mode: Literal["center", "squash", "border"] | None = None
+
+    @property
+    def can(self) -> frozenset[str] | None:
+        """ "head" where there is one, told without building it; None for a name that timm does not know."""
+        classes = self.num_classes
+        if classes is None:
+            import timm
+
+            known = timm.get_pretrained_cfg(self.name) if timm.is_model(self.name.split(".")[0]) else None
+            if known is None:
+                return None
+            classes = known.num_classes
+        return frozenset({"head"} if classes else ())
 
     def check(self) -> None:
         """Raise `UserError` for a missing file or for no word on where the weights come from."""
@@ -88,6 +102,7 @@ class TimmModel:
     def _loaded(self, seed: int) -> tuple[Any, Weights]:
         import timm
 
+        domain: str
         options: dict[str, Any] = {} if self.num_classes is None else {"num_classes": self.num_classes}
         if self.pretrained and not self.checkpoint and not self.random:
             with weights.downloading(f"the weights of timm {self.name}"):

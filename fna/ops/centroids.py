@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from fna.ops.contract import Site
 from fna.ops.landmarks import FarthestPoint, check_features, features_of
+from fna.values import between
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ class KMeans:
     """k-means on ``features`` from a farthest-point start, ``steps`` Lloyd steps; kept tokens are groups of their own."""
 
     features: str = "q"
-    steps: int = 3
+    steps: Annotated[int, between(0, 1_000)] = 3
     gives: ClassVar[type] = Centroids
     version: ClassVar[int] = 1
 

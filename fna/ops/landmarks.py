@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fna.ops.contract import Site, Unsupported
 from fna.ops.farthest import farthest_points
+from fna.values import between
 
 FEATURES = ("q", "k", "v", "qk", "input")
 GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, spread evenly however many one takes
@@ -63,7 +64,7 @@ class FarthestPoint:
 class Random:
     """Uniformly random tokens. The draw depends on (seed, layer, tokens, count) alone: the same for every image and batch size."""
 
-    seed: int = 0
+    seed: Annotated[int, between(0, 2**32 - 1)] = 0
     gives: ClassVar[type] = Landmarks
     version: ClassVar[int] = 1
 

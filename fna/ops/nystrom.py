@@ -12,7 +12,7 @@ Nothing of size N x N is made; time O(N M d + M^3) a head. A^+ is truncated on p
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from fna.ops.inverse import METHODS, apply_inverse, full_precision
 from fna.ops.kernels import cpu, differentiated, gpu
 from fna.ops.landmarks import FarthestPoint, Landmarks, TokenSampler
 from fna.ops.rows import gather_rows
+from fna.values import Count, Positive, between
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,11 @@ class FastNystrom:
     """
 
     sampler: TokenSampler = field(default_factory=FarthestPoint)
-    landmarks: int | float = 64
+    landmarks: Count | float = 64
     inverse: str = "newton"
-    steps: int = 6
-    ridge: float = 1e-4
-    resample_every: int = 0
+    steps: Count = 6
+    ridge: Positive = 1e-4
+    resample_every: Annotated[int, between(0, 1_000)] = 0
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -82,8 +83,8 @@ def fast_nystrom(
     keys: Tensor | None = None,
     key_bias: Tensor | None = None,
     inverse: str = "newton",
-    steps: int = 6,
-    ridge: float = 1e-4,
+    steps: Count = 6,
+    ridge: Positive = 1e-4,
     clock: Clock = no_clock,
 ) -> Tensor:
     """The method as a pure function: q, k, v ``[B, H, N, d]``, landmark tokens ``index`` int64 ``[B, M]``, to ``[B, H, N, d]``.
@@ -125,8 +126,8 @@ def through_landmarks(
     bias: Tensor | None = None,
     landmark_bias: Tensor | None = None,
     inverse: str = "newton",
-    steps: int = 6,
-    ridge: float = 1e-4,
+    steps: Count = 6,
+    ridge: Positive = 1e-4,
     clock: Clock = no_clock,
 ) -> Tensor:
     """The three factors, for landmarks of any kind, ``[B, H, M, d]`` each.

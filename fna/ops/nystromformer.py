@@ -8,7 +8,7 @@ model's depth-wise convolution over v is left out, as it needs trained weights.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from fna.ops.centroids import Centroids, CentroidSampler, SegmentMeans, group_su
 from fna.ops.contract import Site, refuse, same_tokens
 from fna.ops.drawing import check_landmarks, check_sampler, draw
 from fna.ops.nystrom import additive, check_inverse, through_landmarks
+from fna.values import Count, Positive, between
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,11 @@ class Nystromformer:
     """
 
     sampler: CentroidSampler = field(default_factory=SegmentMeans)
-    landmarks: int | float = 64
+    landmarks: Count | float = 64
     inverse: str = "newton"
-    steps: int = 6
-    ridge: float = 1e-4
-    resample_every: int = 0
+    steps: Count = 6
+    ridge: Positive = 1e-4
+    resample_every: Annotated[int, between(0, 1_000)] = 0
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

@@ -85,9 +85,11 @@ def extent(values: Collection[float]) -> str:
 
 
 def rate(value: Any) -> str:
-    """Images a second, with three figures."""
+    """Images a second, with three figures; two below 0.1."""
     value = number(value)
-    return NOTHING if value is None else f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+    if value is None:
+        return NOTHING
+    return f"{value:.2g}" if 0 < value < 0.1 else f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 
 def name(value: Any) -> str:

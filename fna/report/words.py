@@ -132,7 +132,9 @@ def _quality(result: Result, key: str) -> list[Part]:
             f", not told apart from zero on {formats.value_of('samples', result.get('samples'))} samples" if interval(ci) else ""
         )
         return [Part(f"changes {called} by "), Part(amount, "even"), Part(doubt)]
-    return [Part(f"{verdict} {called}: "), Part(amount, "good" if verdict == "gains" else "bad")]
+    ends = sorted(abs(end) for end in interval(ci) or ())  # both of one sign, which the verb says
+    size = f"{formats.fixed(abs(delta or 0), 1)} {formats.limits(ends, 1)} points"
+    return [Part(f"{verdict} "), Part(size, "good" if verdict == "gains" else "bad"), Part(f" of {called}")]
 
 
 def _speed(result: Result) -> list[Part]:

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from fna.configs import instantiate, load_option
 from fna.errors import UserError
 from fna.report.expected import read_figures
+from fna.runner.settings import check_settings
+from fna.runner.suits import check_suits
 from fna.runner.versus import Composed
-from fna.schema import check_knobs
 from fna.surgery.plan import parse_layers
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def ask(composed: Sequence[Composed]) -> Asked:
     itself only. Raises `UserError` for anything that can be known to be wrong without loading weights or reading data.
     """
     for one in composed:
-        check_knobs(one.cfg)
+        check_settings(one.cfg, one.names)
         _check_options(one)
     first = composed[0]
     cfg = _resolved(first.cfg)
@@ -106,6 +107,7 @@ def ask(composed: Sequence[Composed]) -> Asked:
     if len(contenders) == 1:  # among others one may refuse, and is told so in its own line
         _try(contenders[0], model.depth)
     task = instantiate(cfg.task)
+    check_suits(task, model, names)
     logger = instantiate(cfg.logger) if cfg.logger and "_target_" in cfg.logger else None
     if logger is not None:
         logger.check()

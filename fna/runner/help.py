@@ -15,6 +15,10 @@ COMMANDS = (
     ("python run.py model=clip dataset=coco_val2017 dataset.root=DIR model.checkpoint=FILE", "your own weights and data"),
     ("python -m fna.report outputs", "one table and one page from every result below a folder"),
 )
+RULES = (
+    "Each word once; several values are a sweep, with -m. A value with braces, = or brackets: \"task.prompt='a photo of {}'\".",
+    "landmarks and sampler are refused where attn uses neither; in a sweep over attn it is enough that one of the methods does.",
+)
 
 
 def help_text() -> str:
@@ -33,6 +37,7 @@ def help_text() -> str:
         if knob.name not in GROUPS and knob.name in comments:
             parts.append(f"  {comments[knob.name]}")
     parts += ["", "`--cfg job --resolve` prints the composed config; a group's keys are set as attn.steps=8, dataset.root=DIR."]
+    parts += [f"  {line}" for line in RULES]
     return "\n".join(parts)
 
 

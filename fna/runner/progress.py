@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fna.report import formats
+
 console = Console(stderr=True)
 
 
@@ -28,6 +30,6 @@ def bar(label: str, total: int | None, what: str = "images") -> Iterator[Callabl
         def advance(n: int) -> None:
             progress.advance(shown, n)
             done = progress.tasks[0].completed
-            progress.update(shown, rate=f"{done / (time.perf_counter() - began):.0f} {what}/s")
+            progress.update(shown, rate=f"{formats.rate(done / (time.perf_counter() - began))} {what}/s")
 
         yield advance

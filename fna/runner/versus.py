@@ -74,10 +74,18 @@ def _compose(words: Sequence[str], own: Sequence[str]) -> tuple[DictConfig, dict
     """The run's config with a contender's words: what they say again is left out of the run's own, a new option with its keys."""
     from hydra import compose
 
+    from fna.runner.refusals import REFUSALS, one_line
+    from fna.runner.words import USED, check_words
+
     said = {_key(word) for word in own}
     fresh = tuple(f"{key}." for key in said if key in GROUPS)
     kept = [word for word in words if _key(word) not in said | {"versus"} and not word.startswith(fresh)]
-    whole = compose("config", [*kept, *own], return_hydra_config=True)
+    ours = [word for word in kept if not word.startswith("hydra.") and _key(word) not in USED]  # those may serve the others
+    check_words([*ours, *own])
+    try:
+        whole = compose("config", [*kept, *own], return_hydra_config=True)
+    except REFUSALS as error:
+        raise UserError(f"versus: {' '.join(own)}: {one_line(error)}") from error
     names = {group: str(choice) for group, choice in whole.hydra.runtime.choices.items() if "/" not in group}
     return DictConfig({key: value for key, value in whole.items_ex(resolve=False) if key != "hydra"}), names
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from fna.ops.contract import Attention, Memo
 from fna.surgery.blocks import Tower, find_tower
 from fna.surgery.extras import add
 from fna.surgery.swap import Swap, swap_tower
+from fna.values import Count, between
 
 VALUES = ("per_block", "per_neuron")
 PATCHES = ("zero", "mean", "only_outliers", "same")
@@ -36,8 +37,8 @@ class Registers:
     neurons, once calibrated.
     """
 
-    neurons: int = 10
-    tokens: int = 1
+    neurons: Annotated[int, between(0, 1_000_000)] = 10
+    tokens: Annotated[int, between(0, 64)] = 1
     detect: int = -1
     threshold: float | None = None
     highest: int | None = None
@@ -45,7 +46,7 @@ class Registers:
     value: str = "per_block"
     patches: str = "zero"
     scale: float = 1.0
-    calibration: int = 100
+    calibration: Count = 100
     unmasked: bool = False
     found: Mapping[int, list[int]] | None = field(default=None, hash=False)
     version: ClassVar[int] = 1

@@ -40,6 +40,11 @@ class Classification:
             raise ValueError(f"task.head={self.head}: choose auto, head or zeroshot.")
         sentences(self.templates)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a model must have, any one of these, to be asked."""
+        return frozenset({"head": {"head"}, "zeroshot": {"texts"}}.get(self.head, {"head", "texts"}))
+
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for images without a class each, a model that cannot classify, or classes that do not match."""
         if not (dataset.classes and all(isinstance(example, Labelled) for example in dataset.examples)):
@@ -48,7 +53,10 @@ class Classification:
             _head_index(model, dataset)
             return
         if model.encode_image is None or model.encode_text is None:
-            raise UserError(f"{model.name} has neither a classification head nor a text tower: choose a model with one of them.")
+            raise UserError(
+                f"{model.name} has neither a classification head nor a text tower: choose a model with one of them, or "
+                "task=knn or task=probe, which learn classes from images (dataset.train=SPLIT, or dataset=tiny_imagenet_bank)."
+            )
         if all(len(name) == 9 and name[0] == "n" and name[1:].isdigit() for name in dataset.classes):
             raise UserError(
                 f"{dataset.name} knows its classes by WordNet id only: give their names with dataset.classes=TSV (id, name)."

@@ -23,6 +23,7 @@ from fna.errors import UserError
 from fna.models.base import Model
 from fna.surgery.blocks import find_tower
 from fna.surgery.resolution import set_image_size
+from fna.values import Pixels
 
 Size = tuple[int, int]
 Score = Callable[[Tensor], Tensor]  # images [b, 3, h, w] as the model wants them -> scores [b, C, rows, columns]
@@ -40,7 +41,7 @@ class Inference:
     """
 
     mode: str = "whole"
-    short_side: int | None = None
+    short_side: Pixels | None = None
     stride: float = 2 / 3
     scales: Sequence[float] = (1.0,)
     flip: bool = False

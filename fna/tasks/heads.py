@@ -31,6 +31,7 @@ from fna.tasks.cache import digest_of
 from fna.tasks.dense import Inference, Score
 from fna.tasks.features import patch_features
 from fna.tasks.source import Source
+from fna.values import Count, NotNegative, Positive
 
 WARM_UP = 20
 console = Console(stderr=True)
@@ -44,12 +45,12 @@ class LinearHead:
     ``images``: the first so many training images. ``checkpoint``: a trained head's file instead of training.
     """
 
-    blocks: int = 1
-    steps: int = 300
-    batch: int = 16
-    rate: float = 0.01
-    weight_decay: float = 1e-4
-    images: int | None = None
+    blocks: Count = 1
+    steps: Count = 300
+    batch: Count = 16
+    rate: Positive = 0.01
+    weight_decay: NotNegative = 1e-4
+    images: Count | None = None
     refit: bool = False
     checkpoint: str | None = None
     version: ClassVar[int] = 1

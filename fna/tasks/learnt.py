@@ -29,6 +29,7 @@ from fna.tasks.base import FULL, Array, Outcome, Run
 from fna.tasks.cache import cached_rows, digest_of
 from fna.tasks.exhibits import Sections, Show
 from fna.tasks.images import look
+from fna.values import Count, Positive
 
 KS = (1, 5)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -113,8 +114,8 @@ class Learnt(ABC):
 class Neighbours(Learnt):
     """k-NN as DINOv2 has it: of the ``k`` nearest by cosine each votes for its class with weight softmax(cosine / temperature)."""
 
-    k: int = 20
-    temperature: float = 0.07
+    k: Count = 20
+    temperature: Positive = 0.07
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.temperature <= 0:
@@ -142,8 +143,8 @@ class Probe(Learnt):
     """
 
     rates: tuple[float, ...] | list[float] = RATES
-    epochs: int = 100
-    batch: int = 256
+    epochs: Count = 100
+    batch: Count = 256
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 1 or not self.rates:

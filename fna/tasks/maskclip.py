@@ -48,6 +48,7 @@ class MaskClip:
     residual: bool = True
     mlp: bool = True
     version: ClassVar[int] = 2
+    needs: ClassVar[frozenset[str]] = frozenset({"texts"})
 
     def __post_init__(self) -> None:
         sentences(self.templates)

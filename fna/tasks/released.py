@@ -31,6 +31,11 @@ class ReleasedHead(Classification):
 
     checkpoint: str | None = None
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Nothing: the head is in the file."""
+        return frozenset()
+
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for a head that is missing or fits neither the model nor the data."""
         super().check(self._headed(model), dataset)

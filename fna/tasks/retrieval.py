@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -37,12 +38,17 @@ class Retrieval:
     def __post_init__(self) -> None:
         sentence(self.prompt, "task.prompt", "caption")
 
+    needs: ClassVar[frozenset[str]] = frozenset({"texts"})
+
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for data without captions or a model without two towers."""
         if not dataset.examples or not all(isinstance(example, Captioned) for example in dataset.examples):
             raise UserError(f"{dataset.name} has no captions: task=retrieval cannot use it; choose another task or dataset.")
         if model.encode_image is None or model.encode_text is None:
-            raise UserError(f"{model.name} has no text tower: task=retrieval needs a CLIP-like model, such as model=clip.")
+            raise UserError(
+                f"{model.name} has no text tower: task=retrieval needs a CLIP-like model, such as model=clip; "
+                "on images with classes there are task=knn and task=probe."
+            )
 
     def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
         """The image tower: the only part that varies between variants."""

@@ -22,6 +22,7 @@ from fna.tasks import by_class, segment_pictures
 from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.dense import Inference, Score, pil_to_pixels
 from fna.tasks.exhibits import Sections, Show
+from fna.values import Share
 
 LATTICE = 64  # points a side at which two variants' label maps are compared
 POOLED = 4  # cells a side over which scores are averaged for the relative error
@@ -47,8 +48,13 @@ class Segmentation:
     head: Head
     inference: Inference = field(default_factory=Inference)
     cache: str = "outputs/cache"
-    boundary: float = SHARE
+    boundary: Share = SHARE
     version: int = 2
+
+    @property
+    def needs(self) -> frozenset[str] | None:
+        """What a model must have for the head."""
+        return getattr(self.head, "needs", None)
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for data without label maps, fewer than two classes, or a head that does not fit."""

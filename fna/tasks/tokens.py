@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.cache import digest_of
 from fna.tasks.calibration import calibrated, run_images
 from fna.tasks.exhibits import Sections, Show
+from fna.values import Count, between
 
 
 @dataclass
@@ -34,8 +36,8 @@ class Tokens:
     """
 
     seek: Masking = field(default_factory=Masking)
-    study: int = 16
-    ranks: tuple[int, ...] = (1, 2, 4, 8)
+    study: Annotated[int, between(0, 10_000)] = 16
+    ranks: tuple[Count, ...] = (1, 2, 4, 8)
     version: int = 2
     ready: dict[str, Masking] = field(default_factory=dict, repr=False)
 

@@ -28,8 +28,8 @@ def test_headline_keeps() -> None:
 
 
 def test_headline_does_not_say_keeps_where_the_interval_is_wide_or_below_zero() -> None:
-    assert "loses top-1: -2.0 [-3.0, -1.0] points" in sentence(metrics=metric(-2, -3, -1))
-    assert "gains top-1: +2.0 [+1.0, +3.0] points" in sentence(metrics=metric(2, 1, 3))
+    assert "loses 2.0 [1.0, 3.0] points of top-1" in sentence(metrics=metric(-2, -3, -1))
+    assert "gains 2.0 [1.0, 3.0] points of top-1" in sentence(metrics=metric(2, 1, 3))
     unclear = sentence(metrics=metric(-2, -6, 2), samples=79)
     assert "changes top-1 by 0.0 [0.0, 0.0] points, not told" in sentence(metrics=metric(0, 0, 0), samples=12)
     assert "changes top-1 by -2.0 [-6.0, +2.0] points, not told apart from zero on 79 samples" in unclear

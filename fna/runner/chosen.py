@@ -1,0 +1,100 @@
+"""What words come to before Hydra composes them: the options of each group, typed, an experiment's or the default."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString, RangeSweep
+from omegaconf import DictConfig, OmegaConf
+
+from fna.configs import CONF, choices, load_option, search_path
+from fna.errors import UserError
+
+BARE = ("mask", "reduce", "kv", "logger", "experiment")  # groups of which a run needs none
+
+
+def values(override: Override) -> Iterator[Any]:
+    """The values of a word, one a job; of ``glob(...)`` and ``interval(...)``, which only Hydra can tell, none."""
+    value = override._value
+    if isinstance(value, ChoiceSweep | RangeSweep):
+        yield from map(_plain, override.sweep_iterator())
+    elif not override.is_sweep_override():
+        yield _plain(override.value())
+
+
+def _plain(value: Any) -> Any:
+    return value.text if isinstance(value, QuotedString) else value
+
+
+def globbed(pattern: Glob, names: Mapping[str, Path]) -> list[str]:
+    """The options that ``glob(x*)`` stands for."""
+    taken = {name for part in pattern.include for name in fnmatch.filter(names, part)}
+    return sorted(taken - {name for part in pattern.exclude for name in fnmatch.filter(names, part)})
+
+
+def chosen(group: str, overrides: Sequence[Override], known: Mapping[str, Mapping[str, Path]], extra: Sequence[Path]) -> list[str]:
+    """The options of a group that the words come to: as typed, else as an experiment has it, else the default."""
+    for override in overrides:
+        if override.key_or_group == group:
+            found = globbed(override._value, known[group]) if isinstance(override._value, Glob) else list(values(override))
+            return [name for name in found if isinstance(name, str)]
+    of_experiments = [] if group == "experiment" else chosen("experiment", overrides, known, extra)
+    found = [name for experiment in of_experiments for name in _in_experiment(group, experiment, extra)]
+    return found or [name for name in [_default(group)] if name is not None]
+
+
+def _in_experiment(group: str, name: str, extra: Sequence[Path]) -> list[str]:
+    """What an experiment sweeps over or says last of a group, itself or through those that it builds on."""
+    node = load_option("experiment", name, extra)
+    params = OmegaConf.select(node, "hydra.sweeper.params")  # its keys have dots
+    swept = params.get(group) if isinstance(params, DictConfig) else None
+    if swept is not None:
+        return [part.strip() for part in str(swept).split(",")]
+    listed = OmegaConf.select(OmegaConf.load(choices("experiment", extra)[name]), "defaults") or []
+    for entry in reversed(listed):
+        if isinstance(entry, str) and entry != "_self_" and (found := _in_experiment(group, entry, extra)):
+            return found
+        if not isinstance(entry, str) and f"override /{group}" in entry:
+            return [str(entry[f"override /{group}"])]
+    return []
+
+
+def sweeps(experiment: str, extra: Sequence[Path]) -> bool:
+    """Whether an experiment is a sweep without ``-m``."""
+    return OmegaConf.select(load_option("experiment", experiment, extra), "hydra.mode") == "MULTIRUN"
+
+
+def _default(group: str) -> str | None:
+    listed = OmegaConf.select(OmegaConf.load(CONF / "config.yaml"), "defaults")
+    return next((entry[group] for entry in listed if not isinstance(entry, str) and group in entry), None)
+
+
+def check_option_file(group: str, name: str, extra: Sequence[Path]) -> None:
+    """Refuse an option whose YAML names nothing to build."""
+    node = load_option(group, name, extra)
+    builds = node.get("_target_") or "by_domain" in node
+    if group != "experiment" and not builds and (name != "none" or group not in BARE):
+        file = choices(group, extra)[name]
+        raise UserError(f"{file}: has no _target_; name the class to build, as {CONF / 'attn' / 'fna.yaml'} does.")
+
+
+def groups(extra: Sequence[Path] = ()) -> list[str]:
+    """The folders of ``conf/`` and of those laid out like it."""
+    folders = (folder for root in search_path(extra) for folder in root.iterdir() if folder.is_dir())
+    return sorted({folder.name for folder in folders} - {"hydra"})
+
+
+def follows(group: str, name: str, knob: str, extra: Sequence[Path]) -> bool:
+    """Whether the YAML of an option says ``${knob}``."""
+    return re.search(rf"\$\{{{knob}[.}}]", str(raw_values(group, name, extra))) is not None
+
+
+def raw_values(group: str, name: str, extra: Sequence[Path] = ()) -> dict[str, Any]:
+    """The keys of an option as its YAML has them, ``${landmarks}`` unresolved."""
+    found = OmegaConf.to_container(load_option(group, name, extra), resolve=False)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}

@@ -1,0 +1,47 @@
+"""The composed config of a run, checked before anything is built from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fna.configs import choices
+from fna.errors import UserError
+from fna.runner.chosen import raw_values
+from fna.schema import check_knobs
+from fna.values import Count, held, shown
+
+
+def check_settings(cfg: DictConfig, names: Mapping[str, str]) -> None:
+    """Refuse root values that no run could use, and keys of a group that would not say what runs.
+
+    ``names``: the chosen option of each group. A key whose YAML follows a root knob (``rank: ${landmarks}``) is set by that knob
+    alone: set by itself, the result's column of that knob would tell another setting than ran.
+    """
+    check_knobs(cfg)
+    for key in ("depth", "patch_size"):  # of the model, which blocks and sizes are held against before it is built
+        held(Count | None, OmegaConf.select(cfg, f"model.{key}"), f"model.{key}")
+    for group, name in names.items():
+        if group not in cfg or name not in choices(group):
+            continue
+        said = raw_values(group, name)
+        if isinstance(cfg[group], DictConfig):
+            _check_following(said, cfg[group], group)
+            foreign = [str(key) for key in cfg[group] if not said and group != "experiment"]
+            if foreign:
+                raise UserError(f"{group}.{foreign[0]}: {group}={name} has no keys; choose another {group}.")
+
+
+def _check_following(said: Mapping[str, Any], node: DictConfig, place: str) -> None:
+    for key in [key for key in said if key in node]:
+        if isinstance(said[key], str) and said[key].startswith("${") and not OmegaConf.is_interpolation(node, key):
+            knob = said[key].strip("${}")
+            raise UserError(f"{place}.{key}={_told(node[key])}: {place}.{key} follows {knob}; set {knob}=... instead.")
+        if isinstance(said[key], dict) and isinstance(node[key], DictConfig):
+            _check_following(said[key], node[key], f"{place}.{key}")
+
+
+def _told(value: Any) -> str:
+    return shown(OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)

@@ -1,0 +1,224 @@
+"""Values that were typed, held against what an annotation accepts: ``bool``, ``Count``, ``Literal["a"]``, ``list[float] | None``.
+
+A dataclass says in its fields what its YAML keys take; bounds are part of the type (`Count`, `Positive`), so that a value is
+refused with what is accepted instead. Pure Python: runs before torch is imported.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from fna.errors import UserError
+
+BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # YAML 1.1; Hydra reads the outer two
+OWN = ("version",)  # a field that is raised by hand with the code, and no option
+LARGEST = 2**63 - 1
+
+
+class Limit(NamedTuple):
+    """A bound on a value as part of its type: ``Annotated[int, between(1, 10)]``. ``words`` come after "a whole number"."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+class Says(NamedTuple):
+    """How a type is put in words, where spelling out its parts would not help: ``Annotated[int | str, Says("...")]``."""
+
+    words: str
+
+
+class Misfit(ValueError):
+    """A value is not of a type."""
+
+
+def between(low: float, high: float) -> Limit:
+    """Both ends included."""
+    return Limit(f"from {low} to {high}", lambda value: low <= value <= high)
+
+
+def at_least(low: float) -> Limit:
+    """``low`` included."""
+    return Limit(f"of at least {low}", lambda value: value >= low)
+
+
+def above(low: float) -> Limit:
+    """``low`` excluded."""
+    return Limit(f"above {low}", lambda value: value > low)
+
+
+def of_length(*lengths: int) -> Limit:
+    """For lists."""
+    return Limit(f"({' or '.join(map(str, lengths))} of them)", lambda value: len(value) in lengths)
+
+
+Count = Annotated[int, between(1, 1_000_000)]  # more of anything here is a mistyped number
+Pixels = Annotated[int, between(1, 16_384)]
+Positive = Annotated[float, above(0)]
+NotNegative = Annotated[float, at_least(0)]
+Share = Annotated[float, between(0, 1)]
+Domain = Literal["photographs", "generated"]
+
+
+def held(kind: Any, value: Any, place: str) -> Any:
+    """``value`` as ``kind`` understands it: "no" as False, 1e3 as 1000, 2017 as the name of a folder.
+
+    Raises `UserError` with one line: ``place``, the value, what is accepted.
+    """
+    try:
+        return _fit(kind, value)
+    except Misfit:
+        raise UserError(f"{place}={shown(value)}: give {accepted(kind)}.") from None
+
+
+def shown(value: Any) -> str:
+    """A value as it would be typed."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{shown(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(shown, value)) + "]"
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def _fit(kind: Any, value: Any) -> Any:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        fitted = _fit(parts[0], value)
+        _require(all(limit.holds(fitted) for limit in parts[1:] if isinstance(limit, Limit)))
+        return fitted
+    if origin in (Union, types.UnionType):
+        return _any_of(parts, value)
+    if origin is Literal:
+        _require(any(value == word and type(value) is type(word) for word in parts))
+        return value
+    if kind in _PLAIN:
+        return _PLAIN[kind](value)
+    if origin in (list, tuple, Sequence) or kind in (list, tuple, Sequence):
+        return _sequence(origin or kind, parts, value)
+    if origin in (dict, Mapping) or kind in (dict, Mapping):
+        _require(isinstance(value, Mapping))
+    elif isinstance(kind, type) and kind is not object:  # an object of its own: what `_target_` builds
+        _require(isinstance(value, Mapping) and "_target_" in value)
+    return value
+
+
+def _require(holds: bool) -> None:
+    if not holds:
+        raise Misfit
+
+
+def _any_of(kinds: Sequence[Any], value: Any) -> Any:
+    """As the first that takes it and keeps its type, else as the first that takes it."""
+    found = []
+    for kind in kinds:
+        try:
+            found.append(_fit(kind, value))
+        except Misfit:
+            continue
+    _require(bool(found))
+    return next((fitted for fitted in found if type(fitted) is type(value)), found[0])
+
+
+def _sequence(origin: Any, parts: Sequence[Any], value: Any) -> list[Any]:
+    _require(isinstance(value, list | tuple))
+    fixed = origin is tuple and parts and parts[-1] is not ...
+    _require(not fixed or len(value) == len(parts))
+    kinds = parts if fixed else [parts[0] if parts else Any] * len(value)
+    return [_fit(kind, item) for kind, item in zip(kinds, value, strict=True)]
+
+
+def _bool(value: Any) -> bool:
+    if isinstance(value, str) and value.lower() in BOOLS:
+        return BOOLS[value.lower()]
+    _require(isinstance(value, bool))
+    return bool(value)
+
+
+def _int(value: Any) -> int:
+    _require(isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+    _require(value == int(value) and abs(value) <= LARGEST)
+    return int(value)
+
+
+def _float(value: Any) -> float:
+    _require(isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e300)  # nan compares false
+    return value  # a whole one stays as it was typed: it is part of a row's key
+
+
+def _str(value: Any) -> str:
+    _require(isinstance(value, str | int) and not isinstance(value, bool))
+    _require(bool(str(value).strip()))
+    return str(value)
+
+
+def _none(value: Any) -> None:
+    _require(value is None)
+
+
+_PLAIN: Mapping[Any, Callable[[Any], Any]] = {
+    Any: lambda value: value,
+    bool: _bool,
+    int: _int,
+    float: _float,
+    str: _str,
+    None: _none,
+    type(None): _none,
+}
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", None: "null", type(None): "null"}
+
+
+def accepted(kind: Any) -> str:
+    """What a type takes, in words."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        said = next((part.words for part in parts[1:] if isinstance(part, Says)), None)
+        return said or " ".join([accepted(parts[0]), *(part.words for part in parts[1:] if isinstance(part, Limit))])
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(accepted(part) for part in parts))
+    if origin is Literal:
+        *most, last = map(str, parts)
+        return f"{', '.join(most)} or {last}" if most else last
+    if origin in (list, tuple, Sequence) or kind in (list, tuple, Sequence):
+        inner = accepted(parts[0]) if parts else "values"
+        return f"a list [...], each {inner}" if parts else f"a list of {inner}"
+    return _WORDS.get(kind) or f"a mapping with _target_ ({getattr(kind, '__name__', 'an object')})"
+
+
+class Options(NamedTuple):
+    """What a constructor takes: the type of each key, the keys that have to be given, and whether others are taken as well."""
+
+    kinds: Mapping[str, Any]
+    required: Sequence[str]
+    others: bool
+
+
+def options_of(constructor: Callable[..., Any]) -> Options:
+    """From the fields of a dataclass, else from the signature; an annotation that cannot be resolved lets everything through."""
+    kinds, required, others = {}, [], False
+    for name, parameter in inspect.signature(constructor).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            others = others or parameter.kind == parameter.VAR_KEYWORD
+        elif not name.startswith("_") and name not in OWN:
+            kinds[name] = _annotation(constructor, name, parameter.annotation)
+            if parameter.default is parameter.empty:
+                required.append(name)
+    return Options(kinds, required, others)
+
+
+def _annotation(constructor: Any, name: str, raw: Any) -> Any:
+    """The annotation of a parameter; a string is looked up in the module of the class that declares the field."""
+    if raw is inspect.Parameter.empty:
+        return Any
+    classes = constructor.__mro__ if isinstance(constructor, type) else ()
+    home = next((cls for cls in classes if name in vars(cls).get("__annotations__", {})), constructor)
+    names = vars(inspect.getmodule(home)) if inspect.getmodule(home) else {}
+    try:
+        return get_type_hints(types.SimpleNamespace(__annotations__={"it": raw}), names, include_extras=True)["it"]
+    except Exception:  # what is imported for type checkers only is not there to be looked up, and its name says nothing
+        return Any
