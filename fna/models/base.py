@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from fna.ops.contract import Tokens
 
+# The fields of a `Model` that are None where it cannot do that.
+ABILITIES = ("classify", "encode_image", "encode_text", "patches")
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -82,10 +85,14 @@ class ModelSource(Protocol):
 
     ``depth`` and ``patch_size`` are None where they are not known before building; they let a wrong ``layers`` or ``image_size`` be
     refused at once. `check` raises `UserError` for what can be seen without loading (a missing checkpoint file).
+    ``abilities``: which of `ABILITIES` the built model will have, None where that is not known before building.
     """
 
     depth: int | None
     patch_size: int | None
+
+    @property
+    def abilities(self) -> frozenset[str] | None: ...
 
     def check(self) -> None: ...
 

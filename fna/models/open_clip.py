@@ -47,6 +47,11 @@ class OpenClipModel:
     depth: int | None = None
     patch_size: int | None = None
 
+    @property
+    def abilities(self) -> frozenset[str]:
+        """Both towers into one space, and nothing else."""
+        return frozenset({"encode_image", "encode_text"})
+
     def check(self) -> None:
         """Raise `UserError` for a missing file or folder, or for no word on where the weights come from."""
         folder = self._folder()

@@ -44,6 +44,21 @@ class TimmModel:
     crop_pct: float | None = None
     crop_mode: str | None = None
 
+    @property
+    def abilities(self) -> frozenset[str] | None:
+        """Features and patches; logits where there is a head, which timm's own list of weights knows; a file's is seen later."""
+        import timm
+
+        classes = self.num_classes
+        if classes is None and self.checkpoint is not None:
+            return None
+        if classes is None:
+            known = timm.get_pretrained_cfg(self.name, allow_unregistered=True)
+            classes = None if known is None else known.num_classes
+        if classes is None:
+            return None
+        return frozenset({"encode_image", "patches"} | ({"classify"} if classes > 0 else set()))
+
     def check(self) -> None:
         """Raise `UserError` for a missing file or for no word on where the weights come from."""
         weights.check_choice(self.name, bool(self.pretrained), self.checkpoint, self.random)
