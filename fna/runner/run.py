@@ -53,7 +53,7 @@ def compare_variants(plan: Plan, folder: Path, started: float) -> dict[str, Any]
     dataset = plan.dataset.load(cfg.limit)
     model = plan.model.build(image_size=_size(cfg), device=device, dtype=cfg.dtype, seed=cfg.seed)
     model.config = model_config(cfg)
-    console.print(f"weights: {model.weights.source} ({model.weights.digest[:12]})", highlight=False)
+    console.print(f"weights: {model.weights_line}", highlight=False)
     plan.task.check(model, dataset)
     plan = masks.ready(auto.settle(plan, model, dataset), model, dataset)
     layers = plan.choice.blocks(model.depth) if plan.choice else parse_layers(cfg.layers, model.depth)
