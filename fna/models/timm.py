@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from fna.errors import UserError
 from fna.models import timm_files, weights
@@ -89,13 +90,14 @@ class TimmModel:
         net, loaded, notes = self._loaded(pixels(image_size), seed)
         self._check_facts(net)
         folder = folder_of(self.checkpoint)
+        eps = _set_eps(net, self.norm_eps, model_config(folder))
         beside = {key: value for key, value in preprocessing(folder).items() if key in DATA_KEYS}
         data = timm.data.resolve_model_data_config(net) | beside | self._overrides()
         size = pixels(image_size) or tuple(data["input_size"][-2:])
         how = _resize(net, size, self.name, self.positions)
         square = size[0] if size[0] == size[1] else size
         data = {key: data[key] for key in DATA_KEYS}
-        settings = {"activation": activation_of(net.blocks[0].mlp), **data, "positions": how and how[0]}
+        settings = {"activation": activation_of(net.blocks[0].mlp), **data, "norm_eps": eps, "positions": how and how[0]}
         notes += [how[1]] if how else []
         notes += self._run_as(settings, beside)
         ids, names = head_classes(net, self.classes)
@@ -175,6 +177,14 @@ class TimmModel:
 
     def _overrides(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in DATA_KEYS if getattr(self, key) is not None}
+
+
+def _set_eps(net: Any, given: float | None, config: Mapping[str, Any]) -> float | None:
+    """The epsilon of every LayerNorm as given, or as the config.json beside the weights says; None where timm's own stays."""
+    eps = given if given is not None else config.get("layer_norm_eps")
+    for norm in (module for module in net.modules() if isinstance(module, nn.LayerNorm)):
+        norm.eps = norm.eps if eps is None else float(eps)
+    return None if eps is None else float(eps)
 
 
 def _resize(net: Any, size: tuple[int, ...], name: str, positions: str | None) -> tuple[str, str] | None:

@@ -71,7 +71,7 @@ def test_published_models(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = OpenClipModel(**{key: value for key, value in config.items() if key not in ("_target_", "defaults")})
     monkeypatch.setattr(open_clip.factory, "_set_model_device_and_precision", lambda *rest: None)  # it cannot move what has no data
     with torch.device("meta"):
-        net = model._created(model._tag(), None)
+        net = model._created(model._tag())
     tokens, depth, patch = _layout(net.visual, model.name)
     assert (depth, patch) == (model.depth, model.patch_size)
     assert tokens.prefix == (0 if option == "siglip" else 1)
