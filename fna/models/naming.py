@@ -164,7 +164,7 @@ def source_names(expected: Collection[str], rules: Rules) -> set[str]:
 def converted(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
     """``state`` under the names of ``expected``; what the rules do not speak of keeps its name, what is incomplete is left out."""
     out = {}
-    used = set()
+    used: set[str] = set()
     for own, wanted in expected.items():
         parts = made_of(own, rules)
         if parts and all(_bare(part) in state for part in parts):

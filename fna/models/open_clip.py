@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +18,12 @@ from fna.models import open_clip_files, weights
 from fna.models.base import Model, Weights, pixels
 from fna.models.hf_files import activation, folder_of, model_config, preprocessing
 from fna.models.settings import activation_of, check_positions, in_words, otherwise, resampled, resampling_note
+from fna.models.text import TEXT_BATCH, TOKENIZER_FILES, texts_digest
 from fna.ops.contract import Tokens
 from fna.surgery.resolution import set_image_size
 
 ZOO = Path(__file__).parent / "zoo"
-TEXT_BATCH = 256
 FOLDER_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "spiece.model", "vocab.json", "merges.txt")
 HUB = "hf-hub:"
 PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
 
@@ -290,8 +288,7 @@ class OpenClipModel:
         folder = self._own_tokenizer()
         if folder is None or self.tokenizer is not None:
             return None
-        there = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-        return hashlib.sha256(b"".join(file.read_bytes() for file in there)).hexdigest()[:12]
+        return texts_digest(folder)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fna.errors import UserError
 
 LIBRARIES = ("timm", "transformers")
+UNSAID = ("tokenizer", "architecture")  # digests: part of a row's key, and nothing to read
 ACTIVATIONS = (nn.GELU, nn.SiLU, nn.ReLU)
 Grid = tuple[int, int]
 
@@ -65,7 +66,7 @@ def in_words(settings: Mapping[str, Any]) -> str:
     """Settings as a phrase: "QuickGELU, mean 0.481 0.458 0.408, std ..., bicubic, shorter side"."""
     said = []
     for key, value in settings.items():
-        if value is None:
+        if value is None or key in UNSAID:
             continue
         if key in ("mean", "std"):
             said.append(f"{key} {' '.join(f'{number:.3g}' for number in value)}")
