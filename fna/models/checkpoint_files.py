@@ -85,10 +85,10 @@ def load(path: str | Path) -> Any:
     if file.name.endswith(".index.json"):
         return _sharded(file)
     try:
-        if start[8:9] == b"{" or file.suffix == ".safetensors":
-            return _safetensors(file)
         if start.startswith(b"PK"):
             _check_archive(file)
+        elif start[8:9] == b"{" or file.suffix == ".safetensors":
+            return _safetensors(file)
         return _torch(file)
     except UserError:
         raise

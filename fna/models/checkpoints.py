@@ -73,10 +73,10 @@ def unpack(loaded: Any, expected: Collection[str], path: object, part: str | Non
     return Checkpoint(state, chosen, others, _beside(loaded, left, (chosen, *others)))
 
 
-def share(loaded: Any, expected: Collection[str]) -> float:
-    """How much of ``expected`` the best part of ``loaded`` holds, 0 to 1."""
+def matched(loaded: Any, expected: Collection[str]) -> int:
+    """How many of the names ``expected`` the best part of ``loaded`` holds."""
     names = _without_inner(dict(_flat(loaded))) if isinstance(loaded, Mapping) else {}
-    return max(map(len, _places(names, set(expected)).values()), default=0) / max(1, len(expected))
+    return max(map(len, _places(names, set(expected)).values()), default=0)
 
 
 def _own_only(state: dict[str, Tensor], expected: set[str], others: tuple[str, ...]) -> dict[str, Tensor]:

@@ -14,6 +14,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from fna.models.checkpoints import matched
+
 Rules = tuple[tuple[str, str], ...]
 
 
@@ -159,6 +161,18 @@ def made_of(own: str, rules: Rules) -> list[str]:
 def source_names(expected: Collection[str], rules: Rules) -> set[str]:
     """All names that a file of the other library has for the tensors ``expected``."""
     return {_bare(part) for own in expected for part in made_of(own, rules)}
+
+
+def best_match(loaded: object, own: Collection[str], known: Mapping[str, Rules]) -> Rules | None:
+    """The rules under whose names most of ``own`` is found in a loaded checkpoint; None where its own names do as well."""
+    found: dict[str, float] = {}
+    for label, rules in known.items():
+        names = source_names(own, rules)
+        # a part of all that is wanted: sources that join into one tensor must not count for more than it
+        covered = sum(bool(made_of(name, rules)) for name in own) / max(1, len(own))
+        found[label] = covered * matched(loaded, names) / max(1, len(names))
+    best = max(found, key=lambda label: found[label])
+    return known[best] if found[best] > matched(loaded, own) / max(1, len(own)) else None
 
 
 def converted(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from fna.errors import UserError
 from fna.models import naming, weights
 from fna.models.checkpoint_files import load
-from fna.models.checkpoints import Checkpoint, share, unpack
+from fna.models.checkpoints import Checkpoint, unpack
 from fna.models.settings import Grid, table_grid
 
 # OpenAI's files keep these numbers beside the weights; position_ids are counted anew by every library.
@@ -26,10 +26,8 @@ def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, T
 
     loaded = load(path)
     own = net.state_dict()
-    fitting = {label: share(loaded, naming.source_names(own, rules)) for label, rules in naming.FOR_OPEN_CLIP.items()}
-    best = max(fitting, key=lambda label: fitting[label])
-    if fitting[best] > share(loaded, own):
-        rules = naming.FOR_OPEN_CLIP[best]
+    rules = naming.best_match(loaded, own, naming.FOR_OPEN_CLIP)
+    if rules is not None:
         found = unpack(loaded, naming.source_names(own, rules), path, part)
         state = naming.converted(found.state, own, rules)
     else:

@@ -12,7 +12,7 @@ from torch import Tensor
 from fna.errors import UserError
 from fna.models import naming, weights
 from fna.models.checkpoint_files import load
-from fna.models.checkpoints import Checkpoint, share, unpack
+from fna.models.checkpoints import Checkpoint, unpack
 from fna.models.settings import table_grid
 
 # What is no part of the running network, in whoever's file it lies.
@@ -29,10 +29,8 @@ def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, T
     own = dict(net.state_dict())
     if "head.weight" not in own:  # a head that the network was not built with, yet
         own |= {name: torch.empty(0) for name in ("head.weight", "head.bias")}
-    fitting = {label: share(loaded, naming.source_names(own, rules)) for label, rules in naming.FOR_TIMM.items()}
-    best = max(fitting, key=lambda label: fitting[label])
-    if fitting[best] > share(loaded, own):
-        rules = naming.FOR_TIMM[best]
+    rules = naming.best_match(loaded, own, naming.FOR_TIMM)
+    if rules is not None:
         found = unpack(loaded, naming.source_names(own, rules), path, part)
         state = naming.converted(found.state, own, rules)
         if "reg_token" in state and state["pos_embed"].shape[1] > own["pos_embed"].shape[1]:
