@@ -105,6 +105,19 @@ def test_a_vit_with_its_classes_through_timm(in_memory: bool, tmp_path: Path) ->
     assert model.settings["norm_eps"] == 1e-12  # the config's, which is not timm's
 
 
+def test_dinov2_with_registers_through_timm(tmp_path: Path) -> None:
+    config = transformers.Dinov2WithRegistersConfig(
+        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518, patch_size=14
+    )
+    net = saved(tmp_path, "Dinov2WithRegistersModel", config)
+    source = TimmModel("vit_small_patch14_reg4_dinov2", checkpoint=str(tmp_path))
+    model = source.build(**{**CPU, "image_size": 518})
+    images = torch.randn(1, 3, 518, 518, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert model.patches is not None
+        assert torch.allclose(model.patches(images), net(images).last_hidden_state[:, 5:], atol=1e-3)
+
+
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_clip_through_open_clip_takes_the_activation_of_the_config(activation: str, tmp_path: Path) -> None:
     net = clip(tmp_path, activation)
