@@ -10,7 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fna.models.settings import in_words
 from fna.ops.contract import Tokens
+
+# The fields of a `Model` that are None where it cannot do that.
+ABILITIES = ("classify", "encode_image", "encode_text", "patches")
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Model:
     ``encode_image`` ``[B, 3, h, w] -> [B, E]``, ``encode_text`` list of str ``-> [T, E]`` (neither normalised), ``patches``
     ``[B, 3, h, w] -> [B, rows * columns, D]`` dense features. ``classes`` are the head's class names in its order, ``class_ids``
     (WordNet ids, say) likewise; None where unknown. ``config``: the settings it was built with beside its weights, empty where
-    nobody said.
+    nobody said. ``settings``: how the weights are run (activation, mean and std of pixels, interpolation, ...).
     """
 
     name: str
@@ -56,11 +60,18 @@ class Model:
     class_ids: Sequence[str] | None = None
     notes: list[str] = field(default_factory=list)
     config: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What tells this model from any other wherever something of it is kept: all but the size of its images."""
-        return {"weights": self.weights.digest, "config": self.config, "dtype": str(self.dtype)}
+        return {"weights": self.weights.digest, "config": self.config, "settings": self.settings, "dtype": str(self.dtype)}
+
+    @property
+    def weights_line(self) -> str:
+        """Where the weights come from and how they are run, for the start of a run."""
+        run_as = f", run with {in_words(self.settings)}" if self.settings else ""
+        return f"{self.weights.source} ({self.weights.digest[:12]}){run_as}"
 
     @property
     def token_count(self) -> int:
@@ -82,10 +93,14 @@ class ModelSource(Protocol):
 
     ``depth`` and ``patch_size`` are None where they are not known before building; they let a wrong ``layers`` or ``image_size`` be
     refused at once. `check` raises `UserError` for what can be seen without loading (a missing checkpoint file).
+    ``abilities``: which of `ABILITIES` the built model will have, None where that is not known before building.
     """
 
     depth: int | None
     patch_size: int | None
+
+    @property
+    def abilities(self) -> frozenset[str] | None: ...
 
     def check(self) -> None: ...
 

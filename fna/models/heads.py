@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,14 @@ def head_classes(net: Any, path: str | None) -> Classes:
             f"{path}: lists {len(ids)} classes, the model's head has {net.num_classes}; give model.num_classes or another file."
         )
     return ids, names
+
+
+def labels(config: Mapping[str, Any], count: int) -> list[str] | None:
+    """The names that a Hugging Face config.json gives the ``count`` rows of a head, None for the ones that it makes up."""
+    said = config.get("id2label") or {}
+    names = [str(said.get(str(row), "")) for row in range(count)]
+    named = len(said) == count > 0 and all(names) and names[0] != "LABEL_0"
+    return names if named else None
 
 
 def read_classes(path: str) -> tuple[list[str], list[str]]:

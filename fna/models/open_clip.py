@@ -5,24 +5,27 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fna.errors import UserError
-from fna.models import weights
+from fna.models import open_clip_files, weights
 from fna.models.base import Model, Weights, pixels
+from fna.models.hf_files import activation, folder_of, model_config, preprocessing
+from fna.models.settings import activation_of, check_positions, in_words, otherwise, resampled, resampling_note
+from fna.models.text import TEXT_BATCH, TOKENIZER_FILES, texts_digest
 from fna.ops.contract import Tokens
 from fna.surgery.resolution import set_image_size
-from fna.values import Count, Domain
+from fna.values import Count, Domain, Positive, of_length
 
 ZOO = Path(__file__).parent / "zoo"
-TEXT_BATCH = 256
 FOLDER_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin")
+HUB = "hf-hub:"
 PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
 
 
@@ -35,6 +38,9 @@ class OpenClipModel:
     overrules the tag. A folder brings its own config (open_clip_config.json), weights (open_clip_model.safetensors) and tokenizer
     (merges.txt.gz), and may say the sha256 of its weights (model.sha256). ``sha256`` refuses any other checkpoint file.
     ``tokenizer``: a folder with a Hugging Face tokenizer, for models such as SigLIP that would fetch theirs.
+    ``mean std interpolation resize_mode`` overrule what the tag, or a Hugging Face folder given as checkpoint, says of pixels.
+    ``part``: which of several sets of weights in a checkpoint (averaged ones). ``positions``: how a position table is resampled
+    for another image size, as "timm" does (antialiased, open_clip's way) or "transformers".
     """
 
     name: str
@@ -47,15 +53,30 @@ class OpenClipModel:
     domain: Domain = "photographs"
     depth: Count | None = None
     patch_size: Count | None = None
+    mean: Annotated[Sequence[float], of_length(3)] | None = None
+    std: Annotated[Sequence[Positive], of_length(3)] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
+    resize_mode: Literal["shortest", "longest", "squash"] | None = None
+    part: str | None = None
+    positions: Literal["timm", "transformers"] | None = None
 
-    can: ClassVar[frozenset[str]] = frozenset({"texts"})
+    @property
+    def abilities(self) -> frozenset[str]:
+        """Both towers into one space, and nothing else."""
+        return frozenset({"encode_image", "encode_text"})
 
     def check(self) -> None:
         """Raise `UserError` for a missing file or folder, or for no word on where the weights come from."""
         folder = self._folder()
         if folder is not None and not (folder / "open_clip_config.json").is_file():
             raise UserError(f"model.name={self.name}: {folder} holds no open_clip_config.json.")
-        weights.check_choice(self.name, bool(self.pretrained or folder), self.checkpoint, self.random)
+        on_hub = self.name.startswith(HUB)
+        weights.check_choice(self.name, bool(self.pretrained or folder or on_hub), self.checkpoint, self.random)
+        check_positions(self.positions)
+        if on_hub:
+            weights.check_hub(self.name, "open_clip_config.json")
+        if self.part is not None and self.checkpoint is None:
+            raise UserError(f"model.part={self.part}: chooses among the parts of a file; give it with model.checkpoint=PATH.")
         if not self.random:
             weights.check_file(self._local_file())
 
@@ -68,10 +89,14 @@ class OpenClipModel:
         if size is not None and self.patch_size is not None:
             _check_multiple(self.name, size, self.patch_size)
         tag = self._tag()
-        net, loaded = self._loaded(tag, seed)
+        net, loaded, notes = self._loaded(tag, size, seed)
+        how = None
         if size is not None:
-            set_image_size(net, size)
+            how = _resize(net, size, self.positions)
             net.visual.image_size = net.visual.preprocess_cfg["size"] = size
+        settings = self._settings(net, how and how[0])
+        notes += [how[1]] if how else []
+        notes += self._run_as(settings)
         tokens, depth, patch = _layout(net.visual, self.name)
         for fact, built in (("depth", depth), ("patch_size", patch)):
             said = getattr(self, fact)
@@ -93,50 +118,90 @@ class OpenClipModel:
             dtype=getattr(torch, dtype),
             encode_image=net.encode_image,
             encode_text=self._text_encoder(net, torch.device(device)),
+            notes=notes,
+            settings=settings,
         )
 
-    def _loaded(self, tag: dict[str, Any], seed: int) -> tuple[Any, Weights]:
-        """The network with its weights, at its own size: open_clip resamples while loading, but cannot in half precision."""
+    def _loaded(self, tag: dict[str, Any], size: tuple[int, int] | None, seed: int) -> tuple[Any, Weights, list[str]]:
+        """The network at the size that its weights were made for, where they come from, and what has to be said of them."""
+        with weights.seeded(seed):
+            net = self._created(tag)
         if self.random:
-            with weights.seeded(seed):
-                net = self._created(tag, None)
-            return net, Weights(f"random (seed {seed})", weights.digest(net.state_dict()), "none")
+            return net, Weights(f"random (seed {seed})", weights.digest(net.state_dict()), "none"), []
         local = self._local_file()
         path = local or self._downloaded(tag)
         weights.check_file(path, self._sha256())
-        state = weights.read(path)
-        digest = weights.digest(state)
-        try:
-            net = self._created(tag, path)
-        except (RuntimeError, KeyError, ValueError) as error:
-            problem = weights.misfit(self._created(tag, None).state_dict(), state) or weights.first_line(error)
-            raise UserError(f"{path}: does not fit open_clip {self.name}: {problem}.") from error
+        found, state = open_clip_files.read(path, net, self.part)
+        own_size = open_clip_files.made_for(path, state, net, self.name, size)
+        if own_size is not None:
+            net = self._created(tag, own_size)
+        open_clip_files.fit(path, state, net, self.name)
         source = self.checkpoint or (self.name if local else f"open_clip {self.name} {self.pretrained}")
-        return net, Weights(source, digest, self.domain)
+        said = found.note(path)
+        return net, Weights(source, weights.digest(found.state), self.domain), [said] if said else []
 
-    def _created(self, tag: dict[str, Any], path: str | Path | None) -> Any:
+    def _created(self, tag: dict[str, Any], size: tuple[int, int] | None = None) -> Any:
         """open_clip's own construction: built-in config or the folder's, QuickGELU and preprocessing as the tag says."""
         import open_clip
 
-        quick = tag.get("quick_gelu", False) if self.quick_gelu is None else self.quick_gelu
-        with _quiet():
-            net = open_clip.create_model(
+        with _quiet(), self._reaching():
+            return open_clip.create_model(
                 self._open_clip_name(),
                 load_weights=False,
-                force_quick_gelu=quick,
-                force_preprocess_cfg={key: tag[key] for key in PREPROCESS if key in tag},
+                force_quick_gelu=self._quick(tag),
+                force_preprocess_cfg=self._preprocess(tag),
+                force_image_size=size,
                 pretrained_text=False,
             )
-        if path is not None:
-            open_clip.load_checkpoint(net, str(path))
-        return net
+
+    def _quick(self, tag: dict[str, Any]) -> bool:
+        """Whether the activation is QuickGELU: as given, as the config.json beside the weights says, as the tag says."""
+        said = activation(model_config(folder_of(self.checkpoint)))
+        beside = None if said is None else said == "quick_gelu"
+        return next(bool(known) for known in (self.quick_gelu, beside, tag.get("quick_gelu"), False) if known is not None)
+
+    def _preprocess(self, tag: dict[str, Any]) -> dict[str, Any]:
+        """What is done to pixels: as the tag says, as the preprocessor_config.json beside the weights says, as given."""
+        beside = preprocessing(folder_of(self.checkpoint))
+        if beside:
+            beside["resize_mode"] = "squash" if isinstance(beside["resize"], list) and beside["crop"] is None else "shortest"
+        given = {key: getattr(self, key) for key in PREPROCESS}
+        layers = ({key: layer[key] for key in PREPROCESS if layer.get(key) is not None} for layer in (tag, beside, given))
+        return {key: value for layer in layers for key, value in layer.items()}
+
+    def _settings(self, net: Any, positions: str | None) -> dict[str, Any]:
+        """How the weights are run."""
+        tower = getattr(net.visual, "trunk", None) or net.visual.transformer
+        known = {key: net.visual.preprocess_cfg[key] for key in PREPROCESS}
+        known |= {key: [float(number) for number in known[key]] for key in ("mean", "std")}
+        return {"activation": activation_of(tower), **known, "positions": positions, "tokenizer": self._tokenizer_digest()}
+
+    def _run_as(self, settings: dict[str, Any]) -> list[str]:
+        """A file does not say how it is to be run: what is done with it where nobody said otherwise."""
+        if self.checkpoint is None or all(getattr(self, key) is not None for key in ("quick_gelu", *PREPROCESS)):
+            return []
+        beside = folder_of(self.checkpoint)
+        by = f"the weights {self.pretrained} of {self.name}" if self.pretrained else f"{self.name} without a tag"
+        if beside is not None and (model_config(beside) or preprocessing(beside)):
+            by += " and as the config.json and preprocessor_config.json beside it say"
+        quick = "false" if settings["activation"] == "QuickGELU" else "true"
+        knobs = {"quick_gelu": quick, "mean": "[...]", "std": "[...]", "interpolation": "NAME", "resize_mode": "NAME"}
+        return [
+            f"{self.checkpoint} is run as {by}: {in_words(settings)}; weights made in another way are told so with "
+            f"{otherwise(knobs)}, or model.pretrained=TAG (null: open_clip's defaults)"
+        ]
+
+    def _reaching(self) -> AbstractContextManager[None]:
+        """For what open_clip fetches to build a model of the hub."""
+        return weights.downloading(f"the config of open_clip {self.name}") if self.name.startswith(HUB) else nullcontext()
 
     def _config(self) -> dict[str, Any]:
         """The model's config: embed_dim, vision_cfg, text_cfg."""
         import open_clip
 
         folder = self._folder()
-        config = open_clip.get_model_config(self.name) if folder is None else _folder_config(folder)
+        with self._reaching():
+            config = open_clip.get_model_config(self.name) if folder is None else _folder_config(folder)
         if config is None:
             raise UserError(f"model.name={self.name}: open_clip has no such model; open_clip.list_models() lists them.")
         return dict(config)
@@ -146,7 +211,7 @@ class OpenClipModel:
         import open_clip
 
         self._config()
-        if self.pretrained is None or self._folder() is not None:
+        if self.pretrained is None or self._folder() is not None or self.name.startswith(HUB):
             return {}
         tag = open_clip.get_pretrained_cfg(self.name, self.pretrained)
         if not tag:
@@ -179,9 +244,11 @@ class OpenClipModel:
         return said.read_text(encoding="utf-8").split()[0]
 
     def _downloaded(self, tag: dict[str, Any]) -> str:
-        from open_clip.pretrained import download_pretrained
+        from open_clip.pretrained import download_pretrained, download_pretrained_from_hf
 
         with weights.downloading(f"the weights of open_clip {self.name} {self.pretrained}"):
+            if self.name.startswith(HUB):
+                return str(download_pretrained_from_hf(self.name.partition(":")[2]))
             return str(download_pretrained(tag))
 
     def _text_encoder(self, net: Any, device: torch.device) -> Callable[[Sequence[str]], Tensor]:
@@ -202,11 +269,27 @@ class OpenClipModel:
         folder = self._folder()
         merges = None if folder is None else folder / "merges.txt.gz"
         options = {"bpe_path": str(merges)} if merges is not None and merges.is_file() else {}
+        own = self._own_tokenizer()
         with weights.downloading(f"the tokenizer of open_clip {self.name}", "model.tokenizer"):
-            if self.tokenizer is not None:
+            if own is not None:
                 text = self._config()["text_cfg"]
-                return open_clip.HFTokenizer(self.tokenizer, text.get("context_length", 77), **text.get("tokenizer_kwargs", {}))
+                return open_clip.HFTokenizer(str(own), text.get("context_length", 77), **text.get("tokenizer_kwargs", {}))
             return open_clip.get_tokenizer(self._open_clip_name(), **options)
+
+    def _own_tokenizer(self) -> Path | None:
+        """The folder of a Hugging Face tokenizer: the one given, or that of the checkpoint where open_clip would fetch one."""
+        if self.tokenizer is not None:
+            return Path(self.tokenizer)
+        folder = folder_of(self.checkpoint)
+        wanted = folder is not None and "hf_tokenizer_name" in self._config()["text_cfg"]
+        return folder if folder is not None and wanted and any((folder / name).is_file() for name in TOKENIZER_FILES) else None
+
+    def _tokenizer_digest(self) -> str | None:
+        """What tells the tokenizer beside the checkpoint from another one; None where there is none, or where it was given."""
+        folder = self._own_tokenizer()
+        if folder is None or self.tokenizer is not None:
+            return None
+        return texts_digest(folder)
 
 
 @contextmanager
@@ -238,6 +321,23 @@ def openai_templates() -> list[Callable[[str], str]]:
 def _check_multiple(name: str, size: tuple[int, int], patch: int) -> None:
     if any(side % patch or side < patch for side in size):
         raise UserError(f"image_size={list(size)}: {name} has patches of {patch} px; give multiples of {patch}.")
+
+
+def _resize(net: Any, size: tuple[int, int], positions: str | None) -> tuple[str, str] | None:
+    """The image tower for ``size``: how its position table was resampled and a note on it, if it was."""
+    holder, name = (net.visual.trunk, "pos_embed") if hasattr(net.visual, "trunk") else (net.visual, "positional_embedding")
+    table, old = getattr(holder, name, None), open_clip_files.layout(net.visual)[0]
+    set_image_size(net, size)
+    new = open_clip_files.layout(net.visual)[0]
+    if table is None or new == old:
+        return None
+    how = positions or "timm"
+    if how != "timm":
+        flat = table if table.dim() == 3 else table[None]
+        made = resampled(flat, old, new, flat.shape[1] - old[0] * old[1], how)
+        setattr(holder, name, made if table.dim() == 3 else nn.Parameter(made[0].clone(), table.requires_grad))
+    other = "model.positions=" + ("transformers" if how == "timm" else "timm")
+    return how, resampling_note(old, new, how, other)
 
 
 def _layout(visual: Any, name: str) -> tuple[Tokens, int, int]:

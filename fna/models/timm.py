@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -10,12 +10,16 @@ import torch
 from torch import nn
 
 from fna.errors import UserError
-from fna.models import weights
+from fna.models import timm_files, weights
 from fna.models.base import Model, Weights, pixels
-from fna.models.heads import head_classes, read_classes
+from fna.models.checkpoint_files import tensor_names
+from fna.models.heads import head_classes, labels, read_classes
+from fna.models.hf_files import folder_of, model_config, preprocessing
+from fna.models.settings import activation_of, check_positions, in_words, otherwise, resampled, resampling_note
 from fna.ops.contract import Tokens
 from fna.values import Count, Domain, Positive, Share, between, of_length
 
+HUB = ("hf-hub:", "hf_hub:")
 DATA_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
@@ -25,7 +29,10 @@ class TimmModel:
 
     ``name`` may carry timm's tag ("vit_base_patch16_224.augreg2_in21k_ft_in1k"). ``classes``: a TSV of class id and name in the
     order of the head's rows. ``mean std interpolation crop_pct crop_mode`` replace what the model's own data config says.
-    ``norm_eps``: epsilon of every LayerNorm. ``depth`` and ``patch_size``, where given, are checked against the built model.
+    ``norm_eps``: epsilon of every LayerNorm. ``part``: which of several sets of weights in a checkpoint (averaged ones, a teacher).
+    ``positions``: how a position table is resampled for another image size, as "timm" does (antialiased) or "transformers".
+    ``num_classes``, where not given, is that of the checkpoint's head. ``depth`` and ``patch_size``, where given, are checked
+    against the built model.
     """
 
     name: str
@@ -44,24 +51,33 @@ class TimmModel:
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
     crop_pct: Share | None = None
     crop_mode: Literal["center", "squash", "border"] | None = None
+    part: str | None = None
+    positions: Literal["timm", "transformers"] | None = None
 
     @property
-    def can(self) -> frozenset[str] | None:
-        """ "head" where there is one, told without building it; None for a name that timm does not know."""
-        classes = self.num_classes
-        if classes is None:
-            import timm
+    def abilities(self) -> frozenset[str] | None:
+        """Features and patches; logits where there is a head, by timm's list of weights or the names in the file."""
+        import timm
 
-            known = timm.get_pretrained_cfg(self.name) if timm.is_model(self.name.split(".")[0]) else None
-            if known is None:
-                return None
-            classes = known.num_classes
-        return frozenset({"head"} if classes else ())
+        if self.num_classes is not None:
+            headed: bool | None = self.num_classes > 0
+        elif self.checkpoint is not None:
+            names = tensor_names(self.checkpoint)
+            headed = None if names is None else any(name.endswith(("head.weight", "classifier.weight")) for name in names)
+        else:
+            known = None if ":" in self.name else timm.get_pretrained_cfg(self.name, allow_unregistered=True)
+            headed = None if known is None else known.num_classes > 0
+        return None if headed is None else frozenset({"encode_image", "patches"} | ({"classify"} if headed else set()))
 
     def check(self) -> None:
-        """Raise `UserError` for a missing file or for no word on where the weights come from."""
+        """Raise `UserError` for a missing file, a name that is out of reach, or for no word on where the weights come from."""
         weights.check_choice(self.name, bool(self.pretrained), self.checkpoint, self.random)
         weights.check_file(self.checkpoint)
+        check_positions(self.positions)
+        if self.name.startswith(HUB):
+            weights.check_hub(self.name, "config.json")
+        if self.part is not None and self.checkpoint is None:
+            raise UserError(f"model.part={self.part}: chooses among the parts of a file; give it with model.checkpoint=PATH.")
         if self.classes is not None:
             read_classes(self.classes)
 
@@ -70,16 +86,23 @@ class TimmModel:
         import timm
 
         self.check()
-        if not timm.is_model(self.name.split(".")[0]):
+        if ":" not in self.name and not timm.is_model(self.name.split(".")[0]):
             raise UserError(f"model.name={self.name}: timm has no such model; timm.list_models('vit*') lists them.")
-        net, loaded = self._loaded(seed)
+        net, loaded, notes = self._loaded(pixels(image_size), seed)
         self._check_facts(net)
-        data = timm.data.resolve_model_data_config(net) | self._overrides()
+        folder = folder_of(self.checkpoint)
+        eps = _set_eps(net, self.norm_eps, model_config(folder))
+        beside = {key: value for key, value in preprocessing(folder).items() if key in DATA_KEYS}
+        data = timm.data.resolve_model_data_config(net) | beside | self._overrides()
         size = pixels(image_size) or tuple(data["input_size"][-2:])
-        _resize(net, size, self.name)
+        how = _resize(net, size, self.name, self.positions)
         square = size[0] if size[0] == size[1] else size
         data = {key: data[key] for key in DATA_KEYS}
+        settings = {"activation": activation_of(net.blocks[0].mlp), **data, "norm_eps": eps, "positions": how and how[0]}
+        notes += [how[1]] if how else []
+        notes += self._run_as(settings, beside)
         ids, names = head_classes(net, self.classes)
+        names = names or labels(model_config(folder), net.num_classes)
         net = net.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
         prefix = net.num_prefix_tokens
         return Model(
@@ -97,41 +120,54 @@ class TimmModel:
             patches=lambda images: net.forward_features(images)[:, prefix:],
             classes=names,
             class_ids=ids,
+            notes=notes,
+            settings=settings,
         )
 
-    def _loaded(self, seed: int) -> tuple[Any, Weights]:
-        import timm
+    def _run_as(self, settings: dict[str, Any], beside: dict[str, Any]) -> list[str]:
+        """A file does not say how it is to be run: what timm's model of that name does with it, where nobody said otherwise."""
+        if self.checkpoint is None or all(getattr(self, key) is not None for key in ("mean", "std", "interpolation", "crop_pct")):
+            return []
+        by = " and the preprocessor_config.json beside it" if beside else ""
+        knobs = {"mean": "[...]", "std": "[...]", "interpolation": "NAME", "crop_pct": "SHARE", "norm_eps": "NUMBER"}
+        return [
+            f"{self.checkpoint} is run as timm's {self.name}{by} would be: {in_words(settings)}; "
+            f"weights made in another way are told so with {otherwise(knobs)}, or another model.name"
+        ]
 
-        domain: str
-        options: dict[str, Any] = {} if self.num_classes is None else {"num_classes": self.num_classes}
+    def _loaded(self, size: tuple[int, int] | None, seed: int) -> tuple[Any, Weights, list[str]]:
+        """The network at the size that its weights were made for, where they come from, and what has to be said of them."""
         if self.pretrained and not self.checkpoint and not self.random:
             with weights.downloading(f"the weights of timm {self.name}"):
-                net = timm.create_model(self.name, pretrained=True, **options)
-            source, domain = f"timm {self.name}", self.domain
+                net = self._created(pretrained=True)
+            return net, Weights(f"timm {self.name}", weights.digest(net.state_dict()), self.domain), []
+        with weights.seeded(seed):
+            net = self._created()
+            if not self.checkpoint:
+                return net, Weights(f"random (seed {seed})", weights.digest(net.state_dict()), "none"), []
+            weights.check_file(self.checkpoint, self.sha256)
+            found, state = timm_files.read(self.checkpoint, net, self.part)
+            options = timm_files.options(self.checkpoint, state, net, self.name, size, self.num_classes)
+            if options:
+                net = self._created(**options)
+        notes = timm_files.fit(self.checkpoint, state, net, self.name)
+        said = found.note(self.checkpoint)
+        digest = weights.digest(net.state_dict())
+        return net, Weights(self.checkpoint, digest, self.domain), [*([said] if said else []), *notes]
+
+    def _created(self, pretrained: bool = False, **options: Any) -> Any:
+        import timm
+
+        if self.num_classes is not None:
+            options["num_classes"] = self.num_classes
+        if self.name.startswith(HUB):
+            with weights.downloading(f"the config of timm {self.name}", "model.name=NAME model.checkpoint"):
+                net = timm.create_model(self.name, pretrained=pretrained, **options)
         else:
-            with weights.seeded(seed):
-                net = timm.create_model(self.name, **options)
-            source, domain = f"random (seed {seed})", "none"
+            net = timm.create_model(self.name, pretrained=pretrained, **options)
         if not all(hasattr(net, part) for part in ("blocks", "patch_embed", "num_prefix_tokens")):
             raise UserError(f"model.name={self.name}: not a plain vision transformer; fna swaps attention in those only.")
-        if self.checkpoint:
-            weights.check_file(self.checkpoint, self.sha256)
-            weights.fit(net, self._converted(net), self.checkpoint, f"timm {self.name} with {net.num_classes} classes")
-            source, domain = self.checkpoint, self.domain
-        digest = weights.digest(net.state_dict())
-        if self.norm_eps is not None:
-            for norm in (module for module in net.modules() if isinstance(module, nn.LayerNorm)):
-                norm.eps = self.norm_eps
-        return net, Weights(source, digest, domain)
-
-    def _converted(self, net: Any) -> weights.State:
-        """The checkpoint's tensors, through timm's own converter where they come from elsewhere (the DINOv2 releases)."""
-        from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-
-        assert self.checkpoint is not None
-        state = weights.read(self.checkpoint)
-        foreign = "mask_token" in state and isinstance(net, VisionTransformer)
-        return checkpoint_filter_fn(state, net) if foreign else state
+        return net
 
     def _check_facts(self, net: Any) -> None:
         """A wrong ``depth`` or ``patch_size`` in the YAML would let wrong layers and sizes through."""
@@ -144,13 +180,30 @@ class TimmModel:
         return {key: getattr(self, key) for key in DATA_KEYS if getattr(self, key) is not None}
 
 
-def _resize(net: Any, size: tuple[int, ...], name: str) -> None:
-    """Position embedding and grid for ``size`` (rows, columns in px), by timm's own resampling."""
+def _set_eps(net: Any, given: float | None, config: Mapping[str, Any]) -> float | None:
+    """The epsilon of every LayerNorm as given, or as the config.json beside the weights says; None where timm's own stays."""
+    eps = given if given is not None else config.get("layer_norm_eps")
+    for norm in (module for module in net.modules() if isinstance(module, nn.LayerNorm)):
+        norm.eps = norm.eps if eps is None else float(eps)
+    return None if eps is None else float(eps)
+
+
+def _resize(net: Any, size: tuple[int, ...], name: str, positions: str | None) -> tuple[str, str] | None:
+    """Position embedding and grid for ``size`` (rows, columns in px): how the table was resampled and a note on it, if it was."""
     if tuple(net.patch_embed.img_size or ()) == size:
-        return
+        return None
     patch = net.patch_embed.patch_size
     if any(side % step or side < step for side, step in zip(size, patch, strict=True)):
         raise UserError(f"image_size={list(size)}: {name} has patches of {patch[0]} px; give multiples of {patch[0]}.")
     if not hasattr(net, "set_input_size"):
         raise UserError(f"image_size={list(size)}: timm cannot change the input size of {name}; leave image_size=null.")
+    table, old = net.pos_embed, tuple(net.patch_embed.grid_size)
     net.set_input_size(img_size=size)
+    new = tuple(net.patch_embed.grid_size)
+    if table is None or new == old:
+        return None
+    how = positions or "timm"
+    if how != "timm":
+        net.pos_embed = resampled(table, old, new, table.shape[1] - old[0] * old[1], how)
+    other = "model.positions=" + ("transformers" if how == "timm" else "timm")
+    return how, resampling_note(old, new, how, other)

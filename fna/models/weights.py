@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fna.errors import UserError
+from fna.models.checkpoint_files import load, weights_file
+from fna.models.checkpoints import unpack
 
 State = Mapping[str, Tensor]
 
@@ -43,8 +44,7 @@ def check_file(path: str | Path | None, sha256: str | None = None) -> None:
     """Raise `UserError` where the checkpoint is not there or, with ``sha256``, is not the very file that is meant."""
     if path is None:
         return
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such checkpoint; give a safetensors or torch file with model.checkpoint=PATH.")
+    path = weights_file(path)
     if sha256 is not None:
         with open(path, "rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -53,33 +53,11 @@ def check_file(path: str | Path | None, sha256: str | None = None) -> None:
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of a torch file (``weights_only=True``), on the CPU.
+    """The tensors of a safetensors file or of a torch file, on the CPU, out of the usual containers and prefixes.
 
-    Wrappers ({"state_dict": ...}, {"model": ...}) and the "module." of data-parallel training are taken off.
     Raises `UserError` for a file that is missing, truncated, or no mapping of names to tensors.
     """
-    from safetensors.torch import load_file
-
-    check_file(path)
-    try:
-        if Path(path).suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's unpickler raises whatever a damaged file leads it into
-        raise UserError(
-            f"{path}: cannot be read as a checkpoint ({first_line(error)}); it is truncated or in another format "
-            "(safetensors or a plain torch file is wanted, no TorchScript archive): fetch it again."
-        ) from error
-    return _unwrapped(loaded, path)
-
-
-def _unwrapped(loaded: Any, path: str | Path) -> dict[str, Tensor]:
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise UserError(f"{path}: holds {type(loaded).__name__}, not tensors by name; save the model's state_dict.")
-    return {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}
+    return unpack(load(path), (), path).state
 
 
 def fit(model: torch.nn.Module, state: State, source: str | Path, what: str) -> None:
@@ -98,6 +76,8 @@ def misfit(expected: State, got: State) -> str:
         more = f" (and {len(shapes) - 1} more)" if len(shapes) > 1 else ""
         return f"{name} is {list(got[name].shape)}, expected {list(expected[name].shape)}{more}"
     missing = [name for name in expected if name not in got]
+    if missing and any(".lora_" in name or ".base_layer." in name for name in got):
+        return "it holds LoRA adapters beside the weights that they change; merge them (merge_and_unload) and save again"
     if missing:
         return f"{len(missing)} of {len(expected)} tensors are missing (first: {missing[0]})"
     unknown = [name for name in got if name not in expected]
@@ -128,10 +108,31 @@ def downloading(what: str, knob: str = "model.checkpoint") -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # every library and transport has its own
-        reason = "the hub cannot be reached" if constants.HF_HUB_OFFLINE else first_line(error)
+        reason = first_line(error)
+        if constants.HF_HUB_OFFLINE:
+            reason = "HF_HUB_OFFLINE forbids fetching it" if before else "the hub cannot be reached"
         raise UserError(f"{what}: not on this machine, and {reason}; give a local copy with {knob}=PATH.") from error
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def check_hub(name: str, file: str, knob: str = "model.checkpoint") -> None:
+    """Raise `UserError` for a name on the hub ("hf-hub:OWNER/MODEL") whose ``file`` is not in the local cache and out of reach."""
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    repository, _, revision = name.partition(":")[2].partition("@")
+    try:
+        if isinstance(try_to_load_from_cache(repository, file, revision=revision or None), str):
+            return
+    except HFValidationError as error:
+        raise UserError(f"model.name={name}: no name on the hub ({first_line(error)}); write hf-hub:OWNER/MODEL.") from error
+    if constants.HF_HUB_OFFLINE or not _hub_answers(constants.ENDPOINT):
+        reason = "HF_HUB_OFFLINE forbids fetching it" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+        raise UserError(
+            f"model.name={name}: {file} of {repository} is not on this machine, and {reason}; give a plain model.name and a local "
+            f"copy of the weights with {knob}=PATH."
+        )
 
 
 @cache

@@ -47,7 +47,7 @@ def load(asked: Asked) -> Loaded:
     dataset = listed_once(asked.dataset.load(cfg.limit))
     model = asked.model.build(image_size=_size(cfg), device=device, dtype=cfg.dtype, seed=cfg.seed)
     model.config = model_config(cfg)
-    say(f"weights: {model.weights.source} ({model.weights.digest[:12]})")
+    say(f"weights: {model.weights_line}, images of {' x '.join(map(str, model.image_size))} px")
     asked.task.check(model, dataset)
     run = Run(cfg.batch_size, cfg.seed, cfg.strict, cfg.workers, kept=Kept(env.spare_bytes()))
     decides = {

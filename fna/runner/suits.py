@@ -7,16 +7,16 @@ from typing import Any
 
 from fna.errors import UserError
 
-CALLED = {"texts": "text tower", "head": "classification head"}
+CALLED = {"encode_text": "text tower", "classify": "classification head"}
 
 
 def check_suits(task: Any, source: Any, names: Mapping[str, str]) -> None:
     """Refuse a model that has none of what the task needs.
 
-    ``task.needs``: any one of these serves ("texts", "head"); ``source.can``: which of them there are. A task or a model source
-    that says nothing of it is let through, and checked when the model is there.
+    ``task.needs``: any one of these serves ("encode_text", "classify"); ``source.abilities``: which of them there are. A task or a
+    model source that says nothing of it is let through, and checked when the model is there.
     """
-    needs, can = getattr(task, "needs", None), getattr(source, "can", None)
+    needs, can = getattr(task, "needs", None), getattr(source, "abilities", None)
     if not needs or can is None or needs & can:
         return
     lacks = " and no ".join(CALLED[need] for need in sorted(needs))

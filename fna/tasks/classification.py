@@ -43,7 +43,7 @@ class Classification:
     @property
     def needs(self) -> frozenset[str]:
         """What a model must have, any one of these, to be asked."""
-        return frozenset({"head": {"head"}, "zeroshot": {"texts"}}.get(self.head, {"head", "texts"}))
+        return frozenset({"head": {"classify"}, "zeroshot": {"encode_text"}}.get(self.head, {"classify", "encode_text"}))
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for images without a class each, a model that cannot classify, or classes that do not match."""

@@ -48,7 +48,7 @@ class MaskClip:
     residual: bool = True
     mlp: bool = True
     version: ClassVar[int] = 2
-    needs: ClassVar[frozenset[str]] = frozenset({"texts"})
+    needs: ClassVar[frozenset[str]] = frozenset({"encode_text"})
 
     def __post_init__(self) -> None:
         sentences(self.templates)

@@ -38,7 +38,7 @@ class Retrieval:
     def __post_init__(self) -> None:
         sentence(self.prompt, "task.prompt", "caption")
 
-    needs: ClassVar[frozenset[str]] = frozenset({"texts"})
+    needs: ClassVar[frozenset[str]] = frozenset({"encode_text"})
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for data without captions or a model without two towers."""

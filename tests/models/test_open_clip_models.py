@@ -71,7 +71,7 @@ def test_published_models(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = OpenClipModel(**{key: value for key, value in config.items() if key not in ("_target_", "defaults")})
     monkeypatch.setattr(open_clip.factory, "_set_model_device_and_precision", lambda *rest: None)  # it cannot move what has no data
     with torch.device("meta"):
-        net = model._created(model._tag(), None)
+        net = model._created(model._tag())
     tokens, depth, patch = _layout(net.visual, model.name)
     assert (depth, patch) == (model.depth, model.patch_size)
     assert tokens.prefix == (0 if option == "siglip" else 1)
@@ -199,3 +199,50 @@ def test_a_tokenizer_that_cannot_be_had_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("fna.models.weights._hub_answers", lambda endpoint: False)
     with pytest.raises(UserError, match=r"the tokenizer of open_clip tiny-clip: .*model\.tokenizer=PATH"):
         replace(TINY, tokenizer=str(tmp_path))._tokenizer()
+
+
+def test_how_a_file_is_run_is_said_with_the_way_to_say_otherwise(quick: tuple[Path, Any]) -> None:
+    model = source(quick[0], pretrained="openai").build(**CPU)
+    assert len(model.notes) == 1
+    for words in (
+        "the weights openai of tiny-clip",
+        "QuickGELU, mean 0.1 0.2 0.3",
+        "model.quick_gelu=false",
+        "model.pretrained=TAG",
+    ):
+        assert words in model.notes[0]
+    assert "run with QuickGELU" in model.weights_line
+    told = {"quick_gelu": True, "mean": (0, 0, 0), "std": (1, 1, 1), "interpolation": "bilinear", "resize_mode": "squash"}
+    other = source(quick[0], pretrained="openai", **told).build(**CPU)
+    assert other.notes == []
+    assert (other.settings["mean"], other.settings["resize_mode"]) == ([0, 0, 0], "squash")
+    assert other.identity != model.identity
+    assert other.weights.digest == model.weights.digest
+
+
+def test_a_position_table_of_another_size_is_not_resampled_in_silence(quick: tuple[Path, Any], tmp_path: Path) -> None:
+    large = replace(TINY, quick_gelu=True).build(**{**CPU, "image_size": 64})
+    save_file(large.tower.state_dict(), tmp_path / "large.safetensors")
+    with pytest.raises(UserError, match=r"images of 64x64 px, the model's for 32x32; give image_size=64"):
+        source(tmp_path / "large.safetensors").build(**CPU)
+    model = source(tmp_path / "large.safetensors", quick_gelu=True).build(**{**CPU, "image_size": 64})
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert model.encode_image is not None
+        assert large.encode_image is not None
+        assert torch.equal(model.encode_image(images), large.encode_image(images))
+    assert not any("resampled" in note for note in model.notes)
+    ways = [source(quick[0], positions=how).build(**{**CPU, "image_size": 64}) for how in (None, "transformers")]
+    assert [any("resampled from 4x4 to 8x8" in note for note in way.notes) for way in ways] == [True, True]
+    with torch.inference_mode():
+        assert ways[0].encode_image is not None
+        assert ways[1].encode_image is not None
+        assert (ways[0].encode_image(images) - ways[1].encode_image(images)).abs().max() < 1  # upwards antialiasing does little
+    assert ways[0].identity != ways[1].identity
+
+
+def test_a_file_of_another_model_of_open_clips_names_it(monkeypatch: pytest.MonkeyPatch, quick: tuple[Path, Any]) -> None:
+    config = {"embed_dim": 16, "vision_cfg": {**VISION, "width": 96}, "text_cfg": TEXT}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "wide-clip", config)
+    with pytest.raises(UserError, match=r"looks like tiny-clip: give model\.name=tiny-clip"):
+        replace(source(quick[0]), name="wide-clip").build(**CPU)

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fna.errors import UserError
+from fna.models.open_clip import OpenClipModel
 from fna.models.timm import TimmModel
 
 CPU: Any = {"image_size": None, "device": "cpu", "dtype": "float32", "seed": 0}
@@ -138,3 +140,84 @@ def test_half_precision_and_registers() -> None:
     with torch.inference_mode():
         assert model.patches is not None
         assert model.patches(torch.zeros(1, 3, 28, 28, dtype=torch.bfloat16)).shape == (1, 4, 384)
+
+
+def test_a_checkpoint_of_another_size_runs_at_that_size_when_asked(tmp_path: Path) -> None:
+    own = timm.create_model("vit_tiny_patch16_224", img_size=160, num_classes=5).eval()
+    torch.save({"state_dict": own.state_dict()}, tmp_path / "w.pt")
+    source = TimmModel("vit_tiny_patch16_224", checkpoint=str(tmp_path / "w.pt"))
+    images = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    model = source.build(**{**CPU, "image_size": 160})
+    with torch.inference_mode():
+        assert model.classify is not None
+        assert torch.allclose(model.classify(images), own(images), atol=1e-5)
+    assert not any("resampled" in note for note in model.notes)
+    with pytest.raises(
+        UserError, match=r"for images of 160x160 px \(10x10 patches\), the model's for 224x224; give image_size=160"
+    ):
+        source.build(**CPU)
+    other = source.build(**{**CPU, "image_size": (64, 96)})
+    assert any("resampled from 10x10 to 4x6" in note for note in other.notes)
+
+
+def test_the_number_of_classes_is_that_of_the_files_head(tmp_path: Path) -> None:
+    state = {name: tensor.clone() for name, tensor in SMALL.build(**CPU).tower.state_dict().items()}
+    save_file(state, tmp_path / "w.safetensors")
+    source = TimmModel("vit_tiny_patch16_224", checkpoint=str(tmp_path / "w.safetensors"))
+    assert source.abilities == {"encode_image", "patches", "classify"}
+    assert source.build(**CPU).tower.num_classes == 5
+    headless = replace(source, num_classes=0).build(**CPU)
+    assert headless.classify is None
+    assert any("head of 5 classes was left out" in note for note in headless.notes)
+    save_file({name: tensor for name, tensor in state.items() if "head" not in name}, tmp_path / "w.safetensors")
+    assert source.abilities == {"encode_image", "patches"}
+    assert source.build(**CPU).classify is None
+
+
+def test_how_a_file_is_run_is_said_unless_it_was_told(tmp_path: Path) -> None:
+    save_file(SMALL.build(**CPU).tower.state_dict(), tmp_path / "w.safetensors")
+    source = replace(SMALL, random=False, checkpoint=str(tmp_path / "w.safetensors"))
+    model = source.build(**CPU)
+    assert any("GELU, mean 0.5 0.5 0.5" in note and "model.mean=[...]" in note for note in model.notes)
+    assert "run with GELU, mean 0.5 0.5 0.5" in model.weights_line
+    told = replace(source, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bilinear", crop_pct=1.0).build(**CPU)
+    assert told.notes == []
+    assert told.identity != model.identity
+    assert SMALL.build(**CPU).notes == []
+
+
+def test_a_file_of_another_model_names_it(tmp_path: Path) -> None:
+    for name, size in (("vit_small_patch16_224", 384), ("vit_tiny_patch16_224", 192)):
+        torch.save(timm.create_model(name, num_classes=0).state_dict(), tmp_path / f"{size}.pt")
+    with pytest.raises(UserError, match=r"looks like vit_small_patch16_224: give model\.name=vit_small_patch16_224"):
+        TimmModel("vit_base_patch16_224", checkpoint=str(tmp_path / "384.pt")).build(**CPU)
+    with pytest.raises(UserError, match=r"looks like vit_tiny_patch16_384"):
+        TimmModel("vit_small_patch16_384", checkpoint=str(tmp_path / "192.pt")).build(**CPU)
+
+
+def test_averaged_weights_are_named_and_taken_when_asked(tmp_path: Path) -> None:
+    plain, averaged = (replace(SMALL).build(**{**CPU, "seed": seed}).tower.state_dict() for seed in (0, 1))
+    torch.save({"state_dict": plain, "state_dict_ema": averaged}, tmp_path / "c.pth.tar")
+    source = replace(SMALL, random=False, checkpoint=str(tmp_path / "c.pth.tar"))
+    first, second = (replace(source, part=part).build(**CPU) for part in (None, "state_dict_ema"))
+    assert any("model.part=state_dict_ema" in note for note in first.notes)
+    assert first.weights.digest != second.weights.digest
+    with pytest.raises(UserError, match=r"model\.part=swa.*it has state_dict, state_dict_ema"):
+        replace(source, part="swa").build(**CPU)
+    with pytest.raises(UserError, match=r"model\.part=ema: chooses among the parts of a file"):
+        replace(SMALL, part="ema").check()
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_name_on_the_hub_without_a_network(offline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fna.models.weights._hub_answers", lambda endpoint: False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    reason = "HF_HUB_OFFLINE forbids" if offline else "the hub cannot be reached"
+    for source in (
+        TimmModel("hf-hub:nobody/nothing", pretrained=True),
+        OpenClipModel("hf-hub:nobody/nothing", pretrained="openai"),
+    ):
+        with pytest.raises(UserError, match=rf"model\.name=hf-hub:nobody/nothing: .*{reason}.*model\.checkpoint=PATH"):
+            source.check()
+    with pytest.raises(UserError, match="no name on the hub"):
+        TimmModel("hf-hub:a b/c/d", pretrained=True).check()

@@ -1,0 +1,242 @@
+"""From a path to what a checkpoint holds: what kind of file it is, read without running anybody's code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import pickle
+import re
+import types
+import zipfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fna.errors import UserError
+
+FOLDER_FILES = (
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
+LFS = b"version https://git-lfs"
+ALONE = "torch.save(model.state_dict(), FILE)"
+# First bytes of what is often taken for a checkpoint, what it is, and what to do.
+KINDS = (
+    (b"GGUF", "a GGUF file of quantised weights", "give the weights as safetensors"),
+    (b"\x89HDF", "an HDF5 file (Keras)", "give PyTorch weights"),
+    (b"\x93NUMPY", "a numpy array", f"save the weights with {ALONE}"),
+    (b"\x1f\x8b", "packed by gzip", "unpack it"),
+    (b"\x28\xb5\x2f\xfd", "packed by zstd", "unpack it"),
+    (b"7z\xbc\xaf", "packed by 7z", "unpack it"),
+    (b"\xfd7zXZ", "packed by xz", "unpack it"),
+)
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file of weights that ``path`` means: itself, or the one in a folder. Raises `UserError` where there is none."""
+    path = Path(path)
+    if not path.is_dir():
+        if not path.is_file():
+            raise UserError(f"{path}: no such checkpoint; give a safetensors or torch file with model.checkpoint=PATH.")
+        return path
+    known = [path / name for name in FOLDER_FILES if (path / name).is_file()]
+    if known:
+        return known[0]
+    others = sorted(file for file in path.iterdir() if file.is_file() and file.suffix in SUFFIXES)
+    if len(others) == 1:
+        return others[0]
+    raise UserError(f"{path}: no such checkpoint: {_in_folder(path, others)}; give the file with model.checkpoint=PATH.")
+
+
+def _in_folder(path: Path, files: list[Path]) -> str:
+    if files:
+        return f"the folder holds {len(files)} files of weights ({', '.join(file.name for file in files[:4])})"
+    if (path / ".metadata").is_file():
+        return (
+            "the folder is a distributed checkpoint of torch, which python -m torch.distributed.checkpoint.format_utils "
+            "dcp_to_torch FOLDER FILE turns into a file"
+        )
+    below = sorted({file.parent for name in FOLDER_FILES for file in path.glob(f"*/*/{name}")} | _one_below(path))
+    return f"the folder holds no weights, {below[0]} does" if below else "the folder holds no weights"
+
+
+def _one_below(path: Path) -> set[Path]:
+    return {file.parent for name in FOLDER_FILES for file in path.glob(f"*/{name}")}
+
+
+def load(path: str | Path) -> Any:
+    """What the file (or folder) at ``path`` holds, tensors on the CPU: a mapping, or whatever else was saved.
+
+    The content decides how it is read, not the suffix. Raises `UserError` for what is missing, damaged or no checkpoint, and for
+    Python objects that only running code could make.
+    """
+    file = weights_file(path)
+    with file.open("rb") as opened:
+        start = opened.read(512)
+    _refuse_others(file, start)
+    if file.name.endswith(".index.json"):
+        return _sharded(file)
+    try:
+        if start.startswith(b"PK"):
+            _check_archive(file)
+        elif start[8:9] == b"{" or file.suffix == ".safetensors":
+            return _safetensors(file)
+        return _torch(file)
+    except UserError:
+        raise
+    except Exception as error:  # torch's unpickler raises whatever a damaged file leads it into
+        raise _truncated(file, str(error)) from error
+
+
+def tensor_names(path: str | Path) -> list[str] | None:
+    """The names in a safetensors file or an index, without reading a tensor; None for other files and for damaged ones."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        file = weights_file(path)
+        if file.name.endswith(".index.json"):
+            return list(json.loads(file.read_text(encoding="utf-8"))["weight_map"])
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as opened:
+                return list(opened.keys())
+    except (UserError, OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return None  # `load` says what is wrong with it
+    return None
+
+
+def _refuse_others(file: Path, start: bytes) -> None:
+    """Raise `UserError` for what is plainly something else than a checkpoint."""
+    if not start:
+        raise UserError(f"{file}: cannot be read as a checkpoint: it is empty, truncated to 0 bytes: fetch it again.")
+    if start.startswith(LFS):
+        raise UserError(f"{file}: a pointer of git-lfs, not the weights themselves; fetch those with git lfs pull.")
+    if re.match(rb"\s*<(!doctype|html|\?xml)", start, re.IGNORECASE):
+        raise UserError(f"{file}: a web page (HTML), not weights: the download gave a page of its own; fetch the file again.")
+    for magic, what, remedy in KINDS:
+        if start.startswith(magic):
+            raise UserError(f"{file}: {what}, no checkpoint that fna reads; {remedy}.")
+    if start.lstrip()[:1] == b"{" and file.suffix == ".json" and not file.name.endswith(".index.json"):
+        raise UserError(f"{file}: a JSON file, not weights; give the safetensors or torch file beside it, or the folder.")
+
+
+def _safetensors(file: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise _truncated(file, str(error)) from error
+
+
+def _truncated(file: Path, reason: str) -> UserError:
+    reason = next(iter(reason.strip().splitlines()), "").rstrip(" .:")[:200]
+    return UserError(
+        f"{file}: cannot be read as a checkpoint ({reason}); it is truncated or in another format "
+        "(safetensors or a plain torch file is wanted): fetch it again."
+    )
+
+
+def _sharded(index: Path) -> dict[str, torch.Tensor]:
+    """Every tensor that an index of transformers names, from the files that it lies in."""
+    try:
+        places = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{index}: no index of weights ({error}); it must hold weight_map. Fetch it again.") from error
+    found: dict[str, torch.Tensor] = {}
+    for shard in sorted(set(places.values())):
+        if not (index.parent / shard).is_file():
+            raise UserError(f"{index.parent / shard}: is not there, {index.name} names it; fetch all parts.")
+        found |= load(index.parent / shard)
+    if lost := sorted(set(places) - set(found)):
+        raise UserError(f"{index}: names {len(lost)} tensors that its parts do not hold (first: {lost[0]}); fetch them again.")
+    return found
+
+
+def _check_archive(file: Path) -> None:
+    """Raise `UserError` for a zip that torch did not make, or made of code."""
+    if not zipfile.is_zipfile(file):
+        raise _truncated(file, "a zip archive without its end")
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+    inner = {name.rpartition("/")[2] for name in names}
+    if "constants.pkl" in inner:
+        raise UserError(
+            f"{file}: cannot be read as a checkpoint: it is a TorchScript archive, which holds code; save its tensors alone: "
+            "torch.save(torch.jit.load(FILE).state_dict(), NEW)."
+        )
+    if "data.pkl" not in inner:
+        what = "numpy arrays" if names and all(name.endswith(".npy") for name in names) else f"{', '.join(names[:3]) or 'nothing'}"
+        raise UserError(f"{file}: cannot be read as a checkpoint: a zip of something else ({what}); unpack it first.")
+
+
+def _torch(file: Path) -> Any:
+    """A torch file, with the plain objects that training scripts leave beside the tensors."""
+    try:
+        with torch.serialization.safe_globals(_harmless()):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        names = _objects(file, str(error))
+        if not names:
+            raise
+        raise UserError(_refused_objects(file, names)) from error
+
+
+def _refused_objects(file: Path, names: list[str]) -> str:
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    if any(name.startswith("torch.nn.modules.") for name in names):
+        return f"{file}: holds a whole pickled model ({shown}), which only its code can open; save its tensors alone: {ALONE}."
+    return (
+        f"{file}: holds Python objects beside its tensors ({shown}), which only code could open; fna runs none. Save the "
+        "tensors alone where you trust the file: torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)."
+    )
+
+
+def _objects(file: Path, message: str) -> list[str]:
+    """The classes and functions in a torch file that are not harmless, by name; empty where that is not what stopped it."""
+    with torch.serialization.safe_globals(_harmless()):
+        try:
+            found = torch.serialization.get_unsafe_globals_in_checkpoint(str(file))
+        except Exception:  # files older than torch 1.6 are not looked through; the message names the first one
+            found = []
+    named = _NAMED.search(message)
+    return sorted(set(found)) or [name for name in (named.groups() if named else ()) if name]
+
+
+_NAMED = re.compile(
+    r"GLOBAL (\S+) was not an allowed|Trying to (?:instantiate unsupported|call reduce for unrecognized) \w+ (.+?)[\s.]*$",
+    re.MULTILINE,
+)
+
+
+def _harmless() -> list[Any]:
+    """What a training script leaves beside its tensors and what runs nothing when it is made: settings, paths, numbers."""
+    import _codecs
+    import datetime
+
+    import numpy as np
+
+    scalar = np.float64(0).__reduce__()[0]
+    rebuild = np.zeros(1).__reduce__()[0]
+    return [
+        argparse.Namespace,
+        types.SimpleNamespace,
+        defaultdict,
+        datetime.datetime,
+        datetime.timedelta,
+        *((pathlib.PurePosixPath, name) for name in ("pathlib.PosixPath", "pathlib._local.PosixPath", "pathlib.PurePosixPath")),
+        *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+        *((rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+        np.ndarray,
+        np.dtype,
+        *{type(np.dtype(code)) for code in "?bhilqBHILQefdUS"},
+        _codecs.encode,
+    ]

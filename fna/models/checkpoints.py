@@ -1,0 +1,206 @@
+"""Which tensors of a loaded checkpoint are the model's: out of containers and prefixes, whatever they are called.
+
+Containers ({"state_dict": ...}) and prefixes ("module.") are the same thing once nested names are joined by dots. The names that
+the model expects tell where its tensors lie: under the prefix that leaves most of them. Pure functions on what was loaded.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fna.errors import UserError
+
+# What wrappers put into the middle of names as well: compiling a block, sharding or checkpointing it.
+INNER = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module"})
+CONTAINERS = frozenset(
+    ("state_dict", "model", "model_state_dict", "model_state", "state", "net", "network", "weights", "params", "module")
+).union(("backbone", "encoder", "teacher", "student"))
+AVERAGED = frozenset({"ema", "avg", "averaged", "swa", "polyak"})
+# Of training, not of the model: no word is lost on it.
+TRAINING = frozenset(
+    ("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "lr_scheduler", "lr_schedulers", "scheduler", "scaler")
+).union(("amp_scaler", "loops", "callbacks", "rng_state", "epoch", "step", "global_step", "iteration", "iter"))
+SHARE = 0.9  # of the best part's tensors: another part that has as many is as good
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of one part of a checkpoint. ``part``: the containers and prefixes that they lay under, "" for none.
+
+    ``others``: further parts that would fit as well (averaged weights, say). ``beside``: what else lies there, in words.
+    """
+
+    state: dict[str, Tensor]
+    part: str = ""
+    others: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+
+    def note(self, path: object) -> str:
+        """One sentence on what was taken and what was left, empty where nothing was left that matters."""
+        if not self.others and not self.beside:
+            return ""
+        rest = [f"{name} ({_said(name)}the same tensors; model.part={name} takes them)" for name in self.others]
+        where = f" of {self.part}" if self.part else ""
+        return f"{path}: took the {len(self.state)} tensors{where}; besides it holds {', '.join([*rest, *self.beside])}"
+
+
+def unpack(loaded: Any, expected: Collection[str], path: object, part: str | None = None) -> Checkpoint:
+    """The tensors in ``loaded`` that best match the names ``expected``, free of containers and prefixes.
+
+    ``part`` chooses among several that match: a container or prefix by name ("ema", "teacher.backbone"). Raises `UserError` for
+    what is no mapping of tensors, for a part that is not there, and for tensors that hold no plain numbers.
+    """
+    if isinstance(loaded, nn.Module):
+        raise UserError(f"{path}: holds a whole model; save its tensors alone: torch.save(model.state_dict(), FILE).")
+    flat = dict(_flat(loaded)) if isinstance(loaded, Mapping) else {}
+    if not flat:
+        raise UserError(f"{path}: holds {_what(loaded)}, not tensors by name; save the model's state_dict.")
+    names = _without_inner(flat)
+    places = _places(names, set(expected)) or {_plain_prefix(names): set(names)}
+    chosen, others = _choose(places, part, path)
+    own = chosen + "." if chosen else ""
+    state = {name.removeprefix(own): flat[raw] for name, raw in names.items() if name.startswith(own)}
+    if not chosen and expected:
+        state = _own_only(state, set(expected), others)
+    _check_tensors(state, path)
+    left = [name for name in names if not name.startswith(own) or name.removeprefix(own) not in state]
+    return Checkpoint(state, chosen, others, _beside(loaded, left, (chosen, *others)))
+
+
+def matched(loaded: Any, expected: Collection[str]) -> int:
+    """How many of the names ``expected`` the best part of ``loaded`` holds."""
+    names = _without_inner(dict(_flat(loaded))) if isinstance(loaded, Mapping) else {}
+    return max(map(len, _places(names, set(expected)).values()), default=0)
+
+
+def _own_only(state: dict[str, Tensor], expected: set[str], others: tuple[str, ...]) -> dict[str, Tensor]:
+    """Without the tensors of other parts and of training where the model's lie at the top."""
+    apart = {other.split(".")[0] for other in others} | TRAINING
+    return {name: tensor for name, tensor in state.items() if name in expected or name.split(".")[0] not in apart}
+
+
+def _flat(node: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Tensor]]:
+    for key, value in node.items():
+        name = f"{path}.{key}" if path else str(key)
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, nn.Module):
+            continue
+        elif isinstance(value, Mapping):
+            yield from _flat(value, name)
+
+
+def _without_inner(flat: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names without the wrappers that stand anywhere in them, to the names as they are; as they are where two would become one."""
+    bare = {name: ".".join(word for word in name.split(".") if word not in INNER) for name in flat}
+    count: dict[str, int] = defaultdict(int)
+    for name in bare.values():
+        count[name] += 1
+    return {short if short and count[short] == 1 else name: name for name, short in bare.items()}
+
+
+def _places(names: Mapping[str, str], expected: set[str]) -> dict[str, set[str]]:
+    """Prefixes to the names of ``names`` below them that become expected ones once the prefix is off."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        words = name.split(".")
+        for cut in range(len(words)):
+            if ".".join(words[cut:]) in expected:
+                found[".".join(words[:cut])].add(name)
+    return found
+
+
+def _plain_prefix(names: Collection[str]) -> str:
+    """The usual containers and wrappers that tensors of unknown names lie under."""
+    prefix: list[str] = []
+    while True:
+        inside = [name.split(".")[len(prefix) :] for name in names if name.split(".")[: len(prefix)] == prefix]
+        first = {words[0] for words in inside if words}
+        found = sorted(first & CONTAINERS, key=lambda word: _rank(word))
+        if not found or any(word not in CONTAINERS | TRAINING and not _averaged(word) for word in first):
+            return ".".join(prefix)
+        prefix.append(found[0])
+
+
+def _choose(places: dict[str, set[str]], part: str | None, path: object) -> tuple[str, tuple[str, ...]]:
+    """The prefix to take and the others that would do as well."""
+    best = max(map(len, places.values()), default=0)
+    # names of one part may match under two prefixes (an image tower's inside the whole model's): the fuller one is meant
+    ordered = sorted(places, key=lambda prefix: (-len(places[prefix]), _rank(prefix)))
+    fitting: list[str] = []
+    for prefix in ordered:
+        full = len(places[prefix]) >= SHARE * best
+        if full and not any(places[prefix] & places[other] for other in fitting):
+            fitting.append(prefix)
+    fitting.sort(key=_rank)
+    if part is not None:
+        wanted = [prefix for prefix in fitting if part in (prefix, *prefix.split(".")) or f"{part}." in f"{prefix}."]
+        if not wanted:
+            known = ", ".join(prefix or "(the top)" for prefix in fitting) or "none that fits the model"
+            raise UserError(f"model.part={part}: {path} holds no such part; it has {known}.")
+        return wanted[0], tuple(prefix for prefix in fitting if prefix != wanted[0])
+    return (fitting[0], tuple(fitting[1:])) if fitting else ("", ())
+
+
+def _rank(prefix: str) -> tuple[bool, bool, int, str]:
+    """Trained weights before averaged ones, DINO's teacher (which is what is evaluated) before its student, shorter ones first."""
+    words = prefix.split(".")
+    return _averaged(prefix), "student" in words, len(words), prefix
+
+
+def _averaged(prefix: str) -> bool:
+    return any(word.lower() in AVERAGED for part in prefix.split(".") for word in part.split("_"))
+
+
+def _said(prefix: str) -> str:
+    return "averaged weights, " if _averaged(prefix) else ""
+
+
+def _check_tensors(state: Mapping[str, Tensor], path: object) -> None:
+    """Raise `UserError` for tensors that are no plain array of numbers, or not of finite ones."""
+    for name, tensor in state.items():
+        kind = _odd(tensor)
+        if kind:
+            raise UserError(f"{path}: {name} is {kind}; save the weights as plain full tensors of 16, 32 or 64 bits.")
+    bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
+    if bad:
+        raise UserError(f"{path}: {len(bad)} of its tensors hold NaN or infinity (first: {bad[0]}); the training diverged.")
+
+
+def _odd(tensor: Tensor) -> str:
+    if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
+        return f"a {type(tensor).__name__}"
+    if tensor.is_quantized or (tensor.dtype.is_floating_point and tensor.dtype.itemsize < 2):
+        return f"quantised ({tensor.dtype})"
+    if tensor.layout is not torch.strided:
+        return "sparse"
+    if tensor.is_meta:
+        return "without numbers (meta)"
+    return f"complex ({tensor.dtype})" if tensor.is_complex() else ""
+
+
+def _beside(loaded: Mapping[Any, Any], left: list[str], parts: tuple[str, ...]) -> tuple[str, ...]:
+    """What lies beside the chosen and the fitting parts: groups of tensors by their first word, and Python objects."""
+    known = tuple(f"{part}." for part in parts if part)
+    groups: dict[str, int] = defaultdict(int)
+    for name in left:
+        if not name.startswith(known) and name.split(".")[0] not in TRAINING:
+            words = name.split(".")
+            groups[words[0] if len(words) == 1 or words[0] not in CONTAINERS else ".".join(words[:2])] += 1
+    tensors = [f"{group} ({count} tensor{'s' * (count > 1)}, not used)" for group, count in groups.items()]
+    plain = (Tensor, Mapping, str, int, float, list, tuple, set, type(None), torch.Size, torch.dtype, torch.device)
+    objects = [f"{key} ({_what(value)})" for key, value in loaded.items() if not isinstance(value, plain)]
+    told = [f"{', '.join(objects)}, which plain tensors alone would do without"] if objects else []
+    return (*tensors, *told)
+
+
+def _what(value: Any) -> str:
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ in ("builtins", "torch") else f"{kind.__module__}.{kind.__name__}"
+    return f"an empty {name}" if isinstance(value, Mapping) and not value else name

@@ -1,0 +1,276 @@
+"""Hugging Face's own CLIP, SigLIP and DINOv2 from a folder that save_pretrained made, run by transformers itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fna.errors import UserError
+from fna.models import weights
+from fna.models.base import Model, Weights, pixels
+from fna.models.checkpoint_files import load, weights_file
+from fna.models.checkpoints import unpack
+from fna.models.heads import labels, read_classes
+from fna.models.hf_files import PROCESSORS, activation, folder_of, preprocessing, read_json
+from fna.models.hf_pixels import described, transform
+from fna.models.hf_runs import Runs, fitted, vectors
+from fna.models.settings import in_words, otherwise, resampling_note
+from fna.models.text import TEXT_BATCH, TOKENIZER_FILES, texts_digest
+from fna.ops.contract import Tokens
+from fna.surgery.blocks import find_tower
+from fna.surgery.resolution import set_image_size
+
+# model_type -> the class without a head, the one with a classifier, and mean and std where no processor says them.
+HALF = ([0.5] * 3, [0.5] * 3)
+CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+KNOWN: dict[str, tuple[str, str | None, tuple[list[float], list[float]]]] = {
+    "clip": ("CLIPModel", None, CLIP),
+    "clip_vision_model": ("CLIPVisionModelWithProjection", None, CLIP),
+    "siglip": ("SiglipModel", "SiglipForImageClassification", HALF),
+    "siglip_vision_model": ("SiglipVisionModel", None, HALF),
+    "dinov2": ("Dinov2Model", "Dinov2ForImageClassification", IMAGENET),
+    "dinov2_with_registers": ("Dinov2WithRegistersModel", "Dinov2WithRegistersForImageClassification", IMAGENET),
+}
+PAIRS = ("CLIPModel", "SiglipModel")
+
+
+@dataclass(frozen=True)
+class HuggingFaceModel:
+    """A model by ``checkpoint``: a folder with config.json and weights (whole or in parts), or the file of weights in it.
+
+    Pixels are treated as the folder's preprocessor_config.json says, which ``mean std interpolation`` overrule. ``tokenizer``: a
+    folder with a Hugging Face tokenizer where the folder has none. ``classes``: a TSV of class id and name in the order of the
+    head's rows; else the config's names. ``part``: which of several sets of weights in the file. ``random``: weights drawn from
+    the seed for that config. transformers resamples positions in its own way, without antialiasing.
+    """
+
+    checkpoint: str | None = None
+    random: bool = False
+    sha256: str | None = None
+    part: str | None = None
+    tokenizer: str | None = None
+    classes: str | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    interpolation: str | None = None
+    domain: str = "photographs"
+
+    def check(self) -> None:
+        """Raise `UserError` for a folder that is not there, holds no weights, or is of a kind that fna does not know."""
+        if not self._folder.is_dir() or (self.checkpoint and not Path(self.checkpoint).exists()):
+            raise UserError(
+                f"{self.checkpoint}: no such checkpoint; model=hf takes a folder on this machine (config.json and weights): "
+                "model.checkpoint=FOLDER."
+            )
+        _ = self._class_name
+        preprocessing(self._folder)
+        if not self.random:
+            weights.check_file(self.checkpoint, self.sha256)
+        if self.classes is not None:
+            read_classes(self.classes)
+
+    @property
+    def depth(self) -> int | None:
+        """Blocks of the image tower, as the config says."""
+        found = self._vision.get("num_hidden_layers")
+        return found if isinstance(found, int) else None
+
+    @property
+    def patch_size(self) -> int | None:
+        """Pixels of a patch's side, as the config says."""
+        found = self._vision.get("patch_size")
+        return found if isinstance(found, int) else None
+
+    @property
+    def abilities(self) -> frozenset[str] | None:
+        """By the class of the model that the config names; None where there is no such config (`check` says so)."""
+        try:
+            name = self._class_name
+        except UserError:
+            return None
+        further = {"encode_text"} if name in PAIRS else {"classify"} if name.endswith("ForImageClassification") else set()
+        return frozenset({"encode_image", "patches"} | further)
+
+    def build(self, *, image_size: int | tuple[int, int] | None, device: str, dtype: str, seed: int) -> Model:
+        """The model in eval mode on ``device``. Raises `UserError` for weights, sizes and files that do not fit."""
+        self.check()
+        net, loaded, notes = self._loaded(seed)
+        tower = find_tower(net)
+        own = pixels(self._own_size(tower))
+        assert own is not None
+        size = pixels(image_size) or own
+        options = set_image_size(net, size) if size != own else {}
+        if size != own and tower.grid is not None and self.patch_size:
+            grid = size[0] // self.patch_size, size[1] // self.patch_size
+            notes.append(
+                resampling_note(tower.grid, grid, "transformers", "model=vit or model=clip_l14 with this checkpoint is timm's")
+            )
+        net = net.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
+        steps = self._steps()
+        settings = self._settings(steps)
+        notes += self._run_as(settings)
+        run = Runs(net, tower.prefix, options)
+        able = self.abilities or frozenset()
+        names = read_classes(self.classes) if self.classes is not None else (None, labels(self._config, _rows(net)))
+        return Model(
+            name=self._class_name,
+            tower=net,
+            weights=loaded,
+            transform=transform(steps, size),
+            image_size=size,
+            tokens=Tokens(prefix=tower.prefix, grid=_grid(size, own, tower.grid)),
+            depth=len(tower.blocks),
+            device=torch.device(device),
+            dtype=getattr(torch, dtype),
+            classify=run.classify if "classify" in able else None,
+            encode_image=run.encode_image,
+            encode_text=self._text_encoder(net, torch.device(device)) if "encode_text" in able else None,
+            patches=run.patches,
+            class_ids=names[0],
+            classes=names[1],
+            notes=notes,
+            settings=settings,
+        )
+
+    @cached_property
+    def _folder(self) -> Path:
+        if self.checkpoint is None:
+            raise UserError("model=hf has no weights: give a folder that save_pretrained made with model.checkpoint=FOLDER.")
+        path = Path(self.checkpoint)
+        return folder_of(path) or path.parent
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        return read_json(self._folder / "config.json")
+
+    @property
+    def _vision(self) -> dict[str, Any]:
+        """The settings of the image tower, with what config.json leaves to transformers' defaults."""
+        import transformers
+
+        kind = self._config.get("model_type")
+        if kind not in KNOWN:
+            return {}
+        made = transformers.AutoConfig.for_model(**self._config)
+        return getattr(made, "vision_config", made).to_dict()
+
+    @cached_property
+    def _class_name(self) -> str:
+        """The class of transformers for this folder. Raises `UserError` for one that fna does not know."""
+        kind = self._config.get("model_type")
+        if kind not in KNOWN:
+            raise UserError(
+                f"{self._folder / 'config.json'}: model_type is {kind}; model=hf knows {', '.join(KNOWN)}. "
+                "For other vision transformers try model=vit model.name=NAME of timm's with this checkpoint."
+            )
+        plain, headed, _ = KNOWN[kind]
+        said = (self._config.get("architectures") or [plain])[0]
+        vision = kind.endswith("_vision_model") and said in (f"{plain}", plain.removesuffix("WithProjection"))
+        return said if said == headed or vision else plain
+
+    def _loaded(self, seed: int) -> tuple[Any, Weights, list[str]]:
+        import transformers
+
+        cls: Any = getattr(transformers, self._class_name)
+        config = cls.config_class.from_dict(dict(self._config))
+        with weights.seeded(seed):
+            net = cls(config)
+        if self.random:
+            return net, Weights(f"random (seed {seed})", weights.digest(net.state_dict()), "none"), []
+        assert self.checkpoint is not None
+        path = weights_file(self.checkpoint)
+        found = unpack(load(path), net.state_dict().keys(), path, self.part)
+        state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.state.items()}
+        net, problem = fitted(cls, config, state, dict(net.state_dict()))
+        if problem:
+            raise UserError(f"{path}: does not fit the {self._class_name} of its config.json: {problem}.")
+        said = found.note(path)
+        return net, Weights(self.checkpoint, weights.digest(net.state_dict()), self.domain), [said] if said else []
+
+    def _own_size(self, tower: Any) -> Any:
+        return self._vision.get("image_size") or [side * (self.patch_size or 1) for side in tower.grid]
+
+    def _steps(self) -> dict[str, Any]:
+        """What is done to pixels: as that kind usually has it, as the folder says, as given."""
+        kind = str(self._config["model_type"])
+        mean, std = KNOWN[kind][2]
+        usual = {"mean": mean, "std": std, "interpolation": "bicubic", "crop": None}
+        usual["resize"] = [1, 1] if kind.startswith("siglip") else None
+        given = {key: getattr(self, key) for key in ("mean", "std", "interpolation") if getattr(self, key) is not None}
+        return usual | preprocessing(self._folder) | given
+
+    def _settings(self, steps: dict[str, Any]) -> dict[str, Any]:
+        """How the weights are run; the config's digest stands for what tensors do not show, as the number of heads."""
+        return {
+            "activation": activation(self._config) or self._vision.get("hidden_act"),
+            **described(steps),
+            "tokenizer": texts_digest(self._tokenizer_folder) if self._class_name in PAIRS else None,
+            "architecture": hashlib.sha256(json.dumps(self._config, sort_keys=True).encode()).hexdigest()[:12],
+        }
+
+    def _run_as(self, settings: dict[str, Any]) -> list[str]:
+        """Where no processor lies beside the weights, pixels are treated as that kind of model usually wants them."""
+        if preprocessing(self._folder) or all(getattr(self, key) is not None for key in ("mean", "std", "interpolation")):
+            return []
+        knobs = {"mean": "[...]", "std": "[...]", "interpolation": "NAME"}
+        return [
+            f"{self._folder}: no {PROCESSORS[0]} beside the weights, which are run as {self._config['model_type']} usually is: "
+            f"{in_words(settings)}; weights made in another way are told so with {otherwise(knobs)}"
+        ]
+
+    @property
+    def _tokenizer_folder(self) -> Path:
+        return self._folder if self.tokenizer is None else Path(self.tokenizer)
+
+    def _text_encoder(self, net: Any, device: torch.device) -> Callable[[Sequence[str]], Tensor]:
+        """Sentences to vectors ``[T, E]`` in pieces of a fixed size; the tokenizer is made when first needed."""
+        made: list[Any] = []
+
+        def encode(sentences: Sequence[str]) -> Tensor:
+            if not made:
+                made.append(self._tokenizer())
+            found = []
+            for start in range(0, len(sentences), TEXT_BATCH):
+                piece = list(sentences[start : start + TEXT_BATCH])
+                length = net.config.text_config.max_position_embeddings
+                words = made[0](piece, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+                # SigLIP was trained without a mask over its padding, CLIP reads up to the end of the text only
+                kept = ("input_ids", "attention_mask") if self._class_name == "CLIPModel" else ("input_ids",)
+                found.append(vectors(net.get_text_features(**{key: words[key].to(device) for key in kept})))
+            return torch.cat(found)
+
+        return encode
+
+    def _tokenizer(self) -> Any:
+        import transformers
+
+        folder = self._tokenizer_folder
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            raise UserError(
+                f"{folder}: holds no tokenizer ({', '.join(TOKENIZER_FILES[:3])}), which texts need; "
+                "give a folder that has one with model.tokenizer=FOLDER."
+            )
+        try:
+            return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # each kind of tokenizer has its own
+            raise UserError(
+                f"{folder}: its tokenizer cannot be read ({weights.first_line(error)}); give model.tokenizer=FOLDER."
+            ) from error
+
+
+def _rows(net: Any) -> int:
+    head = getattr(net, "classifier", None)
+    return int(getattr(head, "out_features", 0))
+
+
+def _grid(size: tuple[int, int], own: tuple[int, int], grid: tuple[int, int] | None) -> tuple[int, int] | None:
+    return None if grid is None else (size[0] * grid[0] // own[0], size[1] * grid[1] // own[1])

@@ -1,0 +1,55 @@
+"""Pixels as a Hugging Face image processor treats them, for any image size, by torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+
+def transform(steps: Mapping[str, Any], size: tuple[int, int]) -> Callable[[Image.Image], Tensor]:
+    """A PIL image to ``[3, h, w]`` of ``size``: ``steps`` as `fna.models.hf_files.preprocessing` gives them.
+
+    Where the processor resizes to a square, the picture is squashed to ``size``; where it resizes the shorter side and crops, the
+    crop keeps the same share of it as at the processor's own size.
+    """
+    from torchvision import transforms
+
+    mode = transforms.InterpolationMode(steps["interpolation"])
+    side = list(size) if _squashes(steps) else round(max(size) / _share(steps))
+    return transforms.Compose(
+        [
+            transforms.Lambda(_rgb),
+            transforms.Resize(side, interpolation=mode, antialias=True),
+            transforms.CenterCrop(list(size)),
+            transforms.ToTensor(),
+            transforms.Normalize(steps["mean"], steps["std"]),
+        ]
+    )
+
+
+def described(steps: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as settings in timm's and open_clip's words."""
+    squash = _squashes(steps)
+    return {
+        **{key: [float(number) for number in steps[key]] for key in ("mean", "std")},
+        "interpolation": steps["interpolation"],
+        "resize_mode": "squash" if squash else "shortest",
+        "crop_pct": None if squash else _share(steps),
+    }
+
+
+def _squashes(steps: Mapping[str, Any]) -> bool:
+    return isinstance(steps["resize"], list) and steps["crop"] is None
+
+
+def _share(steps: Mapping[str, Any]) -> float:
+    """How much of the resized shorter side the centre crop keeps: 0.875 for 224 of 256."""
+    crop, resized = (min(side) if isinstance(side, list) else side for side in (steps["crop"], steps["resize"]))
+    return min(1.0, crop / resized) if crop and resized else 1.0
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image.convert("RGB")

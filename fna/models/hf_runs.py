@@ -1,0 +1,80 @@
+"""Hugging Face networks at work: loaded by transformers from tensors at hand, and their outputs as fna names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fna.surgery.blocks import find_tower
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The network's outputs for images ``[B, 3, h, w]``; ``options`` are what its forward needs at another size."""
+
+    net: Any
+    prefix: int
+    options: dict[str, Any]
+
+    def classify(self, images: Tensor) -> Tensor:
+        """``[B, C]`` logits."""
+        return self.net(pixel_values=images, **self.options).logits
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """``[B, E]``: the projected embedding of a pair, else the pooled output."""
+        if hasattr(self.net, "get_image_features"):
+            return vectors(self.net.get_image_features(pixel_values=images, **self.options))
+        out = self._tower(pixel_values=images, **self.options)
+        projected = getattr(self.net, "visual_projection", None)
+        return out.pooler_output if projected is None else projected(out.pooler_output)
+
+    def patches(self, images: Tensor) -> Tensor:
+        """``[B, rows * columns, D]`` of the tower's last hidden state."""
+        return self._tower(pixel_values=images, **self.options).last_hidden_state[:, self.prefix :]
+
+    @property
+    def _tower(self) -> Any:
+        """The image tower with its embeddings and norms around the blocks."""
+        return find_tower(self.net).module
+
+
+def fitted(cls: Any, config: Any, state: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[Any, str]:
+    """The network with ``state``, by transformers' own loading and its renaming of older files, and what does not fit."""
+    with _quiet():
+        net, info = cls.from_pretrained(
+            None, config=config, state_dict=state, output_loading_info=True, dtype=torch.float32, ignore_mismatched_sizes=True
+        )
+    wrong = sorted(info["mismatched_keys"])
+    if wrong:
+        name, got, wanted = wrong[0][:3]
+        return net, f"{name} is {list(got)}, expected {list(wanted)} ({len(wrong)} such)"
+    missing = sorted(set(info["missing_keys"]) - {name for name in expected if name.endswith("position_ids")})
+    if missing:
+        return net, f"{len(missing)} of {len(expected)} tensors are missing (first: {missing[0]})"
+    return net, ""
+
+
+def vectors(out: Any) -> Tensor:
+    """Embeddings, which releases hand over bare or as an output's ``pooler_output``."""
+    return out if isinstance(out, Tensor) else out.pooler_output
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from reporting what was loaded on the console: what matters of it becomes an error."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

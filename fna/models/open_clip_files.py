@@ -1,0 +1,119 @@
+"""Checkpoint files for open_clip's models: whose names, which size, what would fit."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fna.errors import UserError
+from fna.models import naming, weights
+from fna.models.checkpoint_files import load
+from fna.models.checkpoints import Checkpoint, unpack
+from fna.models.settings import Grid, table_grid
+
+# OpenAI's files keep these numbers beside the weights; position_ids are counted anew by every library.
+SPARE = ("input_resolution", "context_length", "vocab_size")
+TABLES = ("visual.positional_embedding", "visual.trunk.pos_embed")
+
+
+def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, Tensor]]:
+    """What the file holds for ``net``, and the same under the names that ``net`` has for it, through open_clip's own converter."""
+    from open_clip.convert import convert_state_dict
+
+    loaded = load(path)
+    own = net.state_dict()
+    rules = naming.best_match(loaded, own, naming.FOR_OPEN_CLIP)
+    if rules is not None:
+        found = unpack(loaded, naming.source_names(own, rules), path, part)
+        state = naming.converted(found.state, own, rules)
+    else:
+        found = unpack(loaded, own, path, part)
+        state = convert_state_dict(net, dict(found.state))
+    for name in ("logit_scale", "logit_bias"):  # of a scalar or of one element, as releases differ
+        if name in state and name in own and state[name].numel() == own[name].numel():
+            state[name] = state[name].reshape(own[name].shape)
+    if "logit_bias" in own and "logit_bias" not in state and "logit_scale" in state:
+        state["logit_bias"] = torch.zeros_like(own["logit_bias"])  # adds to all scores alike
+    if "logit_bias" in state and "logit_bias" not in own:
+        del state["logit_bias"]
+    kept = {name: tensor for name, tensor in state.items() if name not in SPARE and not name.endswith("position_ids")}
+    return found, kept
+
+
+def made_for(path: str, state: Mapping[str, Tensor], net: Any, name: str, size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The image size of the file's position table where that is not the model's, else None.
+
+    Raises `UserError` for a table of another size than the model's where no ``size`` was asked for, or of no square.
+    """
+    own = net.state_dict()
+    key = next((key for key in TABLES if key in state and key in own), None)
+    if key is None or state[key].shape == own[key].shape or state[key].shape[-1] != own[key].shape[-1]:
+        return None
+    grid, patch = layout(net.visual)
+    prefix = own[key].shape[-2] - grid[0] * grid[1]
+    asked = None if size is None else (size[0] // patch[0], size[1] // patch[1])
+    found = table_grid(state[key].shape[-2], prefix, asked)
+    if found is None:
+        raise UserError(
+            f"{path}: does not fit open_clip {name}: its position table has {state[key].shape[-2]} rows, which is no square of "
+            "patches; give image_size=[ROWS,COLUMNS] of the images that it was trained on."
+        )
+    pixels = found[0] * patch[0], found[1] * patch[1]
+    if size is None:
+        better = looks_like(state, name)
+        instead = f", or model.name={better}" if better else ""
+        raise UserError(
+            f"{path}: does not fit open_clip {name}: its position table is for images of {pixels[0]}x{pixels[1]} px, the model's "
+            f"for {grid[0] * patch[0]}x{grid[1] * patch[1]}; give image_size={pixels[0]}{instead}."
+        )
+    return pixels
+
+
+def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> None:
+    """Load the tensors into ``net``. Raises `UserError` for what does not fit, naming what would."""
+    problem = weights.misfit(net.state_dict(), state)
+    if problem:
+        better = looks_like(state, name)
+        hint = f"; this looks like {better}: give model.name={better}" if better else ""
+        raise UserError(f"{path}: does not fit open_clip {name}: {problem}{hint}.")
+    net.load_state_dict(dict(state), strict=True)
+
+
+def layout(visual: Any) -> tuple[Grid, Grid]:
+    """Patches of an image and pixels of a patch, both (rows, columns)."""
+    source = visual.trunk.patch_embed if hasattr(visual, "trunk") else visual
+    return tuple(source.grid_size), tuple(source.patch_size)
+
+
+def looks_like(state: Mapping[str, Tensor], name: str) -> str | None:
+    """A built-in model of open_clip's own towers whose sizes are those of the tensors, as like ``name`` as there is."""
+    import open_clip
+
+    state = {key.removeprefix("text."): tensor for key, tensor in state.items()}
+    needed = ("visual.conv1.weight", "visual.positional_embedding", "visual.proj", "positional_embedding", "token_embedding.weight")
+    if any(key not in state for key in needed):
+        return None
+    conv, table, proj, text, words = (state[key] for key in needed)
+    depth = [len({key.split(".")[at + 1] for key in state if key.startswith(start)}) for at, start in ((2, _VISION), (1, _TEXT))]
+    wanted = [proj.shape[1], conv.shape[0], conv.shape[-1], table.shape[0] - 1, depth[0], *text.shape, words.shape[0], depth[1]]
+    fitting = [other for other in open_clip.list_models() if other != name and _sizes(open_clip.get_model_config(other)) == wanted]
+    return max(fitting, key=lambda other: difflib.SequenceMatcher(None, other, name).ratio(), default=None)
+
+
+_VISION, _TEXT = "visual.transformer.resblocks.", "transformer.resblocks."
+
+
+def _sizes(config: Mapping[str, Any] | None) -> list[int] | None:
+    """What `looks_like` reads off the tensors, as a config says it; None for towers that are not open_clip's own."""
+    vision, text = (config or {}).get("vision_cfg", {}), (config or {}).get("text_cfg", {})
+    if config is None or "timm_model_name" in vision or "hf_model_name" in text or not isinstance(vision.get("layers"), int):
+        return None
+    patch, image = vision.get("patch_size", 16), vision.get("image_size", 224)
+    if not isinstance(image, int) or not isinstance(patch, int):
+        return None
+    own = [config["embed_dim"], vision.get("width", 768), patch, (image // patch) ** 2, vision["layers"]]
+    return [*own, text.get("context_length", 77), text.get("width", 512), text.get("vocab_size", 49408), text.get("layers", 12)]

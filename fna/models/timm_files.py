@@ -1,0 +1,127 @@
+"""Checkpoint files for timm's vision transformers: whose names, which size and head, what would fit."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fna.errors import UserError
+from fna.models import naming, weights
+from fna.models.checkpoint_files import load
+from fna.models.checkpoints import Checkpoint, unpack
+from fna.models.settings import table_grid
+
+# What is no part of the running network, in whoever's file it lies.
+SPARE = ("mask_token", "embeddings.mask_token", "pre_logits.fc.weight", "pre_logits.fc.bias")
+SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1408: "giant", 1536: "giant", 1664: "gigantic"}
+TRIED = 8  # models that are built (without memory) to see whether one would take the file
+
+
+def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, Tensor]]:
+    """What the file holds for ``net``, and the same under timm's names, through timm's own converter where it has one."""
+    from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+
+    loaded = load(path)
+    own = dict(net.state_dict())
+    if "head.weight" not in own:  # a head that the network was not built with, yet
+        own |= {name: torch.empty(0) for name in ("head.weight", "head.bias")}
+    rules = naming.best_match(loaded, own, naming.FOR_TIMM)
+    if rules is not None:
+        found = unpack(loaded, naming.source_names(own, rules), path, part)
+        state = naming.converted(found.state, own, rules)
+        if "reg_token" in state and state["pos_embed"].shape[1] > own["pos_embed"].shape[1]:
+            # in Meta's layout, which timm knows how to take apart: the class token has a place in the table there
+            state = {**state, "register_tokens": state.pop("reg_token"), "mask_token": torch.zeros(1)}
+    else:
+        found = unpack(loaded, own, path, part)
+        state = dict(found.state)
+    if isinstance(net, VisionTransformer) and ("mask_token" in state or "visual.class_embedding" in state):
+        state = _without_resampling(state, net, checkpoint_filter_fn)
+    return found, {name: tensor for name, tensor in state.items() if name not in SPARE}
+
+
+def _without_resampling(state: dict[str, Tensor], net: Any, convert: Any) -> dict[str, Tensor]:
+    """timm's conversion of names alone: the table is kept as it is, what becomes of it is decided and said elsewhere."""
+    table = {"pos_embed": state["pos_embed"]} if "pos_embed" in state else {}
+    if "register_tokens" in state and table:
+        table = {"pos_embed": table["pos_embed"][:, 1:]}
+    return {**convert(dict(state), net), **table}
+
+
+def options(
+    path: str, state: Mapping[str, Tensor], net: Any, name: str, size: tuple[int, int] | None, classes: int | None
+) -> dict[str, Any]:
+    """What ``net`` has to be built with for the file: its number of classes, the image size of its position table.
+
+    Raises `UserError` for a table of another size than the model's where no ``size`` was asked for.
+    """
+    found: dict[str, Any] = {}
+    head = state.get("head.weight")
+    rows = head.shape[0] if head is not None and head.dim() == 2 else 0
+    if classes is None and rows != net.num_classes:
+        found["num_classes"] = rows
+    table, own = state.get("pos_embed"), getattr(net, "pos_embed", None)
+    if table is None or own is None or table.dim() != 3 or table.shape == own.shape or table.shape[2] != own.shape[2]:
+        return found
+    patch, grid = net.patch_embed.patch_size, net.patch_embed.grid_size
+    asked = None if size is None else (size[0] // patch[0], size[1] // patch[1])
+    prefix = own.shape[1] - grid[0] * grid[1]
+    made_for = table_grid(table.shape[1], prefix, asked)
+    if made_for is None:
+        raise UserError(
+            f"{path}: does not fit timm {name}: its position table has {table.shape[1]} rows, which is no square of patches beside "
+            f"{prefix} token(s); give image_size=[ROWS,COLUMNS] of the images that it was trained on."
+        )
+    pixels = made_for[0] * patch[0], made_for[1] * patch[1]
+    if size is None:
+        raise UserError(
+            f"{path}: does not fit timm {name}: its position table is for images of {pixels[0]}x{pixels[1]} px "
+            f"({made_for[0]}x{made_for[1]} patches), the model's for {grid[0] * patch[0]}x{grid[1] * patch[1]}; "
+            f"give image_size={pixels[0]} to run it at its own size."
+        )
+    return {**found, "img_size": pixels}
+
+
+def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> list[str]:
+    """Load the tensors into ``net``; what has to be said of it. Raises `UserError` for what does not fit, naming what would."""
+    notes = []
+    expected = net.state_dict()
+    dropped = [key for key in ("head.weight", "head.bias") if key in state and key not in expected]
+    if dropped:
+        notes.append(f"{path}: its head of {state[dropped[0]].shape[0]} classes was left out, as asked with model.num_classes=0")
+        state = {key: tensor for key, tensor in state.items() if key not in dropped}
+    problem = weights.misfit(expected, state)
+    if problem:
+        what = f"timm {name} with {net.num_classes} classes"
+        better = looks_like(state, name)
+        hint = f"; this looks like {better}: give model.name={better}" if better else ""
+        raise UserError(f"{path}: does not fit {what}: {problem}{hint}.")
+    net.load_state_dict(dict(state), strict=True)
+    return notes
+
+
+def looks_like(state: Mapping[str, Tensor], name: str) -> str | None:
+    """A model of timm's that these tensors fit, head and positions apart, as like ``name`` as there is; None if none is found."""
+    import timm
+
+    patch = state.get("patch_embed.proj.weight")
+    if patch is None or patch.dim() != 4 or patch.shape[0] not in SIZES:
+        return None
+    wanted = timm.list_models(f"vit_{SIZES[patch.shape[0]]}_patch{patch.shape[-1]}_*")
+    ending = name.split(".")[0].split("_", 3)[-1]
+    alike = sorted(wanted, key=lambda other: -difflib.SequenceMatcher(None, other.split("_", 3)[-1], ending).ratio())
+    return next((other for other in alike[:TRIED] if other != name.split(".")[0] and _takes(other, state)), None)
+
+
+def _takes(name: str, state: Mapping[str, Tensor]) -> bool:
+    import timm
+
+    with torch.device("meta"):
+        expected = timm.create_model(name, num_classes=0).state_dict()
+    apart = ("pos_embed", "head.weight", "head.bias")
+    left, right = ({key: value for key, value in part.items() if key not in apart} for part in (expected, state))
+    return not weights.misfit(left, right)
