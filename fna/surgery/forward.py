@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+import torch.fx
 from torch import Tensor, nn
 
-from fna.ops.contract import Clock, Memo, Tokens, no_clock
+from fna.errors import UserError
+from fna.ops.contract import Clock, Memo, Tokens, no_clock, whole
 
 Grid = tuple[int, int]
 
@@ -85,7 +88,7 @@ class Forward:
 
     def see_grid(self, module: nn.Module, args: Any, output: Tensor) -> None:
         """Hook of the patch projection: its output ``[B, D, rows, columns]`` tells the grid of this very image."""
-        self._thread.grid = (output.shape[-2], output.shape[-1]) if output.dim() == 4 else None
+        self._thread.grid = (whole(output.shape[-2]), whole(output.shape[-1])) if output.dim() == 4 else None
 
     def open(self, module: nn.Module, args: Any) -> None:
         """Pre-hook of block 0. Whatever an exception or an early stop left behind goes here."""
@@ -105,6 +108,11 @@ class Forward:
 
     def enter(self, layer: int, hidden: Tensor) -> None:
         """A changed block starts, ``hidden`` in the tower's own layout. Going backwards means that this is another pass."""
+        if isinstance(hidden, torch.fx.Proxy):
+            raise UserError(
+                "torch.fx.symbolic_trace leaves out the hooks that a swap lives by: use torch.export.export or torch.jit.trace "
+                "inside the with block."
+            )
         frame = self.frame
         if frame.alone or (layer <= frame.last and not frame.aside):
             frame = Frame(alone=True)
