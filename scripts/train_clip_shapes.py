@@ -133,7 +133,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def train(folder: Path, steps: int, workers: int, threads: int, dtype: torch.dtype = torch.bfloat16) -> list[dict[str, float]]:
-    """Train up to `steps`, from the checkpoint in `folder` where there is one, with products in `dtype`: the losses of every step."""
+    """Train up to `steps`, from the checkpoint in `folder` where there is one, products in `dtype`: the losses of all steps."""
     torch.set_num_threads(threads)
     model, helper, optimiser = build()
     folder.mkdir(parents=True, exist_ok=True)

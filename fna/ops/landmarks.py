@@ -219,7 +219,7 @@ def _even_scores(
     if grid is not None:
         others = 0 if kept is None else tokens - grid[0] * grid[1]
         picks = prefix + torch.tensor(_lattice(*grid, count - others), device=x.device, dtype=torch.int64)
-        picked = torch.zeros(tokens, dtype=torch.bool, device=x.device).index_fill(0, picks, True).expand(batch, tokens)
+        picked = (position[:, None] == picks).any(1).expand(batch, tokens)
     else:
         free = torch.ones(batch, tokens, dtype=torch.bool, device=x.device) if allowed is None else allowed
         free = free if kept is None else free & ~kept

@@ -25,9 +25,9 @@ from fna.ops.kernels import cpu, differentiated, gpu
 from fna.ops.landmarks import FarthestPoint, Landmarks, TokenSampler
 from fna.ops.rows import gather_rows
 
-# Each step inverts singular values 1.8 times smaller, and what they hold is amplified. Output error of the embedded CLIP, last half,
-# with 16, 64 and 256 landmarks: 0.14, 0.07, 0.08 at 6 steps, 0.13, 0.09, 0.003 at 16; 0.38, 0.35, 0.09 at 30, on the way to the
-# exact inverse (0.38, 0.51, 0.23). So in float32 and below 16 are the most; in float64 there is no bound, for limit tests.
+# Each step inverts singular values 1.8 times smaller, and amplifies what they hold. Output error of the embedded CLIP, last half,
+# with 16, 64 and 256 landmarks: 0.14, 0.07, 0.08 at 6 steps, 0.13, 0.09, 0.003 at 16; 0.38, 0.35, 0.09 at 30, on the way to
+# inverse=exact (0.38, 0.51, 0.23). So in float32 and below 16 are the most; in float64 there is no bound, for limit tests.
 MOST_STEPS = 16
 
 
@@ -141,7 +141,7 @@ def through_landmarks(
     """
     if inverse == "newton" and steps > MOST_STEPS and q.dtype != torch.float64:
         raise Unsupported(
-            f"steps={steps}: give at most {MOST_STEPS} Newton steps; with more the result only nears that of inverse=exact, which is worse."
+            f"steps={steps}: give at most {MOST_STEPS} Newton steps; more of them near inverse=exact, which is worse."
         )
     counts = None if landmark_bias is None else landmark_bias > float("-inf")
     alive = None if counts is None else counts.any(-1, keepdim=True)

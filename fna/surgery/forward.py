@@ -94,6 +94,7 @@ class Forward:
         """Pre-hook of block 0. Whatever an exception or an early stop left behind goes here."""
         if self.frames and self.frames[-1].aside:
             return
+        _refuse_symbols(*args)
         self.clear()
         self.frames.append(Frame(grid=getattr(self._thread, "grid", None)))
         self._thread.grid = None
@@ -108,11 +109,7 @@ class Forward:
 
     def enter(self, layer: int, hidden: Tensor) -> None:
         """A changed block starts, ``hidden`` in the tower's own layout. Going backwards means that this is another pass."""
-        if isinstance(hidden, torch.fx.Proxy):
-            raise UserError(
-                "torch.fx.symbolic_trace leaves out the hooks that a swap lives by: use torch.export.export or torch.jit.trace "
-                "inside the with block."
-            )
+        _refuse_symbols(hidden)
         frame = self.frame
         if frame.alone or (layer <= frame.last and not frame.aside):
             frame = Frame(alone=True)
@@ -157,3 +154,12 @@ class Forward:
         side = math.isqrt(patches)
         square = (side, side) if side * side == patches else None
         return Tokens(self.prefix, grid=self.grid if math.prod(self.grid) == patches else square)
+
+
+def _refuse_symbols(*args: Any) -> None:
+    """Raise `UserError` for what `torch.fx.symbolic_trace` hands round: its graph would have no hooks."""
+    if any(isinstance(arg, torch.fx.Proxy) for arg in args):
+        raise UserError(
+            "torch.fx.symbolic_trace leaves out the hooks that a swap lives by: use torch.export.export or torch.jit.trace "
+            "inside the with block."
+        )

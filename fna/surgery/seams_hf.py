@@ -72,7 +72,7 @@ def table_attention(
         if port is not None:
             port.run.frame.seen = True
         return _stock(module, query, key, value, attention_mask, scaling, dropout, causal, **kwargs)
-    if kwargs.get("output_attentions") or getattr(module.config, "output_attentions", False):
+    if kwargs.get("output_attentions", getattr(module.config, "output_attentions", False)):
         # transformers leaves out what is None: the weights of the other blocks would stand in wrong places.
         raise UserError(
             f"output_attentions: block {port.layer} is changed by fna and has no attention weights to give; "
