@@ -183,7 +183,7 @@ def test_a_model_saved_inside_the_block_is_changed_and_can_be_restored(tmp_path)
 @pytest.mark.parametrize("mask", [None, "massive", "artifact", "both", "found"])
 @pytest.mark.parametrize("attn", ["exact", "fna", "nystromformer", "low_rank"])
 def test_no_images_give_no_outputs(attn, mask):
-    """Whatever the method and the mask: an empty batch comes out as one, in timm; open_clip and transformers take none themselves."""
+    """Whatever the method and the mask: an empty batch comes out as one (stock open_clip and transformers take none)."""
     sampler = {"sampler": "segment_means"} if attn == "nystromformer" else {}
     model, x = zoo("timm"), images()
     with torch.no_grad():
