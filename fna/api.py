@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fna.configs import build_attention, instantiate, load_option
 from fna.errors import UserError
+from fna.ops.checks import check_site, check_tensors
 from fna.ops.contract import Attention, Site, Tokens
 from fna.ops.landmarks import sample_landmarks as sample_landmarks
 
@@ -37,6 +38,10 @@ def swap(
     ``options`` are keys of the method's YAML file; an attention of your own takes none. ``handle.restore()`` gives the model back
     bit for bit.
 
+    A copy made inside the with block (``deepcopy``, ``torch.save`` of the whole model) is changed too, and stays so:
+    ``fna.surgery.swap.current_swap(copy).restore()`` gives it back. So do graphs: ``torch.compile``, ``torch.export``,
+    ``torch.jit.trace`` and ``torch.onnx.export`` inside the block hold the changed model, the last with plain operators only.
+
     Raises `UserError` for an unknown model, name, option or layer.
     """
     from fna.surgery.blocks import find_tower
@@ -53,6 +58,8 @@ def _op(attn: str | Attention, **options: Any) -> Attention:
     """The attention of that name, or ``attn`` itself, which has its options already: any but a default is refused."""
     if isinstance(attn, str):
         return build_attention(attn, **options)
+    if not isinstance(attn, Attention) or isinstance(attn, type):
+        raise UserError(f"attn={attn!r}: give a name of conf/attn, or an attention of your own, called on q, k, v and a site.")
     defaults = build_attention.__kwdefaults__ or {}
     given = [name for name, value in options.items() if name not in defaults or value != defaults[name]]
     if given:
@@ -136,10 +143,13 @@ def attention(
     """One attention on q, k, v ``[batch, heads, tokens, head_dim]``; the result has q's shape and dtype.
 
     ``scale`` defaults to ``head_dim ** -0.5``. ``keys`` bool ``[batch, tokens]``: which keys may be seen. ``prefix`` tokens at the
-    front are kept as landmarks. Raises `UserError` for unknown names and `Unsupported` for what the method cannot honour.
+    front are kept as landmarks; ``grid`` is (rows, columns) of the others. A NaN in q, k or v comes out as NaN.
+
+    Raises `UserError` for unknown names and for what does not fit together, and `Unsupported`, which is one, for what the method
+    cannot honour.
     """
-    if not 0 <= prefix <= q.shape[-2]:
-        raise UserError(f"prefix={prefix}: there are {q.shape[-2]} tokens; say how many of them, at the front, are not patches.")
+    check_tensors(q, k, v)
+    check_site(k, scale=scale, keys=keys, causal=causal, prefix=prefix, grid=grid)
     op = _op(attn, landmarks=landmarks, sampler=sampler, seed=seed, **options)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     return op(q, k, v, Site(scale=scale, keys=keys, causal=causal, tokens=Tokens(prefix=prefix, grid=grid)))

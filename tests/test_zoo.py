@@ -6,6 +6,8 @@ import csv
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,14 +97,28 @@ def test_a_tampered_file_is_refused(tmp_path: Path) -> None:
         check_file(copy, digest)
 
 
-@pytest.mark.slow
-def test_training_gives_the_recorded_losses(tmp_path: Path) -> None:
-    """The first three steps; `scripts/train_clip_shapes.py --steps 200 --check` does all that are recorded."""
-    import subprocess
-    import sys
+SCRIPTS = HOME.parents[3] / "scripts"
 
-    script = HOME.parents[3] / "scripts/train_clip_shapes.py"
-    subprocess.run([sys.executable, script, "--out", tmp_path, "--steps", "3", "--check"], check=True)
+
+def python(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], cwd=SCRIPTS, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_training_gives_the_recorded_losses() -> None:
+    """The first three steps, in float32, so that it holds on any make of processor; without `--steps` all that are recorded."""
+    done = python(SCRIPTS / "train_clip_shapes.py", "--steps", "3", "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["SEED = 1", "WARM_UP = 44", "PARTS['patch'] = 4.01", "STAGES = STAGES[1:]"])
+def test_another_recipe_does_not_give_the_recorded_losses(change: str) -> None:
+    """A seed, a learning rate, a weight, a batch that is not the recorded one: each is seen in three steps."""
+    code = f"import train_clip_shapes as recipe; recipe.{change.replace('STAGES[1', 'recipe.STAGES[1')}"
+    done = python("-c", f"{code}\nraise SystemExit(recipe.check(recipe.first_losses(3, 1)))")
+    assert "furthest apart" in done.stdout, done.stderr
+    assert done.returncode == 1
 
 
 def test_fnas_own_loader_takes_the_folder_and_refuses_a_changed_one(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fna.masking.masked import Found
 from fna.masking.sinks import categories
-from fna.ops.contract import Site, refuse, same_tokens
+from fna.ops.contract import Site, not_traced, refuse, same_tokens
 from fna.ops.inverse import full_precision
 from fna.ops.rows import attention_rows
 from fna.values import Count
@@ -24,12 +24,13 @@ from fna.values import Count
 class LowRank:
     """Attention of rank ``rank`` in every block of the matrix; ``partition``: pieces by category instead of {CLS, patches}.
 
-    ``partition`` needs tokens that were found (mask=found). Honours ``keys`` and ``key_bias``.
+    ``partition`` needs tokens that were found (mask=found). Honours ``keys`` and ``key_bias``; the row of a token that may not be
+    seen belongs to no piece and stays what it is.
     """
 
     rank: Count = 4
     partition: bool = False
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.rank != int(self.rank):
@@ -43,10 +44,12 @@ class LowRank:
         """q, k, v ``[B, H, N, d]`` -> ``[B, H, N, d]``."""
         refuse(self, site, "causal", "dense")
         same_tokens(self, q, k, site)
+        not_traced("where low_rank cuts the matrix")
         count, wide = q.shape[2], torch.promote_types(q.dtype, torch.float32)
         with full_precision(q):
             every = torch.arange(count, device=q.device).expand(q.shape[0], -1)
             weights = attention_rows(q.to(wide), k.to(wide), site, every)
+            whole = weights
             if site.keys is not None:  # nor do the rows of unseen tokens shape the singular vectors
                 weights = weights.masked_fill(~site.keys[:, None, :, None], 0.0)
         nothing = torch.zeros(q.shape[0], count, dtype=torch.bool, device=q.device)
@@ -54,8 +57,10 @@ class LowRank:
         sinks = Found("both")(q, k, site) if self.partition else nothing
         kind = categories(massive, sinks, site.tokens)
         with full_precision(q):
-            cut = torch.stack([cut_rank(image, kinds, int(self.rank)) for image, kinds in zip(weights, kind, strict=True)])
+            images = [cut_rank(image, kinds, int(self.rank)) for image, kinds in zip(weights, kind, strict=True)]
+            cut = torch.stack(images) if images else weights
             if site.keys is not None:
+                cut = torch.where(site.keys[:, None, :, None], cut, whole)
                 cut = cut.masked_fill(~site.keys[:, None, None], 0.0)  # zero columns come back from an SVD as rounding
             return (cut @ v.to(cut.dtype)).to(q.dtype)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fna.masking.rules import Rule, patches
-from fna.ops.contract import Attention, Site, Unsupported, same_tokens
+from fna.ops.contract import Attention, Site, Unsupported, not_traced, same_tokens
 from fna.ops.rows import row_logits, softmax_rows
 
 FOUND = "found"  # under which a mask keeps its tokens in the memo; whoever else seeks tokens uses a name of their own
@@ -131,7 +131,8 @@ def _without_keys(op: Attention, q: Tensor, k: Tensor, v: Tensor, site: Site, ch
 
 def _exact_inside(out: Tensor, q: Tensor, k: Tensor, v: Tensor, site: Site, chosen: Tensor, mode: str, inside: str) -> Tensor:
     """``out`` with the rows of T replaced by exact attention without the keys that ``inside`` names."""
-    count = int(chosen.sum(1).max())
+    not_traced(f"how many rows pattern={inside} makes exact")
+    count = int(chosen.sum(1).max()) if len(chosen) else 0
     if count == 0:
         return out
     # T's tokens first, then others: the rows of an image are distinct, so that writing back an unused slot changes nothing.

@@ -17,7 +17,7 @@ from fna.errors import UserError
 from fna.masking.masked import FOUND, Found, Masked, Watched, check_words
 from fna.masking.rules import ClsProxy, Rule, make_rule
 from fna.masking.sinks import Window, sink_set
-from fna.ops.contract import Attention, Memo
+from fna.ops.contract import Attention, Memo, not_traced
 from fna.ops.exact import Exact
 from fna.values import Count, NotNegative
 
@@ -110,6 +110,7 @@ class Masking:
         ``hidden`` ``[B, N, D]``: the residual stream entering block ``first``. ``rerun(memo, images)`` runs the window beside the
         pass with that memo, on some images only if their numbers ``[b]`` are given, and returns the memo.
         """
+        not_traced("mask: which tokens are found")
         nothing = torch.zeros(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         seen = rerun({(name, "hide"): nothing}, None)
         massive = seen[name, "massive"]

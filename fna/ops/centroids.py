@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from fna.ops.contract import Site
+from fna.ops.contract import BadInput, Site
 from fna.ops.landmarks import FarthestPoint, check_features, features_of
 from fna.values import between
 
@@ -65,7 +65,7 @@ class KMeans:
     def __post_init__(self) -> None:
         check_features(self.features)
         if self.steps < 0:
-            raise ValueError(f"sampler.steps={self.steps}: give 0 or more Lloyd steps.")
+            raise BadInput(f"sampler.steps={self.steps}: give 0 or more Lloyd steps.")
 
     @torch.no_grad()
     def __call__(

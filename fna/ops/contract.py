@@ -4,7 +4,8 @@ Axes, everywhere in this folder: ``B`` batch, ``H`` heads, ``N`` tokens, ``M`` l
 
 An attention is ``op(q, k, v, site) -> out`` with q ``[B, H, Nq, d]``, k and v ``[B, H, Nk, d]``, out ``[B, H, Nq, d]`` in q's
 dtype. It must honour every field that the site sets, or refuse it by name (`refuse`); it keeps no tensors on itself: what has
-to outlive one layer goes into ``site.memo``, which lives for one forward pass.
+to outlive one layer goes into ``site.memo``, which lives for one forward pass. An op that says ``grouped`` (a ClassVar, True) is
+handed k and v with the fewer heads of a grouped model; for the others they are repeated. A batch of 0 gives one of 0.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from fna.errors import UserError
+
 Clock = Callable[[str], AbstractContextManager[Any]]
 Memo = dict[Any, Any]
 
@@ -27,7 +30,11 @@ def no_clock(stage: str) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-class Unsupported(ValueError):
+class BadInput(UserError, ValueError):
+    """What no attention, sampler or inverse can use; also a `ValueError`, as code on numbers expects."""
+
+
+class Unsupported(UserError, ValueError):
     """An attention was handed a site field that it cannot honour."""
 
 
@@ -76,6 +83,21 @@ class Attention(Protocol):
     """One call for every method. Implementations are frozen dataclasses whose fields are their YAML keys."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor: ...
+
+
+def whole(size: int) -> int:
+    """A tensor's size as a number. While `torch.jit.trace` records, sizes are tensors: no key of a memo, no count to draw."""
+    if not torch.jit.is_tracing():
+        return size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # that the count is fixed is meant
+        return int(size)
+
+
+def not_traced(what: str) -> None:
+    """Raise `Unsupported` while `torch.jit.trace` records: how many rows it takes would be that of the example ever after."""
+    if torch.jit.is_tracing():
+        raise Unsupported(f"{what} depends on the images, which torch.jit.trace cannot record: use torch.compile, or leave it out.")
 
 
 def refuse(op: object, site: Site, *fields: str) -> None:

@@ -9,25 +9,26 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fna.ops.contract import Site
+from fna.ops.contract import BadInput, Site, Unsupported, whole
+from fna.ops.kernels import for_onnx
 
 Drawn = TypeVar("Drawn")
 
 
 def check_landmarks(landmarks: object) -> None:
-    """Raise `ValueError` unless ``landmarks`` is a count of at least 1 or a fraction between 0 and 1."""
-    number = isinstance(landmarks, int | float) and not isinstance(landmarks, bool)
+    """Raise `BadInput` unless ``landmarks`` is a count of at least 1 or a fraction between 0 and 1."""
+    number = isinstance(landmarks, int | float) and not isinstance(landmarks, bool) and landmarks != float("inf")
     if not number or not (0 < landmarks < 1 or (landmarks >= 1 and landmarks == int(landmarks))):  # type: ignore[operator, call-overload]
-        raise ValueError(f"landmarks={landmarks}: give a count of at least 1, or a fraction of the tokens between 0 and 1.")
+        raise BadInput(f"landmarks={landmarks}: give a count of at least 1, or a fraction of the tokens between 0 and 1.")
 
 
 def check_sampler(op: object, sampler: object, gives: type) -> None:
-    """Raise `ValueError` for a sampler of the other kind: tokens where groups are needed, or groups where tokens are."""
+    """Raise `BadInput` for a sampler of the other kind: tokens where groups are needed, or groups where tokens are."""
     if getattr(sampler, "gives", None) is not gives:
         named = {"Landmarks": "tokens (fps, random, uniform)", "Centroids": "groups of tokens (segment_means, kmeans)"}[
             gives.__name__
         ]
-        raise ValueError(f"{type(op).__name__} cannot use sampler {type(sampler).__name__}: choose one that gives {named}.")
+        raise BadInput(f"{type(op).__name__} cannot use sampler {type(sampler).__name__}: choose one that gives {named}.")
 
 
 def count_landmarks(landmarks: int | float, tokens: int) -> int:
@@ -47,8 +48,11 @@ def draw(
     Prefix and suffix tokens are kept as landmarks, tokens that may not be seen are dropped. ``resample_every``: 0 draws once, r
     draws anew when the last draw is r layers old. Kept under the version of the tokens, so merging makes a new draw.
     """
-    count = count_landmarks(landmarks, k.shape[-2])
-    key = ("landmarks", sampler, site.tokens.version, k.shape[-2], count)
+    if torch.jit.is_tracing() and for_onnx():
+        raise Unsupported("torch.onnx.export(..., dynamo=False) cannot write landmarks down: leave dynamo at True.")
+    tokens = whole(k.shape[-2])
+    count = count_landmarks(landmarks, tokens)
+    key = ("landmarks", sampler, site.tokens.version, tokens, count)
     layer, found = site.memo.get(key, (site.layer, None))
     if found is None or (resample_every and site.layer - layer >= resample_every):
         with site.clock("sampling"):
@@ -60,7 +64,7 @@ def draw(
 
 def _kept(site: Site, k: Tensor) -> Tensor | None:
     """Prefix and suffix tokens that may be seen: bool ``[N]`` or ``[B, N]``, None where there are none."""
-    tokens = k.shape[-2]
+    tokens = whole(k.shape[-2])
     if site.tokens.prefix + site.tokens.suffix == 0:
         return None
     position = torch.arange(tokens, device=k.device)

@@ -9,24 +9,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fna.ops.contract import Site
+from fna.ops.contract import Site, not_traced, whole
 
 
 @dataclass(frozen=True)
 class Exact:
-    """Fused softmax attention; honours every field of the site. A query that may see no key gets zeros."""
+    """Fused softmax attention; honours every field of the site. A query that may see no key gets zeros.
+
+    k and v may have fewer heads, each for a run of q's: the kernel reads them in place.
+    """
 
     version: ClassVar[int] = 1
+    grouped: ClassVar[bool] = True
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """Attend from q ``[B, H, Nq, d]`` to k, v ``[B, H, Nk, d]``; out ``[B, H, Nq, d]`` in q's dtype."""
         with site.clock("attention"):
+            fewer = whole(k.shape[1]) != whole(q.shape[1])
             if _plain_causal(q, k, site):
-                out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=site.scale)
+                out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=site.scale, enable_gqa=fewer)
             else:
                 positions = torch.arange(q.shape[-2], device=q.device)
                 mask = visibility(site, positions, site.dense, k.shape[-2], q.dtype)
-                out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=site.scale)
+                out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=site.scale, enable_gqa=fewer)
             return out.to(q.dtype)
 
 
@@ -88,8 +93,9 @@ def _attend_rows(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, site: Site) -> T
 
 def _exact_ragged(out: Tensor, q: Tensor, k: Tensor, v: Tensor, rows: Tensor, site: Site) -> Tensor:
     """`exact_rows` for a bool mask: as many rows as the fullest image has; elsewhere the surplus is written back unchanged."""
+    not_traced("which rows are exact")
     rows = rows.expand(q.shape[0], -1)
-    most = int(rows.sum(1).max())
+    most = int(rows.sum(1).max()) if len(rows) else 0
     if most == 0:
         return out
     index = torch.argsort(rows.logical_not().to(torch.uint8), dim=1, stable=True)[:, :most]

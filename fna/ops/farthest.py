@@ -46,6 +46,8 @@ def farthest_points(x: Tensor, count: int, kept: Tensor | None = None, allowed: 
     token is the allowed one farthest from all chosen ones, the lowest index among equals; with nothing kept the first allowed
     token is the start. Entries beyond a row's supply are meaningless.
     """
+    if not x.shape[0]:
+        return x.new_empty((0, count), dtype=torch.int64)
     x = torch.nan_to_num(x.float(), nan=0.0, posinf=1e18, neginf=-1e18)  # a NaN would end the process inside quickfps
     if gpu.available(x, width=gpu.MAX_FEATURES):
         return gpu.farthest_points(x, count, 0, kept, None if allowed is None else ~allowed)[0]
@@ -53,7 +55,7 @@ def farthest_points(x: Tensor, count: int, kept: Tensor | None = None, allowed: 
         return cpu.farthest_points(x, count, kept, allowed)
     start = _single_start(x, count, kept, allowed)
     if start is None:
-        plain = x.device.type != "cpu" or torch.compiler.is_compiling()
+        plain = x.device.type != "cpu" or _recorded()
         with full_precision(x):
             return (_loop if plain else _product_loop)(x, count, kept, allowed)
     import torch_quickfps
@@ -63,7 +65,7 @@ def farthest_points(x: Tensor, count: int, kept: Tensor | None = None, allowed: 
 
 def _single_start(x: Tensor, count: int, kept: Tensor | None, allowed: Tensor | None) -> int | None:
     """The token that quickfps may start from; None where it does not fit (see the head of this file)."""
-    if x.device.type != "cpu" or x.shape[1] > QUICK_TOKENS or allowed is not None or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or _recorded() or x.shape[1] > QUICK_TOKENS or allowed is not None:
         return None
     if not _has_quickfps():
         return None
@@ -73,12 +75,18 @@ def _single_start(x: Tensor, count: int, kept: Tensor | None, allowed: Tensor | 
     return start if bool((kept.sum(1) == 1).all() & kept[:, start].all()) else None
 
 
+def _recorded() -> bool:
+    """Whether somebody writes down what is done here: then no step may look at the data."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def _loop(x: Tensor, count: int, kept: Tensor | None, allowed: Tensor | None) -> Tensor:
     """`farthest_points` on any device, for any masks, without a look at the data."""
     nearest = x.new_full(x.shape[:2], float("inf"))  # squared distance to what is chosen; -1: not to be had (any more)
     if allowed is not None:
         nearest.masked_fill_(~allowed, -1.0)
-    first = None if kept is None else torch.argsort(kept.logical_not().to(torch.uint8), dim=1, stable=True)[:, :count]
+    tokens = x.shape[1]  # kept ones in ascending order by `topk`, since ONNX knows no stable sort
+    first = None if kept is None else (kept * torch.arange(tokens, 0, -1, device=x.device)).topk(count, 1).indices
     forced = None if kept is None else kept.sum(1, keepdim=True)
     picks = []
     for step in range(count):

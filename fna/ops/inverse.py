@@ -11,9 +11,11 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from fna.ops.contract import BadInput
 from fna.ops.kernels import cpu
 
 METHODS = ("newton", "exact", "ridge")
+SURE = 6  # steps that are always taken: the published ones, whose cost stays as it is
 _BLOWN_UP = 1e10  # a solution this much larger than its right-hand side is rounding noise, even in float64
 
 
@@ -21,7 +23,8 @@ def apply_inverse(a: Tensor, rhs: Tensor, method: str = "newton", steps: int = 6
     """``A^+ rhs`` for row-stochastic ``a`` ``[..., M, M]`` and ``rhs`` ``[..., M, d]``, in float32 at least.
 
     - ``newton``: ``steps`` steps of the paper's iteration. Six of them damp singular values with ``s^2 / |A|_1`` below about
-      6e-4 instead of inverting them; on ill-conditioned blocks that is what keeps the method stable.
+      6e-4 instead of inverting them; on ill-conditioned blocks that is what keeps the method stable. Beyond six a matrix stops at
+      the iterate from which on its residual ``|I - A Z|`` no longer falls, each for itself, so that rounding never piles up.
     - ``exact``: solves in float64. Where ``A`` is singular (identical tokens) or as good as that, ``ridge`` with 1e-12, near
       enough the least-squares solution of smallest norm. For limit tests: slower and, on real blocks, worse than six steps.
     - ``ridge``: ``(A^T A + ridge |A|_1 I)^-1 A^T rhs`` by Cholesky; half-power at ``s^2 / |A|_1 = ridge``.
@@ -35,7 +38,7 @@ def apply_inverse(a: Tensor, rhs: Tensor, method: str = "newton", steps: int = 6
             return _ridge(a, rhs, ridge)
         if method == "exact":
             return _exact(a, rhs)
-    raise ValueError(f"inverse={method}: choose one of {', '.join(METHODS)}.")
+    raise BadInput(f"inverse={method}: choose one of {', '.join(METHODS)}.")
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[None]:
@@ -64,16 +67,44 @@ def _newton(a: Tensor, rhs: Tensor, steps: int) -> Tensor:
     shape = rhs.shape
     a, rhs = a.reshape(-1, *a.shape[-2:]), rhs.reshape(-1, *shape[-2:])
     z = a.mT / largest_column_sum(a)
-    for _ in range(steps - 1):
+    watch = _Watch()
+    for step in range(steps - 1):
         y = torch.bmm(a, z)
+        if step >= SURE:
+            z, y = watch.best(z, y)
         bracket = torch.baddbmm(y, y, y, beta=7, alpha=-1)
         bracket = torch.baddbmm(y, y, bracket, beta=15, alpha=-1)
         z = torch.baddbmm(z, z, bracket, beta=13 / 4, alpha=-1 / 4)
     y = torch.bmm(a, z)
+    if steps > SURE:
+        z, y = watch.best(z, y)
     bracket = torch.baddbmm(rhs, y, rhs, beta=7, alpha=-1)
     bracket = torch.baddbmm(rhs, y, bracket, beta=15, alpha=-1)
     bracket = torch.baddbmm(rhs, y, bracket, beta=13 / 4, alpha=-1 / 4)
+    if watch.ended is not None:
+        bracket = torch.where(watch.ended, rhs, bracket)
     return torch.bmm(z, bracket).view(shape)
+
+
+class _Watch:
+    """Holds every matrix of a batch ``[n, M, M]`` at its best iterate, by mask: no look at the data, no word between matrices."""
+
+    def __init__(self) -> None:
+        self.z: Tensor | None = None
+        self.y: Tensor | None = None
+        self.left: Tensor | None = None
+        self.ended: Tensor | None = None  # bool [n, 1, 1]
+
+    def best(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The iterate ``z`` with ``y = A z`` where its residual is smaller than that of the last one, else the last one again."""
+        left = (y - torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)).square().sum((-2, -1), keepdim=True)
+        if self.z is not None and self.y is not None and self.left is not None:
+            rising = ~(left < self.left)  # NaN is no improvement
+            self.ended = rising if self.ended is None else self.ended | rising
+            z, y = torch.where(self.ended, self.z, z), torch.where(self.ended, self.y, y)
+            left = torch.where(self.ended, self.left, left)
+        self.z, self.y, self.left = z, y, left
+        return z, y
 
 
 def _ridge(a: Tensor, rhs: Tensor, ridge: float) -> Tensor:
@@ -90,7 +121,7 @@ def _exact(a: Tensor, rhs: Tensor) -> Tensor:
     solution, info = torch.linalg.solve_ex(wide, right)
     size = solution.detach().abs().amax((-2, -1))
     good = ((info == 0) & (size <= _BLOWN_UP * right.detach().abs().amax((-2, -1)).clamp_min(1e-300)))[..., None, None]
-    if not bool(good.all()):
+    if torch.jit.is_tracing() or not bool(good.all()):
         eye = torch.eye(a.shape[-1], dtype=wide.dtype, device=a.device)  # keeps the gradient of the failures finite
         solution = torch.where(good, torch.linalg.solve_ex(torch.where(good, wide, eye), right)[0], _ridge(wide, right, 1e-12))
     return solution.to(a.dtype)

@@ -7,6 +7,7 @@ A sampler is called with q, k, v ``[B, H, N, d]``, the site, how many landmarks,
 from __future__ import annotations
 
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
@@ -14,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fna.ops.contract import Site, Unsupported
+from fna.ops.checks import check_grid
+from fna.ops.contract import BadInput, Site, Unsupported, whole
 from fna.ops.farthest import farthest_points
 from fna.values import between
 
@@ -57,7 +59,8 @@ class FarthestPoint:
     ) -> Landmarks:
         x = features_of(self.features, q, k, v, site)
         kept, allowed = _masks(x, keep, drop)
-        return _padded(farthest_points(x, min(count, x.shape[1]), kept, allowed), count, x.shape[1], allowed)
+        tokens = whole(x.shape[1])
+        return _padded(farthest_points(x, min(count, tokens), kept, allowed), count, tokens, allowed)
 
 
 @dataclass(frozen=True)
@@ -104,12 +107,17 @@ def sample_landmarks(
 
     ``method``: "fps", "random" (by ``seed``) or "uniform" (over ``grid``, the last rows x columns tokens, if given). ``keep`` and
     ``drop`` bool ``[N]`` or ``[B, N]``; keep beats drop; of more kept tokens than ``count`` the first ones are taken. With
-    ``return_valid`` also a bool mask ``[B, count]``, False where a row has no more to give; without it that is a `ValueError`.
+    ``return_valid`` also a bool mask ``[B, count]``, False where a row has no more to give; without it that is a `BadInput`.
     """
-    if x.dim() != 3 or count < 1:
-        raise ValueError(
-            f"sample_landmarks needs x [batch, tokens, dim] and count >= 1; got shape {tuple(x.shape)}, count {count}."
-        )
+    if not isinstance(x, Tensor) or x.dim() != 3 or x.is_complex() or 0 in x.shape[1:]:
+        told = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise BadInput(f"sample_landmarks needs x [batch, tokens, dim], a tensor of real numbers, none of it empty; got {told}.")
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise BadInput(f"count={count}: give a whole number of at least 1, how many tokens to choose.")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise BadInput(f"seed={seed}: give a whole number.")
+    if grid is not None:
+        check_grid(grid, x.shape[1])
     kept, allowed = _masks(x, keep, drop)
     if method == "fps":
         found = _padded(farthest_points(x, min(count, x.shape[1]), kept, allowed), count, x.shape[1], allowed)
@@ -119,19 +127,19 @@ def sample_landmarks(
         prefix = 0 if grid is None else x.shape[1] - grid[0] * grid[1]
         found = _lowest(_even_scores(x, count, kept, allowed, grid, prefix), count, kept, allowed)
     else:
-        raise ValueError(f"method={method}: choose one of fps, random, uniform.")
+        raise BadInput(f"method={method}: choose one of fps, random, uniform.")
     if return_valid:
         return found.index, torch.ones_like(found.index, dtype=torch.bool) if found.valid is None else found.valid
     if found.valid is not None and not bool(found.valid.all()):
-        fewest = int(found.valid.sum(1).min())
-        raise ValueError(f"count={count}: a row has only {fewest} tokens to give; ask for fewer, or set return_valid=True.")
+        fewest = int(found.valid.sum(1).min())  # not of an empty batch, whose mask is all true
+        raise BadInput(f"count={count}: a row has only {fewest} tokens to give; ask for fewer, or set return_valid=True.")
     return found.index
 
 
 def check_features(name: str) -> None:
-    """Raise `ValueError` for a feature that no sampler can look at."""
+    """Raise `BadInput` for a feature that no sampler can look at."""
     if name not in FEATURES:
-        raise ValueError(f"features={name}: choose one of {', '.join(FEATURES)}.")
+        raise BadInput(f"features={name}: choose one of {', '.join(FEATURES)}.")
 
 
 def features_of(name: str, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
@@ -152,12 +160,12 @@ def features_of(name: str, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tenso
 
 def _masks(x: Tensor, keep: Tensor | None, drop: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     """``keep`` and "may be chosen", bool ``[B, N]`` each; None where that is nothing and everything."""
-    batch, tokens = x.shape[:2]
+    batch, tokens = x.shape[0], whole(x.shape[1])
     for name, mask in (("keep", keep), ("drop", drop)):
         if mask is not None and not isinstance(mask, Tensor):
-            raise ValueError(f"{name}={mask!r}: must be a bool tensor [{tokens}] or [{batch}, {tokens}].")
+            raise BadInput(f"{name}={mask!r}: must be a bool tensor [{tokens}] or [{batch}, {tokens}].")
         if mask is not None and (mask.dtype != torch.bool or mask.shape not in ((tokens,), (batch, tokens))):
-            raise ValueError(f"{name} must be bool [{tokens}] or [{batch}, {tokens}]; got {mask.dtype} {list(mask.shape)}.")
+            raise BadInput(f"{name} must be bool [{tokens}] or [{batch}, {tokens}]; got {mask.dtype} {list(mask.shape)}.")
     kept = None if keep is None else keep.to(x.device).expand(batch, tokens)
     if drop is None:
         return kept, None
@@ -176,32 +184,43 @@ def _padded(index: Tensor, count: int, tokens: int, allowed: Tensor | None) -> L
 
 def _lowest(score: Tensor, count: int, kept: Tensor | None, allowed: Tensor | None) -> Landmarks:
     """The allowed tokens of lowest ``score`` (``[B, N]``, in 0..1), kept ones before all others."""
-    tokens = score.shape[1]
+    tokens = whole(score.shape[1])
     if kept is not None:
         score = torch.where(kept, torch.arange(-tokens, 0, device=score.device, dtype=score.dtype), score)
     if allowed is not None:
         score = torch.where(allowed, score, 2.0)
-    return _padded(score.argsort(dim=1, stable=True)[:, :count], count, tokens, allowed)
+    lowest = score.topk(min(count, tokens), 1, largest=False).indices  # ONNX knows no stable sort
+    return _padded(lowest, count, tokens, allowed)
 
 
 def _random_scores(x: Tensor, count: int, seed: int, layer: int) -> Tensor:
     """The same random order of the tokens for every row, drawn on the CPU so that all devices agree: ``[B, N]``."""
-    batch, tokens = x.shape[:2]
+    tokens = whole(x.shape[1])
     key = zlib.crc32(repr((seed, layer, tokens, count)).encode())
-    scores = torch.rand(tokens, generator=torch.Generator().manual_seed(key), dtype=torch.float64)
-    return scores.to(x.device).expand(batch, tokens)
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        # On a thread of its own, where nobody records: the order becomes a constant of the graph, not a new draw a call.
+        with ThreadPoolExecutor(1) as aside:
+            scores = torch.tensor(aside.submit(lambda: _uniform(tokens, key).tolist()).result(), dtype=torch.float64)
+    else:
+        scores = _uniform(tokens, key)
+    return scores.to(x.device).expand(x.shape[0], -1)
+
+
+def _uniform(tokens: int, key: int) -> Tensor:
+    """Numbers in 0..1, float64 ``[N]``, by ``key`` alone."""
+    return torch.rand(tokens, generator=torch.Generator().manual_seed(key), dtype=torch.float64)
 
 
 def _even_scores(
     x: Tensor, count: int, kept: Tensor | None, allowed: Tensor | None, grid: tuple[int, int] | None, prefix: int
 ) -> Tensor:
     """Below one half for evenly spread tokens, above for the rest, which fill up in a spread-out order: ``[B, N]``."""
-    batch, tokens = x.shape[:2]
+    batch, tokens = x.shape[0], whole(x.shape[1])
     position = torch.arange(tokens, device=x.device)
     if grid is not None:
         others = 0 if kept is None else tokens - grid[0] * grid[1]
         picks = prefix + torch.tensor(_lattice(*grid, count - others), device=x.device, dtype=torch.int64)
-        picked = torch.zeros(tokens, dtype=torch.bool, device=x.device).index_fill(0, picks, True).expand(batch, tokens)
+        picked = (position[:, None] == picks).any(1).expand(batch, tokens)
     else:
         free = torch.ones(batch, tokens, dtype=torch.bool, device=x.device) if allowed is None else allowed
         free = free if kept is None else free & ~kept

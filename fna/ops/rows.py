@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fna.ops.contract import Site
+from fna.ops.contract import Site, Unsupported
 from fna.ops.exact import visibility
 
 CHUNK = 256
@@ -20,9 +20,9 @@ def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
     """Rows of x ``[B, H, N, d]`` at ``rows`` int64 ``[B, R]`` -> ``[B, H, R, d]``.
 
     On a CPU image by image, because ``index_select`` copies runs of memory where ``gather`` goes number by number; elsewhere in one
-    launch, whatever the batch.
+    launch, whatever the batch; so too while a graph is traced, which must not know the batch.
     """
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_exporting() or not x.shape[0]:
         return x.gather(2, rows[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
     images = zip(x.transpose(1, 2), rows, strict=True)
     return torch.stack([tokens.index_select(0, chosen) for tokens, chosen in images]).transpose(1, 2).contiguous()
@@ -56,9 +56,9 @@ def attention_rows(q: Tensor, k: Tensor, site: Site, rows: Tensor) -> Tensor:
 
 
 def cls_attention(q: Tensor, k: Tensor, site: Site) -> Tensor:
-    """What CLS (token 0) gives to each key, mean over heads -> ``[B, Nk]``. Raises ValueError where there is no CLS."""
+    """What CLS (token 0) gives to each key, mean over heads -> ``[B, Nk]``. Raises `Unsupported` where there is no CLS."""
     if site.tokens.prefix < 1:
-        raise ValueError(f"this model has no CLS token (block {site.layer}): choose a rule that judges norms.")
+        raise Unsupported(f"this model has no CLS token (block {site.layer}): choose a rule that judges norms.")
     return attention_rows(q, k, site, q.new_zeros(q.shape[0], 1, dtype=torch.long)).mean(1)[:, 0]
 
 

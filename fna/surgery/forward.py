@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+import torch.fx
 from torch import Tensor, nn
 
-from fna.ops.contract import Clock, Memo, Tokens, no_clock
+from fna.errors import UserError
+from fna.ops.contract import Clock, Memo, Tokens, no_clock, whole
 
 Grid = tuple[int, int]
 
@@ -85,12 +88,13 @@ class Forward:
 
     def see_grid(self, module: nn.Module, args: Any, output: Tensor) -> None:
         """Hook of the patch projection: its output ``[B, D, rows, columns]`` tells the grid of this very image."""
-        self._thread.grid = (output.shape[-2], output.shape[-1]) if output.dim() == 4 else None
+        self._thread.grid = (whole(output.shape[-2]), whole(output.shape[-1])) if output.dim() == 4 else None
 
     def open(self, module: nn.Module, args: Any) -> None:
         """Pre-hook of block 0. Whatever an exception or an early stop left behind goes here."""
         if self.frames and self.frames[-1].aside:
             return
+        _refuse_symbols(*args)
         self.clear()
         self.frames.append(Frame(grid=getattr(self._thread, "grid", None)))
         self._thread.grid = None
@@ -105,6 +109,7 @@ class Forward:
 
     def enter(self, layer: int, hidden: Tensor) -> None:
         """A changed block starts, ``hidden`` in the tower's own layout. Going backwards means that this is another pass."""
+        _refuse_symbols(hidden)
         frame = self.frame
         if frame.alone or (layer <= frame.last and not frame.aside):
             frame = Frame(alone=True)
@@ -149,3 +154,12 @@ class Forward:
         side = math.isqrt(patches)
         square = (side, side) if side * side == patches else None
         return Tokens(self.prefix, grid=self.grid if math.prod(self.grid) == patches else square)
+
+
+def _refuse_symbols(*args: Any) -> None:
+    """Raise `UserError` for what `torch.fx.symbolic_trace` hands round: its graph would have no hooks."""
+    if any(isinstance(arg, torch.fx.Proxy) for arg in args):
+        raise UserError(
+            "torch.fx.symbolic_trace leaves out the hooks that a swap lives by: use torch.export.export or torch.jit.trace "
+            "inside the with block."
+        )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fna.errors import UserError
-from fna.ops.contract import Attention, Site, no_clock
+from fna.ops.contract import Attention, Site, no_clock, whole
 from fna.surgery.blocks import forward_key
 from fna.surgery.forward import Forward
 
@@ -41,7 +41,10 @@ class Port:
             )
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float, dropout: float = 0.0, **fields: Any) -> Tensor:
-        """The op on q ``[B, H, Nq, d]``, k and v ``[B, H, Nk, d]``; ``fields`` are the site's masks. Returns ``[B, H, Nq, d]``."""
+        """The op on q ``[B, H, Nq, d]``, k and v ``[B, H or groups, Nk, d]``; ``fields`` are the site's masks: ``[B, H, Nq, d]``.
+
+        Grouped k and v are repeated for ops that do not say ``grouped``.
+        """
         if dropout:
             raise UserError(f"block {self.layer} drops attention weights at random: fna is for inference, call model.eval() first.")
         frame = self.run.frame
@@ -51,12 +54,14 @@ class Port:
             scale=scale,
             layer=self.layer,
             depth=self.run.depth,
-            tokens=self.run.layout(frame, k.shape[-2]),
+            tokens=self.run.layout(frame, whole(k.shape[-2])),
             hidden=frame.hidden,
             memo=frame.memo,
             clock=no_clock if frame.aside else self.run.clock,  # a look-ahead is timed as a whole
             **fields,
         )
+        if not getattr(self.op, "grouped", False):
+            k, v = expand_heads(k, v, q.shape[1])
         # Under autocast a norm may leave q and k in float32 beside a half-precision v; stock attention then casts them too.
         return self.op(q.to(v.dtype), k.to(v.dtype), v, site)
 
@@ -96,7 +101,7 @@ class TimmSeam(Seam):
             q, k = self.rotate(q, rope), self.rotate(k, rope)
         dropout = m.attn_drop.p if m.training else 0.0
         masks = mask_fields(attn_mask, q)
-        out = self.attend(q, *expand_heads(k, v, q.shape[1]), scale=m.scale, dropout=dropout, causal=is_causal, **masks)
+        out = self.attend(q, k, v, scale=m.scale, dropout=dropout, causal=is_causal, **masks)
         out = m.norm(merge_heads(out))
         if getattr(m, "gate", None) is not None:
             out = out * m.gate(x).sigmoid()

@@ -21,7 +21,7 @@ from fna.errors import UserError
 from fna.ops.contract import Attention
 from fna.surgery.blocks import Tower
 from fna.surgery.forward import Forward
-from fna.surgery.seams import Port, expand_heads, mask_fields
+from fna.surgery.seams import Port, mask_fields
 
 NAME = "fna"
 _PORT = "_fna_port"
@@ -72,6 +72,12 @@ def table_attention(
         if port is not None:
             port.run.frame.seen = True
         return _stock(module, query, key, value, attention_mask, scaling, dropout, causal, **kwargs)
+    if kwargs.get("output_attentions", getattr(module.config, "output_attentions", False)):
+        # transformers leaves out what is None: the weights of the other blocks would stand in wrong places.
+        raise UserError(
+            f"output_attentions: block {port.layer} is changed by fna and has no attention weights to give; "
+            "leave output_attentions out, or restore the swap first."
+        )
     if extra := [name for name in _UNKNOWN if kwargs.get(name) is not None]:
         raise UserError(f"block {port.layer} ({type(module).__name__}) needs {', '.join(extra)} in its attention, which fna lacks.")
     fields: dict[str, Any] = {}
@@ -82,7 +88,6 @@ def table_attention(
         fields["keys"] = attention_mask.bool()
     else:
         fields |= mask_fields(attention_mask, query)
-    key, value = expand_heads(key, value, query.shape[1])
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     out = port.attend(query, key, value, scale=scale, dropout=dropout, **fields)
     return out.transpose(1, 2).contiguous(), None
@@ -108,7 +113,7 @@ def padding_mask(
         return None
     keys = nn.functional.pad(attention_mask[:, -kv_length:].bool(), (0, max(0, kv_length - attention_mask.shape[1])))
     # Reading the mask would break a compiled graph; elsewhere it spares the ops a mask that masks nothing.
-    return None if not torch.compiler.is_compiling() and keys.all() else keys
+    return None if not torch.compiler.is_compiling() and not torch.jit.is_tracing() and keys.all() else keys
 
 
 def _stock(

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fna.api import attention
 from fna.configs import build_attention, choices, load_option, summary
 from fna.errors import UserError
 from fna.ops.contract import Attention, Site, Tokens, Unsupported, probe
@@ -182,6 +183,60 @@ def test_hostile_input_stays_finite(op: Attention, kind: str, dtype: torch.dtype
         q, k, v = q[:, :, :few], k[:, :, :few], v[:, :, :few]
     hidden = site().hidden[:, : q.shape[2]]
     assert op(q, k, v, site(hidden=hidden)).isfinite().all()
+
+
+def test_an_empty_batch_gives_an_empty_batch(op: Attention) -> None:
+    """No image, with and without masks: ``[0, H, N, d]``, not an error."""
+    q, k, v, site = inputs(batch=0)
+    for keys in (None, torch.ones(0, N, dtype=torch.bool)):
+        assert honoured(op, "keys", q, k, v, site(keys=keys)) is not None or keys is not None
+        out = honoured(op, "keys", q, k, v, site(keys=keys))
+        assert out is None or (out.shape == q.shape and out.dtype == q.dtype)
+
+
+class Twice(torch.nn.Module):
+    """Two blocks that share a memo, as in a model."""
+
+    def __init__(self, op: Attention) -> None:
+        super().__init__()
+        self.op = op
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x ``[B, N, 2 d]``."""
+        memo: dict = {}
+        for layer in (7, 8):
+            q = x.unflatten(-1, (2, -1)).transpose(1, 2)
+            site = Site(scale=WIDTH**-0.5, layer=layer, depth=12, tokens=TOKENS, hidden=x, memo=memo)
+            x = x + self.op(q, q.flip(2), q, site).transpose(1, 2).flatten(2)
+        return x
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_traced_graph_is_the_method_or_is_refused(op: Attention) -> None:
+    """Landmarks are drawn once in it too, and from the images that it is then given, however many."""
+    generator = torch.Generator().manual_seed(3)
+    example, one, three = (torch.randn(b, N, 2 * WIDTH, generator=generator) for b in (1, 1, 3))
+    model = Twice(op)
+    with torch.no_grad():
+        try:
+            traced = torch.jit.trace(model, example, check_trace=False)
+        except UserError as error:
+            refusal = str(error)
+        else:
+            refusal = ""
+        if refusal:
+            assert "torch.jit.trace" in refusal
+            assert "\n" not in refusal
+            return
+        for x in (example, one, three):
+            torch.testing.assert_close(traced(x), model(x), atol=1e-5, rtol=1e-4)
+
+
+def test_a_mask_that_is_no_bool_tensor_is_refused(op: Attention) -> None:
+    q, k, v, _ = inputs()
+    for keys in (torch.zeros(3, N), torch.ones(3, N, dtype=torch.int64), torch.ones(N, dtype=torch.bool), [True] * N):
+        with pytest.raises(UserError, match=r"keys must be bool \[3, 26\]"):
+            attention(q, k, v, op, keys=keys)  # type: ignore[arg-type]
 
 
 def test_nothing_is_kept_between_calls(op: Attention) -> None:

@@ -83,3 +83,15 @@ def test_rows_take_gradients_without_changing_their_input() -> None:
     assert q.grad is not None
     assert q.grad[:, :, 0].abs().sum() > 0
     assert not q.grad[:, :, 1:].any()
+
+
+@pytest.mark.parametrize("queries", [1, 9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_grouped_keys_are_those_of_each_head(queries: int, dtype: torch.dtype) -> None:
+    """Two heads of keys for six of queries: as if each were there three times, with every kind of mask."""
+    q, k, v = random_qkv(2, 6, 9, 8, dtype)
+    q, k, v = q[:, :, -queries:], k[:, :2], v[:, :2]
+    keys = torch.arange(9).expand(2, -1) > torch.tensor([[0], [3]])
+    for site in (Site(scale=0.3), Site(scale=0.3, keys=keys), Site(scale=0.3, causal=True, q_offset=9 - queries)):
+        expected = Exact()(q, k.repeat_interleave(3, 1), v.repeat_interleave(3, 1), site)
+        assert torch.equal(Exact()(q, k, v, site), expected)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from fna.ops.inverse import METHODS, apply_inverse
+from fna.ops.kernels import cpu
 from tests.ops.reference import newton_inverse, random_qkv
 
 
@@ -32,6 +35,45 @@ def test_newton_in_float32_corrects_its_own_rounding() -> None:
     wide = apply_inverse(a, rhs, "newton", 40)
     narrow = apply_inverse(a.float(), rhs.float(), "newton", 40)
     assert (narrow - wide).norm() < 1e-2 * wide.norm()
+
+
+def crooked(dtype: torch.dtype = torch.float32):
+    """Blocks ``[3, 1, 24, 24]``: a good one, one whose singular values fall to nothing, one of equal rows."""
+    good = block(sharpness=0.7)[0][0, 0]
+    q = random_qkv(1, 1, 24, 3)[0][0, 0]
+    low = (0.3 * q @ q.mT).softmax(-1)  # rank 3 in the logits
+    blocks = torch.stack([good, low, good[:1].expand(24, -1)])[:, None]
+    return blocks.to(dtype), block()[1][:1, :1].expand(3, -1, -1, -1).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("plain", [False, True], ids=["kernels", "plain"])
+def test_newton_ends_where_its_residual_no_longer_falls(dtype: torch.dtype, plain: bool) -> None:
+    """However many steps are asked for: from the best on nothing changes, and rounding does not pile up to NaN."""
+    a, rhs = crooked(dtype)
+    with cpu.without_kernels() if plain else nullcontext():
+        late = [apply_inverse(a, rhs, "newton", steps) for steps in (100, 400)]
+        alone = torch.cat([apply_inverse(a[i : i + 1], rhs[i : i + 1], "newton", 100) for i in range(len(a))])
+    assert late[0].isfinite().all()
+    assert torch.equal(*late)
+    torch.testing.assert_close(alone, late[0], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close((a @ late[0])[0], rhs[0], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("steps", [7, 8, 12, 16, 30])
+def test_both_versions_of_newton_end_at_the_same_step(steps: int) -> None:
+    a, rhs = crooked()
+    with cpu.without_kernels():
+        plain = apply_inverse(a, rhs, "newton", steps)
+    torch.testing.assert_close(apply_inverse(a, rhs, "newton", steps)[::2], plain[::2], atol=1e-2, rtol=1e-2)
+
+
+def test_gradients_stay_finite_beyond_the_best_step() -> None:
+    a, rhs = crooked()
+    a.requires_grad_()
+    apply_inverse(a, rhs, "newton", 60).sum().backward()
+    assert a.grad is not None
+    assert a.grad.isfinite().all()
 
 
 def test_exact_solves() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import fna
 from fna.errors import UserError
 from fna.ops.contract import Unsupported, refuse
 from fna.ops.exact import Exact
@@ -162,6 +163,33 @@ def test_a_copy_is_changed_too_with_its_own_weights(name, copier):
         current_swap(twin).restore()
         assert torch.equal(run(twin, x), stock)
         assert current_swap(twin) is None
+
+
+def test_a_model_saved_inside_the_block_is_changed_and_can_be_restored(tmp_path):
+    model, x = fresh("timm"), images()
+    with torch.no_grad():
+        stock = run(model, x)
+        with swap_tower(model, everywhere(Exact())):
+            torch.save(model, tmp_path / "model.pt")
+            torch.save(model.state_dict(), tmp_path / "weights.pt")
+        twin = torch.load(tmp_path / "model.pt", weights_only=False)
+        assert current_swap(twin) is not None
+        current_swap(twin).restore()
+        assert torch.equal(run(twin, x), stock)
+        twin.load_state_dict(torch.load(tmp_path / "weights.pt"))  # weights alone know nothing of a swap
+        assert torch.equal(run(twin, x), stock)
+
+
+@pytest.mark.parametrize("mask", [None, "massive", "artifact", "both", "found"])
+@pytest.mark.parametrize("attn", ["exact", "fna", "nystromformer", "low_rank"])
+def test_no_images_give_no_outputs(attn, mask):
+    """Whatever the method and the mask: an empty batch comes out as one (stock open_clip and transformers take none)."""
+    sampler = {"sampler": "segment_means"} if attn == "nystromformer" else {}
+    model, x = zoo("timm"), images()
+    with torch.no_grad():
+        stock = run(model, x)
+        with fna.swap(model, attn, layers="all", landmarks=4, mask=mask, **sampler):
+            assert run(model, x[:0]).shape == (0, *stock.shape[1:])
 
 
 def test_the_handle_says_what_it_did():

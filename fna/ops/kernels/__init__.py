@@ -9,6 +9,12 @@ from torch.autograd import forward_ad
 STEPS = 6  # of the inverse in the fused versions
 
 
+def for_onnx() -> bool:
+    """Whether this call is being written down as ONNX, which knows none of our operators."""
+    recorded = torch.compiler.is_exporting() or torch.jit.is_tracing()  # first, since the other question takes 10 us
+    return recorded and torch.onnx.is_in_onnx_export()
+
+
 def differentiated(*tensors: Tensor) -> bool:
     """Whether a derivative through one of these may be asked for, backward or forward; the kernels have none."""
     if forward_ad._current_level >= 0:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from fna.ops.kernels import build, differentiated
+from fna.ops.kernels import build, differentiated, for_onnx
 
 LOG = logging.getLogger(__name__)
 Long = ctypes.c_long
@@ -41,8 +41,8 @@ def attends(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
 
 @torch.compiler.assume_constant_result
 def built() -> bool:
-    """Whether there is a library, built now where it was not, and nobody has asked for the plain version."""
-    return _WANTED and _library() is not None
+    """Whether there is a library, built now where it was not, and nobody has asked for the plain version: ONNX knows no other."""
+    return _WANTED and not for_onnx() and _library() is not None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from fna.ops.kernels import STEPS, differentiated
+from fna.ops.kernels import STEPS, differentiated, for_onnx
 
 LOG = logging.getLogger(__name__)
 HAS_TRITON = find_spec("triton") is not None
@@ -28,7 +28,7 @@ MAX_FEATURES = 2048  # width of what the sampler looks at
 
 def available(q: Tensor, landmarks: int = 1, width: int = MAX_WIDTH) -> bool:
     """Whether the kernels serve ``q`` ``[..., width]`` with so many landmarks; on a GPU where not, one logged sentence says why."""
-    if not q.is_cuda:
+    if not q.is_cuda or not q.numel() or for_onnx():
         return False
     reason = unfit(q, landmarks, width)
     if reason:
