@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fna.errors import UserError
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+_HOME = Path(__file__).resolve().parent
+# fna/conf: a folder of its own in a wheel, in a checkout a link to conf/ at the top, which is taken where links are not to be had
+CONF = (_HOME if (_HOME / "conf").is_dir() else _HOME.parent).joinpath("conf").resolve()
+
+
+def program() -> str:
+    """The command as it was typed, for messages that say what to type next: python run.py, fna or python -m fna."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py" and called.parent.name == "fna":
+        return "python -m fna"
+    in_checkout = called.stem != "fna" and (CONF.parent / "run.py").is_file()
+    return "python run.py" if in_checkout else "fna"
 
 
 def search_path(extra: Sequence[Path] = ()) -> list[Path]:

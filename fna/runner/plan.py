@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fna.configs import instantiate, load_option
 from fna.errors import UserError
-from fna.report.expected import read_figures
+from fna.report.expected import placed, read_figures
 from fna.runner.files import digest_texts
 from fna.schema import check_knobs
 from fna.surgery.plan import parse_layers
@@ -75,6 +75,7 @@ def prepare(cfg: DictConfig, names: Mapping[str, str]) -> Plan:
     check_knobs(cfg)
     if cfg.expected is not None:
         read_figures(cfg.expected)
+        cfg.expected = placed(cfg.expected)
     chosen = dict(names)
     _refuse_unbuilt(chosen, cfg)
     OmegaConf.resolve(cfg)
