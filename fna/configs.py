@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fna.errors import UserError
+from fna.errors import UserError, not_installed
 
 _HOME = Path(__file__).resolve().parent
 # fna/conf: a folder of its own in a wheel, in a checkout a link to conf/ at the top, which is taken where links are not to be had
@@ -86,10 +86,15 @@ def instantiate(node: Any) -> Any:
             raise UserError(f"{node.get('_target_')}: {cause}") from error
         # Hydra puts an ImportError of its own around whatever importing came to; a bug in the module keeps its traceback
         if isinstance(cause, ImportError) and isinstance(reason := cause.__cause__, ImportError | AttributeError | SyntaxError):
-            raise UserError(
-                f"{node.get('_target_')}: cannot be imported ({reason}); its folder has to be on PYTHONPATH."
-            ) from error
+            target = str(node.get("_target_"))
+            if isinstance(reason, ModuleNotFoundError) and _top(reason.name) not in ("fna", _top(target)):
+                raise not_installed(target, reason) from error
+            raise UserError(f"{target}: cannot be imported ({reason}); its folder has to be on PYTHONPATH.") from error
         raise
+
+
+def _top(module: str | None) -> str:
+    return str(module).partition(".")[0]
 
 
 def _check_moved(target: str) -> None:

@@ -15,8 +15,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from fna.configs import CONF, choices, search_path
-from fna.errors import UserError
+from fna.configs import CONF, choices, program, search_path
+from fna.errors import UserError, not_installed
 from fna.runner.help import help_text
 from fna.schema import Knobs, register
 
@@ -41,6 +41,10 @@ def main() -> None:
         fail(_explained(error))
     except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
         fail(UserError(f"{error.filename}: cannot write there ({error.strerror}); choose another folder."))
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("fna"):  # a bug, not a package that was left out
+            raise
+        fail(not_installed(program(), error))
     except KeyboardInterrupt as stop:
         print(f"interrupted: finished rows are kept, the same command goes on from them{stop}", file=sys.stderr)
         sys.exit(INTERRUPTED)
