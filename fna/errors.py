@@ -7,4 +7,4 @@ class UserError(Exception):
 
 def not_installed(what: str, error: ModuleNotFoundError) -> UserError:
     """The sentence for a package that ``what`` needs and that is not there."""
-    return UserError(f"{what} needs {error.name}, which is not installed here; install it, or fna with all that it uses (no --no-deps).")
+    return UserError(f"{what} needs {error.name}, which is not installed here; install it, or fna without --no-deps.")

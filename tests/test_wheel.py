@@ -67,7 +67,10 @@ def test_swap_takes_nothing_but_the_models_own_library(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("word", "said"),
-    [("attn=fma", "attn=fma: no such attn; did you mean fna?"), ("attn=fna", "needs numpy, which is not installed here; install it")],
+    [
+        ("attn=fma", "attn=fma: no such attn; did you mean fna?"),
+        ("attn=fna", "needs numpy, which is not installed here;"),
+    ],
 )
 def test_what_is_not_installed_is_said_in_one_line(word: str, said: str, tmp_path: Path) -> None:
     done = python(LEAN + COMMAND.format(repr(word)), tmp_path)
@@ -181,6 +184,8 @@ def test_mypy_sees_the_types_of_an_installed_fna(installed: Path, tmp_path: Path
     (tmp_path / "mypy.ini").write_text("[mypy]\nfollow_imports = skip\n[mypy-fna.*]\nfollow_imports = silent\n")
     words = ["--no-incremental", "consumer.py"]
     env = {**os.environ, "PYTHONPATH": str(installed)}
-    done = subprocess.run([sys.executable, "-m", "mypy", *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200
+    )
     assert 'Revealed type is "fna.surgery.swap.Swap"' in done.stdout, done.stdout
     assert 'Argument "scale" to "attention" has incompatible type "str"' in done.stdout
