@@ -1,10 +1,15 @@
-"""fna: training-free attention approximations for pretrained vision transformers, swapped in and measured in pairs.
+"""Training-free attention approximations for pretrained vision transformers, swapped in and measured in pairs.
 
-The public names are imported when first used, so that ``import fna`` and ``run.py --help`` do not load torch.
+    with fna.swap(model, "fna", layers="last-half", landmarks=64): ...    other attention in chosen blocks, undone afterwards
+    out = fna.attention(q, k, v, "fna", landmarks=64)                     one attention on [batch, heads, tokens, head_dim]
+    index = fna.sample_landmarks(x, 64)                                   landmarks among [batch, tokens, dim]: int64 [batch, 64]
+
+Whatever of this a user can mend raises `fna.UserError`. The command line is ``fna --help``, or ``python -m fna``.
 """
 
 from __future__ import annotations
 
+# The public names are imported when first used, so that ``import fna`` and ``fna --help`` do not load torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -25,4 +30,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__} - {"__getattr__", "__dir__"})  # help(fna) lists what is here

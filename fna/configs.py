@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -16,10 +17,21 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fna.errors import UserError
+from fna.errors import UserError, not_installed
 from fna.values import held, options_of
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+_HOME = Path(__file__).resolve().parent
+# fna/conf: a folder of its own in a wheel, in a checkout a link to conf/ at the top, which is taken where links are not to be had
+CONF = (_HOME if (_HOME / "conf").is_dir() else _HOME.parent).joinpath("conf").resolve()
+
+
+def program() -> str:
+    """The command as it was typed, for messages that say what to type next: python run.py, fna or python -m fna."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py" and called.parent.name == "fna":
+        return "python -m fna"
+    in_checkout = called.stem != "fna" and (CONF.parent / "run.py").is_file()
+    return "python run.py" if in_checkout else "fna"
 
 
 def search_path(extra: Sequence[Path] = ()) -> list[Path]:
@@ -168,6 +180,8 @@ def _located(target: str, place: str) -> Callable[..., Any]:
     try:
         found = _imported(parts)
     except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and _top(error.name) not in ("fna", parts[0]):
+            raise not_installed(target, error) from error
         unknown = isinstance(error, ModuleNotFoundError) and error.name == parts[0]
         mend = "its folder has to be on PYTHONPATH" if unknown else "mend that, or the path"
         raise UserError(f"{_origin(target, place)}{target}: cannot be imported ({_blamed(error)}); {mend}.") from error
@@ -246,6 +260,10 @@ def _check_nested(found: Any, kind: Any, place: str) -> None:
         if issubclass(found, part) if not protocol else all(hasattr(found, name) or name in fields for name in members):
             return
     raise UserError(f"{place}._target_={found.__module__}.{found.__qualname__}: is no {asked[0].__name__}; name one that is.")
+
+
+def _top(module: str | None) -> str:
+    return str(module).partition(".")[0]
 
 
 def _check_moved(target: str) -> None:

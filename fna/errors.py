@@ -3,3 +3,8 @@
 
 class UserError(Exception):
     """A mistake in the input, not in the program: printed as one line, exit status 1, no traceback."""
+
+
+def not_installed(what: str, error: ModuleNotFoundError) -> UserError:
+    """The sentence for a package that ``what`` needs and that is not there."""
+    return UserError(f"{what} needs {error.name}, which is not installed here; install it, or fna without --no-deps.")

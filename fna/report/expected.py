@@ -1,6 +1,6 @@
 """What others measured, beside what we measured: the ``expected.csv`` of an experiment, its columns in experiments/README.md.
 
-A result names its file under "expected"; a relative path starts where ``conf/`` lies.
+A result names its file under "expected"; a relative path starts where ``conf/`` lies, or in the current folder.
 """
 
 from __future__ import annotations
@@ -90,9 +90,14 @@ class Theirs:
         return numeric_columns(self.rows)
 
 
+def placed(path: str) -> str:
+    """The path as results keep it: as it is where it lies beside ``conf/``; else seen from the current folder, and absolute."""
+    return path if Path(CONF.parent, path).is_file() else str(Path(path).absolute())
+
+
 def read_figures(path: str) -> list[Figure]:
     """The figures in a file. Raises `UserError` where it is not there or not such a file."""
-    place = Path(CONF.parent, path)
+    place = Path(CONF.parent, placed(path))
     try:
         with place.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the first column
             return [_figure(row) for row in csv.DictReader(file)]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fna.configs import program
 from fna.report import formats, table, words
 from fna.report.expected import Theirs, load_expected
 from fna.report.pictures import Album, Gallery, read_gallery
@@ -213,7 +214,7 @@ def _pairs(name: str, value: Any) -> list[tuple[str, str]]:
 def _command(run: Run) -> str:
     """The command, as a shell takes it."""
     typed = run.result.get("overrides")
-    return shlex.join(["python", "run.py", *typed]) if typed else ""
+    return f"{program()} {shlex.join(typed)}" if typed else ""
 
 
 def _config(run: Run) -> str:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fna.configs import instantiate, load_option
 from fna.errors import UserError
-from fna.report.expected import read_figures
+from fna.report.expected import placed, read_figures
 from fna.runner.settings import check_settings
 from fna.runner.suits import check_suits
 from fna.runner.versus import Composed
@@ -96,6 +96,7 @@ def ask(composed: Sequence[Composed]) -> Asked:
     cfg = _resolved(first.cfg)
     if cfg.expected is not None:
         read_figures(cfg.expected)
+        cfg = _resolved(OmegaConf.create({**cfg, "expected": placed(cfg.expected)}))
     dataset = instantiate(cfg.dataset)
     dataset.check()
     names, node = _model(cfg, first.names, dataset.domain)

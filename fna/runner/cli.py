@@ -15,8 +15,8 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fna.configs import CONF, search_path
-from fna.errors import UserError
+from fna.configs import CONF, program, search_path
+from fna.errors import UserError, not_installed
 from fna.records import NO_ROOM
 from fna.runner.failures import line, mendable
 from fna.runner.help import help_text
@@ -50,6 +50,10 @@ def main() -> None:
         if _raised:  # out of a job, where it may be of reading or of the network as well
             fail(str(error) or type(error).__name__)
         fail(f"{error.filename}: cannot write there ({error.strerror}); choose another folder.")
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("fna"):  # a bug, not a package that was left out
+            raise
+        fail(str(not_installed(program(), error)))
     except KeyboardInterrupt as stop:
         print(f"interrupted: finished rows are kept, the same command goes on from them{stop}", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -62,7 +62,9 @@ def seed_everything(seed: int) -> None:
 
 def commit() -> str | None:
     """The commit of the checkout that fna is run from, with "-dirty" where the tree differs; None outside a checkout."""
-    root = Path(__file__).resolve().parent
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # an installed fna may lie inside somebody else's checkout
+        return None
     try:
         done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

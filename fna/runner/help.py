@@ -1,19 +1,18 @@
-"""``run.py --help``: five commands worth knowing, every choice of every group, every root knob."""
+"""``--help``: five commands worth knowing, every choice of every group, every root knob."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 
-from fna.configs import CONF, choices, summary
+from fna.configs import CONF, choices, program, summary
 from fna.schema import Knobs
 
 GROUPS = ("model", "dataset", "task", "attn", "sampler", "reduce", "mask", "kv", "logger", "experiment")
 COMMANDS = (
-    ("python run.py model=clip attn=fna landmarks=64", "one comparison, on embedded weights and scenes"),
-    ("python run.py model=vit_tiny_tinyimagenet dataset=tiny_imagenet layers=6-11 landmarks=32", "a real ViT on real photographs"),
-    ("python run.py -m sampler=fps,uniform,random landmarks=16,32,64", "a sweep, one report"),
-    ("python run.py model=clip dataset=coco_val2017 dataset.root=DIR model.checkpoint=FILE", "your own weights and data"),
-    ("python -m fna.report outputs", "one table and one page from every result below a folder"),
+    ("model=clip attn=fna landmarks=64", "one comparison, on embedded weights and scenes"),
+    ("model=vit_tiny_tinyimagenet dataset=tiny_imagenet layers=6-11 landmarks=32", "a real ViT on real photographs"),
+    ("-m sampler=fps,uniform,random landmarks=16,32,64", "a sweep, one report"),
+    ("model=clip dataset=coco_val2017 dataset.root=DIR model.checkpoint=FILE", "your own weights and data"),
 )
 RULES = (
     "Each word once; several values are a sweep, with -m. A value with braces, = or brackets: \"task.prompt='a photo of {}'\".",
@@ -24,8 +23,9 @@ RULES = (
 def help_text() -> str:
     """The whole help, read from ``conf/``, so that a new YAML file is in it by being there."""
     parts = ["fna: full attention against training-free approximations of it, in pairs.", "", "Commands worth knowing:"]
-    for command, what in COMMANDS:
-        parts += [f"  {command}", f"      {what}"]
+    for words, what in COMMANDS:
+        parts += [f"  {program()} {words}", f"      {what}"]
+    parts += ["  python -m fna.report outputs", "      one table and one page from every result below a folder"]
     for group in GROUPS:
         options = choices(group)
         width = max((len(name) for name in options), default=0)
