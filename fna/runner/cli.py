@@ -81,7 +81,7 @@ def checked(argv: Sequence[str]) -> list[str]:
 
 
 def _refuse_flag(message: str) -> NoReturn:
-    raise UserError(f"{message}; python run.py --help lists what there is.")
+    raise UserError(f"{message}; {program()} --help lists what there is.")
 
 
 def fail(said: str) -> NoReturn:
