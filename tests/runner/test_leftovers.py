@@ -24,7 +24,7 @@ def test_a_typo_leaves_no_run_behind(cli: Cli, tmp_path: Path, typo: str) -> Non
 
 
 def test_a_sweep_keeps_the_job_that_was_refused(cli: Cli, tmp_path: Path) -> None:
-    done = cli("-m", "landmarks=0", "dataset.count=8")
+    done = cli("-m", "layers=99", "dataset.count=8")
     assert done.returncode == 1
     [file] = tmp_path.rglob("result.json")
     assert json.loads(file.read_text())["status"] == "failed"
