@@ -6,6 +6,8 @@ pieces by category (CLS, massive, artifact, normal) lose less than {CLS, patches
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -56,7 +58,7 @@ class LowRank:
         massive = Found("massive")(q, k, site) if self.partition else nothing
         sinks = Found("both")(q, k, site) if self.partition else nothing
         kind = categories(massive, sinks, site.tokens)
-        with full_precision(q):
+        with full_precision(q), one_thread():
             images = [cut_rank(image, kinds, int(self.rank)) for image, kinds in zip(weights, kind, strict=True)]
             cut = torch.stack(images) if images else weights
             if site.keys is not None:
@@ -76,3 +78,18 @@ def cut_rank(weights: Tensor, kind: Tensor, rank: int) -> Tensor:
                 u, s, vh = torch.linalg.svd(piece, full_matrices=False)
                 out[:, rows[:, None], columns] = (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]
     return out
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for the CPU's share of the work inside.
+
+    The SVD of MKL opens a parallel region for every few columns of every matrix. Between them the other threads spin, and where
+    another process has a core each region waits for the one that is not running: most of the time of a ``task=tokens`` run.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

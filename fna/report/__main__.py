@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fna.errors import UserError
+from fna.report.contenders import apart
 from fna.report.results import Result, Run, load, write_csv
 from fna.report.table import show, show_sweep, write_markdown
 from fna.streams import never_fail
@@ -22,12 +23,13 @@ def report(folder: Path | str, runs: Sequence[Run] | None = None) -> list[Result
 
     runs = load(folder) if runs is None else runs
     paths, refused = [], []
-    for write in (write_csv, write_markdown, write_page):
+    lines = apart(runs)  # a line of the CSV for each contender
+    for write, these in ((write_csv, lines), (write_markdown, runs), (write_page, runs)):
         try:
-            paths.append(write(folder, runs))
+            paths.append(write(folder, these))
         except UserError as error:
             refused.append(error)
-    if len(runs) == 1:
+    if len(lines) == 1:
         show(runs[0].result)
     else:
         show_sweep(runs)

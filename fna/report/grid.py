@@ -12,7 +12,7 @@ Grid = tuple[list[str], list[list[Part]]]
 
 def numeric_columns(rows: Sequence[Sequence[Part]]) -> list[bool]:
     """For each column whether all of its cells look like numbers, intervals or nothing."""
-    return [all(cell.text[:1] in "+-–[0123456789" for cell in column) for column in zip(*rows, strict=True)]
+    return [all(cell.text[:1] in "+-–([0123456789" for cell in column) for column in zip(*rows, strict=True)]
 
 
 def fold(heads: list[str], rows: list[list[Part]]) -> tuple[list[str], list[list[Part]], list[tuple[str, str]]]:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from fna.report.contenders import apart, pairs
+from fna.report.day import Section, read_day
+from fna.report.grid import Grid
 from fna.report.pictures import Album, Landmarked
-from fna.report.plots import plots
+from fna.report.plots import Plot, plots
 from fna.report.results import Run, load, write_text
-from fna.report.sweep import label, summarise, varying
+from fna.report.seeds import merged
+from fna.report.sweep import label, varying
 from fna.report.view import View, study_of, view
 
 PICTURES = 4  # of one run within a sweep; a page of one run shows all
@@ -26,24 +31,41 @@ def write_page(folder: Path | str, runs: Sequence[Run] | None = None) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Chapter:
+    """A section of the day as the page shows it."""
+
+    section: Section
+    views: list[View]
+    labels: list[str]
+    plots: list[Plot]
+    beside: list[tuple[str, Landmarked]]
+    pairs: list[Grid]  # contenders of one run against each other
+
+
 def render(runs: Sequence[Run]) -> str:
     """The page as text: nothing in it refers to another file or address."""
     album = Album()
-    if len(runs) == 1:
-        views, summary = [view(runs[0], album)], None
-    else:
-        views, summary = [view(run, album, PICTURES) for run in runs if run.ok], summarise(runs)
-    keys = varying([run for run in runs if run.ok])
-    labels = [label(shown.run, keys) for shown in views]
+    single = view(runs[0], album) if len(apart(list(runs))) == 1 else None
+    day = read_day(runs) if single is None else None
     return _template("page").render(
-        title=summary.title if summary else views[0].headline,
-        summary=summary,
-        views=views,
-        labels=labels,
-        plots=plots(runs),
-        beside=_side_by_side(views, labels) if summary else [],
+        title=day.title if day else single.headline if single else [],
+        single=single,
+        day=day,
+        chapters=[_chapter(section, album) for section in day.sections] if day else [],
         album=album,
     )
+
+
+def _chapter(section: Section, album: Album) -> Chapter:
+    keys = varying(section.runs)
+    views = [view(run, album, PICTURES) for run in section.runs]
+    labels = [label(run, keys) for run in section.runs]
+    return Chapter(section, views, labels, plots(merged(section.runs)), _side_by_side(views, labels), _pairs(section))
+
+
+def _pairs(section: Section) -> list[Grid]:
+    return [grid for run in section.runs if not run.contender and (grid := pairs(run.result)) is not None]
 
 
 def render_study(run: Run) -> str | None:

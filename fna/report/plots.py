@@ -63,7 +63,7 @@ def plots(runs: Sequence[Run]) -> list[Plot]:
     drawn = []
     for metric in dict.fromkeys(key for run in whole for key in words.primary(run.result)):
         called = formats.metric_name(metric)
-        drawn.append(draw(f"{called}: what it costs, what it buys", whole, keys, quality_cost(metric)))
+        drawn.append(draw(f"{called}: what it costs, what it buys (broad: the frontier)", whole, keys, quality_cost(metric)))
         if "landmarks" in keys:
             drawn.append(draw(f"{called} over {_amount(whole)}", whole, keys, over_landmarks(metric, _amount(whole))))
         if "mask_start" in keys:
@@ -130,6 +130,9 @@ def draw(title: str, runs: Sequence[Run], keys: Sequence[str], plot: Axes) -> Pl
     paths = [[(x, y) for x, y, _ in points] for points in lines.values()]
     for place, path in enumerate(paths):
         _line(axes, place, path, above=paths[place + 1 :].count(path))
+    if plot.tags:
+        best = frontier([(x.middle or 0.0, y.middle or 0.0) for path in paths for x, y in path])
+        axes.plot(*zip(*best, strict=True), color=SOFT, linewidth=7, alpha=0.25, zorder=0.5, solid_capstyle="round")
     ticks = sorted({x.middle or 0.0 for path in paths for x, _ in path})
     if plot.log:
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -140,6 +143,15 @@ def draw(title: str, runs: Sequence[Run], keys: Sequence[str], plot: Axes) -> Pl
         _tag(figure, axes, [point for points in lines.values() if len(points) > 1 for point in points], plot.along)
     legend = [(name, place % len(LINES), place >= len(LINES)) for place, name in enumerate(lines)]
     return Plot(title, svg(figure), legend if len(lines) > 1 else [])
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (speed, quality) than which no other is both faster and better, the fastest first."""
+    found: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (-point[0], -point[1])):
+        if not found or y > found[-1][1]:
+            found.append((x, y))
+    return found
 
 
 def _tag(figure: Any, axes: Any, points: Sequence[tuple[Value, Value, Run]], key: str) -> None:
@@ -221,6 +233,8 @@ def svg(figure: Any) -> str:
 
 
 def _speedup(run: Run) -> Value:
+    if words.unmeasured(run.result):
+        return Value(None)
     tree = dig(run.result, "cost", "speedup")
     return Value(number(dig(tree, "median")), interval(dig(tree, "ci")))
 

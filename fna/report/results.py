@@ -34,7 +34,9 @@ FOLLOWS = {
     "attn.rank": "landmarks", "attn.sampler._target_": "sampler",
     "sampler.cls": "guarantee", "sampler.massive": "guarantee", "sampler.artifact": "guarantee",
 }  # fmt: skip
-SILENT = frozenset({"expected", "gallery", "logger", "retry_failed", "rows_dir", "workers"})  # knobs that no figure depends on
+SILENT = frozenset(
+    {"expected", "gallery", "logger", "retry_failed", "rows_dir", "versus", "workers"}
+)  # knobs that no figure depends on
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,15 @@ class Run:
     folder: Path
     name: str
     result: Result
+    contender: bool = False  # whether it is one of several in a result, of which the folder shows the first
+
+    @property
+    def made(self) -> float:
+        """When result.json was written, in seconds since 1970; 0 where it has gone."""
+        try:
+            return (self.folder / "result.json").stat().st_mtime
+        except OSError:
+            return 0.0
 
     @property
     def ok(self) -> bool:

@@ -10,10 +10,11 @@ from fna.report import formats, words
 from fna.report.expected import Expected, Theirs, load_expected
 from fna.report.grid import fold, numeric_columns
 from fna.report.results import FOLLOWS, IDENTITY, Run, dig, number, overrides, ratio, reference, setting
+from fna.report.seeds import REMARK, merged, spread
 from fna.report.words import Part
 
 Column = tuple[str, Callable[[Run], Part]]
-SHOWN = 3  # failed jobs that are named where many failed alike
+SHOWN = 3  # runs that are named where the same is said of many
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,10 @@ class Summary:
     heads: list[str]
     rows: list[list[Part]]
     numeric: list[bool]  # for each column, whether it holds numbers
-    failures: list[tuple[str, str]]  # which, and why; those that failed alike in one line
     notes: list[str]
+    remarks: list[str]  # for the foot of the table
     sources: list[str]  # whose the figures beside ours are
-    best: int | None  # the row that the title names
+    best: int | None  # the row that the title names, where it is one to take
     theirs: list[Theirs]  # what others measured, where no run of ours stands beside it
 
 
@@ -52,17 +53,18 @@ def group(run: Run, keys: Sequence[str], without: str) -> str:
 
 
 def summarise(runs: Sequence[Run]) -> Summary:
-    """The table of a sweep."""
-    whole = [run for run in runs if run.ok]
+    """The table of whole runs; those that differ in their seed alone are one line."""
+    whole = merged(runs)
     keys = varying(whole)
     shared = whole[0].result if whole else {}
     same = [key for key in _settings(whole) if key in IDENTITY or key not in FOLLOWS]
     same = [key for key in same if not _differs(whole, key) and setting(shared, key) not in (None, "none")]
     common = [(formats.field_name(key), formats.value_of(key, setting(shared, key))) for key in same]
-    expected = load_expected([run.result for run in whole])
-    notes = [*words.caveats(*(run.result for run in whole)), *expected.problems]
+    results = [run.result for run in whole]
+    expected = load_expected(results)
+    notes = [*_caveats(whole, keys), *expected.problems]
     found = best(whole)
-    title = _title(len(whole), found, keys, len(runs) - len(whole))
+    title = _title(len(runs), found, keys)
     columns = _columns(whole, keys, expected)
     heads, rows, once = fold([head for head, _ in columns], [[cell(run) for _, cell in columns] for run in whole])
     best_row = whole.index(found[0]) if found else None
@@ -72,31 +74,47 @@ def summarise(runs: Sequence[Run]) -> Summary:
         heads,
         rows,
         numeric_columns(rows),
-        _failures(runs),
         notes,
+        [*words.remarks(*results), *words.explained(*results), *([REMARK] if any("seeds" in result for result in results) else [])],
         expected.sources(),
         best_row,
         expected.tables(),
     )
 
 
-def best(runs: Sequence[Run]) -> tuple[Run, bool] | None:
-    """The fastest run that shows no loss (untimed: the best of these), and True; if all lose, the one that loses least, and False.
+FASTEST = "The fastest that keeps the quality"
+BEST = "The best that keeps the quality"
+NOT_FASTER = "None that keeps the quality is faster; the best of them"
+CLOSEST = "None is shown to keep the quality; the closest"
 
-    None where the runs are not of one model on one data set, or their metrics are findings: then nothing is better than another.
-    Full attention beside itself, as ``auto`` may leave it, is none of them.
+
+def best(runs: Sequence[Run]) -> tuple[Run, str] | None:
+    """The run to name first, and in which words.
+
+    The fastest of those that show no loss, if it is faster beyond the noise; else the best of them; if all lose, the one that
+    loses least. None where the runs are not of one model on one data set, or their metrics are findings: then nothing is better
+    than another. Full attention beside itself, as ``auto`` may leave it, is none of them.
     """
     if set(varying(runs)) & {"model", "dataset", "task"}:
         return None
     rated = [run for run in runs if words.weakest(run.result) not in {None, *formats.FINDINGS} and not words.is_idle(run.result)]
     safe = [run for run in rated if words.judge(*_delta(run)) in ("keeps", "gains")]
+    faster = [run for run in safe if words.judge_speed(run.result) == "good"]
+    if faster:
+        return max(faster, key=lambda run: (_speed(run) or 0.0, _quality(run))), FASTEST
     if safe:
-        return max(safe, key=lambda run: (_speed(run) or 0.0, number(_delta(run)[0]) or 0.0)), True
-    return (max(rated, key=lambda run: -100.0 if (delta := number(_delta(run)[0])) is None else delta), False) if rated else None
+        timed = any(_speed(run) is not None for run in safe)
+        return max(safe, key=_quality), NOT_FASTER if timed else BEST
+    return (max(rated, key=_quality), CLOSEST) if rated else None
 
 
 def _speed(run: Run) -> float | None:
-    return number(dig(run.result, "cost", "speedup", "median"))
+    """The speedup; None where it was not measured, or the machine was too busy to."""
+    return None if words.unmeasured(run.result) else number(dig(run.result, "cost", "speedup", "median"))
+
+
+def _quality(run: Run) -> float:
+    return -100.0 if (delta := number(_delta(run)[0])) is None else delta
 
 
 def _delta(run: Run) -> tuple[object, object, object]:
@@ -104,16 +122,23 @@ def _delta(run: Run) -> tuple[object, object, object]:
     return dig(metric, "delta"), dig(metric, "ci"), run.result.get("samples")
 
 
-def _title(count: int, found: tuple[Run, bool] | None, keys: Sequence[str], failed: int) -> list[Part]:
-    said = _count(count, "comparison") + (f" and {_count(failed, 'failure')}" if failed else "") + "."
+def _caveats(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
+    """The notes of all runs; those whose speed was not measured in one line that names them."""
+    busy = [run for run in runs if words.unmeasured(run.result)]
+    notes = words.caveats(*(run.result | {"cost": {}} if run in busy else run.result for run in runs))
+    if not busy:
+        return notes
+    named = ", ".join(label(run, keys) for run in busy[:SHOWN]) + (f" and {len(busy) - SHOWN} more" if len(busy) > SHOWN else "")
+    return [*notes, f"speedups in brackets are no measurements ({named}): {words.unmeasured(busy[0].result)}; run them again"]
+
+
+def _title(count: int, found: tuple[Run, str] | None, keys: Sequence[str]) -> list[Part]:
+    said = f"{counted(count, 'comparison')}."
     if found is None:
         return [Part(said)]
-    run, safe = found
+    run, lead = found
     told = ("attn", "landmarks", "layers", "reduce", "mask", "mask_start")
     extra = [key for key in keys if key not in told and setting(run.result, key) not in (None, "none")]
-    lead = "None is shown to keep the quality; the closest"
-    if safe:
-        lead = "The best that keeps the quality" if _speed(run) is None else "The fastest that keeps the quality"
     return [Part(f"{said} {lead}: "), *words.headline(run.result, label(run, extra) if extra else "")]
 
 
@@ -126,31 +151,13 @@ def _differs(runs: Sequence[Run], key: str) -> bool:
     return len({str(setting(run.result, key)) for run in runs}) > 1
 
 
-def _count(number: int, thing: str) -> str:
+def counted(number: int, thing: str) -> str:
+    """``1 comparison``, ``2 comparisons``."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _metrics(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(key for run in runs for key in words.primary(run.result)))
-
-
-def _why(run: Run) -> str:
-    return str(run.result.get("error") or f"status {run.result.get('status')}").partition("\n")[0]
-
-
-def _failures(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """The failed jobs by the words in which the jobs differ, and why: a line for each reason."""
-    typed = [set(words) for run in runs if (words := run.result.get("overrides"))]
-    shared = set.intersection(*typed) if typed else set()
-    reasons: dict[str, list[str]] = {}
-    for run in runs:
-        if not run.ok:
-            own = " ".join(word for word in run.result.get("overrides") or [] if word not in shared)
-            reasons.setdefault(_why(run), []).append(f"{run.name} ({own})" if own else run.name)
-    return [
-        (", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""), why)
-        for why, names in reasons.items()
-    ]
 
 
 def _columns(runs: Sequence[Run], keys: Sequence[str], expected: Expected) -> list[Column]:
@@ -159,14 +166,24 @@ def _columns(runs: Sequence[Run], keys: Sequence[str], expected: Expected) -> li
         *(_identity(key, place == 0) for place, key in enumerate(keys)),
         *([] if keys else [("run", lambda run: Part(run.name))]),
         *(column for metric in _metrics(runs) for column in _of_metric(metric, runs, expected)),
-        ("agreement", lambda run: Part(formats.fixed(dig(run.result, "fidelity", "agreement"), 1, " %"))),
+        (_agreement(runs), lambda run: Part(formats.fixed(dig(run.result, "fidelity", "agreement"), 1, " %"))),
         ("output error", lambda run: Part(formats.fixed(dig(run.result, "fidelity", "output_error"), 3))),
-        ("speedup", lambda run: Part(formats.times(dig(run.result, "cost", "speedup", "median")), words.judge_speed(run.result))),
+        ("speedup", _speedup),
         ("95 % interval", lambda run: Part(formats.limits(dig(run.result, "cost", "speedup", "ci")))),
         ("against", lambda run: Part(reference(run.result) if run.result.get("cost") else formats.NOTHING)),
         ("operations", lambda run: Part(formats.times(ratio(run.result, "cost", "flops")))),
         ("sampling", lambda run: Part(formats.share(dig(run.result, "cost", "sampling_share")))),
     ]
+
+
+def _agreement(runs: Sequence[Run]) -> str:
+    return "i2t agreement" if {run.result.get("task") for run in runs} == {"retrieval"} else "agreement"
+
+
+def _speedup(run: Run) -> Part:
+    """The speedup; in brackets where the machine was too busy for a measurement."""
+    text = formats.times(dig(run.result, "cost", "speedup", "median"))
+    return Part(f"({text})" if words.unmeasured(run.result) else text, words.judge_speed(run.result))
 
 
 def _identity(key: str, first: bool) -> Column:
@@ -197,6 +214,8 @@ def _of_metric(metric: str, runs: Sequence[Run], expected: Expected) -> list[Col
         ("delta", lambda run: Part(formats.signed(value(run, "delta"), 2), tone(run))),
         ("95 % interval", lambda run: Part(formats.span(value(run, "ci"), 2))),
     ]
+    if any("seeds" in run.result for run in runs):
+        columns.append(("over seeds", lambda run: Part(spread(run.result, metric))))
     if any(run.result.get("unmasked") for run in runs):
         columns.append((f"{short} unmasked", lambda run: Part(formats.fixed(value(run, "unmasked", "variant")))))
         columns.append(("delta", lambda run: Part(formats.signed(value(run, "unmasked", "delta"), 2))))

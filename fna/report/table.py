@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console
@@ -12,15 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from fna.report import formats, words
+from fna.report.contenders import apart, pairs
+from fna.report.day import Section, read_day
+from fna.report.decisions import decisions
 from fna.report.expected import Expected, Theirs, load_expected
 from fna.report.grid import Grid, numeric_columns
 from fna.report.results import Result, Run, dig, load, number, ratio, reference, write_text
-from fna.report.sweep import Summary, summarise
+from fna.report.sweep import Summary
 from fna.report.words import Part
 
 WIDE = 400
-FIRST_TO_GO = ("operations", "sampling", "against", "output error", "agreement")
-STYLES = {"good": "green", "bad": "red", "even": "bold", "": ""}
+FIRST_TO_GO = ("operations", "sampling", "against", "output error", "i2t agreement", "agreement")
+STYLES = {"good": "green", "bad": "red", "even": "bold", "tie": "dim", "": ""}
 SIDES = ("full", "exact", "variant")
 UNMASKED = ("without mask", "delta", "95 % interval")
 
@@ -34,28 +38,48 @@ def show(result: Result, console: Console | None = None) -> None:
     if result.get("status") == "ok":
         for heads, rows in _grids(result, expected):
             console.print(_table(heads, rows))
+        _remarks(console, [*words.remarks(result), *words.explained(result)])
 
 
 def show_sweep(runs: Sequence[Run], console: Console | None = None) -> None:
-    """Print a sweep: one line a result, the failures last."""
+    """Print many results: a table for each model, data set and task with a line a result, the failures last."""
     console = console or _console()
-    summary = summarise(runs)
-    _lines(console, summary.title, [f"{key} {value}" for key, value in summary.common])
+    day = read_day(runs)
+    console.print(_text(day.title), style="bold", soft_wrap=True)
+    for section in day.sections:
+        _section(console, section, alone=day.sections == [section])
+    for remark in filter(None, [day.remark]):
+        console.print(Text(remark, style="dim"), soft_wrap=True)
+    for place, why in day.failures:
+        console.print(Text(f"failed: {place}: {why}", style="red"), soft_wrap=True)
+
+
+def _section(console: Console, section: Section, alone: bool) -> None:
+    summary = section.summary
+    if not alone:
+        console.print()
+        console.print(Text(section.title, style="bold underline"), soft_wrap=True)
+        console.print(_text(summary.title), soft_wrap=True)
+    console.print(Text(_common(summary), style="dim"), soft_wrap=True)
     _notes(console, summary.notes, summary.sources)
-    if summary.rows:
-        console.print(_fitting(console, summary.heads, summary.rows))
+    console.print(_fitting(console, summary.heads, summary.rows))
+    for heads, rows in filter(None, (pairs(run.result) for run in section.runs if not run.contender)):
+        console.print(_table(heads, rows))
+    _remarks(console, summary.remarks)
     for theirs in summary.theirs:
         console.print(Text(theirs.title, style="bold"), soft_wrap=True)
         console.print(_table(theirs.heads, theirs.rows))
-    for place, why in summary.failures:
-        console.print(Text(f"failed: {place}: {why}", style="red"), soft_wrap=True)
+
+
+def _common(summary: Summary) -> str:
+    return " · ".join(f"{key} {value}" for key, value in summary.common)
 
 
 def write_markdown(folder: Path | str, runs: Sequence[Run] | None = None) -> Path:
     """Write ``table.md`` into ``folder``: the result at it, or the sweep below it; of ``runs`` alone where they are given."""
     runs = load(folder) if runs is None else runs
     path = Path(folder) / "table.md"
-    write_text(path, markdown(runs[0].result) if len(runs) == 1 else sweep_markdown(runs))
+    write_text(path, markdown(runs[0].result) if len(apart(runs)) == 1 else sweep_markdown(runs))
     return path
 
 
@@ -65,19 +89,24 @@ def markdown(result: Result) -> str:
     grids = [_pipes(*grid) for grid in _grids(result, expected)] if result.get("status") == "ok" else []
     lines = [f"**{_escape(words.plain(words.headline(result)))}**", _escape(" · ".join(words.compared(result)))]
     notes = _quotes([*words.caveats(result), *expected.problems, *expected.sources()])
-    return "\n\n".join([*lines, *notes, *grids]) + "\n"
+    foot = _foot([*words.remarks(result), *words.explained(result)]) if grids else []
+    return "\n\n".join([*lines, *notes, *grids, *foot]) + "\n"
 
 
 def sweep_markdown(runs: Sequence[Run]) -> str:
     """What `show_sweep` prints, as Markdown."""
-    summary: Summary = summarise(runs)
-    lines = [f"**{_escape(words.plain(summary.title))}**", _escape(" · ".join(f"{key} {value}" for key, value in summary.common))]
-    grid = [_pipes(summary.heads, summary.rows)] if summary.rows else []
-    failed = ["\n".join(f"- failed: {_escape(f'{place}: {why}')}" for place, why in summary.failures)] if summary.failures else []
-    return (
-        "\n\n".join([*lines, *_quotes([*summary.notes, *summary.sources]), *grid, *map(_theirs_pipes, summary.theirs), *failed])
-        + "\n"
-    )
+    day = read_day(runs)
+    lines = [f"**{_escape(words.plain(day.title))}**"]
+    for section in day.sections:
+        summary = section.summary
+        if len(day.sections) > 1:
+            lines += [f"## {_escape(section.title)}", _escape(words.plain(summary.title))]
+        lines += [_escape(_common(summary)), *_quotes([*summary.notes, *summary.sources]), _pipes(summary.heads, summary.rows)]
+        lines += [_pipes(*grid) for run in section.runs if not run.contender and (grid := pairs(run.result)) is not None]
+        lines += [*_foot(summary.remarks), *map(_theirs_pipes, summary.theirs)]
+    lines += _foot([day.remark] if day.remark else [])
+    failed = "\n".join(f"- failed: {_escape(f'{place}: {why}')}" for place, why in day.failures)
+    return "\n\n".join([*lines, *filter(None, [failed])]) + "\n"
 
 
 def quality(result: Result, expected: Expected) -> Grid:
@@ -99,11 +128,11 @@ def quality(result: Result, expected: Expected) -> Grid:
             digits = 2 if key == "agreement" else 4
             ends = formats.limits(dig(result, "fidelity", f"{key}_ci"), digits, "")
             text = formats.fixed(value, digits, " %" if key == "agreement" else "")
-            row = [Part(fidelity_name(key)), Part(""), Part(text), Part(""), Part(ends)]
+            row = [Part(fidelity_name(key, result)), Part(""), Part(text), Part(""), Part(ends)]
             bare = dig(result, "unmasked", "fidelity", key)
             own = "" if bare is None else formats.fixed(bare, digits, " %" if key == "agreement" else "")
             rows.append(row + [Part(own if head == UNMASKED[0] else "") for head in heads])
-    return ["quality", "full", "variant", "delta", "95 % interval", *heads], rows
+    return ["quality", "full", words.called(result), "delta", "95 % interval", *heads], rows
 
 
 def further(result: Result, expected: Expected) -> tuple[list[str], dict[str, list[Part]]]:
@@ -120,27 +149,34 @@ def further(result: Result, expected: Expected) -> tuple[list[str], dict[str, li
 
 def cost(result: Result) -> Grid:
     """Rates of full, exact and variant, the speedup, operations, memory and the share of sampling."""
-    tree, limit = result.get("cost"), words.ceiling(result)
+    tree, limit, why = result.get("cost"), words.ceiling(result), words.unmeasured(result)
     against = f"{formats.limits(dig(tree, 'speedup', 'ci'))} against {reference(result)}"
-    rows = [_only("speedup", formats.times(dig(tree, "speedup", "median")), against, words.judge_speed(result))]
+    median = formats.times(dig(tree, "speedup", "median"))
+    rows = [_only("speedup", median, against, words.judge_speed(result))]
+    if why:
+        rows = [_only("speedup", "no measurement", f"{why}; it came out as {median}")]
     rows.append([Part("images a second"), *(Part(formats.rate(dig(tree, "images_per_second", side))) for side in SIDES), Part("")])
     for called, key, unit in (("operations", "flops", "FLOP"), ("peak memory", "peak_memory_bytes", "B")):
         part = ratio(result, "cost", key)
         sides = [Part(formats.short(dig(tree, key, side), unit)) for side in SIDES]
         rows.append([Part(called), *sides, Part(f"{formats.times(part)} of full" if part is not None else "")])
-    rows.append(_only("sampling", formats.share(dig(tree, "sampling_share")), "of the variant's time"))
+    rows.append(_only("sampling", formats.share(dig(tree, "sampling_share")), f"of the time of {words.called(result)}"))
     if limit is not None:
         rows.append(_only("limit", formats.times(limit), "if the swapped attention cost nothing"))
-    return ["cost", *SIDES, ""], rows
+    return ["cost", "full", "exact", words.called(result), ""], rows
 
 
-def fidelity_name(key: str) -> str:
-    """How a measure of fidelity is called in a table."""
-    return {"agreement": "agreement with full", "output_error": "relative output error"}.get(key, key.replace("_", " "))
+def fidelity_name(key: str, result: Result) -> str:
+    """How a measure of fidelity is called in a table; of retrieval, in which only one direction is looked at, which one."""
+    way = ", image to text" if result.get("task") == "retrieval" else ""
+    names = {"agreement": f"agreement with full{way}", "output_error": "relative output error"}
+    return names.get(key, key.replace("_", " "))
 
 
 def _grids(result: Result, expected: Expected) -> list[Grid]:
-    return [quality(result, expected), cost(result)] if result.get("cost") else [quality(result, expected)]
+    grids = [quality(result, expected), *([cost(result)] if result.get("cost") else [])]
+    decided = decisions(result)
+    return grids if decided is None else [*grids, decided]
 
 
 def _only(called: str, value: str, remark: str, mark: str = "") -> list[Part]:
@@ -165,12 +201,17 @@ def _notes(console: Console, notes: Sequence[str], sources: Sequence[str]) -> No
         console.print(Text(source, style="dim"), soft_wrap=True)
 
 
+def _remarks(console: Console, remarks: Sequence[str]) -> None:
+    for remark in remarks:
+        console.print(Text(remark, style="dim"))
+
+
 def _text(parts: Sequence[Part]) -> Text:
     return Text.assemble(*((part.text, STYLES.get(part.mark, "")) for part in parts))
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[Part]]) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Part]], gap: int = 2) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, gap, 0, 0))
     for head, numeric in zip(heads, numeric_columns(rows), strict=True):
         table.add_column(head, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
@@ -181,12 +222,17 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Part]]) -> Table:
 def _fitting(console: Console, heads: list[str], rows: list[list[Part]]) -> Table:
     """The table without the columns for which a narrow terminal has no room; results.csv and the page have them all."""
     table = _table(heads, rows)
-    for head in FIRST_TO_GO:
+    sums = [head for head, after in pairwise(heads) if after == "delta"]  # that a difference goes with
+    for head in (*FIRST_TO_GO, *sums):
         if console.measure(table, options=console.options.update(max_width=WIDE)).maximum <= console.width or head not in heads:
             continue
         kept = [place for place, name in enumerate(heads) if name != head]
+        if head in sums:  # its name goes over to the difference
+            heads = [f"{head}\ndelta" if place and heads[place - 1] == head else name for place, name in enumerate(heads)]
         heads, rows = [heads[place] for place in kept], [[row[place] for place in kept] for row in rows]
         table = _table(heads, rows)
+    if console.measure(table, options=console.options.update(max_width=WIDE)).maximum > console.width:
+        table = _table(heads, rows, gap=1)
     return table
 
 
@@ -197,6 +243,10 @@ def _pipes(heads: Sequence[str], rows: Sequence[Sequence[Part]]) -> str:
 
 def _theirs_pipes(theirs: Theirs) -> str:
     return f"**{_escape(theirs.title)}**\n\n{_pipes(theirs.heads, theirs.rows)}"
+
+
+def _foot(remarks: Sequence[str]) -> list[str]:
+    return ["\n".join(f"{_escape(remark)}  " for remark in remarks)] if remarks else []
 
 
 def _quotes(notes: Sequence[str]) -> list[str]:

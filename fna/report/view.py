@@ -10,7 +10,9 @@ from typing import Any
 
 from fna.configs import program
 from fna.report import formats, table, words
+from fna.report.decisions import decisions
 from fna.report.expected import Theirs, load_expected
+from fna.report.grid import Grid
 from fna.report.pictures import Album, Gallery, read_gallery
 from fna.report.plots import Plot
 from fna.report.results import Result, Run, dig, interval, number, ratio, reference
@@ -57,6 +59,16 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class TimeBar:
+    """Whose time, how much of it an image, its width in percent of the longest, and its stages."""
+
+    name: str
+    text: str
+    width: float
+    stages: list[Segment]
+
+
+@dataclass(frozen=True)
 class Study:
     """What task=tokens found: a sentence, plots, and shaded tables."""
 
@@ -76,17 +88,24 @@ class View:
     caveats: list[str]
     sources: list[str]
     subject: str
+    called: str  # the approximation, where the others are "full" and "exact"
     metrics: list[Metric]
     further: list[str]  # heads of columns that only some results have; the cells are in the metrics
     theirs: list[Theirs]
     rates: list[tuple[str, str, float]]
     speedup: Part
     speedup_span: str
+    unmeasured: str  # why the speedup is no measurement
     reference: str
+    amounts: list[tuple[str, str]]  # operations and memory
     costs: list[list[Part]]
     fidelity: list[tuple[str, str]]
     agreement_span: str
-    stages: list[Segment]
+    explained: list[str]
+    remarks: list[str]
+    times: list[TimeBar]
+    bound: str  # of any speedup
+    decisions: Grid | None
     gallery: Gallery
     maps: list[Mapped]
     study: Study | None
@@ -99,6 +118,7 @@ class View:
 def view(run: Run, album: Album, pictures: int | None = None) -> View:
     """Read what lies beside the result (gallery, command, config) and turn all of it into words."""
     result = run.result
+    pictures = 0 if run.contender else pictures
     gallery = read_gallery(run.folder, album, pictures)
     speedup = dig(result, "cost", "speedup")
     expected = load_expected([result])
@@ -110,20 +130,27 @@ def view(run: Run, album: Album, pictures: int | None = None) -> View:
         caveats=[*words.caveats(result), *expected.problems, *([gallery.problem] if gallery.problem else [])],
         sources=expected.sources(),
         subject=formats.name(result.get("attn")),
+        called=words.called(result),
         metrics=metric_rows(result, cells),
         further=heads,
         theirs=expected.tables(),
         rates=_rates(result),
         speedup=Part(formats.times(dig(speedup, "median")), words.judge_speed(result)),
         speedup_span=formats.limits(dig(speedup, "ci")),
+        unmeasured=words.unmeasured(result),
         reference=reference(result),
+        amounts=_amounts(result),
         costs=table.cost(result)[1] if result.get("cost") else [],
         fidelity=_fidelity(result),
         agreement_span=formats.limits(dig(result, "fidelity", "agreement_ci"), 1, ""),
-        stages=stage_segments(result),
+        explained=words.explained(result),
+        remarks=words.remarks(result),
+        times=time_bars(result),
+        bound=_bound(result),
+        decisions=decisions(result),
         gallery=gallery,
         maps=read_maps(run.folder, album, pictures),
-        study=study_of(run, album, pictures),
+        study=None if run.contender else study_of(run, album, pictures),
         facts=_facts(result),
         command=_command(run),
         config=_config(run),
@@ -165,6 +192,30 @@ def stage_segments(result: Result) -> list[Segment]:
     return segments + [Segment(name, formats.share(value), 100 * value / total, -1) for name, value in rest.items() if value > 0]
 
 
+def time_bars(result: Result) -> list[TimeBar]:
+    """The time of the faster of full and exact above that of the approximation, one scale for both."""
+    whose, stages = reference(result), stage_segments(result)
+    full, own = (number(dig(result, "cost", "images_per_second", side)) for side in (whose, "variant"))
+    if not stages or not full or not own:
+        return [TimeBar(words.called(result), "", 100.0, stages)] if stages else []
+    slowest = min(full, own)
+    bars, rest = [], words.floor(result)
+    if rest is not None and rest <= 1:
+        parts = (("attention in the swapped blocks", 1 - rest, 0), ("rest of the model", rest, -1))
+        shown = [Segment(name, formats.share(part), 100 * part, place) for name, part, place in parts]
+        bars = [TimeBar(whose, _milliseconds(full), 100 * slowest / full, shown)]
+    return [*bars, TimeBar(words.called(result), _milliseconds(own), 100 * slowest / own, stages)]
+
+
+def _milliseconds(rate: float) -> str:
+    return f"{1000 / rate:.3g} ms an image"
+
+
+def _bound(result: Result) -> str:
+    limit = words.ceiling(result)
+    return "" if limit is None else f"at most {formats.times(limit)} as fast, were the swapped attention free"
+
+
 def _metric(key: str, metric: Any, ends: tuple[float, float], chief: bool, further: list[Part]) -> Metric:
     delta, ci = number(dig(metric, "delta")), dig(metric, "ci")
     mark = words.tone(key, metric)
@@ -189,12 +240,20 @@ def _rates(result: Result) -> list[tuple[str, str, float]]:
 def _fidelity(result: Result) -> list[tuple[str, str]]:
     """(what, how much), the agreement first."""
     tree = result.get("fidelity") or {}
-    said = [("same answer as full attention", formats.fixed(tree.get("agreement"), 1, " %"))]
-    said.append(("relative error of the outputs", formats.fixed(tree.get("output_error"), 3)))
+    said = [(table.fidelity_name("agreement", result), formats.fixed(tree.get("agreement"), 1, " %"))]
+    said.append((table.fidelity_name("output_error", result), formats.fixed(tree.get("output_error"), 3)))
     others = [key for key in tree if key not in ("agreement", "output_error") and number(tree[key]) is not None]
-    said += [(table.fidelity_name(key), formats.fixed(tree[key], 3)) for key in others]
-    part = ratio(result, "cost", "flops")
-    return said if part is None else [*said, ("operations against full", formats.times(part))]
+    said += [(table.fidelity_name(key, result), formats.fixed(tree[key], 3)) for key in others]
+    return said
+
+
+def _amounts(result: Result) -> list[tuple[str, str]]:
+    """(what, how much beside full) of the operations an image and the memory."""
+    said = []
+    for called, key, unit in (("operations an image", "flops", "FLOP"), ("peak memory", "peak_memory_bytes", "B")):
+        part, own = ratio(result, "cost", key), formats.short(dig(result, "cost", key, "variant"), unit)
+        said += [] if part is None else [(called, f"{own}, {formats.times(part)} of full")]
+    return said
 
 
 def _facts(result: Result) -> list[tuple[str, str]]:

@@ -51,6 +51,21 @@ def subject(result: Result) -> str:
     return text[0].upper() + text[1:]
 
 
+def called(result: Result) -> str:
+    """The approximation in one or two words, as the head of a column: ``FNA``, ``mask both``, ``FNA and ToMe``."""
+    masked = result.get("mask") not in (None, "none")
+    if masked and result.get("attn") == "exact":
+        return f"mask {result['mask']}"
+    names = [formats.name(result.get(key)) for key in ("attn", "reduce") if result.get(key) not in (None, "none")]
+    return " and ".join(names) or "variant"
+
+
+def place(result: Result) -> str:
+    """Which model on which data: ``clip_shapes on shapes``; "" where a result says neither."""
+    named = [str(result[key]) for key in ("model", "dataset") if result.get(key)]
+    return " on ".join(named)
+
+
 def is_idle(result: Result) -> bool:
     """Whether ``auto`` found no block worth it, so that full attention was compared with itself."""
     return dig(result, "auto", "landmarks") == {}
@@ -97,20 +112,32 @@ def tone(key: str, metric: Any, even: str = "even") -> str:
 
 
 def judge_speed(result: Result) -> str:
-    """ "good", "bad" or "even": faster, slower, or neither beyond the noise, as full attention is beside itself."""
+    """ "good", "bad" or "even": faster, slower, or neither beyond the noise, as full attention is beside itself.
+
+    "" where the machine was busy: then nothing can be said.
+    """
+    if unmeasured(result):
+        return ""
     pair = interval(dig(result, "cost", "speedup", "ci"))
     return "even" if pair is None or is_idle(result) or pair[0] <= 1 <= pair[1] else "good" if pair[0] > 1 else "bad"
+
+
+def unmeasured(result: Result) -> str:
+    """Why the speedup is no measurement; "" where it is one, or where there is none."""
+    tree = dig(result, "cost", "measurement")
+    return "" if dig(tree, "quiet") is not False else "; ".join(map(str, tree.get("reasons") or ["the machine was busy"]))
 
 
 def headline(result: Result, extra: str = "") -> list[Part]:
     """The result in one sentence, as pieces; ``extra`` goes into brackets after what was compared."""
     key = weakest(result)
-    who = subject(result) + (f" ({extra})" if extra else "")
+    where = place(result)
+    who = (f"{where}: " if where else "") + subject(result) + (f" ({extra})" if extra else "")
     if key is None:
         return [Part(f"{who}: {result.get('error') or 'no metrics'}")]
     if is_idle(result):
         return [Part(f"{who}.")]
-    doubt = [Part("Random weights, only the pipeline counts: ")] if is_random(result) else []
+    doubt = [Part("Random weights, only the pipeline counts. ")] if is_random(result) else []
     speed = _speed(result)
     verdict = judge(dig(result, "metrics", key, "delta"), dig(result, "metrics", key, "ci"), result.get("samples"))
     link = [Part(",")] if speed and verdict != "keeps" else []
@@ -141,6 +168,8 @@ def _speed(result: Result) -> list[Part]:
     median = number(dig(result, "cost", "speedup", "median"))
     if median is None:
         return []
+    if unmeasured(result):
+        return [Part(" with no measurement of its speed: the machine was busy")]
     mark, against = judge_speed(result), f" the speed of {reference(result)} attention"
     ends = interval(dig(result, "cost", "speedup", "ci"))
     if ends is not None and mark == "even" and ends[1] - ends[0] > NOISY:
@@ -162,8 +191,16 @@ def compared(result: Result) -> list[str]:
     pieces += [f"{formats.value_of('', amount)} {unit}" for amount, unit in amounts if amount is not None]
     if result.get("sampler") not in (None, "none"):
         pieces.append(f"sampler {formats.value_of('sampler', result['sampler'])}")
-    pieces += [str(result[key]) for key in ("dtype", "device") if result.get(key)]
+    pieces += [str(result["dtype"])] if result.get("dtype") else []
+    pieces += [machine(result)] if result.get("device") else []
     return [piece for piece in [*pieces, f"seed {result['seed']}" if "seed" in result else ""] if piece]
+
+
+def machine(result: Result) -> str:
+    """The device with the processor's name: ``cpu (AMD EPYC)``."""
+    kind = str(result["device"])
+    named = dig(result, "environment", "gpu" if kind.startswith("cuda") else "cpu")
+    return f"{kind} ({named})" if named else kind
 
 
 def is_random(result: Result) -> bool:
@@ -177,33 +214,65 @@ def is_doubtful(result: Result) -> bool:
 
 
 def caveats(*results: Result) -> list[str]:
-    """What a reader must know before believing a number: random weights, mismatches, warnings, skipped or unmoved samples.
+    """What a reader must know before believing a number: random weights, mismatches, warnings, skipped samples, a busy machine.
 
     Each note once, however many results it is about.
     """
-    notes = [note for result in results for note in _caveats(result)]
+    return list(dict.fromkeys(note for result in results for note in _caveats(result)))
+
+
+def remarks(*results: Result) -> list[str]:
+    """What is not wrong but limits what can be said: intervals without width."""
     moving = [result for result in results if not is_idle(result)]
     unmoved = [result for result in moving if any(dig(result, "metrics", key, "ci") == [0, 0] for key in primary(result))]
     counts = [samples for result in unmoved if (samples := number(result.get("samples")))]
-    if counts:
-        unseen = f"up to {min(100, 300 / min(counts)):.3g} % of all samples may still change (95 %, rule of three)"
-        notes.append(f"where an interval is [0, 0], the score of none of {formats.extent(counts)} samples changed; {unseen}")
-    return list(dict.fromkeys(notes))
+    if not counts:
+        return []
+    unseen = f"up to {min(100, 300 / min(counts)):.3g} % of all samples may still change (95 %, rule of three)"
+    return [f"where an interval is [0, 0], the score of none of {formats.extent(counts)} samples changed; {unseen}"]
 
 
 def _caveats(result: Result) -> list[str]:
-    notes = [str(note) for note in [*(result.get("notes") or []), *(result.get("warnings") or [])]]
+    decided = dig(result, "auto", "why") or []  # a table of its own
+    notes = [str(note) for note in [*(result.get("notes") or []), *(result.get("warnings") or [])] if note not in decided]
     if is_random(result) and not any("random" in note.lower() for note in notes):
         notes.insert(0, "random weights: the pipeline runs, the scores mean nothing")
     skipped = [str(item) for item in result.get("skipped") or []]
     if skipped:
         more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
         notes.append(f"{len(skipped)} unreadable, left out: {', '.join(skipped[:3])}{more}")
+    if why := unmeasured(result):
+        notes.append(f"no measurement of the speed: {why}; run it again when nothing else runs")
     return notes
 
 
+AGREEMENT = {  # what is decided alike, by task
+    "classification": "images with the same class first as with full attention",
+    "retrieval": "images for which the same caption comes first as with full attention (image to text)",
+    "segmentation": "places in the images with the same class as with full attention",
+    "tokens": "images with the same number of massive tokens as with full attention",
+}
+OUTPUT_ERROR = "relative output error: how far the outputs are from those of full, over their length; 0 is the same, small is good"
+
+
+def explained(*results: Result) -> list[str]:
+    """One sentence on agreement and one on the relative output error, for the foot of a table, where there are any."""
+    measured = [result for result in results if result.get("fidelity")]
+    agreeing = [result for result in measured if number(dig(result, "fidelity", "agreement")) is not None]
+    tasks = dict.fromkeys(str(result.get("task")) for result in agreeing)
+    said = dict.fromkeys(AGREEMENT.get(task, "samples with the same answer as with full attention") for task in tasks)
+    errors = any(number(dig(result, "fidelity", "output_error")) is not None for result in measured)
+    lines = [f"agreement: share of {what}, right or wrong; 100 % is the same everywhere, high is good" for what in said]
+    return [*lines, *([OUTPUT_ERROR] if errors else [])]
+
+
+def floor(result: Result) -> float | None:
+    """The share of the time of full attention that would remain if the swapped attention cost nothing."""
+    tree = dig(result, "cost", "floor")
+    return number(dig(tree, "median") if isinstance(tree, dict) else tree)
+
+
 def ceiling(result: Result) -> float | None:
-    """The speedup if the swapped attention cost nothing; ``cost.floor`` is the share of the time that would remain."""
-    floor = dig(result, "cost", "floor")
-    floor = number(dig(floor, "median") if isinstance(floor, dict) else floor)
-    return None if not floor else 1 / floor if floor < 1 else floor
+    """The speedup if the swapped attention cost nothing."""
+    rest = floor(result)
+    return None if not rest else 1 / rest if rest < 1 else rest

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fna.runner.flops import Forward, flops
 from fna.runner.memory import peak_bytes
+from fna.runner.quiet import Load, Watch, judge
 from fna.surgery.variant import FULL, Variant
 
 Variants = Mapping[Any, Callable[[], AbstractContextManager[Any]]]
@@ -127,17 +128,26 @@ def measure(
         progress(1)
         return out
 
-    seconds = in_turns(seen, {name: partial(variant.on, module) for name, variant in turns.items()}, images, rounds)
+    with Watch(torch.get_num_threads() if images.device.type == "cpu" else 1) as watch:
+        seconds = in_turns(seen, {name: partial(variant.on, module) for name, variant in turns.items()}, images, rounds)
+    clocked = {name: stages(seen, partial(_clocked, one, module), images, _stage_rounds(rounds)) for name, one in exact.items()}
     full = _counted(seen, FULL, module, images)
-    return [
-        _cost(seen, one, module, images, full, [seconds[FULL.label], seconds[tuple(sorted(one.baseline.ops))], seconds[place]])
-        for place, one in enumerate(contenders)
-    ]
+    costs = []
+    for place, one in enumerate(contenders):
+        blocks = tuple(sorted(one.baseline.ops))
+        sides, attention = [seconds[FULL.label], seconds[blocks], seconds[place]], clocked[blocks].get("attention", 0.0)
+        costs.append(_cost(seen, one, module, images, full, sides, watch.load, attention))
+    return costs
 
 
 def passes(contenders: int, baselines: int, rounds: int) -> int:
     """How many forward passes `measure` makes."""
-    return (WARM_UP + rounds) * (1 + baselines + contenders) + 2 * (1 + contenders) + contenders * (WARM_UP + _stage_rounds(rounds))
+    timed = (WARM_UP + rounds) * (1 + baselines + contenders)
+    return timed + 2 * (1 + contenders) + (contenders + baselines) * (WARM_UP + _stage_rounds(rounds))
+
+
+def _clocked(variant: Variant, module: nn.Module, clock: StageClock) -> AbstractContextManager[Any]:
+    return variant.on(module, clock=clock)
 
 
 def _stage_rounds(rounds: int) -> int:
@@ -153,14 +163,24 @@ def _counted(forward: Forward, variant: Variant, module: nn.Module, images: Tens
 
 
 def _cost(
-    forward: Forward, one: Timed, module: nn.Module, images: Tensor, full: tuple[float, int], seconds: Sequence[np.ndarray]
+    forward: Forward,
+    one: Timed,
+    module: nn.Module,
+    images: Tensor,
+    full: tuple[float, int],
+    seconds: Sequence[np.ndarray],
+    load: Load,
+    attention: float,
 ) -> dict[str, Any]:
-    """``seconds`` of full, exact and the contender in the same rounds."""
+    """``seconds`` of full, exact and the contender in the same rounds; ``attention``: its share of the time of exact.
+
+    "floor": the share of the baseline's time that would remain if the swapped attention cost nothing, the bound on any speedup.
+    """
     sides = dict(zip(("full", "exact", "variant"), seconds, strict=True))
     baseline = min(("full", "exact"), key=lambda name: float(np.median(sides[name])))
     counted, peak = _counted(forward, one.variant, module, images)
     rounds = len(sides["full"])
-    shares = stages(forward, lambda clock: one.variant.on(module, clock=clock), images, _stage_rounds(rounds))
+    shares = stages(forward, partial(_clocked, one.variant, module), images, _stage_rounds(rounds))
     batch = len(images)
     return {
         "speedup": median_ratio(sides[baseline], sides["variant"]),
@@ -172,4 +192,6 @@ def _cost(
         "stages": shares,
         "batch_size": batch,
         "rounds": rounds,
+        "measurement": judge(sides[baseline], sides["variant"], load),
+        "floor": min(1.0, (1 - attention) * float(np.median(sides["exact"])) / float(np.median(sides[baseline]))),
     }

@@ -15,6 +15,7 @@ from fna.records import json_bytes, write_atomic
 from fna.runner.asked import Asked, ask
 from fna.runner.failures import keep_traceback, line, mendable
 from fna.runner.files import checked_folder
+from fna.runner.leftovers import remove_bare
 from fna.runner.result import failed, fallen
 from fna.runner.versus import composed
 
@@ -29,6 +30,7 @@ def run(
     it; in a sweep it is printed and the next job runs.
     """
     started = time.perf_counter()
+    asked = None
     try:
         checked_folder(folder)
         asked = ask(composed(cfg, names, words))
@@ -40,6 +42,8 @@ def run(
         finish(result, folder)
     except Exception as raised:
         error = mendable(raised)
+        if asked is None and isinstance(error, UserError) and not in_sweep and remove_bare(folder):
+            _tell(error, False)  # refused before anything ran: raised, and nothing is left
         keep_traceback(error, folder)
         kept = _write_failure(failed(cfg, names, folder, line(error), round(time.perf_counter() - started, 2)), folder)
         _tell(error, in_sweep and kept)

@@ -10,6 +10,7 @@ from typing import Any
 from fna.records import json_bytes, write_atomic
 from fna.report import table
 from fna.report.page import write_page
+from fna.report.results import load
 from fna.runner import gallery
 from fna.runner.compared import Compared
 from fna.runner.loaded import Loaded
@@ -47,5 +48,8 @@ def finish(result: dict[str, Any], folder: Path) -> None:
     write_atomic(folder / "result.json", json_bytes(result))
     table.write_markdown(folder)
     page = write_page(folder)
-    table.show(result)
+    if result.get("contenders"):
+        table.show_sweep(load(folder))
+    else:
+        table.show(result)
     say(f"page: {page}")

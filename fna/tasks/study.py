@@ -26,9 +26,12 @@ from fna.ops.rows import attention_chunks
 from fna.surgery.blocks import Tower, find_tower
 from fna.surgery.lookahead import swap_masked
 from fna.surgery.probe import Call, Records, recording
+from fna.tasks.base import Progress
 from fna.tasks.calibration import run_images
 
 BATCH = 4
+MODES = (("mask", "type1"), ("sink", "type1"), ("sink", "type2"))
+STEPS = (0, 1, 2, 4, 8, 16)  # how many sinks are taken away
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,14 +44,23 @@ class Given:
         return self.chosen
 
 
-def study(model: Model, images: Tensor, seek: Masking, ranks: tuple[int, ...]) -> dict[str, Any]:
+def passes(ranks: tuple[int, ...]) -> int:
+    """How many times `study` runs all images, as its ``progress`` counts them."""
+    return 4 + len(MODES) * len(STEPS) + 2 * len(ranks)
+
+
+def study(
+    model: Model, images: Tensor, seek: Masking, ranks: tuple[int, ...], progress: Progress = lambda n: None
+) -> dict[str, Any]:
     """All sections for ``images`` ``[n, 3, h, w]``; block numbers are positions in the lists."""
     depth = model.depth
     first, detect = seek.window(depth)
     seen = record(model, images, streams=("entering", "attended", "leaving"), calls=judges(seek, detect), seek=seek)
+    progress(1)
     kind = categories(seen["massive"], seen["sinks"], model.tokens)
     tower = find_tower(model.tower)
     pairs = record_by(model, images, kind, lambda part: {"mass": mass(part), "suppression": suppression(part, tower)})
+    progress(1)
     counts = torch.stack([(kind == number).sum(1) for number in range(len(NAMES))], 1).float().mean(0)
     return {
         "names": list(NAMES),
@@ -62,9 +74,9 @@ def study(model: Model, images: Tensor, seek: Masking, ranks: tuple[int, ...]) -
         "overlap": overlap({name: seen[name][:, detect] for name in RULES if name in seen} | {"sink set": seen["sinks"]}),
         "mass": averaged(pairs["mass"]),
         "suppression": averaged(pairs["suppression"].mean(2)),
-        "growth": growth(model, images, kind, first),
-        "iterative": iterative(model, images, seen["order"], seek),
-        "ranks": rank_curves(model, images, seek, ranks),
+        "growth": growth(model, images, kind, first, progress),
+        "iterative": iterative(model, images, seen["order"], seek, progress),
+        "ranks": rank_curves(model, images, seek, ranks, progress),
     }
 
 
@@ -198,7 +210,7 @@ def averaged(pairs: Tensor) -> list[Any]:
     return [[[None if value != value else value for value in row] for row in block] for block in mean.tolist()]
 
 
-def growth(model: Model, images: Tensor, kind: Tensor, start: int) -> dict[str, Any]:
+def growth(model: Model, images: Tensor, kind: Tensor, start: int, progress: Progress = lambda n: None) -> dict[str, Any]:
     """Norms by category with no attention from block ``start`` on: the MLPs do the growing (§1.4).
 
     "without": of the attention only the bias of its output projection is left; "without_bias": not even that.
@@ -207,8 +219,10 @@ def growth(model: Model, images: Tensor, kind: Tensor, start: int) -> dict[str, 
         layer: Masked(Exact(), make_rule("fixed_norm"), pattern="all") for layer in range(start, model.depth)
     }
     without = record(model, images, streams=("leaving",), plan=off)["leaving"]
+    progress(1)
     with _no_output_bias(find_tower(model.tower), off):
         bare = record(model, images, streams=("leaving",), plan=off)["leaving"]
+    progress(1)
     return {"start": start, "without": by_category(without, kind), "without_bias": by_category(bare, kind)}
 
 
@@ -228,21 +242,21 @@ def _no_output_bias(tower: Tower, layers: Iterable[int]) -> Iterator[None]:
                 bias.copy_(value)
 
 
-def iterative(
-    model: Model, images: Tensor, order: Tensor, seek: Masking, steps: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
-) -> list[Any]:
+def iterative(model: Model, images: Tensor, order: Tensor, seek: Masking, progress: Progress = lambda n: None) -> list[Any]:
     """The first r sinks taken away from block ``first`` on, by mask and by sink, type I and II: norms and attention after that.
 
     For each r: the mean norm after the window and the CLS attention in the block of detection, of the first eight ranks.
     """
     first, detect = seek.window(model.depth)
     curves = []
-    for mode, pattern in (("mask", "type1"), ("sink", "type1"), ("sink", "type2")):
-        for step in steps:
+    for mode, pattern in MODES:
+        for place, step in enumerate(STEPS):
             if step and not bool((order[:, min(step, order.shape[1]) - 1] >= 0).any()):
+                progress(len(STEPS) - place)
                 break
             norms, given = _without_first(model, images, order, step, range(first, detect + 1), mode, pattern)
             curves.append({"mode": mode, "pattern": pattern, "removed": step, "norms": norms, "cls": given})
+            progress(1)
     return curves
 
 
@@ -270,7 +284,9 @@ def _of_ranks(values: Tensor, order: Tensor, ranks: int = 8) -> list[float | Non
     return means
 
 
-def rank_curves(model: Model, images: Tensor, seek: Masking, ranks: tuple[int, ...]) -> list[dict[str, Any]]:
+def rank_curves(
+    model: Model, images: Tensor, seek: Masking, ranks: tuple[int, ...], progress: Progress = lambda n: None
+) -> list[dict[str, Any]]:
     """Against exact attention: pieces of rank r after the block of detection, pieces whole and by category.
 
     "error": relative error of the outputs. Of a classifier "agreement", images with the same class first, in percent; of an
@@ -291,6 +307,7 @@ def rank_curves(model: Model, images: Tensor, seek: Masking, ranks: tuple[int, .
             error = ((cut - exact).norm(dim=-1) / exact.norm(dim=-1).clamp_min(1e-12)).mean()
             near = _same_class(cut, exact) if model.classify else _cosine(cut, exact)
             curves.append({"partition": partition, "rank": rank, "error": float(error)} | near)
+            progress(1)
     return curves
 
 

@@ -12,7 +12,7 @@ import pytest
 from fna.report.page import figures, write_page
 from fna.report.pictures import Album, grid_cells, read_gallery
 from fna.report.results import Run
-from fna.report.view import metric_rows, stage_segments, view
+from fna.report.view import metric_rows, stage_segments, time_bars, view
 from tests.report.made_up_results import failed, result, retrieval, write_run
 
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}<img src=x onerror=y>"
@@ -134,7 +134,7 @@ def test_a_sweep_has_table_plots_and_each_run_folded(sweep_folder: Path) -> None
     (sweep_folder / "10/result.json").write_text("{")
     page = read_page(sweep_folder)
     assert_self_contained(sweep_folder)
-    assert page.tags.count("details") == 18  # each run, and the fold within it
+    assert page.tags.count("details") == 19  # each run, and the fold within it; the failures
     assert page.attributes.count(("class", "plot")) == 2
     assert page.attributes.count(("class", "best")) == 1
     for piece in ("9 comparisons and 2 failures", "made-up reason", "result.json cannot be read", "fps, 16 landmarks"):
@@ -201,6 +201,48 @@ def test_a_page_without_timing_says_nothing_of_speed(tmp_path: Path) -> None:
     for job in range(2):
         write_run(tmp_path / str(job), result(cost={}, seed=job))
     words = read_page(tmp_path).words
-    assert "operations against full" not in words
+    assert "operations" not in words
     assert "top-1 −0.20</" not in words
     assert "· –" not in words
+
+
+def test_a_page_calls_the_method_by_its_name_and_names_model_and_data_first(run_folder: Path) -> None:
+    words = read_page(run_folder).words
+    assert "made_up_vit on made_up_photos: FNA with 64 landmarks" in words
+    shown = words.partition("Quality")[2].partition("How to make it again")[0]
+    assert "variant" not in shown
+    assert "operations an image" in shown.partition("Fidelity")[0]
+    assert "agreement: share of images with the same class first" in shown
+
+
+def test_the_time_of_full_stands_above_that_of_the_approximation_on_one_scale() -> None:
+    above, below = time_bars(result())
+    assert (above.name, below.name) == ("exact", "FNA")
+    assert [(stage.name, stage.share) for stage in above.stages] == [
+        ("attention in the swapped blocks", "23.0 %"),
+        ("rest of the model", "77.0 %"),
+    ]
+    assert above.width == 100
+    assert below.width == pytest.approx(100 * 12.25 / 14.6)
+    assert [bar.name for bar in time_bars(result(cost=result()["cost"] | {"floor": None}))] == ["FNA"]
+
+
+def test_where_nothing_is_wrong_there_is_no_warning_box(run_folder: Path, tmp_path: Path) -> None:
+    assert ("class", "caveats") not in read_page(run_folder).attributes
+    write_run(tmp_path / "bad", result(warnings=["made-up warning"]))
+    assert ("class", "caveats") in read_page(tmp_path / "bad").attributes
+
+
+def test_a_busy_machine_has_no_speed_on_the_page(tmp_path: Path) -> None:
+    busy = {"quiet": False, "reasons": ["other processes took 1.0 of 2 cores while 2 were needed"]}
+    write_run(tmp_path, result(cost=result()["cost"] | {"measurement": busy}))
+    words = read_page(tmp_path).words
+    assert "no measurement" in words.partition("Fidelity")[0]
+    assert "other processes took 1.0 of 2 cores" in words
+
+
+def test_a_page_fits_a_phone(tmp_path: Path) -> None:
+    write_run(tmp_path, result())
+    page = read_page(tmp_path)
+    assert ("name", "viewport") in page.attributes
+    assert page.tags.count("table") == page.attributes.count(("class", "scroll"))

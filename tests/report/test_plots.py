@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fna.report.plots import plots
+from fna.report.plots import frontier, plots
 from fna.report.results import load
 from tests.report.made_up_results import result, write_run
 
 
 def test_a_sweep_over_landmarks(sweep_folder: Path) -> None:
     drawn = plots(load(sweep_folder))
-    assert [plot.title for plot in drawn] == ["top-1: what it costs, what it buys", "top-1 over landmarks"]
+    assert [plot.title for plot in drawn] == [
+        "top-1: what it costs, what it buys (broad: the frontier)",
+        "top-1 over landmarks",
+    ]
     for plot in drawn:
         assert [name for name, _, _ in plot.legend] == ["fps", "uniform", "random"]
         assert "var(--c2)" in plot.svg
@@ -56,3 +59,8 @@ def test_labels_of_points_do_not_lie_on_each_other(tmp_path: Path) -> None:
         write_run(tmp_path / str(job), content)
     cost = plots(load(tmp_path))[0].svg
     assert 0 < len(re.findall(r">1[01]\d</text>", cost)) < 6  # eleven points in one place have room for a few labels
+
+
+def test_the_frontier_holds_what_nothing_beats_in_both() -> None:
+    points = [(1.0, 0.0), (1.2, -0.5), (1.1, -0.9), (1.5, -2.0), (1.5, -3.0), (0.8, -0.1)]
+    assert frontier(points) == [(1.5, -2.0), (1.2, -0.5), (1.0, 0.0)]

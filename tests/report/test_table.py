@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
+from fna.report.decisions import decisions
 from fna.report.results import load
-from fna.report.sweep import best, label, summarise, varying
+from fna.report.sweep import CLOSEST, FASTEST, NOT_FASTER, best, label, summarise, varying
 from fna.report.table import markdown, show, show_sweep, sweep_markdown, write_markdown
 from tests.report.made_up_results import failed, result, retrieval, write_run
 
@@ -80,22 +82,98 @@ def test_a_sweep_says_once_what_all_share(sweep_folder: Path) -> None:
 def test_best_is_the_fastest_that_keeps_and_else_the_smallest_loss(sweep_folder: Path, tmp_path: Path) -> None:
     found = best(load(sweep_folder))
     assert found is not None
-    assert (found[0].name, found[1]) == ("2", False)
+    assert (found[0].name, found[1]) == ("2", CLOSEST)
     for job, (delta, median) in enumerate([(-0.1, 1.1), (-0.2, 1.3), (-5.0, 2.0)]):
         top1 = {"full": 70.0, "variant": 70.0 + delta, "delta": delta, "ci": [delta - 0.5, delta + 0.5]}
         write_run(
-            tmp_path / str(job), result(metrics={"top1": top1}, landmarks=job, cost={"speedup": {"median": median, "ci": [1, 2]}})
+            tmp_path / str(job),
+            result(metrics={"top1": top1}, landmarks=job, cost={"speedup": {"median": median, "ci": [1.01, 2]}}),
         )
     found = best(load(tmp_path))
     assert found is not None
-    assert (found[0].name, found[1]) == ("1", True)
+    assert (found[0].name, found[1]) == ("1", FASTEST)
+
+
+@pytest.mark.parametrize("ends", [[0.8, 0.9], [0.95, 1.05], [1, 1.1]])
+def test_the_fastest_that_keeps_the_quality_is_never_a_slower_one(tmp_path: Path, ends: list[float]) -> None:
+    for job, delta in enumerate((-0.3, -0.1)):
+        top1 = {"full": 70.0, "variant": 70.0 + delta, "delta": delta, "ci": [delta - 0.5, delta + 0.5]}
+        cost = {"speedup": {"median": sum(ends) / 2, "ci": ends}}
+        write_run(tmp_path / str(job), result(metrics={"top1": top1}, landmarks=job, cost=cost))
+    found = best(load(tmp_path))
+    assert found is not None
+    assert (found[0].name, found[1]) == ("1", NOT_FASTER)
+    assert "fastest" not in printed(load(tmp_path)).lower()
+
+
+def test_a_run_on_a_busy_machine_is_not_the_fastest(tmp_path: Path) -> None:
+    busy = {"quiet": False, "reasons": ["other processes took 1.0 of 2 cores while 2 were needed"]}
+    write_run(tmp_path / "0", result())
+    cost = result()["cost"] | {"speedup": {"median": 3.0, "ci": [2.9, 3.1]}, "measurement": busy}
+    write_run(tmp_path / "1", result(landmarks=16, cost=cost))
+    found = best(load(tmp_path))
+    assert found is not None
+    assert found[0].name == "0"
+    text = printed(load(tmp_path))
+    assert "(3.00x)" in text
+    assert "! speedups in brackets are no measurements (16 landmarks): other processes took 1.0 of 2 cores" in text
+
+
+def test_the_speed_line_of_a_busy_machine_says_no_measurement(tmp_path: Path) -> None:
+    busy = {"quiet": False, "reasons": ["the first half of the rounds gives 1.30x, the second 0.90x"]}
+    text = printed(result(cost=result()["cost"] | {"measurement": busy}))
+    [line] = [line for line in text.splitlines() if line.startswith("speedup")]
+    assert "no measurement" in line
+    assert "the first half of the rounds gives 1.30x" in line
+    assert "no measurement" not in printed(result())
+
+
+def test_a_table_says_fna_and_explains_agreement_at_its_foot() -> None:
+    lines = printed(result()).splitlines()
+    assert "variant" not in "\n".join(lines)
+    assert lines[-2].startswith("agreement: share of images with the same class first")
+    assert lines[-1].startswith("relative output error: ")
+    assert "agreement with full, image to text" in printed(retrieval())
+
+
+def test_what_auto_decided_is_a_table() -> None:
+    auto = {
+        "landmarks": {"6": 24}, "tolerance": 0.1,
+        "errors": {"5": {"8": 0.3, "24": 0.2}, "6": {"8": 0.2, "24": 0.08}, "7": {"8": 0.09, "24": 0.05}},
+        "speedups": {"8": 0.9, "24": 1.4},
+        "why": ["block 5: full attention, since no count ...", "block 6: 24 landmarks (error ...)", "block 7: full attention, ..."],
+    }  # fmt: skip
+    made = decisions(result(auto=auto))
+    assert made is not None
+    assert [[cell.text for cell in row] for row in made[1]] == [
+        ["5", "24", "0.200", "1.40x", "full attention: no count within 0.1"],
+        ["6", "24", "0.080", "1.40x", "approximated"],
+        ["7", "8", "0.090", "0.90x", "full attention: not faster"],
+    ]
+    assert "approximated" in printed(result(auto=auto))
+    assert decisions(result()) is None
+    unwritten = auto | {"landmarks": {6: 24}, "speedups": {8: 0.9, 24: 1.4}}  # as the run has it before JSON
+    assert decisions(result(auto=unwritten)) == made
+
+
+def test_auto_with_a_given_count_has_no_errors_to_show() -> None:
+    auto = {
+        "landmarks": {},
+        "errors": {},
+        "speedups": {"64": 0.8},
+        "tolerance": 0.1,
+        "why": ["block 9: full attention, since 64 ..."],
+    }
+    made = decisions(result(auto=auto))
+    assert made is not None
+    assert [cell.text for cell in made[1][0]] == ["9", "64", "–", "0.80x", "full attention: not faster"]
 
 
 def test_no_best_among_different_data(tmp_path: Path) -> None:
     write_run(tmp_path / "0", result())
     write_run(tmp_path / "1", result(dataset="made_up_too"))
     assert summarise(load(tmp_path)).best is None
-    assert printed(load(tmp_path)).startswith("2 comparisons.\n")
+    assert printed(load(tmp_path)).startswith("2 comparisons of 2 kinds.\n")
 
 
 def test_a_sweep_of_failures_only(tmp_path: Path) -> None:
@@ -109,14 +187,14 @@ def test_the_variant_without_its_mask_is_a_third_column(tmp_path: Path) -> None:
     bare = {"hash": "bb", "metrics": {"top1": top1, "top5": top1}, "fidelity": {"agreement": 91.5, "output_error": 0.25}}
     masked = result(mask="both", unmasked=bare)
     text = markdown(masked)
-    assert "| quality | full | variant | delta | 95 % interval | without mask | delta | 95 % interval |" in text
+    assert "| quality | full | FNA | delta | 95 % interval | without mask | delta | 95 % interval |" in text
     assert "| top-1 | 71.25 | 71.05 | -0.20 | [-0.80, +0.40] | 70.00 | -1.25 | [-2.00, -0.50] |" in text
     assert "91.50 %" in text
     write_run(tmp_path / "0", masked)
     write_run(tmp_path / "1", result())
     lines = sweep_markdown(load(tmp_path)).splitlines()
-    assert "top-1 unmasked" in lines[4]
-    assert [line.count("70.00") for line in lines[6:8]] == [1, 0]
+    at = next(place for place, line in enumerate(lines) if "top-1 unmasked" in line)
+    assert [line.count("70.00") for line in lines[at + 2 : at + 4]] == [1, 0]
 
 
 def test_markdown(sweep_folder: Path, run_folder: Path) -> None:
@@ -167,5 +245,6 @@ def test_the_rule_of_three_is_said_once(tmp_path: Path) -> None:
     unmoved = {"top1": {"full": 50.0, "variant": 50.0, "delta": 0.0, "ci": [0.0, 0.0]}}
     for samples in (2, 50, 300):
         write_run(tmp_path / str(samples), result(samples=samples, metrics=unmoved))
-    [note] = summarise(load(tmp_path)).notes
+    assert summarise(load(tmp_path)).notes == []
+    note = summarise(load(tmp_path)).remarks[0]
     assert "none of 2 to 300 samples changed; up to 100 % of all samples may" in note

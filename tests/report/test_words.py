@@ -22,7 +22,8 @@ def speed(median: float, low: float, high: float) -> dict[str, object]:
 
 def test_headline_keeps() -> None:
     expected = (
-        "FNA with 64 landmarks in blocks 4-7 keeps top-1 within -0.2 [-0.8, +0.4] points at 1.19x the speed of exact attention."
+        "made_up_vit on made_up_photos: FNA with 64 landmarks in blocks 4-7 keeps top-1 within -0.2 [-0.8, +0.4] points "
+        "at 1.19x the speed of exact attention."
     )
     assert sentence() == expected
 
@@ -103,9 +104,11 @@ def test_skipped_samples_are_counted_and_named() -> None:
 
 def test_an_interval_without_width_says_what_it_cannot_see() -> None:
     unmoved = {"full": 100.0, "variant": 100.0, "delta": 0.0, "ci": [0.0, 0.0]}
-    [note] = words.caveats(result(samples=500, metrics={"t2i_r1": unmoved}))
+    unmoved_only = result(samples=500, metrics={"t2i_r1": unmoved})
+    [note] = words.remarks(unmoved_only)
+    assert words.caveats(unmoved_only) == []  # nothing is wrong: no warning
     assert "none of 500 samples changed; up to 0.6 % of all samples" in note
-    assert words.caveats(result(samples=500, metrics={"t2i_r1": unmoved | {"ci": [-0.2, 0.0]}})) == []
+    assert words.remarks(result(samples=500, metrics={"t2i_r1": unmoved | {"ci": [-0.2, 0.0]}})) == []
 
 
 def test_ceiling_is_the_inverse_of_the_share_that_would_remain() -> None:
@@ -117,12 +120,67 @@ def test_ceiling_is_the_inverse_of_the_share_that_would_remain() -> None:
 def test_what_the_tokens_do_is_a_finding_and_no_loss() -> None:
     counts = {"full": 3.86, "variant": 0.0, "delta": -3.86, "ci": [-4.0, -3.7]}
     made = result(task="tokens", attn="exact", mask="both", mask_blocks=[11], metrics={"massive_per_image": counts}, cost={})
-    assert words.plain(words.headline(made)) == "Mask both in block 11 has 0.00 massive tokens an image, full has 3.86."
+    assert (
+        words.plain(words.headline(made)).partition(": ")[2]
+        == "Mask both in block 11 has 0.00 massive tokens an image, full has 3.86."
+    )
     assert words.tone("massive_per_image", counts) == "even"
 
 
 def test_auto_that_picks_nothing_claims_nothing() -> None:
     made = result(landmarks="auto", layers=[11], auto={"landmarks": {}}, cost=speed(0.98, 0.97, 0.99), metrics=metric(0, 0, 0))
     assert words.caveats(made) == []
-    assert words.plain(words.headline(made)) == "No block was worth it: full attention everywhere."
+    assert words.plain(words.headline(made)).partition(": ")[2] == "No block was worth it: full attention everywhere."
     assert words.judge_speed(made) == "even"
+
+
+BUSY = {"quiet": False, "reasons": ["other processes took 1.0 of 2 cores while 2 were needed"]}
+
+
+def test_a_busy_machine_has_no_speed() -> None:
+    made = result(cost=speed(0.91, 0.89, 0.95) | {"measurement": BUSY})
+    said = words.plain(words.headline(made))
+    assert said.endswith("with no measurement of its speed: the machine was busy.")
+    assert "0.91" not in said
+    assert "slower" not in said
+    assert words.judge_speed(made) == ""
+    assert "no measurement of the speed: other processes took 1.0 of 2 cores" in words.caveats(made)[0]
+
+
+def test_a_quiet_machine_is_not_mentioned() -> None:
+    quiet = result(cost=speed(1.29, 1.27, 1.31) | {"measurement": {"quiet": True, "reasons": []}})
+    assert words.unmeasured(quiet) == words.unmeasured(result()) == ""
+    assert words.caveats(quiet) == []
+    assert words.judge_speed(quiet) == "good"
+
+
+def test_agreement_says_what_agrees_and_output_error_what_is_good() -> None:
+    agreement, error = words.explained(retrieval())
+    assert "(image to text)" in agreement
+    assert "100 % is the same everywhere" in agreement
+    assert "0 is the same, small is good" in error
+    assert "same class first" in words.explained(result())[0]
+    assert "same answer" in words.explained(result(task="a task of somebody"))[0]
+    assert words.explained(result(fidelity={})) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "called"),
+    [
+        ({}, "FNA"),
+        ({"attn": "nystromformer"}, "Nyströmformer"),
+        ({"attn": "exact", "mask": "both"}, "mask both"),
+        ({"reduce": "tome"}, "FNA and ToMe"),
+        ({"attn": "my_method"}, "my_method"),
+        ({"attn": None}, "variant"),
+    ],
+)
+def test_the_approximation_is_called_by_its_name(changes: dict[str, object], called: str) -> None:
+    assert words.called(result(**changes)) == called
+
+
+def test_what_auto_decided_is_no_warning() -> None:
+    why = ["block 4: 24 landmarks (error 0.080 <= 0.1)"]
+    assert words.caveats(result(auto={"landmarks": {"4": 24}, "why": why}, notes=[*why, "half the data is missing"])) == [
+        "half the data is missing"
+    ]

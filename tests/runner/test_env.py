@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fna.errors import UserError
+from fna.runner import env
 from fna.runner.env import choose_device
 
 
@@ -19,3 +22,23 @@ def test_devices() -> None:
     ):
         with pytest.raises(UserError, match=f"device={wanted}: .*{said}"):
             choose_device(wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: Made Up  Xeon(R) @ 2 GHz\nflags\t: a\n", "Made Up Xeon(R) @ 2 GHz"),
+        ("processor\t: 0\nHardware\t: Made Up Board\n", "Made Up Board"),
+    ],
+)  # fmt: skip
+def test_the_processor_is_named(text: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(env, "CPUINFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(text)
+    assert env.processor() == name
+
+
+def test_a_processor_that_is_not_named_has_a_family_at_least(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(env, "CPUINFO", tmp_path / "none")
+    monkeypatch.setattr(env.platform, "processor", lambda: "")
+    monkeypatch.setattr(env.platform, "system", lambda: "Else")
+    assert env.processor() == env.platform.machine()

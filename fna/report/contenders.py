@@ -1,0 +1,55 @@
+"""Many contenders in one result: each as a run of its own, and every two of them side by side.
+
+``result.json`` describes the first variant at its root. ``contenders`` holds the others in the same form, with a ``label``; what
+one of them does not say is as in the first. ``pairs`` compares every two: ``{"a", "b", "metrics": {name: {...}}}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from fna.report import formats
+from fna.report.grid import Grid
+from fna.report.results import Result, Run, dig, interval, number
+from fna.report.words import Part
+
+OWN = ("contenders", "pairs", "gallery", "auto", "unmasked", "warnings", "skipped", "error", "mask_blocks", "mask_start")
+
+
+def apart(runs: Sequence[Run]) -> list[Run]:
+    """The runs, with each contender of one as a run after it."""
+    return [each for run in runs for each in (run, *_others(run))]
+
+
+def _others(run: Run) -> list[Run]:
+    found = run.result.get("contenders")
+    others = [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+    shared = {key: value for key, value in run.result.items() if key not in OWN}
+    made = []
+    for place, own in enumerate(others):
+        if own.get("hash") is not None and own.get("hash") == run.result.get("hash"):
+            continue  # the first variant itself
+        label = str(own.get("label") or place)
+        typed = [*(run.result.get("overrides") or []), *(word for word in label.split() if "=" in word)]
+        made.append(replace(run, name=f"{run.name}: {label}", result={**shared, "overrides": typed, **own}, contender=True))
+    return made
+
+
+def pairs(result: Result) -> Grid | None:
+    """A row for every two contenders and metric; a tie, an interval that holds zero, is marked "tie". None where there are none."""
+    rows = []
+    for pair in result.get("pairs") or []:
+        for key, metric in (dig(pair, "metrics") or {}).items():
+            rows.append(_row(pair, key, metric))
+    return (["first", "second", "metric", "second - first", "95 % interval", "McNemar p"], rows) if rows else None
+
+
+def _row(pair: Any, key: str, metric: Any) -> list[Part]:
+    ends, chance = interval(dig(metric, "ci")), number(dig(metric, "mcnemar_p"))
+    mark = "tie" if ends is not None and ends[0] <= 0 <= ends[1] else ""
+    cells = [str(pair.get("a")), str(pair.get("b")), formats.metric_name(key)]
+    cells += [formats.signed(dig(metric, "delta"), 2), formats.span(ends, 2)]
+    cells.append(formats.NOTHING if chance is None else f"{chance:.3f}" if chance >= 0.001 else "< 0.001")
+    return [Part(cell, mark) for cell in cells]

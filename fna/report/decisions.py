@@ -1,0 +1,39 @@
+"""What ``auto`` decided, block by block, as a table."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from fna.report import formats
+from fna.report.grid import Grid
+from fna.report.results import Result, dig
+from fna.report.words import Part
+
+HEADS = ["block", "landmarks", "output error", "speed of exact", "decision"]
+
+
+def decisions(result: Result) -> Grid | None:
+    """A row for each block that was looked at; None where nothing was ``auto``.
+
+    Of a block that keeps full attention: the figures of the count that failed it.
+    """
+    auto = json.loads(json.dumps(result.get("auto")))  # a result not yet written has numbers for keys
+    blocks = [int(found[1]) for line in dig(auto, "why") or [] if (found := re.match(r"block (\d+):", str(line)))]
+    return (HEADS, [_row(auto, block) for block in blocks]) if blocks else None
+
+
+def _row(auto: dict[str, Any], block: int) -> list[Part]:
+    errors, speeds, limit = dig(auto, "errors", str(block)) or {}, auto.get("speedups") or {}, auto.get("tolerance")
+    taken = dig(auto, "landmarks", str(block))
+    good = [count for count, error in errors.items() if limit is None or error <= limit] if errors else list(speeds)
+    if taken is not None:
+        count, decision = str(taken), Part("approximated", "good")
+    elif good:
+        count, decision = good[0], Part("full attention: not faster")
+    else:
+        count = min(errors, key=lambda key: errors[key], default="")
+        decision = Part(f"full attention: no count within {limit:g}" if limit is not None else "full attention")
+    error, speed = formats.fixed(errors.get(count), 3), formats.times(speeds.get(count))
+    return [Part(str(block)), Part(count or formats.NOTHING), Part(error), Part(speed), decision]

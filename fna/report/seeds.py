@@ -1,0 +1,57 @@
+"""Runs that differ in their seed alone, as one: means over the seeds, with the spread that the seeds make."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from fna.report import formats
+from fna.report.results import IDENTITY, Result, Run, dig, interval, number, overrides
+
+REMARK = (
+    "95 % interval: over samples, the mean of the seeds' intervals; over seeds: the smallest and the largest difference; cost: "
+    "that of the first seed"
+)
+
+
+def merged(runs: Sequence[Run]) -> list[Run]:
+    """One run for those that differ in nothing but the seed, in the place of the first; the others as they are."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_but_seed(run.result), []).append(run)
+    return [group[0] if len({run.result.get("seed") for run in group}) < 2 else _mean(group) for group in groups.values()]
+
+
+def spread(result: Result, metric: str) -> str:
+    """The smallest and the largest difference over the seeds, ``-0.40 to +0.10``; nothing for a single seed."""
+    ends = interval(dig(result, "seeds", "spread", metric))
+    return formats.NOTHING if ends is None else f"{formats.signed(ends[0], 2)} to {formats.signed(ends[1], 2)}"
+
+
+def _but_seed(result: Result) -> str:
+    own = {key: result.get(key) for key in IDENTITY if key != "seed"}
+    return json.dumps([own, sorted(overrides(result).items(), key=str), result.get("label"), result.get("expected")], default=str)
+
+
+def _mean(group: Sequence[Run]) -> Run:
+    results = [run.result for run in group]
+    first = results[0]
+    spread_of: dict[str, list[float] | None] = {}
+    metrics: dict[str, dict[str, Any]] = {}
+    for key in first.get("metrics") or {}:
+        each = [dig(result, "metrics", key) for result in results]
+        deltas = [value for one in each if (value := number(dig(one, "delta"))) is not None]
+        metrics[key] = {part: _average([dig(one, part) for one in each]) for part in ("full", "variant", "delta")}
+        metrics[key]["ci"] = [_average([(interval(dig(one, "ci")) or (None, None))[side] for one in each]) for side in (0, 1)]
+        spread_of[key] = [min(deltas), max(deltas)] if deltas else None
+    fidelity = {key: _average([dig(result, "fidelity", key) for result in results]) for key in ("agreement", "output_error")}
+    values = [result.get("seed") for result in results]
+    seeds, said = {"values": values, "spread": spread_of}, ", ".join(map(str, values))
+    return replace(group[0], result=first | {"metrics": metrics, "fidelity": fidelity, "seeds": seeds, "seed": said})
+
+
+def _average(values: Sequence[Any]) -> float | None:
+    found = [value for value in map(number, values) if value is not None]
+    return sum(found) / len(found) if found else None

@@ -1,0 +1,116 @@
+"""A report over a day's work: sections, runs made twice, failures folded."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from fna.report.day import newest, read_day
+from fna.report.page import write_page
+from fna.report.results import load
+from fna.report.table import sweep_markdown
+from fna.report.words import plain
+from tests.report.made_up_results import failed, result, retrieval, write_run
+from tests.report.test_table import printed
+
+
+@pytest.fixture
+def day(tmp_path: Path) -> Path:
+    """Two methods on one model and data set, retrieval on another, and a failure."""
+    write_run(tmp_path / "runs/0", result(hash="a"))
+    write_run(tmp_path / "runs/1", result(hash="b", attn="nystromformer"))
+    write_run(tmp_path / "runs/2", retrieval(hash="c", model="made_up_clip", dataset="made_up_captions"))
+    write_run(tmp_path / "sweeps/0/0", result(hash="d", sampler="random"))
+    write_run(tmp_path / "sweeps/0/1", failed("made-up reason") | {"overrides": ["landmarks=0"]})
+    return tmp_path
+
+
+def test_each_model_data_set_and_task_is_a_section(day: Path) -> None:
+    found = read_day(load(day))
+    assert [(section.title, len(section.runs)) for section in found.sections] == [
+        ("made_up_vit on made_up_photos, classification", 3),
+        ("made_up_clip on made_up_captions, retrieval", 1),
+    ]
+    assert plain(found.title) == "4 comparisons of 2 kinds and 1 failure."
+
+
+def test_what_differs_is_a_column_only_inside_a_section(day: Path) -> None:
+    first, second = (section.summary for section in read_day(load(day)).sections)
+    assert first.heads[:2] == ["attention", "sampler"]
+    assert "model" not in first.heads
+    assert not [head for head in first.heads if "t2i" in head]
+    assert not [head for head in second.heads if "top-1" in head]
+
+
+def test_the_page_lists_its_sections_on_top_and_folds_the_failures(day: Path) -> None:
+    page = write_page(day).read_text()
+    links = re.findall(r'href="#(part\d+|failed)"', page)
+    assert links == ["part0", "part1", "failed"]
+    assert all(f'id="{link}"' in page for link in links)
+    assert page.index("<nav>") < page.index('id="part0"')
+    assert re.search(r'<details class="failures" id="failed">.*made-up reason.*</details>', page, re.S)
+
+
+def test_one_kind_of_run_needs_no_list(sweep_folder: Path) -> None:
+    page = write_page(sweep_folder).read_text()
+    assert "<nav>" not in page
+    assert "failures" not in page.partition("</style>")[2]
+
+
+def test_a_run_made_twice_is_one_and_the_newest(tmp_path: Path) -> None:
+    for name, seconds in (("b", 200), ("a", 300), ("c", 100)):
+        write_run(tmp_path / name, result(seconds=seconds))
+        os.utime(tmp_path / name / "result.json", (seconds, seconds))
+    runs = load(tmp_path)
+    assert [run.name for run in newest(runs)] == ["a"]
+    assert read_day(runs).remark == "2 runs made more than once: the newest stands here, results.csv has all"
+    assert "2 runs made more than once" in sweep_markdown(runs)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"hash": "other"},
+        {"overrides": ["attn.steps=3"]},
+        {"rows": {"full": "else"}},
+        {"device": "cuda"},
+        {"samples": 9},
+    ],
+)
+def test_runs_that_differ_in_anything_stay_two(tmp_path: Path, change: dict[str, object]) -> None:
+    write_run(tmp_path / "0", result())
+    write_run(tmp_path / "1", result(**change))
+    assert len(newest(load(tmp_path))) == 2
+
+
+def test_where_rows_are_kept_or_how_many_pictures_makes_no_other_run(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", result(overrides=["rows_dir=here", "gallery=0"]))
+    write_run(tmp_path / "1", result(overrides=["landmarks=64"]))
+    assert len(newest(load(tmp_path))) == 1
+
+
+def test_a_failure_made_twice_is_one_and_other_failures_stay(tmp_path: Path) -> None:
+    words = {"overrides": ["landmarks=0"]}
+    write_run(tmp_path / "0", failed("why") | words)
+    write_run(tmp_path / "1", failed("why") | words)
+    write_run(tmp_path / "2", failed("why") | {"overrides": ["landmarks=-1"]})
+    write_run(tmp_path / "3", failed("no words"))
+    write_run(tmp_path / "4", failed("no words"))
+    assert [run.name for run in newest(load(tmp_path))] == ["1", "2", "3", "4"]
+
+
+def test_sections_in_the_terminal_and_in_markdown(day: Path) -> None:
+    text = printed(load(day))
+    assert text.index("made_up_vit on made_up_photos, classification") < text.index("made_up_clip on made_up_captions, retrieval")
+    assert text.rstrip().endswith("failed: sweeps/0/1 (landmarks=0): made-up reason")
+    assert sweep_markdown(load(day)).count("\n## ") == 2
+
+
+def test_a_table_fits_a_terminal_of_a_hundred_columns(day: Path) -> None:
+    wide = [line for line in printed(load(day), width=100).splitlines() if re.match(r"(attention|FNA|fna|run|runs/2)\b", line)]
+    assert wide
+    assert all(len(line) <= 100 for line in wide)
