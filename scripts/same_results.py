@@ -28,10 +28,7 @@ def differences(name: str, old: Path, new: Path) -> list[str]:
         return [f"{name}: no result"]
     before, after = (json.loads(file.read_text(encoding="utf-8")) for file in (old, new))
     return [
-        f"{name}: {place}: {a} -> {b}"
-        for key in COMPARED
-        for place, a, b in both(key, before.get(key), after.get(key))
-        if a != b
+        f"{name}: {place}: {a} -> {b}" for key in COMPARED for place, a, b in both(key, before.get(key), after.get(key)) if a != b
     ]
 
 

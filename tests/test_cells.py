@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from fna.data.base import Dataset, Labelled
 from fna.errors import UserError
 from fna.report.csv_logger import CsvLogger
 from fna.report.results import write_csv
-from fna.runner import classes
-from fna.tasks.base import Outcome
+from fna.tasks import by_class
+from fna.tasks.base import Outcome, Run
+from fna.tasks.exhibits import Pass, Show
 from tests.report.made_up_results import result, write_run
 
 
@@ -52,7 +55,13 @@ def test_a_class_named_as_a_formula(tmp_path: Path) -> None:
         own = np.array([0, 1])
         return Outcome(["0", "1"], {"top1": np.array(hits)}, np.zeros((2, 2), np.float32), own, ["", ""], ["=1+1", "-5"])
 
-    classes.write(tmp_path, dataset, outcome([1, 1]), outcome([0, 1]))
+    passes = [Pass("", one, Run(1), nullcontext) for one in (outcome([1, 1]), outcome([0, 1]))]
+    nothing: Any = None
+
+    def write(name: str, content: bytes) -> None:
+        (tmp_path / name).write_bytes(content)
+
+    by_class.write(Show(nothing, dataset, passes, 0, write))
     assert (tmp_path / "classes.csv").read_text().splitlines()[1:] == ["-5,1,100.00,100.00,0.00", "'=1+1,1,100.00,0.00,-100.00"]
 
 

@@ -15,7 +15,7 @@ from fna.report.grid import Grid
 from fna.report.results import Result, Run, dig, interval, number
 from fna.report.words import Part
 
-OWN = ("contenders", "pairs", "gallery", "auto", "unmasked", "warnings", "skipped", "error", "mask_blocks", "mask_start")
+OWN = ("contenders", "pairs", "gallery", "auto", "warnings", "skipped", "error", "mask_blocks", "mask_start")
 
 
 def apart(runs: Sequence[Run]) -> list[Run]:

@@ -216,8 +216,5 @@ def _of_metric(metric: str, runs: Sequence[Run], expected: Expected) -> list[Col
     ]
     if any("seeds" in run.result for run in runs):
         columns.append(("over seeds", lambda run: Part(spread(run.result, metric))))
-    if any(run.result.get("unmasked") for run in runs):
-        columns.append((f"{short} unmasked", lambda run: Part(formats.fixed(value(run, "unmasked", "variant")))))
-        columns.append(("delta", lambda run: Part(formats.signed(value(run, "unmasked", "delta"), 2))))
     sources = dict.fromkeys(figure.source for run in runs for figure in expected.beside(run.result) if figure.metric == metric)
     return columns + [(f"{short}, {whose}", partial(theirs, whose=whose)) for whose in sources]

@@ -26,7 +26,6 @@ WIDE = 400
 FIRST_TO_GO = ("operations", "sampling", "against", "output error", "i2t agreement", "agreement")
 STYLES = {"good": "green", "bad": "red", "even": "bold", "tie": "dim", "": ""}
 SIDES = ("full", "exact", "variant")
-UNMASKED = ("without mask", "delta", "95 % interval")
 
 
 def show(result: Result, console: Console | None = None) -> None:
@@ -112,7 +111,7 @@ def sweep_markdown(runs: Sequence[Run]) -> str:
 def quality(result: Result, expected: Expected) -> Grid:
     """Metrics of full and variant with their paired difference, then how near the outputs are.
 
-    Beside a metric: the variant without its mask, and what others measured, where there is any.
+    Beside a metric: what others measured, where there is any.
     """
     heads, cells = further(result, expected)
     mark = " (random weights)" if words.is_random(result) else " !" if words.is_doubtful(result) else ""
@@ -129,22 +128,15 @@ def quality(result: Result, expected: Expected) -> Grid:
             ends = formats.limits(dig(result, "fidelity", f"{key}_ci"), digits, "")
             text = formats.fixed(value, digits, " %" if key == "agreement" else "")
             row = [Part(fidelity_name(key, result)), Part(""), Part(text), Part(""), Part(ends)]
-            bare = dig(result, "unmasked", "fidelity", key)
-            own = "" if bare is None else formats.fixed(bare, digits, " %" if key == "agreement" else "")
-            rows.append(row + [Part(own if head == UNMASKED[0] else "") for head in heads])
+            rows.append(row + [Part("")] * len(heads))
     return ["quality", "full", words.called(result), "delta", "95 % interval", *heads], rows
 
 
 def further(result: Result, expected: Expected) -> tuple[list[str], dict[str, list[Part]]]:
-    """Columns that only some results have: the variant without its mask, and what others measured. Heads, and cells by metric."""
-    bare, sources = dig(result, "unmasked", "metrics"), list(dict.fromkeys(figure.source for figure in expected.beside(result)))
-    cells: dict[str, list[Part]] = {key: [] for key in result.get("metrics") or {}}
-    for key, row in cells.items():
-        if bare:
-            value, delta, ends = (dig(bare, key, part) for part in ("variant", "delta", "ci"))
-            row += [Part(formats.fixed(value)), Part(formats.signed(delta, 2)), Part(formats.span(ends, 2))]
-        row += [Part(expected.text(result, key, source)) for source in sources]
-    return [*(UNMASKED if bare else ()), *sources], cells
+    """Columns that only some results have, what others measured: heads, and cells by metric."""
+    sources = list(dict.fromkeys(figure.source for figure in expected.beside(result)))
+    cells = {key: [Part(expected.text(result, key, source)) for source in sources] for key in result.get("metrics") or {}}
+    return sources, cells
 
 
 def cost(result: Result) -> Grid:

@@ -11,6 +11,7 @@ from typing import Any
 from fna.configs import program
 from fna.report import formats, table, words
 from fna.report.decisions import decisions
+from fna.report.exhibits import Exhibit, read_exhibits
 from fna.report.expected import Theirs, load_expected
 from fna.report.grid import Grid
 from fna.report.pictures import Album, Gallery, read_gallery
@@ -108,6 +109,7 @@ class View:
     decisions: Grid | None
     gallery: Gallery
     maps: list[Mapped]
+    exhibits: list[Exhibit]
     study: Study | None
     facts: list[tuple[str, str]]
     command: str
@@ -150,6 +152,7 @@ def view(run: Run, album: Album, pictures: int | None = None) -> View:
         decisions=decisions(result),
         gallery=gallery,
         maps=read_maps(run.folder, album, pictures),
+        exhibits=read_exhibits(run.folder, album, pictures),
         study=None if run.contender else study_of(run, album, pictures),
         facts=_facts(result),
         command=_command(run),

@@ -92,11 +92,11 @@ def fail(said: str) -> NoReturn:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(cfg: DictConfig) -> Any:
-    from fna.runner.job import run
-
     settings = HydraConfig.get()
     names = {group: str(choice) for group, choice in settings.runtime.choices.items() if "/" not in group}
     try:
+        from fna.runner.job import run
+
         words = [*settings.overrides.task, *(word for word in settings.overrides.hydra if word.startswith("hydra.searchpath"))]
         return run(cfg, names, Path(settings.runtime.output_dir), words=words, in_sweep=settings.mode == RunMode.MULTIRUN)
     except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,9 @@ def run(
         asked = ask(composed(cfg, names, words))
         from fna.runner.loaded import load
         from fna.runner.run import contest
-        from fna.runner.shown import finish
 
         result = contest(asked, load(asked), folder, started)
-        finish(result, folder)
+        write_atomic(folder / "result.json", json_bytes(result))
     except Exception as raised:
         error = mendable(raised)
         if asked is None and isinstance(error, UserError) and not in_sweep and remove_bare(folder):
@@ -48,26 +48,33 @@ def run(
         kept = _write_failure(failed(cfg, names, folder, line(error), round(time.perf_counter() - started, 2)), folder)
         _tell(error, in_sweep and kept)
         return None
-    unlogged = _log(asked, result, folder)
-    if unlogged is not None:
-        _tell(unlogged, in_sweep)
-    if lost := fallen(result):
-        count = len(result["contenders"])
-        _tell(UserError(f"{len(lost)} of {count} contenders failed ({'; '.join(lost)}); the others stand: {folder}"), in_sweep)
+    if left := _after(asked, result, folder):
+        _tell(UserError("; ".join(left)), in_sweep)
     first = next(iter(result["metrics"].values()), None)
     return None if first is None else (first["variant"], result["cost"].get("speedup", {}).get("median", float("nan")))
 
 
-def _log(asked: Asked, result: dict[str, Any], folder: Path) -> UserError | None:
-    """Hand the result to the logger, now that all else is written: returns the error that it came to, if any."""
-    try:
+def _after(asked: Asked, result: dict[str, Any], folder: Path) -> list[str]:
+    """Show and log the result, which is kept whatever comes of that; a line for each that failed, and for lost contenders."""
+    from fna.runner.shown import finish
+
+    def log() -> None:
         if asked.logger is not None:
             asked.logger.log(result, OmegaConf.to_container(asked.cfg, resolve=True), folder)
-    except Exception as error:
-        keep_traceback(error, folder)
-        write_atomic(folder / "result.json", json_bytes(result | {"unlogged": line(error)}))
-        return UserError(f"{line(error)} (all but the log is there: {folder})")
-    return None
+
+    lost, count = fallen(result), len(result.get("contenders", ()))
+    found = [f"{len(lost)} of {count} contenders failed ({'; '.join(lost)}); the others stand: {folder}"] if lost else []
+    for key, what, work in (("unshown", "page", lambda: finish(result, folder)), ("unlogged", "log", log)):
+        try:
+            work()
+        except Exception as raised:
+            error = mendable(raised)
+            keep_traceback(error, folder)
+            result[key] = line(error)
+            found.append(f"{line(error)} (all but the {what} is there: {folder})")
+            with suppress(UserError):  # no room for that either: it is told anyway
+                write_atomic(folder / "result.json", json_bytes(result))
+    return found
 
 
 def _tell(error: Exception, counted: bool) -> None:

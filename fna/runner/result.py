@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from fna.runner.asked import Asked, Wanted
-from fna.runner.compared import Compared, Pair
-from fna.runner.loaded import Loaded
-from fna.runner.outcomes import Scored
-from fna.tasks.base import notes
+
+if TYPE_CHECKING:  # a job that is refused before torch is loaded writes its result too
+    from fna.runner.compared import Compared, Pair
+    from fna.runner.loaded import Loaded
+    from fna.runner.outcomes import Scored
 
 RESULT_SCHEMA = 1
 
@@ -88,19 +89,18 @@ def whole(
 ) -> dict[str, Any]:
     """``result.json``: the first contender with what all share; with more than one, ``contenders`` and ``pairs`` beside it.
 
-    ``shown``: the environment, the words that were typed, the seconds, what was warned of on the way.
+    ``shown``: the environment, the words that were typed, the seconds; "warnings" and "notes" join those of the rows.
     """
     first = dict(entries[0])
-    warnings = {line for one in entries for line in one.get("warnings", ())} | {*full.warnings, *shown["warnings"]}
     result = {
         **header(asked, loaded),
         **{key: value for key, value in first.items() if key != "label"},
         "rows": {"full": full.key, "variant": first["hash"]},
         "samples": len(full.outcome.keys),
         "skipped": full.outcome.skipped,
-        "notes": [*_notes(loaded), *notes(loaded.task, full.outcome, loaded.dataset), *first.get("notes", ())],
         **shown,
-        "warnings": sorted(warnings),
+        "warnings": sorted({line for one in entries for line in one.get("warnings", ())} | {*full.warnings, *shown["warnings"]}),
+        "notes": [*_notes(loaded), *shown["notes"], *first.get("notes", ())],
     }
     if len(entries) > 1:
         result |= {"contenders": [dict(one) for one in entries], "pairs": [pair_entry(pair) for pair in pairs]}

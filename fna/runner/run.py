@@ -20,6 +20,7 @@ from fna.runner.rows import heard
 from fna.runner.settled import Contender, settle
 from fna.surgery.trunk import Trunk
 from fna.surgery.variant import FULL
+from fna.tasks.base import notes
 from fna.tasks.images import first_images
 
 Made = TypeVar("Made")
@@ -52,6 +53,7 @@ def contest(asked: Asked, loaded: Loaded, folder: Path, started: float) -> dict[
         "environment": env.environment(str(loaded.model.device)),
         "overrides": result.typed(folder),
         "warnings": said,
+        "notes": notes(loaded.task, full.outcome, loaded.dataset),
         "seconds": round(time.perf_counter() - started, 2),
     }
     return result.whole(asked, loaded, full, entries, pairs, told)

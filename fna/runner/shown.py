@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fna.records import json_bytes, write_atomic
+from fna.records import write_atomic
 from fna.report import table
 from fna.report.page import write_page
 from fna.report.results import load
@@ -44,8 +44,7 @@ def hang(folder: Path, loaded: Loaded, rows: Rows, full: Scored, compared: Seque
 
 
 def finish(result: dict[str, Any], folder: Path) -> None:
-    """Write ``result.json``, ``table.md`` and ``report.html``; then print."""
-    write_atomic(folder / "result.json", json_bytes(result))
+    """Write ``table.md`` and ``report.html``; then print."""
     table.write_markdown(folder)
     page = write_page(folder)
     if result.get("contenders"):

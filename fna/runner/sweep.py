@@ -20,6 +20,7 @@ from fna.errors import UserError
 from fna.records import unwritten
 from fna.report.results import Run, load
 from fna.runner.failures import keep_traceback, line, mendable
+from fna.runner.result import fallen
 
 Stamps = dict[str, tuple[int, int]]  # name of a run folder -> inode and time of its result.json
 _held: list[FileLock] = []  # of this process, until it ends; a callback itself travels to other processes and cannot hold one
@@ -80,9 +81,15 @@ def _problems(own: list[Run]) -> list[str]:
     """What keeps the sweep from being whole, in a sentence each."""
     failed = [run for run in own if not run.ok]
     unlogged = [run.result["unlogged"] for run in own if "unlogged" in run.result]
+    unshown = [run.result["unshown"] for run in own if "unshown" in run.result]
+    lost = [said for run in own for said in fallen(run.result)]
     told = [] if own else ["no job was run, so there is no result"]
     if failed:
         told.append(f"{len(failed)} of {len(own)} jobs failed; the table says which and why")
+    if lost:
+        told.append(f"{len(lost)} contenders failed: {lost[0]}")
+    if unshown:
+        told.append(f"{len(unshown)} of {len(own)} results have no page: {unshown[0]}")
     if unlogged:
         told.append(f"{len(unlogged)} of {len(own)} results were not logged: {unlogged[0]}")
     return told

@@ -1,7 +1,6 @@
 """Generated command lines, right and wrong, and what the program says of each: ``python -m tests.reliability.lines 600``.
 
-A line is asked in this process,
-    by the very functions that `fna.runner.cli.main` calls up to where weights would be loaded. A right
+A line is asked in this process, by the very functions that `fna.runner.cli.main` calls up to where weights would be loaded. A right
 line has to be planned; a wrong one has to be refused in one line that names what is wrong; neither may end in a traceback.
 """
 
@@ -14,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import yaml
-from fna.runner.plan import prepare
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,7 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fna.configs import CONF
 from fna.errors import UserError
-from fna.runner.cli import checked, one_line
+from fna.runner.asked import ask
+from fna.runner.cli import checked
+from fna.runner.refusals import one_line
+from fna.runner.versus import composed
 from fna.schema import register
 
 NEVER = ("", "[]", "{a:1}", "nan", "inf", "-inf", "[1,[2]]", "'  '")  # what no scalar key takes
@@ -227,7 +228,7 @@ def asked(words: Sequence[str]) -> str | None:
         names = {group: str(name) for group, name in cfg.hydra.runtime.choices.items() if "/" not in group}
         with open_dict(cfg):
             del cfg["hydra"]  # as `hydra.main` hands it over
-        prepare(cfg, names)
+        ask(composed(cfg, names, list(overrides)))
     except (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         return one_line(error)
     return None

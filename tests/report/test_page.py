@@ -187,14 +187,12 @@ def test_figures_are_set_as_in_print() -> None:
     assert figures("-0.2 [-0.8, +0.4] at 1.19x in blocks 4-7 of vit-2") == "−0.2 [−0.8, +0.4] at 1.19× in blocks 4-7 of vit-2"
 
 
-def test_the_variant_without_its_mask_is_a_third_column(tmp_path: Path) -> None:
-    top1 = {"full": 71.25, "variant": 64.5, "delta": -6.75, "ci": [-8.0, -5.5]}
-    bare = {"hash": "bb", "metrics": {"top1": top1}, "fidelity": {"agreement": 91.5, "output_error": 0.25}}
-    write_run(tmp_path, result(mask="both", mask_blocks=[7], unmasked=bare))
-    page = read_page(tmp_path)
-    assert "without mask" in page.words
-    assert "64.50" in page.words
-    assert "[−8.00, −5.50]" in page.words
+def test_a_section_that_only_its_task_knows_is_shown_under_its_name(run_folder: Path) -> None:
+    file = run_folder / "gallery.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "brightness": [{"text": "as bright as it gets"}]}))
+    page = read_page(run_folder)
+    assert "brightness" in page.words
+    assert "as bright as it gets" in page.words
 
 
 def test_a_page_without_timing_says_nothing_of_speed(tmp_path: Path) -> None:

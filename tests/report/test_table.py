@@ -182,21 +182,6 @@ def test_a_sweep_of_failures_only(tmp_path: Path) -> None:
     assert "0 comparisons and 2 failures" in printed(load(tmp_path))
 
 
-def test_the_variant_without_its_mask_is_a_third_column(tmp_path: Path) -> None:
-    top1 = {"full": 71.25, "variant": 70.0, "delta": -1.25, "ci": [-2.0, -0.5]}
-    bare = {"hash": "bb", "metrics": {"top1": top1, "top5": top1}, "fidelity": {"agreement": 91.5, "output_error": 0.25}}
-    masked = result(mask="both", unmasked=bare)
-    text = markdown(masked)
-    assert "| quality | full | FNA | delta | 95 % interval | without mask | delta | 95 % interval |" in text
-    assert "| top-1 | 71.25 | 71.05 | -0.20 | [-0.80, +0.40] | 70.00 | -1.25 | [-2.00, -0.50] |" in text
-    assert "91.50 %" in text
-    write_run(tmp_path / "0", masked)
-    write_run(tmp_path / "1", result())
-    lines = sweep_markdown(load(tmp_path)).splitlines()
-    at = next(place for place, line in enumerate(lines) if "top-1 unmasked" in line)
-    assert [line.count("70.00") for line in lines[at + 2 : at + 4]] == [1, 0]
-
-
 def test_markdown(sweep_folder: Path, run_folder: Path) -> None:
     text = write_markdown(run_folder).read_text()
     assert text == markdown(result())

@@ -33,13 +33,15 @@ def test_a_masked_run_tells_what_it_did(cli: Cli, image_folder: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     result = the_run(tmp_path)
     assert (result["mask"], result["mask_start"], result["mask_blocks"], result["mask_detect"]) == ("both", 5, [5], 2)
-    assert set(result["unmasked"]["metrics"]) == set(result["metrics"])
-    assert result["unmasked"]["hash"] not in (result["hash"], result["rows"]["full"])
-    bare = result["unmasked"]["fidelity"]["output_error"]
+    masked, unmasked = result["contenders"]
+    assert (masked["hash"], unmasked["mask"]) == (result["hash"], "none")
+    assert set(unmasked["metrics"]) == set(result["metrics"])
+    assert unmasked["hash"] not in (result["hash"], result["rows"]["full"])
+    bare = unmasked["fidelity"]["output_error"]
     assert result["fidelity"]["output_error"] != pytest.approx(bare)
-    # The unmasked column is the row of an ordinary run.
+    # The one without its mask is the row of an ordinary run.
     again = cli(*words(image_folder, "timing.enabled=false"))
-    assert f"row {result['unmasked']['hash']} is there" in again.stderr
+    assert f"row {unmasked['hash']} is there" in again.stderr
 
 
 def test_what_the_tokens_do_end_to_end(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
