@@ -26,6 +26,7 @@ from fna.ops.contract import Attention, Memo, Site
 from fna.ops.exact import Exact
 from fna.ops.kernels import cpu
 from fna.records import only_one, read_record, write_record
+from fna.runner.asked import AUTO
 from fna.runner.cost import median_ratio
 from fna.runner.rows import row_key
 from fna.runner.speed.turns import in_turns
@@ -33,7 +34,6 @@ from fna.surgery.plan import Layers, parse_layers
 from fna.surgery.swap import swap_tower
 from fna.versions import versions
 
-AUTO = "auto"
 LADDER = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 TOLERANCE = 0.1
 ROUNDS = 9
