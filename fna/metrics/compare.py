@@ -81,9 +81,9 @@ class Paired:
         return Comparison(metrics, fidelity)
 
     def _metric(self, name: str, full: int, variant: int) -> dict[str, Any]:
-        before, after = float(self.whole[full][name]), float(self.whole[variant][name])
+        before, after = self.whole[full][name], self.whole[variant][name]
         deltas = self.drawn[variant][name] - self.drawn[full][name]
-        found = {"full": before, "variant": after, "delta": after - before, "ci": _interval(deltas)}
+        found = {"full": float(before), "variant": float(after), "delta": float(after - before), "ci": _interval(deltas)}
         if self._of_hits(name, full) and self._of_hits(name, variant):
             found["mcnemar_p"] = mcnemar(self.single[full][name] > 0, self.single[variant][name] > 0)
         return found

@@ -189,13 +189,13 @@ def _key(model: Model, op: Any, images: Tensor, layers: Layers, landmarks: int |
 
 def _restored(stored: Mapping[str, Any]) -> Choice:
     """A stored choice; JSON turned the numbers of blocks and counts into text."""
+
+    def number(text: str) -> int | float:
+        return float(text) if "." in text else int(text)
+
     return Choice(
         landmarks={int(block): count for block, count in stored["landmarks"].items()},
         why=stored["why"],
-        errors={int(block): {_number(count): error for count, error in found.items()} for block, found in stored["errors"].items()},
-        speedups={_number(count): value for count, value in stored["speedups"].items()},
+        errors={int(block): {number(count): error for count, error in found.items()} for block, found in stored["errors"].items()},
+        speedups={number(count): value for count, value in stored["speedups"].items()},
     )
-
-
-def _number(text: str) -> int | float:
-    return float(text) if "." in text else int(text)
