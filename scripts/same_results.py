@@ -1,12 +1,14 @@
 """Whether two folders of runs hold the same figures: ``python scripts/same_results.py BEFORE AFTER``.
 
-Runs are matched by their place below the folder. Metrics, fidelity, samples and layers have to be identical; keys of rows, times
-and what only one of them says may differ. Exit status 1 and a line for each difference.
+Runs are matched by their place below the folder. Metrics, fidelity, samples and layers have to be the same to nine digits, which
+leaves room for another order of the same sums; keys of rows, times and what only one of them says may differ. Exit status 1 and a
+line for each difference.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,9 +29,17 @@ def differences(name: str, old: Path, new: Path) -> list[str]:
     if not new.is_file():
         return [f"{name}: no result"]
     before, after = (json.loads(file.read_text(encoding="utf-8")) for file in (old, new))
-    return [
-        f"{name}: {place}: {a} -> {b}" for key in COMPARED for place, a, b in both(key, before.get(key), after.get(key)) if a != b
-    ]
+    leaves = [leaf for key in COMPARED for leaf in both(key, before.get(key), after.get(key))]
+    return [f"{name}: {place}: {a} -> {b}" for place, a, b in leaves if not same(a, b)]
+
+
+def same(before: Any, after: Any) -> bool:
+    """Equal; numbers to nine digits."""
+    if isinstance(before, list) and isinstance(after, list):
+        return len(before) == len(after) and all(map(same, before, after))
+    if isinstance(before, float) and isinstance(after, float):
+        return math.isclose(before, after, rel_tol=1e-9, abs_tol=1e-9) or (math.isnan(before) and math.isnan(after))
+    return bool(before == after)
 
 
 def both(place: str, before: Any, after: Any) -> list[tuple[str, Any, Any]]:

@@ -35,9 +35,7 @@ from fna.surgery.swap import swap_tower
 from fna.versions import versions
 
 LADDER = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-TOLERANCE = 0.1
-ROUNDS = 9
-VERSION = 1
+TOLERANCE, ROUNDS, VERSION = 0.1, 9, 1
 
 
 @dataclass(frozen=True)
