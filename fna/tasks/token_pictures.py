@@ -24,6 +24,8 @@ def draw(show: Show, seek: Masking, count: int, ranks: tuple[int, ...]) -> list[
 
 def _marked(show: Show, images: Tensor, seek: Masking) -> list[dict[str, Any]]:
     model = show.model
+    if not len(images):
+        return []
     seen = record(model, images, seek=seek)
     kind = categories(seen["massive"], seen["sinks"], model.tokens)
     shown = []
