@@ -37,15 +37,17 @@ def _others(run: Run) -> list[Run]:
     return made
 
 
-def pairs(result: Result, most: int | None = None) -> Grid | None:
-    """A row for every two contenders and metric, of the first ``most`` metrics; None where there are none.
+def pairs(result: Result, metrics: Sequence[str] | None = None) -> Grid | None:
+    """A row for every two contenders and metric, of all or of those named; None where there are none.
 
     A tie, an interval that holds zero, is marked "tie".
     """
-    rows = []
-    for pair in result.get("pairs") or []:
-        for key, metric in list((dig(pair, "metrics") or {}).items())[:most]:
-            rows.append(_row(pair, key, metric))
+    rows = [
+        _row(pair, key, metric)
+        for pair in result.get("pairs") or []
+        for key, metric in (dig(pair, "metrics") or {}).items()
+        if metrics is None or key in metrics
+    ]
     return (["first", "second", "metric", "second - first", "95 % interval", "McNemar p"], rows) if rows else None
 
 

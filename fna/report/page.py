@@ -19,6 +19,7 @@ from fna.report.results import Run, load, write_text
 from fna.report.seeds import merged
 from fna.report.sweep import label, varying
 from fna.report.view import View, study_of, view
+from fna.report.words import primary
 
 PICTURES = 4  # of one run within a sweep; a page of one run shows all
 SIDE_BY_SIDE = 12
@@ -40,7 +41,7 @@ class Chapter:
     labels: list[str]
     plots: list[Plot]
     beside: list[tuple[str, Landmarked]]
-    pairs: list[Grid]  # contenders of one run against each other
+    pairs: list[tuple[Grid, Grid]]  # contenders of one run against each other: by the primary metrics, and by all
 
 
 def render(runs: Sequence[Run]) -> str:
@@ -64,8 +65,10 @@ def _chapter(section: Section, album: Album) -> Chapter:
     return Chapter(section, views, labels, plots(merged(section.runs)), _side_by_side(views, labels), _pairs(section))
 
 
-def _pairs(section: Section) -> list[Grid]:
-    return [grid for run in section.runs if not run.contender and (grid := pairs(run.result)) is not None]
+def _pairs(section: Section) -> list[tuple[Grid, Grid]]:
+    """Every two contenders of a run: by the primary metrics, and by all."""
+    found = [(pairs(run.result, primary(run.result)), pairs(run.result)) for run in section.runs if not run.contender]
+    return [(chief, whole) for chief, whole in found if chief is not None and whole is not None]
 
 
 def render_study(run: Run) -> str | None:

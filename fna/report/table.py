@@ -23,7 +23,6 @@ from fna.report.sweep import Summary
 from fna.report.words import Part
 
 WIDE = 400
-IN_TERMINAL = 1  # metrics by which every two contenders are compared there; the page and table.md have all
 FIRST_TO_GO = ("operations", "sampling", "against", "output error", "i2t agreement", "agreement")
 STYLES = {"good": "green", "bad": "red", "even": "bold", "tie": "dim", "": ""}
 SIDES = ("full", "exact", "variant")
@@ -63,7 +62,9 @@ def _section(console: Console, section: Section, alone: bool) -> None:
     console.print(Text(_common(summary), style="dim"), soft_wrap=True)
     _notes(console, summary.notes, summary.sources)
     console.print(_fitting(console, summary.heads, summary.rows))
-    for heads, rows in filter(None, (pairs(run.result, IN_TERMINAL) for run in section.runs if not run.contender)):
+    for heads, rows in filter(
+        None, (pairs(run.result, words.primary(run.result)[:1]) for run in section.runs if not run.contender)
+    ):
         console.print(_table(heads, rows))
     _remarks(console, summary.remarks)
     for theirs in summary.theirs:
