@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fna.data.base import Dataset, Labelled
-from fna.data.imagefolder import ImageFolder
 from fna.errors import UserError
-from fna.values import Count
 
 
 @dataclass
@@ -19,28 +17,32 @@ class LabelledDataset(Dataset[Labelled]):
     training: Callable[[], Dataset[Labelled]] | None = field(default=None, kw_only=True)
 
 
-@dataclass(frozen=True)
-class BankedFolder(ImageFolder):
-    """An image folder cut in two: the first ``bank`` images of each class to learn from, the others to be asked about."""
+def cut(whole: Dataset[Labelled], bank: int, limit: int | None) -> LabelledDataset:
+    """The first ``bank`` images of each class to learn from; of the others the first ``limit`` to be asked about.
 
-    bank: Count = 4
+    Raises `UserError` where the bank takes all of them.
+    """
+    seen: Counter[int] = Counter()
+    parts: tuple[list[Labelled], list[Labelled]] = ([], [])
+    for example in whole.examples:
+        seen[example.label] += 1
+        parts[seen[example.label] > bank].append(example)
+    learnt, asked = parts
+    if not learnt or not asked:
+        raise UserError(f"dataset.bank={bank}: leaves {len(learnt)} images to learn from and {len(asked)} to ask about; give less.")
 
-    def load(self, limit: int | None) -> LabelledDataset:
-        """The first ``limit`` images outside the bank. Raises `UserError` where the bank takes all of them."""
-        whole = super().load(None)
-        seen: Counter[int] = Counter()
-        parts: tuple[list[Labelled], list[Labelled]] = ([], [])
-        for example in whole.examples:
-            seen[example.label] += 1
-            parts[seen[example.label] > self.bank].append(example)
-        learnt, asked = parts
-        if not learnt or not asked:
-            raise UserError(f"dataset.bank={self.bank}: leaves {len(learnt)} images to learn from and {len(asked)} to ask about.")
+    def part(examples: list[Labelled], split: str, notes: list[str]) -> LabelledDataset:
+        names = (f"{whole.name}, {bank} a class as bank", split, whole.domain, f"{whole.digest} {bank} {split}")
+        return LabelledDataset(*names, examples, whole.classes, whole.class_ids, notes)
 
-        def part(examples: list[Labelled], split: str) -> LabelledDataset:
-            names = (f"{self.name}, {self.bank} a class as bank", split, whole.domain, f"{whole.digest} {self.bank} {split}")
-            return LabelledDataset(*names, examples, whole.classes, whole.class_ids, list(whole.notes))
+    queries = part(asked[:limit], whole.split, [*whole.notes, *part_note(asked[:limit], asked)])
+    queries.training = lambda: part(learnt, "bank", [])
+    return queries
 
-        queries = part(asked[:limit], whole.split)
-        queries.training = lambda: part(learnt, "bank")
-        return queries
+
+def part_note(taken: Sequence[Labelled], whole: Sequence[Labelled]) -> list[str]:
+    """How much of a set a limit leaves, in samples and in classes, which come one after the other; nothing where it leaves all."""
+    if len(taken) == len(whole):
+        return []
+    classes, left = ({example.label for example in examples} for examples in (whole, taken))
+    return [f"{len(taken):,} of {len(whole):,} samples, {len(left):,} of {len(classes):,} classes"]

@@ -1,4 +1,4 @@
-"""The four kinds of example, and the dataset that holds them."""
+"""The kinds of example, and the dataset that holds them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ from fna.errors import UserError
 
 
 @dataclass(frozen=True)
+class Pictured:
+    """An image and nothing about it. ``key`` names the sample in every file."""
+
+    key: str
+    image: Path
+
+
+@dataclass(frozen=True)
 class Captioned:
-    """An image and its captions. ``key`` names the sample in every file."""
+    """An image and its captions."""
 
     key: str
     image: Path
@@ -59,7 +67,7 @@ class Given:
     pixels: Tensor
 
 
-Example = TypeVar("Example", Captioned, Labelled, Segmented, Asked, Given)
+Example = TypeVar("Example", Pictured, Captioned, Labelled, Segmented, Asked, Given)
 
 
 @dataclass

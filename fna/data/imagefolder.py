@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from fna.data import files
-from fna.data.base import Dataset, Labelled
+from fna.data.bank import LabelledDataset, cut, part_note
+from fna.data.base import Labelled
 from fna.data.layouts import BY_CLASS, TINY_LABELS, looks_like, split_folder
 from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
 from fna.errors import UserError
-from fna.values import Domain
+from fna.values import Count, Domain
 
 AUTO, NO_SPLIT = "auto", "none"
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
@@ -25,6 +27,9 @@ class ImageFolder:
     folders can only be a class (it holds pictures, and is called neither as splits nor as parts of other layouts are).
     ``classes``: a TSV of class id (the folder's name) and class name that says the order of labels and must know every folder.
     Without it labels follow the sorted folder names, which are then the names too.
+
+    What nearest neighbours and a probe learn from is the split ``train``, of the same classes, or the first ``bank`` images of each
+    class, which are then not asked about.
     """
 
     root: str
@@ -32,16 +37,29 @@ class ImageFolder:
     classes: str | None = None
     domain: Domain = "photographs"
     name: str = "imagefolder"
+    train: str | None = None
+    bank: Count | None = None
 
     def check(self) -> None:
         """Raise `UserError` for a root, split or list of classes that is not there, and for folders that are no classes."""
-        self.class_folders()
+        self.class_names()
         if self.classes is not None:
             files.check_file(Path(self.classes), "dataset.classes")
+        if self.train is not None:
+            self._check_train(self.train)
 
-    def load(self, limit: int | None) -> Dataset[Labelled]:
+    def load(self, limit: int | None) -> LabelledDataset:
         """The first ``limit`` images. Raises `UserError` for a class without images or one that the list lacks."""
         self.check()
+        if self.bank is not None:
+            return cut(self.read(None), self.bank, limit)
+        data = self.read(limit)
+        if self.train is not None:
+            data.training = lambda: self._teacher().read(None)
+        return data
+
+    def read(self, limit: int | None) -> LabelledDataset:
+        """The first ``limit`` images of the split itself."""
         folder, found = self._folder(), self.class_folders()
         ids, names = files.read_classes(self.classes) if self.classes else (found, found)
         unknown = sorted(set(found) - set(ids))
@@ -63,12 +81,18 @@ class ImageFolder:
                 f"{folder / empty[0]}: a class without an image; remove the folder, or give the classes with "
                 f"dataset.classes=FILE.{_said(notes)}"
             )
-        keys = [path.relative_to(folder) for path in files.first(paths, limit)]
-        examples = [Labelled(key.as_posix(), folder / key, label[key.parts[0]]) for key in keys]
+        keys = [path.relative_to(folder) for path in paths]
+        whole = [Labelled(key.as_posix(), folder / key, label[key.parts[0]]) for key in keys]
+        examples = files.first(whole, limit)
+        notes += part_note(examples, whole)
         if self.split == AUTO and folder == Path(self.root):
             notes.insert(0, f"no split was named: the {len(found)} folders of {folder} are read as the classes")
         split = self._split_name(folder)
-        return Dataset(self.name, split, self.domain, files.digest(split, examples), examples, names, ids, notes)
+        return LabelledDataset(self.name, split, self.domain, files.digest(split, examples), examples, names, ids, notes)
+
+    def class_names(self) -> list[str]:
+        """What the classes are called on disk, in order."""
+        return self.class_folders()
 
     def class_folders(self) -> list[str]:
         """Names of the class folders, sorted. Raises `UserError` where they are none: splits, another layout, less than two."""
@@ -86,6 +110,31 @@ class ImageFolder:
                 f"dataset.split={found[-1]}, or the classes with dataset.classes=FILE."
             )
         return found
+
+    def _teacher(self) -> Self:
+        """The split to learn from."""
+        return replace(self, split=self.train, train=None)
+
+    def _check_train(self, train: str) -> None:
+        """Raise `UserError` for a split to learn from that is not there, is the one asked about, or has other classes."""
+        if self.bank is not None:
+            raise UserError(f"dataset.train={train} and dataset.bank={self.bank}: both say what to learn from; give one of them.")
+        folder = split_folder(Path(self.root), train, "dataset.train")
+        if folder.samefile(self._folder()):
+            raise UserError(
+                f"dataset.train={train}: these are the images that are asked about; give another split, or dataset.bank=4 instead, "
+                "which takes the first 4 images of each class to learn from."
+            )
+        try:
+            asked, learnt = self.class_names(), self._teacher().class_names()
+        except UserError as error:
+            raise UserError(f"dataset.train={train}: {error}") from error
+        if self.classes is None and asked != learnt:
+            odd = sorted({*asked} ^ {*learnt})[0]
+            raise UserError(
+                f"dataset.train={train}: its {len(learnt)} classes are not the {len(asked)} of {self._folder()} ({odd} is in one only); "
+                "give a split of the same classes, or list them all with dataset.classes=FILE."
+            )
 
     def _folder(self) -> Path:
         """Where the class folders lie. Raises `UserError` where the split is not there."""

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fna.data import files
-from fna.data.bank import LabelledDataset
+from fna.data.bank import LabelledDataset, cut, part_note
 from fna.data.base import Labelled
 from fna.data.imagefolder import NO_SPLIT
 from fna.data.layouts import looks_like, split_folder
 from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
 from fna.data.segmentation import CLASS_FILES
 from fna.errors import UserError
-from fna.values import Domain
+from fna.values import Count, Domain
 
 LIST = str(CLASS_FILES / "imagenet.txt")
 FLAT = "ILSVRC2012_val_{:08d}.JPEG"
@@ -35,7 +35,7 @@ class ImageNet:
     """``name`` says which set: imagenet, imagenet_v2, imagenet_r, imagenet_a or imagenet_sketch; all but V2 are folders by WordNet
     id, in ``root/<split>/`` or, with ``split`` null and for the sets that have no splits, in ``root``. imagenet's val may also be
     the flat 50,000 images, beside the development kit (with its meta.mat) or Kaggle's LOC_val_solution.csv. ``train``: the split
-    to learn from.
+    to learn from; ``bank``: instead of it, the first so many images of each class.
     """
 
     root: str
@@ -43,6 +43,7 @@ class ImageNet:
     train: str | None = None
     name: str = "imagenet"
     domain: Domain = "photographs"
+    bank: Count | None = None
 
     def check(self) -> None:
         """Raise `UserError` where the root is missing or holds something else."""
@@ -55,6 +56,18 @@ class ImageNet:
     def load(self, limit: int | None) -> LabelledDataset:
         """The images in the order of their class folders, or of their numbers where they lie flat."""
         self.check()
+        if self.bank is not None:
+            return cut(self._read(None), self.bank, limit)
+        data, train = self._read(limit), self.train
+        if train is not None and train != self.split:
+            data.training = lambda: self._learnt(train)
+        return data
+
+    def _learnt(self, train: str) -> LabelledDataset:
+        split_folder(Path(self.root), train, "dataset.train")
+        return replace(self, split=train, train=None).load(None)
+
+    def _read(self, limit: int | None) -> LabelledDataset:
         ids, names = files.read_classes(LIST)
         folder = self._folder()
         flat = folder / FLAT.format(1)
@@ -64,8 +77,8 @@ class ImageNet:
             ids, names = [ids[label] for label in kept], [names[label] for label in kept]
             places = [(path, kept.index(label)) for path, label in places]
         split = self.split or NO_SPLIT
-        examples = [Labelled(path.relative_to(folder).as_posix(), path, label) for path, label in files.first(places, limit)]
-        train = self.train
+        whole = [Labelled(path.relative_to(folder).as_posix(), path, label) for path, label in places]
+        examples = files.first(whole, limit)
         return LabelledDataset(
             name=self.name,
             split=split,
@@ -74,8 +87,7 @@ class ImageNet:
             examples=examples,
             classes=names,
             class_ids=ids,
-            notes=notes,
-            training=None if train is None else lambda: replace(self, split=train, train=None).load(None),
+            notes=[*notes, *part_note(examples, whole)],
         )
 
     def _folder(self) -> Path:

@@ -31,7 +31,7 @@ def looks_like(root: Path) -> str | None:
     return next((name for name, signs in SIGNS.items() if any((root / sign).exists() for sign in signs)), None)
 
 
-def split_folder(root: Path, split: str | None) -> Path:
+def split_folder(root: Path, split: str | None, knob: str = "dataset.split") -> Path:
     """``root/split``, or ``root`` for None. Raises `UserError` where it is not there: what is there instead."""
     if not root.is_dir():
         raise UserError(
@@ -41,10 +41,12 @@ def split_folder(root: Path, split: str | None) -> Path:
         return root if split is None else root / split
     there = sorted(path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
     if not there:
-        raise UserError(f"dataset.split={split}: {root} holds no such folder, nor another; give dataset.root=PATH.")
+        raise UserError(f"{knob}={split}: {root} holds no such folder, nor another; give dataset.root=PATH.")
     shown = ", ".join(there[:4]) + (f", ... ({len(there)} in all)" if len(there) > 4 else "")
     flat = any(is_picture(path) for path in (root / there[0]).iterdir())
-    way = "if these are the classes, give dataset.split=null" if flat else "give one with dataset.split=NAME"
+    way = "if these are the classes, give dataset.split=null" if flat else f"give one with {knob}=NAME"
+    if knob == "dataset.train":
+        way = "give one with dataset.train=NAME, or dataset.bank=4 alone: the first 4 images of each class, to learn from"
     other = looks_like(root)
     guess = f" (it looks like {other})" if other else ""
-    raise UserError(f"dataset.split={split}: no such folder in {root}; there is {shown}{guess}: {way}.")
+    raise UserError(f"{knob}={split}: no such folder in {root}; there is {shown}{guess}: {way}.")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from fna.data.bank import LabelledDataset
 from fna.data.base import Asked, Captioned, Dataset, Labelled
 from fna.data.scene_captions import LEVELS
 from fna.data.scene_files import SEEDS, digest_of, write_split
@@ -87,11 +88,13 @@ class Shapes(_Drawn):
 
 @dataclass(frozen=True)
 class ShapesSingle(_Drawn):
-    """Scenes of one thing, labelled by its "shape", "colour" or "both"."""
+    """Scenes of one thing, labelled by its "shape", "colour" or "both"; `train_count` scenes of the split `train` to learn from."""
 
     by: Literal["shape", "colour", "both"] = "shape"
+    train: str = "train"
+    train_count: Count = 500
 
-    def load(self, limit: int | None) -> Dataset[Labelled]:
+    def load(self, limit: int | None) -> LabelledDataset:
         """The first `limit` scenes."""
         both = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
         known = {"shape": list(SHAPES), "colour": list(COLOURS), "both": both}
@@ -105,7 +108,10 @@ class ShapesSingle(_Drawn):
             shape, colour = SHAPES[note["category_id"] - 1], note["attributes"]["colour"]
             label = {"shape": shape, "colour": colour, "both": f"{colour} {shape}"}[self.by]
             examples.append(Labelled(str(note["image_id"]), images[note["image_id"]], classes.index(label)))
-        return Dataset(self.name, self.split, self.domain, self._digest(folder, self.by), examples, classes)
+        data = LabelledDataset(self.name, self.split, self.domain, self._digest(folder, self.by), examples, classes)
+        if self.train != self.split:
+            data.training = lambda: replace(self, split=self.train, count=self.train_count).load(None)
+        return data
 
 
 @dataclass(frozen=True)

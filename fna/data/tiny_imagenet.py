@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fna.data import files
-from fna.data.base import Dataset, Labelled
+from fna.data.bank import LabelledDataset, part_note
+from fna.data.base import Labelled
 from fna.data.imagefolder import ImageFolder
 from fna.data.layouts import TINY_LABELS
 from fna.data.pictures import unread_note
@@ -22,19 +23,16 @@ class TinyImageNet(ImageFolder):
 
     name: str = "tiny_imagenet"
 
-    def check(self) -> None:
-        """Raise `UserError` where root, split or list of classes are not there."""
-        if not self._annotations().is_file():
-            super().check()
-        elif self.classes is not None:
-            files.check_file(Path(self.classes), "dataset.classes")
+    def class_names(self) -> list[str]:
+        """WordNet ids, from the file of labels or the folders' names."""
+        source = self._annotations()
+        return sorted(set(_read_labels(source).values())) if source.is_file() else super().class_names()
 
-    def load(self, limit: int | None) -> Dataset[Labelled]:
+    def read(self, limit: int | None) -> LabelledDataset:
         """The first ``limit`` images, by class and then by name. Raises `UserError` for a file without label or a foreign class."""
-        self.check()
         source = self._annotations()
         if not source.is_file():
-            return super().load(limit)
+            return super().read(limit)
         wnid = _read_labels(source)
         images = source.parent / "images"
         found = sorted(wnid.values())
@@ -44,10 +42,11 @@ class TinyImageNet(ImageFolder):
             raise UserError(f"{self.classes}: lacks {len(unknown)} of the classes in {source} (first: {unknown[0]}).")
         label = {name: place for place, name in enumerate(ids)}
         order = sorted(wnid, key=lambda name: (wnid[name], name))
-        examples = [Labelled(f"{wnid[name]}/{name}", images / name, label[wnid[name]]) for name in files.first(order, limit)]
+        whole = [Labelled(f"{wnid[name]}/{name}", images / name, label[wnid[name]]) for name in order]
+        examples = files.first(whole, limit)
         split = self._split_name(source.parent)
-        notes = unread_note(images / name for name in order)
-        return Dataset(self.name, split, self.domain, files.digest(split, examples), examples, names, ids, notes)
+        notes = [*unread_note(images / name for name in order), *part_note(examples, whole)]
+        return LabelledDataset(self.name, split, self.domain, files.digest(split, examples), examples, names, ids, notes)
 
     def _annotations(self) -> Path:
         """The file of labels, which is the val split's alone."""

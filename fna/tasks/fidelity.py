@@ -1,0 +1,73 @@
+"""How like full attention's a variant's answers are: for images of which nothing is known, and any model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fna.data.base import Dataset
+from fna.errors import UserError
+from fna.metrics.neighbours import nearest_other
+from fna.models.base import Model
+from fna.tasks.base import Array, Outcome, Run
+from fna.tasks.images import look
+
+NEAREST = "agreement is the share of images whose nearest other image, by the cosine of what the model gives, stays the same"
+
+
+@dataclass
+class Fidelity:
+    """A model with a head decides by it, and agreement is of classes; of any other the decision is which other image is the
+    nearest, by the cosine of their embeddings. Nothing is right or wrong, so there are no metrics: agreement and output error are
+    all that is to be told.
+    """
+
+    version: int = 1
+
+    def check(self, model: Model, dataset: Dataset) -> None:
+        """Raise `UserError` for a model that gives neither classes nor embeddings, or a lone image, to which none is nearest."""
+        if model.classify is None and model.encode_image is None:
+            raise UserError(f"{model.name} has neither a classification head nor an image embedding: choose another model.")
+        if model.classify is None and len(dataset.examples) < 2:
+            raise UserError(
+                f"{dataset.name} holds one image, and {model.name} without a head is asked which others are near: give two or more."
+            )
+        if model.classify is None:
+            note_once(dataset, NEAREST)
+
+    def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
+        """The head's logits, else the image embedding."""
+        forward = model.classify or model.encode_image
+        assert forward is not None
+        return forward
+
+    def evaluate(self, model: Model, dataset: Dataset, run: Run) -> Outcome:
+        """One pass over the images."""
+        with run.sharing():
+            seen = look(self._compared(model), model, dataset, run)
+        keys = [dataset.examples[place].key for place in seen.kept]
+        if model.classify is not None:
+            decisions = seen.outputs.argmax(axis=1)
+            labels = [str(row) if model.classes is None else model.classes[row] for row in decisions]
+        else:
+            decisions, ranked = nearest_other(seen.outputs, keys), sorted(keys)
+            labels = [ranked[place] for place in decisions]
+        return Outcome(keys, {}, seen.outputs, decisions, labels, [""] * len(keys), seen.skipped)
+
+    def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
+        """None."""
+        return {}
+
+    def _compared(self, model: Model) -> Callable[[Tensor], Tensor]:
+        """What is compared: logits, or embeddings of length 1."""
+        forward = self.forward(model)
+        return forward if model.classify is not None else lambda images: normalize(forward(images).float(), dim=-1)
+
+
+def note_once(dataset: Dataset, note: str) -> None:
+    """Add what a reader of the figures has to know."""
+    if note not in dataset.notes:
+        dataset.notes.append(note)
