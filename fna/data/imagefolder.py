@@ -132,8 +132,8 @@ class ImageFolder:
         if self.classes is None and asked != learnt:
             odd = sorted({*asked} ^ {*learnt})[0]
             raise UserError(
-                f"dataset.train={train}: its {len(learnt)} classes are not the {len(asked)} of {self._folder()} ({odd} is in one only); "
-                "give a split of the same classes, or list them all with dataset.classes=FILE."
+                f"dataset.train={train}: its {len(learnt)} classes are not the {len(asked)} of {self._folder()} ({odd} is in one "
+                "only): give a split of the same classes, or list them all with dataset.classes=FILE."
             )
 
     def _folder(self) -> Path:

@@ -35,7 +35,7 @@ class Images:
         paths, notes = [path for path in below if is_picture(path)], unread_note(below)
         if not paths:
             told = "".join(f" {note}." for note in notes)
-            raise UserError(f"{root}: holds no picture, nor do the folders below it; give their folder with dataset.root=PATH.{told}")
+            raise UserError(f"{root}: holds no picture, nor do folders below it; give the place with dataset.root=PATH.{told}")
         examples = [Pictured(path.relative_to(root).as_posix(), path) for path in files.first(paths, limit)]
         if len(examples) < len(paths):
             notes.append(f"the first {len(examples):,} of {len(paths):,} pictures")

@@ -190,7 +190,7 @@ def _problem(result: Result) -> str | None:
     wrong = [key for key in ("metrics", "fidelity", "cost", "environment") if not isinstance(result.get(key, {}), dict)]
     if wrong:
         return f"{wrong[0]} is not an object"
-    if result["status"] == "ok" and not result.get("metrics"):
+    if result["status"] == "ok" and not (result.get("metrics") or result.get("fidelity")):
         return "status ok, but no metrics"
     bad = [name for name, metric in result.get("metrics", {}).items() if not isinstance(metric, dict) or "delta" not in metric]
     return f"metric {bad[0]} has no delta" if bad else None

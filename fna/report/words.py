@@ -133,15 +133,28 @@ def headline(result: Result, extra: str = "") -> list[Part]:
     key = weakest(result)
     where = place(result)
     who = (f"{where}: " if where else "") + subject(result) + (f" ({extra})" if extra else "")
-    if key is None:
+    if key is None and not _agrees(result):
         return [Part(f"{who}: {result.get('error') or 'no metrics'}")]
     if is_idle(result):
         return [Part(f"{who}.")]
     doubt = [Part("Random weights, only the pipeline counts. ")] if is_random(result) else []
     speed = _speed(result)
+    if key is None:  # nothing was right or wrong, so that nearness is all there is
+        return [*doubt, Part(who + " "), *_agrees(result), *([Part(",")] if speed else []), *speed, Part(".")]
     verdict = judge(dig(result, "metrics", key, "delta"), dig(result, "metrics", key, "ci"), result.get("samples"))
     link = [Part(",")] if speed and verdict != "keeps" else []
     return [*doubt, Part(who + " "), *_quality(result, key), *link, *speed, Part(".")]
+
+
+def _agrees(result: Result) -> list[Part]:
+    """How often the answer stays, where that was measured."""
+    share, ends = number(dig(result, "fidelity", "agreement")), dig(result, "fidelity", "agreement_ci")
+    if share is None:
+        return []
+    error = number(dig(result, "fidelity", "output_error"))
+    told = f" of the samples, output error {formats.fixed(error, 3)}" if error is not None else " of the samples"
+    size = f"{formats.fixed(share, 1)} % {formats.limits(ends, 1)}".strip()
+    return [Part("agrees with full attention on "), Part(size, "even"), Part(told)]
 
 
 def _quality(result: Result, key: str) -> list[Part]:
@@ -250,6 +263,8 @@ AGREEMENT = {  # what is decided alike, by task
     "classification": "images with the same class first as with full attention",
     "retrieval": "images for which the same caption comes first as with full attention (image to text)",
     "segmentation": "places in the images with the same class as with full attention",
+    "fidelity": "images with the same class first as with full attention (of a model without a head: the same nearest other image)",
+    "own": "samples with the same class first as with full attention (where outputs are no classes: the same nearest other sample)",
     "tokens": "images with the same number of massive tokens as with full attention",
 }
 OUTPUT_ERROR = "relative output error: how far the outputs are from those of full, over their length; 0 is the same, small is good"

@@ -13,7 +13,7 @@ from fna.configs import instantiate, load_option
 from fna.errors import UserError
 from fna.report.expected import placed, read_figures
 from fna.runner.settings import check_settings
-from fna.runner.suits import check_suits
+from fna.runner.suits import ANY_MODEL, instead, lacks
 from fna.runner.versus import Composed
 from fna.surgery.plan import parse_layers
 
@@ -61,7 +61,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Asked:
-    """A run: what all contenders share, and the contenders, the run's own variant first."""
+    """A run: what all contenders share, and the contenders, the run's own variant first. ``notes``: what was taken otherwise."""
 
     cfg: DictConfig
     names: Mapping[str, str]
@@ -70,6 +70,7 @@ class Asked:
     task: Task
     logger: Logger | None
     contenders: tuple[Wanted, ...]
+    notes: tuple[str, ...] = ()
 
     def sentence(self) -> str:
         """One line that says what will be done."""
@@ -83,11 +84,13 @@ class Asked:
         )
 
 
-def ask(composed: Sequence[Composed]) -> Asked:
+def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
     """Check the knobs, build the (cheap) sources and every contender's attention, and try that on a tiny input.
 
     ``composed``: the run's own config first, then one for each string of ``versus``, which differ in what a contender has for
-    itself only. Raises `UserError` for anything that can be known to be wrong without loading weights or reading data.
+    itself only. ``words``: those that were typed.
+
+    Raises `UserError` for anything that can be known to be wrong without loading weights or reading data.
     """
     for one in composed:
         check_settings(one.cfg, one.names)
@@ -108,11 +111,15 @@ def ask(composed: Sequence[Composed]) -> Asked:
     if len(contenders) == 1:  # among others one may refuse, and is told so in its own line
         _try(contenders[0], model.depth)
     task = instantiate(cfg.task)
-    check_suits(task, model, names)
+    notes: tuple[str, ...] = ()
+    if lacking := lacks(task, model, names):
+        notes = (instead(lacking, words),)
+        names, cfg = {**names, "task": ANY_MODEL}, _resolved(OmegaConf.create({**cfg, "task": load_option("task", ANY_MODEL)}))
+        task = instantiate(cfg.task)
     logger = instantiate(cfg.logger) if cfg.logger and "_target_" in cfg.logger else None
     if logger is not None:
         logger.check()
-    return Asked(cfg, names, dataset, model, task, logger, tuple(contenders))
+    return Asked(cfg, names, dataset, model, task, logger, tuple(contenders), notes)
 
 
 def _check_options(one: Composed) -> None:

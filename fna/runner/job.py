@@ -24,7 +24,8 @@ from fna.runner.versus import composed
 def run(
     cfg: DictConfig, names: Mapping[str, str], folder: Path, *, words: Sequence[str] = (), in_sweep: bool = False
 ) -> tuple[float, float] | None:
-    """Run one job and write ``result.json`` into ``folder``; returns (first metric of the variant, speedup) as objectives.
+    """Run one job and write ``result.json`` into ``folder``; returns (first metric of the variant, speedup) as objectives,
+    of a task without metrics (agreement, speedup).
 
     ``words``: those that ``cfg`` was composed of, which the contenders of ``versus`` start from. A failure leaves a failed
     ``result.json``; one of the logger, or of a contender among others, leaves the result whole, and is in it. Alone a job raises
@@ -34,7 +35,7 @@ def run(
     asked = None
     try:
         checked_folder(folder)
-        asked = ask(composed(cfg, names, words))
+        asked = ask(composed(cfg, names, words), words)
         from fna.runner.loaded import load
         from fna.runner.run import contest
 
@@ -50,8 +51,8 @@ def run(
         return None
     if left := _after(asked, result, folder):
         _tell(UserError("; ".join(left)), in_sweep)
-    first = next(iter(result["metrics"].values()), None)
-    return None if first is None else (first["variant"], result["cost"].get("speedup", {}).get("median", float("nan")))
+    first = next((metric["variant"] for metric in result["metrics"].values()), result["fidelity"]["agreement"])
+    return first, result["cost"].get("speedup", {}).get("median", float("nan"))
 
 
 def _after(asked: Asked, result: dict[str, Any], folder: Path) -> list[str]:

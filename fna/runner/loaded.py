@@ -43,6 +43,8 @@ def load(asked: Asked) -> Loaded:
     device = env.choose_device(cfg.device)
     env.keep_freed_memory()
     env.seed_everything(cfg.seed)
+    for note in asked.notes:
+        say(note)
     say(asked.sentence())
     dataset = listed_once(asked.dataset.load(cfg.limit))
     model = asked.model.build(image_size=_size(cfg), device=device, dtype=cfg.dtype, seed=cfg.seed)

@@ -100,7 +100,7 @@ def whole(
         "skipped": full.outcome.skipped,
         **shown,
         "warnings": sorted({line for one in entries for line in one.get("warnings", ())} | {*full.warnings, *shown["warnings"]}),
-        "notes": [*_notes(loaded), *shown["notes"], *first.get("notes", ())],
+        "notes": [*asked.notes, *_notes(loaded), *shown["notes"], *first.get("notes", ())],
     }
     if len(entries) > 1:
         result |= {"contenders": [dict(one) for one in entries], "pairs": [pair_entry(pair) for pair in pairs]}

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fna.errors import UserError
 
 CALLED = {"encode_text": "text tower", "classify": "classification head"}
+ANY_MODEL = "fidelity"  # the task that every model can do on any images
 
 
-def check_suits(task: Any, source: Any, names: Mapping[str, str]) -> None:
-    """Refuse a model that has none of what the task needs.
+def lacks(task: Any, source: Any, names: Mapping[str, str]) -> str:
+    """What the model lacks of what the task needs, as a sentence without its end; "" where it can serve.
 
     ``task.needs``: any one of these serves ("encode_text", "classify"); ``source.abilities``: which of them there are. A task or a
     model source that says nothing of it is let through, and checked when the model is there.
     """
     needs, can = getattr(task, "needs", None), getattr(source, "abilities", None)
     if not needs or can is None or needs & can:
-        return
-    lacks = " and no ".join(CALLED[need] for need in sorted(needs))
-    raise UserError(
-        f"model={names['model']} has no {lacks}, which task={names['task']} needs; take model=clip, or ask it by "
-        "what it embeds: task=knn or task=probe on images with classes and some to learn from (dataset=tiny_imagenet_bank, "
-        "or dataset.train=SPLIT)."
-    )
+        return ""
+    lacking = " and no ".join(CALLED[need] for need in sorted(needs))
+    return f"model={names['model']} has no {lacking}, which task={names['task']} needs"
+
+
+def instead(lacking: str, words: Sequence[str]) -> str:
+    """That `ANY_MODEL` is taken instead of a data set's default that the model ``lacking`` something cannot do.
+
+    Raises `UserError` where the task was typed, or an experiment has it.
+    """
+    groups = {word.lstrip("+~").partition("=")[0].partition(".")[0] for word in words}
+    learn = "task=knn or task=probe on images with classes and some to learn from (dataset.train=SPLIT, or dataset.bank=4)"
+    if groups & {"task", "experiment"}:
+        raise UserError(f"{lacking}; take model=clip, or ask it by what it embeds: {learn}, or task={ANY_MODEL} on any images.")
+    return f"{lacking}: task={ANY_MODEL} instead, how like full attention's its outputs are; scores give {learn}"

@@ -48,14 +48,14 @@ class Classification:
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for images without a class each, a model that cannot classify, or classes that do not match."""
         if not (dataset.classes and all(isinstance(example, Labelled) for example in dataset.examples)):
-            raise UserError(f"{dataset.name} has no class for each image: task=classification needs one; choose another task.")
+            raise UserError(f"{dataset.name} has no class for each image: task=classification needs one; task=fidelity needs none.")
         if self._by_head(model):
             _head_index(model, dataset)
             return
         if model.encode_image is None or model.encode_text is None:
             raise UserError(
                 f"{model.name} has neither a classification head nor a text tower: choose a model with one of them, or "
-                "task=knn or task=probe, which learn classes from images (dataset.train=SPLIT, or dataset=tiny_imagenet_bank)."
+                "task=knn or task=probe, which learn classes from images (dataset.train=SPLIT or dataset.bank=4), or task=fidelity."
             )
         if all(len(name) == 9 and name[0] == "n" and name[1:].isdigit() for name in dataset.classes):
             raise UserError(

@@ -15,8 +15,6 @@ from fna.models.base import Model
 from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.images import look
 
-NEAREST = "agreement is the share of images whose nearest other image, by the cosine of what the model gives, stays the same"
-
 
 @dataclass
 class Fidelity:
@@ -35,8 +33,6 @@ class Fidelity:
             raise UserError(
                 f"{dataset.name} holds one image, and {model.name} without a head is asked which others are near: give two or more."
             )
-        if model.classify is None:
-            note_once(dataset, NEAREST)
 
     def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
         """The head's logits, else the image embedding."""
@@ -65,9 +61,3 @@ class Fidelity:
         """What is compared: logits, or embeddings of length 1."""
         forward = self.forward(model)
         return forward if model.classify is not None else lambda images: normalize(forward(images).float(), dim=-1)
-
-
-def note_once(dataset: Dataset, note: str) -> None:
-    """Add what a reader of the figures has to know."""
-    if note not in dataset.notes:
-        dataset.notes.append(note)

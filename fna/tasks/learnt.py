@@ -57,7 +57,15 @@ class Learnt(ABC):
         if model.encode_image is None:
             raise UserError(f"{model.name} embeds no images: choose another model.")
         if not isinstance(dataset, LabelledDataset) or dataset.training is None:
-            raise UserError(f"{dataset.name} has no images to learn from: give dataset.train=SPLIT, or dataset=tiny_imagenet_bank.")
+            if not dataset.classes or not all(isinstance(example, Labelled) for example in dataset.examples):
+                raise UserError(
+                    f"{dataset.name} has no class for each image, and task=knn and task=probe learn classes: "
+                    "give images in a folder a class (dataset=imagefolder), or task=fidelity, which needs none."
+                )
+            raise UserError(
+                f"{dataset.name} has no images to learn from: give a split of the same classes with dataset.train=SPLIT, or "
+                "dataset.bank=4, which takes the first 4 images of each class."
+            )
         if len(dataset.classes) < 2:
             raise UserError(f"{dataset.name} has {len(dataset.classes)} classes; there must be at least two.")
 
@@ -154,6 +162,10 @@ class Probe(Learnt):
 
     def fit(self, features: Array, labels: Array, classes: int, seed: int) -> Classifier:
         """Scores ``[n, C]``: logits."""
+        if len(labels) < 2 * HELD_OUT:
+            raise UserError(
+                f"{len(labels)} images to learn from: task=probe needs at least {2 * HELD_OUT}; take task=knn, or give more."
+            )
         held = np.arange(len(labels)) % HELD_OUT == HELD_OUT - 1
         tried = self._descend(features[~held], labels[~held], classes, seed, list(self.rates))
         hits = (tried(features[held]).argmax(-1) == labels[held]).mean(-1)

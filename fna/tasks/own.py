@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fna.data.base import Dataset, Given
 from fna.errors import UserError
 from fna.metrics.accuracy import top_k
+from fna.metrics.neighbours import nearest_other
 from fna.models.base import Model, Weights
 from fna.ops.contract import Tokens
 from fna.surgery.blocks import find_tower
@@ -33,13 +34,14 @@ class Own:
     """``loader`` is gone through once a pass; ``forward`` maps a batch of images to outputs ``[b, ...]``.
 
     ``metric(outputs, targets)`` gives a number a sample ``[b]`` (1 for right, 0 for wrong), reported as a mean in percent; "top1"
-    and "top5" take targets as class numbers. None: outputs are compared and nothing is scored.
+    and "top5" take targets as class numbers. None: outputs are compared and nothing is scored. Decisions are classes where
+    outputs are logits, else which other sample is nearest (as in `fna.tasks.fidelity`).
     """
 
     loader: Iterable[Any]
     forward_images: Forward
     metric: str | Metric | None = None
-    version: int = 1
+    version: int = 2
     _name: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
@@ -74,12 +76,22 @@ class Own:
             raise UserError("the loader gave no batch: hand over one that can be gone through again, such as a DataLoader.")
         flat = np.concatenate(outputs)
         counts = {"seen": np.ones(len(keys))} | ({self._name: np.concatenate(values)} if values else {})
-        decisions = flat.argmax(1)
-        return Outcome(keys, counts, flat, decisions, [str(row) for row in decisions], [""] * len(keys))
+        if self._are_logits(out, model.tower):
+            decisions = flat.argmax(1)
+            labels = [str(row) for row in decisions]
+        else:
+            decisions, ranked = nearest_other(flat, keys), sorted(keys)
+            labels = [ranked[place] for place in decisions]
+        return Outcome(keys, counts, flat, decisions, labels, [""] * len(keys))
 
     def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
         """The mean of the metric in percent."""
         return {name: 100.0 * values / sums["seen"] for name, values in sums.items() if name != "seen"}
+
+    def _are_logits(self, out: Tensor, module: nn.Module) -> bool:
+        """Whether outputs ``[b, C]`` are of a head: a top-k is asked of them, or the module says that it has C classes."""
+        classes = {getattr(module, "num_classes", None), getattr(getattr(module, "config", None), "num_labels", None)}
+        return self.metric in TOPS or (out.dim() == 2 and out.shape[1] in classes)
 
     def _scored(self, out: Tensor, targets: Any) -> Array:
         if targets is None:

@@ -43,11 +43,11 @@ class Retrieval:
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for data without captions or a model without two towers."""
         if not dataset.examples or not all(isinstance(example, Captioned) for example in dataset.examples):
-            raise UserError(f"{dataset.name} has no captions: task=retrieval cannot use it; choose another task or dataset.")
+            raise UserError(f"{dataset.name} has no captions: task=retrieval cannot use it; task=fidelity needs none.")
         if model.encode_image is None or model.encode_text is None:
             raise UserError(
                 f"{model.name} has no text tower: task=retrieval needs a CLIP-like model, such as model=clip; "
-                "on images with classes there are task=knn and task=probe."
+                "on images with classes there are task=knn and task=probe, on any task=fidelity."
             )
 
     def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
