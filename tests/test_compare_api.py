@@ -79,6 +79,29 @@ def test_towers_of_other_libraries(name: str) -> None:
     assert found.result["fidelity"]["output_error"] < 1e-4
 
 
+def test_agreement_of_outputs_that_are_no_classes_is_of_the_nearest_other_sample(model: nn.Module, data: TensorDataset) -> None:
+    """The place of the largest number in an embedding means nothing; of logits, known by the module's head, it is the class."""
+
+    def doubled(images: Tensor) -> Tensor:
+        return torch.cat([images.mean((2, 3)), 9 * torch.ones(len(images), 1)], 1)  # its argmax is the same for all images
+
+    def labels(forward: Any) -> set[str]:
+        from fna.data.loading import Kept
+        from fna.tasks.base import Run
+        from fna.tasks.own import Own, own_dataset, own_model
+
+        loader = DataLoader(data, batch_size=8)
+        dataset, _ = own_dataset(loader, "a loader")
+        own = own_model(model, data.tensors[0][:1], "vit", forward)
+        return set(Own(loader, forward).evaluate(own, dataset, Run(8, kept=Kept(0))).labels)
+
+    assert labels(model) <= {"0", "1", "2"}
+    assert len(labels(doubled)) > 1
+    shuffled = DataLoader(data, batch_size=8, shuffle=True)
+    found = fna.compare(model, shuffled, "exact", forward=model.forward_features, **QUICK)
+    assert found.result["fidelity"]["agreement"] == 100
+
+
 def test_a_mask_is_calibrated_on_the_loader(model: nn.Module, data: TensorDataset) -> None:
     found = fna.compare(model, DataLoader(data, batch_size=8), "exact", mask="massive", **QUICK)
     assert found.result["mask"] == "massive"

@@ -30,7 +30,7 @@ def instead(lacking: str, words: Sequence[str]) -> str:
     Raises `UserError` where the task was typed, or an experiment has it.
     """
     groups = {word.lstrip("+~").partition("=")[0].partition(".")[0] for word in words}
-    learn = "task=knn or task=probe on images with classes and some to learn from (dataset.train=SPLIT, or dataset.bank=4)"
+    learn = "task=knn or task=probe on images with classes and some to learn from (dataset.train=SPLIT or dataset.bank=4)"
     if groups & {"task", "experiment"}:
         raise UserError(f"{lacking}; take model=clip, or ask it by what it embeds: {learn}, or task={ANY_MODEL} on any images.")
-    return f"{lacking}: task={ANY_MODEL} instead, how like full attention's its outputs are; scores give {learn}"
+    return f"{lacking}: task={ANY_MODEL} is taken instead; right and wrong tell {learn}"

@@ -29,8 +29,9 @@ class Outcome:
 
     ``keys``: sample names, length n. ``counts``: name -> ``[n, ...]``, what each sample adds to the sums. ``outputs`` float32
     ``[n, F]``: logits or embeddings, compared between variants as relative error. ``decisions`` int64 ``[n]``: the class or item
-    chosen first, compared as agreement; ``[n, P]`` where a sample has many (a lattice of pixels). ``labels`` ``[n]``: the decision
-    in words, for the page, with ``truths`` beside it. ``skipped``: samples that could not be read.
+    chosen first (a sample: by its place among the sorted keys), compared as agreement; ``[n, P]`` where a sample has many (a
+    lattice of pixels). ``labels`` ``[n]``: the decision in words, for the page, with ``truths`` beside it. ``skipped``: samples
+    that could not be read.
     """
 
     keys: list[str]

@@ -215,11 +215,12 @@ def _kept(model: Model, data: Dataset[Labelled], run: Run, file: Path) -> Array:
             return embed(images.to(model.device, model.dtype)).float().cpu().numpy()
 
     def pieces(done: int) -> Iterator[Array]:
-        reader = batches(
-            data.examples[done:], model.transform, batch_size=run.batch_size, skipped=[], workers=run.workers, strict=True
-        )
+        skipped: list[str] = []
+        reader = batches(data.examples[done:], model.transform, batch_size=run.batch_size, skipped=skipped, workers=run.workers)
         total = -(-(len(data.examples) - done) // run.batch_size)
         for batch in track(reader, "images to learn from", total=total, console=console):
+            if skipped:
+                raise UserError(f"{data.name}: {skipped[0]}; all images to learn from have to be readable: mend or remove it.")
             yield seen(batch.images)
 
     width = seen(torch.zeros(1, 3, *model.image_size)).shape[1]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fna.data.bank import BankedFolder
 from fna.data.files import read_classes
 from fna.data.imagenet import FLAT, LIST, SUBSETS, ImageNet
 from fna.errors import UserError
@@ -115,16 +114,18 @@ def test_another_root_is_named(tmp_path: Path) -> None:
         labels(tmp_path / "nowhere", name="imagenet_a")
 
 
-def test_a_folder_cut_into_bank_and_queries(tmp_path: Path) -> None:
-    for name in ("cat", "dog"):
+def test_a_set_with_one_split_is_learnt_from_by_a_bank(tmp_path: Path) -> None:
+    for name in ("n01440764", "n01443537"):
         for number in range(3):
-            picture(tmp_path / name / f"{number}.jpg")
-    data = BankedFolder(str(tmp_path), bank=2).load(None)
+            picture(tmp_path / "val" / name / f"{number}.jpg")
+    data = ImageNet(str(tmp_path), bank=2).load(None)
     assert data.training is not None
-    assert [example.key for example in data.examples] == ["cat/2.jpg", "dog/2.jpg"]
+    assert [example.key for example in data.examples] == ["n01440764/2.jpg", "n01443537/2.jpg"]
     assert [example.label for example in data.training().examples] == [0, 0, 1, 1]
-    with pytest.raises(UserError, match="leaves 6 images to learn from and 0 to ask about"):
-        BankedFolder(str(tmp_path), bank=3).load(None)
+    without = ImageNet(str(tmp_path), train="train").load(None)
+    assert without.training is not None
+    with pytest.raises(UserError, match=r"dataset\.train=train: no such folder in .*; there is val.*dataset\.bank=4 alone"):
+        without.training()
 
 
 def test_labels_of_the_flat_layout_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -184,3 +184,12 @@ def test_what_auto_decided_is_no_warning() -> None:
     assert words.caveats(result(auto={"landmarks": {"4": 24}, "why": why}, notes=[*why, "half the data is missing"])) == [
         "half the data is missing"
     ]
+
+
+def test_a_result_without_metrics_is_told_by_its_agreement() -> None:
+    """Of images without labels nothing is right or wrong."""
+    bare = result(metrics={}, task="fidelity")
+    said = words.plain(words.headline(bare))
+    assert "agrees with full attention on 96.4 % [94.8, 97.9] of the samples, output error 0.042, at 1.19x the speed" in said
+    assert "same nearest other image" in words.explained(bare)[0]
+    assert "no metrics" in words.plain(words.headline(result(metrics={}, fidelity={})))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fna.data.bank import LabelledDataset
-from fna.data.base import Dataset, Labelled
+from fna.data.base import Captioned, Dataset, Labelled
 from fna.errors import UserError
 from fna.models.base import Model
 from fna.tasks.base import Prepared, Run
@@ -57,8 +57,27 @@ def test_through_the_task(task: Neighbours | Probe, clip: Model, labelled: Datas
     assert outcome.keys == [example.key for example in data.examples]
     sums = {name: counts.sum(0) for name, counts in outcome.counts.items()}
     assert float(made.metrics(sums)["top1"]) >= 75
-    with pytest.raises(UserError, match="no images to learn from"):
+    with pytest.raises(UserError, match=r"no images to learn from: .*dataset\.train=SPLIT, or dataset\.bank=4"):
         made.check(clip, labelled)
+
+
+def test_images_without_classes_are_not_told_to_give_a_split(clip: Model, captioned: Dataset[Captioned]) -> None:
+    with pytest.raises(UserError, match=r"captions has no class for each image.*task=fidelity, which needs none"):
+        Neighbours().check(clip, captioned)
+
+
+def test_an_image_to_learn_from_that_cannot_be_read_is_named(clip: Model, labelled: Dataset[Labelled], tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    data = LabelledDataset(**{**vars(labelled), "training": lambda: labelled})
+    with pytest.raises(UserError, match=r"s1: unreadable image .*mend or remove it\.$"):
+        Neighbours(k=1, cache=str(tmp_path)).prepare(clip, data, Run(batch_size=2))
+
+
+def test_a_probe_of_very_few_images_is_refused(clip: Model, labelled: Dataset[Labelled], tmp_path: Path) -> None:
+    """None could be held out of every class to choose the rate on."""
+    data = LabelledDataset(**{**vars(labelled), "training": lambda: labelled})
+    with pytest.raises(UserError, match="4 images to learn from: task=probe needs at least 8"):
+        Probe(cache=str(tmp_path)).prepare(clip, data, Run(batch_size=2))
 
 
 def test_embeddings_of_a_model_that_is_run_otherwise_are_others(clip: Model, labelled: Dataset[Labelled], tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+"""What an image folder is classified by: another split of the same classes, or a bank cut from the same one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fna.data.imagefolder import ImageFolder
+from fna.data.shapes import ShapesSingle
+from fna.data.tiny_imagenet import TinyImageNet
+from fna.errors import UserError
+
+
+def pictures(folder: Path, count: int) -> None:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        Image.new("RGB", (8, 8), (number, len(folder.name), 0)).save(folder / f"{number}.jpg")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Two classes in two splits: three images each to learn from, two to be asked about."""
+    for split, count in (("train", 3), ("val", 2)):
+        for name in ("cat", "dog"):
+            pictures(tmp_path / split / name, count)
+    return tmp_path
+
+
+def test_another_split_teaches_whatever_the_limit(tree: Path) -> None:
+    data = ImageFolder(str(tree), split="val", train="train").load(1)
+    assert data.training is not None
+    assert [example.key for example in data.examples] == ["cat/0.jpg"]
+    learnt = data.training()
+    assert [(example.key, example.label) for example in learnt.examples][2:4] == [("cat/2.jpg", 0), ("dog/0.jpg", 1)]
+    assert (learnt.split, learnt.classes) == ("train", data.classes)
+    assert ImageFolder(str(tree)).load(None).training is None
+
+
+def test_a_bank_is_cut_from_the_only_split(tree: Path) -> None:
+    data = ImageFolder(str(tree), split="train", bank=2).load(None)
+    assert data.training is not None
+    assert [example.key for example in data.examples] == ["cat/2.jpg", "dog/2.jpg"]
+    assert [example.label for example in data.training().examples] == [0, 0, 1, 1]
+    with pytest.raises(UserError, match=r"dataset\.bank=3: leaves 6 images to learn from and 0 to ask about"):
+        ImageFolder(str(tree), split="train", bank=3).load(None)
+
+
+@pytest.mark.parametrize(
+    ("train", "bank", "said"),
+    [
+        ("val", None, r"dataset\.train=val: these are the images that are asked about; .*dataset\.bank=4"),
+        ("tain", None, r"dataset\.train=tain: no such folder in .*; there is train, val: give one with dataset\.train=NAME"),
+        ("train", 2, r"dataset\.train=train and dataset\.bank=2: .*give one"),
+        (".", None, r"dataset\.train=\.: .*look like splits"),
+        ("train/cat", None, r"dataset\.train=train/cat: .*holds no folder"),
+    ],
+)
+def test_what_cannot_be_learnt_from_is_refused_before_any_image_is_read(
+    train: str, bank: int | None, said: str, tree: Path
+) -> None:
+    with pytest.raises(UserError, match=said):
+        ImageFolder(str(tree), split="val", train=train, bank=bank).check()
+
+
+def test_a_split_of_other_classes_is_refused(tree: Path) -> None:
+    """By sorted names alone a class more or less, or another spelling, would move every label."""
+    wrong = r"dataset\.train=train: its 3 classes are not the 2 of .*val \(bird is in one only\): .*dataset\.classes=FILE"
+    pictures(tree / "train" / "bird", 1)
+    with pytest.raises(UserError, match=wrong):
+        ImageFolder(str(tree), train="train").check()
+    (tree / "classes.tsv").write_text("dog\ncat\nbird\n")
+    data = ImageFolder(str(tree), train="train", classes=str(tree / "classes.tsv")).load(None)
+    assert data.training is not None
+    assert {(example.key[:3], example.label) for example in data.training().examples} == {("dog", 0), ("cat", 1), ("bir", 2)}
+    assert {(example.key[:3], example.label) for example in data.examples} == {("dog", 0), ("cat", 1)}
+    shutil.rmtree(tree / "train" / "bird")
+    (tree / "train" / "cat").rename(tree / "train" / "Cat")
+    with pytest.raises(UserError, match=r"its 2 classes are not the 2 of .*\(Cat is in one only\)"):
+        ImageFolder(str(tree), train="train").check()
+
+
+def test_the_archive_of_tiny_imagenet_teaches_by_its_own_train_folder(tmp_path: Path) -> None:
+    """Its val lies flat beside a file of labels, its train a folder a class with images/ inside."""
+    pictures(tmp_path / "val" / "images", 2)
+    (tmp_path / "val" / "val_annotations.txt").write_text("0.jpg\tn02\t0\t0\t1\t1\n1.jpg\tn01\t0\t0\t1\t1\n")
+    for name in ("n01", "n02"):
+        pictures(tmp_path / "train" / name / "images", 2)
+    data = TinyImageNet(str(tmp_path), train="train").load(None)
+    assert data.training is not None
+    assert [(example.key, example.label) for example in data.examples] == [("n01/1.jpg", 0), ("n02/0.jpg", 1)]
+    assert [example.label for example in data.training().examples] == [0, 0, 1, 1]
+    pictures(tmp_path / "train" / "n03" / "images", 1)
+    with pytest.raises(UserError, match="n03 is in one only"):
+        TinyImageNet(str(tmp_path), train="train").check()
+
+
+def test_drawn_scenes_teach_by_another_split(tmp_path: Path) -> None:
+    data = ShapesSingle(count=2, train_count=3, size=32, root=str(tmp_path)).load(None)
+    assert data.training is not None
+    assert (len(data.training().examples), data.training().split) == (3, "train")
+    assert ShapesSingle(split="train", count=2, size=32, root=str(tmp_path)).load(None).training is None
+
+
+def test_a_limit_says_how_many_samples_and_classes_it_leaves(tree: Path) -> None:
+    """The first N of a class tree are all of its first classes."""
+    assert "2 of 6 samples, 1 of 2 classes" in ImageFolder(str(tree), split="train").load(2).notes
+    assert not ImageFolder(str(tree), split="train").load(6).notes
+    assert "1 of 2 samples, 1 of 2 classes" in ImageFolder(str(tree), split="train", bank=2).load(1).notes
