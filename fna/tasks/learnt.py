@@ -162,9 +162,9 @@ class Probe(Learnt):
 
     def fit(self, features: Array, labels: Array, classes: int, seed: int) -> Classifier:
         """Scores ``[n, C]``: logits."""
-        if len(labels) < 2 * HELD_OUT:
+        if len(labels) < HELD_OUT:
             raise UserError(
-                f"{len(labels)} images to learn from: task=probe needs at least {2 * HELD_OUT}; take task=knn, or give more."
+                f"{len(labels)} images to learn from: task=probe needs at least {HELD_OUT}; take task=knn, or give more."
             )
         held = np.arange(len(labels)) % HELD_OUT == HELD_OUT - 1
         tried = self._descend(features[~held], labels[~held], classes, seed, list(self.rates))
