@@ -51,8 +51,9 @@ def run(
         return None
     if left := _after(asked, result, folder):
         _tell(UserError("; ".join(left)), in_sweep)
-    first = next((metric["variant"] for metric in result["metrics"].values()), result["fidelity"]["agreement"])
-    return first, result["cost"].get("speedup", {}).get("median", float("nan"))
+    agreement = result.get("fidelity", {}).get("agreement")  # of a first contender that failed there is none
+    first = next((metric["variant"] for metric in result["metrics"].values()), agreement)
+    return None if first is None else (first, result["cost"].get("speedup", {}).get("median", float("nan")))
 
 
 def _after(asked: Asked, result: dict[str, Any], folder: Path) -> list[str]:
