@@ -2,7 +2,7 @@
 # transformers 5.23.0 and torchvision 0.29.2: CLIP's preprocessing of a 640 x 427 picture, a common size in COCO, is one pixel apart.
 #
 # Expected: CLIPImageProcessor and the pipeline of OpenAI's CLIP and open_clip (bicubic resize of the shorter side to 224, centre crop of 224) see
-# the same pixels: transformers does both steps by torchvision.
+# the same pixels up to rounding: both resize by torchvision unless told otherwise.
 # Seen: 640 x 427 becomes 335 x 224; 111 columns are cut off. torchvision's CenterCrop begins at column 56 (55.5, rounded half to even),
 # CLIPImageProcessor at column 55 (rounded down; so does CLIPImageProcessorPil). Where 113 columns are over (640 x 425) both begin at 56, and
 # even margins never differ: margins of 3, 7, 11 ... do. On a picture of noise that is 33 grey levels a pixel for 640 x 427, and 0.01 for
