@@ -187,9 +187,24 @@ def read_values(file: Path) -> Array:
     try:
         with Image.open(file) as image:
             refuse_colours(image, str(file))
+            _refuse_stretched(image, file)
             return np.asarray(image).astype(np.int64)
     except UNREADABLE as error:
         raise UserError(f"{file}: cannot be read as a label map ({error}).") from error
+
+
+def _refuse_stretched(image: Image.Image, file: Path) -> None:
+    """Raise `UserError` for a PGM whose values Pillow (12.3) does not hand over as they are stored.
+
+    One whose maximum is neither 255 nor 65535 is stretched to that on the way: class 1 of 20 would be read as 13.
+    """
+    tiles = getattr(image, "tile", None)
+    if image.format != "PPM" or not tiles:
+        return
+    codec, arguments = tiles[0][0], tiles[0][-1]
+    most = arguments[-1] if isinstance(arguments, tuple) and isinstance(arguments[-1], int) else None
+    if codec != "raw" and most not in (255, 65535):
+        raise UserError(f"{file}: a PGM with values up to {most}, which Pillow stretches when it is read; save it as PNG.")
 
 
 def to_classes(values: Array, table: Array, file: Path, name: str) -> Array:

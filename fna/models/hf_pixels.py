@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -23,11 +24,18 @@ def transform(steps: Mapping[str, Any], size: tuple[int, int]) -> Callable[[Imag
         [
             transforms.Lambda(_rgb),
             transforms.Resize(side, interpolation=mode, antialias=True),
-            transforms.CenterCrop(list(size)),
+            transforms.Lambda(partial(_cropped, size=size)),
             transforms.ToTensor(),
             transforms.Normalize(steps["mean"], steps["std"]),
         ]
     )
+
+
+def _cropped(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The middle of a picture, from where transformers begins: torchvision rounds half a pixel up where this rounds down."""
+    (height, width), (rows, columns) = (picture.height, picture.width), size
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return picture.crop((left, top, left + columns, top + rows))
 
 
 def described(steps: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pycocotools import mask as rle
 
 from fna.configs import instantiate as configured
 from fna.configs import load_option
-from fna.data.segmentation import CLASS_FILES, class_names, lookup
+from fna.data.segmentation import CLASS_FILES, class_names, lookup, read_values
 from fna.errors import UserError
 
 SHAPE = (6, 8)
@@ -255,3 +255,16 @@ def test_a_listing_that_is_no_utf8_or_names_an_image_twice_is_refused_at_load(tm
     listing.write_text("a\na\n")
     with pytest.raises(UserError, match=r"val\.txt: a is listed twice; list each image once"):
         source("pascal_voc", tmp_path).load(None)
+
+
+@pytest.mark.parametrize(("most", "right"), [(255, True), (65535, True), (20, False), (1000, False)])
+def test_a_pgm_that_pillow_would_stretch_is_no_label_map(tmp_path: Path, most: int, right: bool) -> None:
+    """Pillow 12.3 stretches a PGM to 255 or 65535 unless its maximum is that: class 1 of 20 would become class 13."""
+    stored = np.arange(6).reshape(2, 3)
+    file = tmp_path / "a.pgm"
+    file.write_bytes(f"P5 3 2 {most}\n".encode() + stored.astype(">u2" if most > 255 else "u1").tobytes())
+    if right:
+        assert read_values(file).tolist() == stored.tolist()
+    else:
+        with pytest.raises(UserError, match=rf"a\.pgm: a PGM with values up to {most}.*save it as PNG"):
+            read_values(file)
