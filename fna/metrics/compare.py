@@ -69,15 +69,15 @@ class Paired:
         """The outcome at place ``variant`` against the one at ``full``."""
         agree = 100.0 * (self.decisions[full] == self.decisions[variant]).reshape(self.n, -1).mean(axis=1)
         error = relative_error(self.outputs[full], self.outputs[variant])
-        alike, errors = self._means(agree, error)
-        fidelity = {
-            "agreement": float(agree.mean()),
-            "agreement_ci": _interval(alike),
-            "output_error": float(error.mean()),
-            "output_error_ci": _interval(errors),
-        }
+        with np.errstate(invalid="ignore"):  # of errors that are infinite
+            alike, errors = self._means(agree, error)
+            fidelity = {
+                "agreement": float(agree.mean()),
+                "agreement_ci": _interval(alike),
+                "output_error": float(error.mean()),
+                "output_error_ci": _interval(errors),
+            }
         metrics = {name: self._metric(name, full, variant) for name in self.whole[full]}
-        check_numbers({**metrics, "output_error": {"variant": fidelity["output_error"]}})
         return Comparison(metrics, fidelity)
 
     def _metric(self, name: str, full: int, variant: int) -> dict[str, Any]:
@@ -101,8 +101,14 @@ class Paired:
 
 
 def compare(full: Outcome, variant: Outcome, metrics_fn: Metrics, *, draws: int = 2000, seed: int = 0) -> Comparison:
-    """`Paired` of two."""
-    return Paired([full, variant], metrics_fn, draws=draws, seed=seed).pair(0, 1)
+    """`Paired` of two, `checked`."""
+    return checked(Paired([full, variant], metrics_fn, draws=draws, seed=seed).pair(0, 1))
+
+
+def checked(comparison: Comparison) -> Comparison:
+    """``comparison`` itself. Raises `UserError` that names the metrics, or the output error, which are no finite number."""
+    check_numbers({**comparison.metrics, "output_error": {"variant": comparison.fidelity["output_error"]}})
+    return comparison
 
 
 def mcnemar(before: Array, after: Array) -> float:

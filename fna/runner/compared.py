@@ -7,9 +7,22 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from fna.metrics.compare import Comparison, Metrics, Paired
+from fna.metrics.compare import Comparison, Metrics, Paired, checked
 from fna.runner.outcomes import Scored
 from fna.runner.settled import Contender
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A contender with its row."""
+
+    contender: Contender
+    scored: Scored
+
+    @property
+    def label(self) -> str:
+        """What it is called beside the others."""
+        return self.contender.label
 
 
 @dataclass(frozen=True)
@@ -31,16 +44,19 @@ class Pair:
     comparison: Comparison
 
 
-def compare_all(
-    full: Scored, scored: Sequence[Scored], metrics: Metrics, *, draws: int, seed: int
-) -> tuple[list[Comparison], list[Pair]]:
-    """Each of ``scored`` against ``full``, then each against each; all with the same bootstrap draws.
+class Versus:
+    """The outcomes of full and of every contender, resampled together: any two compare with the same bootstrap draws."""
 
-    Raises `UserError` where they do not hold the same samples.
-    """
-    paired = Paired([full.outcome, *(one.outcome for one in scored)], metrics, draws=draws, seed=seed)
-    pairs = [
-        Pair(scored[a].variant.label, scored[b].variant.label, paired.pair(a + 1, b + 1))
-        for a, b in combinations(range(len(scored)), 2)
-    ]
-    return [paired.pair(0, place) for place in range(1, len(scored) + 1)], pairs
+    def __init__(self, full: Scored, ran: Sequence[Ran], metrics: Metrics, *, draws: int, seed: int) -> None:
+        """Raises `UserError` where they do not hold the same samples."""
+        self.place = {one.label: place for place, one in enumerate(ran, 1)}
+        self.paired = Paired([full.outcome, *(one.scored.outcome for one in ran)], metrics, draws=draws, seed=seed)
+
+    def full(self, one: Ran) -> Comparison:
+        """A contender against full. Raises `UserError` that names the figures which are no number."""
+        return checked(self.paired.pair(0, self.place[one.label]))
+
+    def pairs(self, ran: Sequence[Ran]) -> list[Pair]:
+        """Each of ``ran`` against each, all of which compare with full. An error relative to outputs of zeros is no number."""
+        labels = [one.label for one in ran]
+        return [Pair(a, b, self.paired.pair(self.place[a], self.place[b])) for a, b in combinations(labels, 2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from fna.errors import UserError
 from fna.metrics.compare import aligned
 from fna.runner import cost, env, result, shown
 from fna.runner.asked import Asked, Wanted
-from fna.runner.compared import Compared, compare_all
+from fna.runner.compared import Compared, Ran, Versus
 from fna.runner.failures import keep_traceback, line, mendable
 from fna.runner.loaded import Loaded
 from fna.runner.outcomes import Rows, Scored
@@ -41,12 +42,13 @@ def contest(asked: Asked, loaded: Loaded, folder: Path, started: float) -> dict[
     contenders = [contender for found in standing for contender in found]
     rows = Rows(loaded, asked.cfg.seed, asked.cfg.retry_failed, _trunk(loaded, contenders).shared)
     full = rows.scored(FULL)
-    scored = each(contenders, lambda one: (one, _beside(full, rows.scored(one.variant))))
-    contenders, outcomes = [one for one, _ in scored], [outcome for _, outcome in scored]
+    ran = each(contenders, lambda one: Ran(one, _beside(full, rows.scored(one.variant))))
     cfg = asked.cfg
-    comparisons, pairs = compare_all(full, outcomes, loaded.task.metrics, draws=cfg.bootstrap, seed=cfg.seed)
-    costs = _costs(asked, loaded, contenders) if cfg.timing.enabled else [{} for _ in contenders]
-    compared = [Compared(*parts) for parts in zip(contenders, outcomes, comparisons, costs, strict=True)]
+    versus = Versus(full, ran, loaded.task.metrics, draws=cfg.bootstrap, seed=cfg.seed)
+    beside = each(ran, lambda one: (one, versus.full(one)))
+    pairs = versus.pairs([one for one, _ in beside])
+    costs = _costs(asked, loaded, [one.contender for one, _ in beside]) if cfg.timing.enabled else [{} for _ in beside]
+    compared = [Compared(one.contender, one.scored, comparison, cost) for (one, comparison), cost in zip(beside, costs, strict=True)]
     shown.hang(folder, loaded, rows, full, compared, cfg.gallery)
     entries = _entries(asked.contenders, compared, lost, loaded.model.depth)
     told = {
@@ -103,6 +105,8 @@ def _costs(asked: Asked, loaded: Loaded, contenders: Sequence[Contender]) -> lis
 def _entries(asked: Sequence[Wanted], compared: Sequence[Compared], lost: dict[str, str], depth: int) -> list[dict[str, Any]]:
     """All contenders in the order in which they were asked for, those that failed included."""
     found = [result.entry(one, depth) for one in compared]
-    order = [label for one in asked for label in (one.label, f"{one.label} without its mask")]
-    found += [result.failed_entry(one, lost[one.label]) for one in asked if one.label in lost]
+    bare = [replace(one, label=f"{one.label} without its mask", names={**one.names, "mask": "none"}) for one in asked]
+    each = [one for both in zip(asked, bare, strict=True) for one in both]
+    order = [one.label for one in each]
+    found += [result.failed_entry(one, lost[one.label]) for one in each if one.label in lost]
     return sorted(found, key=lambda one: order.index(one["label"]))

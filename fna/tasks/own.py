@@ -24,6 +24,7 @@ from fna.tasks.base import Array, Outcome, Run
 FIRST = 64  # samples held in memory: to time on, to calibrate on, to show
 OUTPUTS = ("logits", "image_embeds", "pooler_output", "last_hidden_state")  # of transformers' models, the best first
 TOPS = ("top1", "top5")
+SAMPLES = "(samples)"  # the count that means are taken over: called as no function can be
 
 Forward = Callable[[Tensor], Tensor]
 Metric = Callable[[Tensor, Any], Any]
@@ -75,7 +76,7 @@ class Own:
         if not keys:
             raise UserError("the loader gave no batch: hand over one that can be gone through again, such as a DataLoader.")
         flat = np.concatenate(outputs)
-        counts = {"seen": np.ones(len(keys))} | ({self._name: np.concatenate(values)} if values else {})
+        counts = {SAMPLES: np.ones(len(keys))} | ({self._name: np.concatenate(values)} if values else {})
         if self._are_logits(out, model.tower):
             decisions = flat.argmax(1)
             labels = [str(row) for row in decisions]
@@ -86,7 +87,7 @@ class Own:
 
     def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
         """The mean of the metric in percent."""
-        return {name: 100.0 * values / sums["seen"] for name, values in sums.items() if name != "seen"}
+        return {name: 100.0 * values / sums[SAMPLES] for name, values in sums.items() if name != SAMPLES}
 
     def _are_logits(self, out: Tensor, module: nn.Module) -> bool:
         """Whether outputs ``[b, C]`` are of a head: a top-k is asked of them, or the module says that it has C classes."""
@@ -100,8 +101,12 @@ class Own:
             labels = torch.as_tensor(targets).cpu().numpy()
             if labels.shape != (len(out),) or labels.dtype.kind not in "iu":
                 raise UserError(f"metric={self.metric} takes one class number a sample; the targets have shape {labels.shape}.")
+            logits = out.float().flatten(1).cpu().numpy()
+            foreign = labels[(labels < 0) | (labels >= logits.shape[1])]
+            if foreign.size:
+                raise UserError(f"metric={self.metric}: target {foreign[0]} is none of {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}.")
             k = int(self.metric.removeprefix("top"))
-            return top_k(out.float().flatten(1).cpu().numpy(), labels, (k,))[k].astype(np.float64)
+            return top_k(logits, labels, (k,))[k].astype(np.float64)
         assert self.metric is not None
         found = torch.as_tensor(self.metric(out, targets)).detach().float().cpu().numpy()
         if found.shape != (len(out),):
