@@ -68,7 +68,7 @@ class CocoInstances:
             notes.append(f"{len(bare)} images without annotations left out: dataset.background=false ignores all their pixels")
         listed = sorted(known if self.background else known.keys() - set(bare), key=in_order)[:limit]
         drawn = {ident: _drawing(known[ident], told.get(ident, []), places) for ident in listed}
-        _refuse_specks(file, drawn)
+        notes += _specks(file, drawn)
         examples = [Segmented(ident, _existing(known[ident].path, file), file) for ident in listed]
         classes = [BACKGROUND] * self.background + [names[ident] for ident in places]
         _check_classes(file, classes, examples)
@@ -124,11 +124,13 @@ def _drawing(picture: Picture, told: Sequence[Entry], places: Mapping[str, int])
     return _Drawing(picture, size, [mask[2:] for mask in masks])
 
 
-def _refuse_specks(file: Path, drawn: Mapping[str, _Drawing]) -> None:
-    """Raise `UserError` where there are masks and none covers a pixel, as those of coordinates in fractions."""
+def _specks(file: Path, drawn: Mapping[str, _Drawing]) -> list[str]:
+    """A note of masks that cover no pixel. Raises `UserError` where none does, as those of coordinates in fractions."""
     masks = [code for drawing in drawn.values() for _, code in drawing.masks]
-    if masks and not any(rle.area(code) for code in masks):  # one by one: pycocotools counts a list of masks in 8 bits
+    empty = sum(not rle.area(code) for code in masks)  # one by one: pycocotools counts a list of masks in 8 bits
+    if masks and empty == len(masks):
         raise UserError(f"{file}: none of {len(masks)} masks covers a pixel; are its coordinates fractions? They must be pixels.")
+    return [f"{empty} of {len(masks)} masks cover no pixel"] * bool(empty)
 
 
 def _check_classes(file: Path, classes: Sequence[str], examples: Sequence[Segmented]) -> None:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -76,17 +77,23 @@ def first(items: Iterable[Any], limit: int | None) -> list[Any]:
 def read_classes(path: str) -> tuple[list[str], list[str]]:
     """Class ids and names of a TSV (id, name) in the order of its lines; a line without a name is named by its id.
 
-    Raises `UserError` for a missing or empty file and for an id that stands there twice.
+    Raises `UserError` for a missing or empty file, an id that stands there twice or is empty, and an empty name.
     """
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:  # tools on Windows begin a file with a mark
             rows = [row for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"{path}: cannot be read as a list of classes ({error}); give a TSV of class id and name with dataset.classes=PATH."
         ) from error
     ids = [row[0] for row in rows]
-    twice = sorted({name for name in ids if ids.count(name) > 1})
+    names = [row[1] if len(row) > 1 else row[0] for row in rows]
+    twice = sorted(name for name, times in Counter(ids).items() if times > 1)
     if twice or not ids:
         raise UserError(f"{path}: " + (f"class {twice[0]} stands there twice." if twice else "holds no class."))
-    return ids, [row[1] if len(row) > 1 else row[0] for row in rows]
+    unnamed = next(
+        (place for place, (ident, name) in enumerate(zip(ids, names, strict=True)) if not (ident and name.strip())), None
+    )
+    if unnamed is not None:
+        raise UserError(f"{path}: class {ids[unnamed] or unnamed} has no {'name' if ids[unnamed] else 'id'}; give each class both.")
+    return ids, names

@@ -15,7 +15,10 @@ from fna.errors import UserError
 from fna.values import Count, Domain
 
 AUTO, NO_SPLIT = "auto", "none"
-SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
+SPLITS = frozenset(
+    {"train", "training", "trn", "val", "valid", "validation", "dev", "test", "testing", "tst", "eval", "holdout", "fold", "split"}
+    | {"query", "queries", "gallery", "labeled", "labelled", "unlabeled", "unlabelled"}
+)
 PARTS = frozenset({"images", "image", "img", "imgs", "labels", "masks", "annotations", "ann"})  # of data with another layout
 
 
@@ -71,6 +74,11 @@ class ImageFolder:
         below = {name: files_below(folder / name) for name in found}
         paths = [path for inner in below.values() for path in inner if is_picture(path)]
         notes = unread_note(path for inner in below.values() for path in inner)
+        unseen = [name for name in ids if not any(map(is_picture, below.get(name, ())))]
+        if unseen and paths:
+            notes.append(f"{len(unseen)} of {len(ids)} classes have no images here (first: {unseen[0]})")
+        stray = sum(map(is_picture, folder.iterdir()))
+        notes += [f"{stray} pictures left out: they lie in {folder} itself, in no class folder"] * bool(stray)
         empty = [name for name, inner in below.items() if not any(map(is_picture, inner))]
         if not paths:
             raise UserError(
@@ -104,9 +112,10 @@ class ImageFolder:
             raise UserError(
                 f"{folder}: holds {_count(found)}, and one class alone has nothing to be told from{self._hint(folder)}."
             )
-        if {name.lower().rstrip("0123456789") for name in found} <= SPLITS or _same_inside(folder, found):
+        if _words(found) <= SPLITS | PARTS or _only_folders(folder, found):
+            kind = "splits" if _words(found) <= SPLITS else "parts of other data" if _words(found) <= PARTS else "splits or groups"
             raise UserError(
-                f"{folder}: {', '.join(found[:4])} look like splits, not classes; give dataset.root={folder} "
+                f"{folder}: {', '.join(found[:4])} look like {kind}, not classes; give dataset.root={folder} "
                 f"dataset.split={found[-1]}, or the classes with dataset.classes=FILE."
             )
         return found
@@ -144,7 +153,7 @@ class ImageFolder:
         if not root.is_dir() or (root / "val").is_dir():
             return split_folder(root, "val")
         found = _folders(root)
-        known = {name.lower().rstrip("0123456789") for name in found} & (SPLITS | PARTS) or looks_like(root) not in BY_CLASS
+        known = _words(found) & (SPLITS | PARTS) or looks_like(root) not in BY_CLASS
         pictured = (any(map(is_picture, (root / name).iterdir())) for name in found)
         return root if found and not known and all(pictured) else split_folder(root, "val")
 
@@ -166,15 +175,23 @@ def _folders(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if not is_hidden(path.name) and path.is_dir())
 
 
-def _same_inside(folder: Path, found: list[str]) -> bool:
-    """Whether every folder holds the same two or more folders and no picture: splits by whatever name."""
-    inside = []
+def _words(names: list[str]) -> set[str]:
+    """What folders are called without a number or year behind: train2017, val_256 and fold-0 are splits."""
+    return {name.lower().rstrip("0123456789_-. ") for name in names}
+
+
+def _only_folders(folder: Path, found: list[str]) -> bool:
+    """Whether no folder holds a picture itself and there are two or more names among the folders inside: these are the classes.
+
+    One name alone is no sign: Tiny-ImageNet's train split has an ``images`` in each class.
+    """
+    inside = set()
     for name in found:
         entries = [path for path in (folder / name).iterdir() if not is_hidden(path.name)]
         if any(map(is_picture, entries)):
             return False
-        inside.append({path.name for path in entries if path.is_dir()})
-    return len(inside[0]) > 1 and all(names == inside[0] for names in inside)
+        inside |= {path.name for path in entries if path.is_dir()}
+    return len(inside) > 1
 
 
 def _count(found: list[str]) -> str:

@@ -30,6 +30,7 @@ Array = np.ndarray
 IGNORE = 255
 UNKNOWN = -1
 VALUES = 65536  # 16-bit label maps
+LOSSY = ("JPEG", "MPO")  # formats that change pixel values
 LOOKED_AT = 8  # label maps whose values are held against the declaration at load
 Label = Annotated[int, between(0, VALUES - 1)]
 CLASS_FILES = Path(__file__).parent / "classes"
@@ -92,6 +93,7 @@ class LabelMaps:
         """
         self.check()
         examples = self._examples(self.split)[:limit]
+        _refuse_other_sizes(examples)
         self._hold_against(examples[:LOOKED_AT])
         train = self.train
         return SegmentedDataset(
@@ -164,6 +166,18 @@ class LabelMaps:
         return names
 
 
+def _refuse_other_sizes(examples: Sequence[Segmented]) -> None:
+    """Raise `UserError` for the first label map of another size than its image, by their headers; unreadable ones come later."""
+    for example in examples:
+        try:
+            with Image.open(example.image) as image, Image.open(example.labels) as labels:
+                size, own = image.size, labels.size
+        except UNREADABLE:
+            continue
+        if size != own:
+            raise UserError(f"{example.labels}: {own[0]}x{own[1]}, but its image {example.image} is {size[0]}x{size[1]}.")
+
+
 def class_names(classes: Sequence[str] | str) -> list[str]:
     """The names themselves, or those of a list that comes with fna (its last column)."""
     if not isinstance(classes, str):
@@ -186,6 +200,8 @@ def read_values(file: Path) -> Array:
     """The values of a label PNG ``[H, W]`` as stored: palette indices or grey levels, never colours."""
     try:
         with Image.open(file) as image:
+            if image.format in LOSSY:
+                raise UserError(f"{file}: a {image.format} keeps class values about right only; give label maps as PNG.")
             refuse_colours(image, str(file))
             _refuse_stretched(image, file)
             return np.asarray(image).astype(np.int64)

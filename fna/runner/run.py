@@ -48,7 +48,9 @@ def contest(asked: Asked, loaded: Loaded, folder: Path, started: float) -> dict[
     beside = each(ran, lambda one: (one, versus.full(one)))
     pairs = versus.pairs([one for one, _ in beside])
     costs = _costs(asked, loaded, [one.contender for one, _ in beside]) if cfg.timing.enabled else [{} for _ in beside]
-    compared = [Compared(one.contender, one.scored, comparison, cost) for (one, comparison), cost in zip(beside, costs, strict=True)]
+    compared = [
+        Compared(one.contender, one.scored, comparison, cost) for (one, comparison), cost in zip(beside, costs, strict=True)
+    ]
     shown.hang(folder, loaded, rows, full, compared, cfg.gallery)
     entries = _entries(asked.contenders, compared, lost, loaded.model.depth)
     told = {

@@ -53,6 +53,7 @@ class SweepReport(Callback):
         """Refuse a sweep without a job, and a folder that belongs to another sweep."""
         folder, words = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
         _refuse_no_job(words)
+        _refuse_one_folder(config)
         _take(folder)
         _refuse_others(folder, words)
         self.before = _stamps(folder)
@@ -107,6 +108,16 @@ def _refuse_no_job(words: list[str]) -> None:
     for word, override in zip(words, parser.parse_overrides(words), strict=True):
         if override.is_discrete_sweep() and not list(override.sweep_string_iterator()):
             raise UserError(f"no job: {word} stands for no value; give at least one.")
+
+
+def _refuse_one_folder(config: DictConfig) -> None:
+    """Raise `UserError` where all jobs would write into one folder, each over the one before."""
+    place = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    assert isinstance(place, dict)
+    if "${" not in str(place["subdir"]):
+        raise UserError(
+            f"hydra.sweep.subdir={place['subdir']}: every job would write over the one before; leave it out, for a folder each."
+        )
 
 
 def _take(folder: Path) -> None:

@@ -19,9 +19,10 @@ from fna.tasks import by_class
 from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.exhibits import Sections, Show
 from fna.tasks.images import look
-from fna.tasks.texts import class_texts, sentences
+from fna.tasks.texts import class_texts, sentences, shared_names
 
 KS = (1, 5)
+NAMED = 5  # classes named in a note
 
 
 @dataclass
@@ -61,6 +62,8 @@ class Classification:
             raise UserError(
                 f"{dataset.name} knows its classes by WordNet id only: give their names with dataset.classes=TSV (id, name)."
             )
+        if alike := shared_names(dataset.classes):
+            _note(dataset, f"classes of one name cannot be told apart, the first is answered: {', '.join(alike[:NAMED])}")
 
     def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
         """The head's logits, or the image embedding where classes are compared as texts."""
@@ -164,10 +167,13 @@ def _head_index(model: Model, dataset: Dataset) -> Array:
         raise UserError(
             f"{model.name} has {rows} classes and {dataset.name} {len(dataset.classes)}: say which is which with model.classes=TSV."
         )
-    note = "class order not checked: the model's head does not say its classes (model.classes=TSV would)"
-    if note not in dataset.notes:
-        dataset.notes.append(note)
+    _note(dataset, "class order not checked: the model's head does not say its classes (model.classes=TSV would)")
     return np.arange(rows)
+
+
+def _note(dataset: Dataset, said: str) -> None:
+    if said not in dataset.notes:
+        dataset.notes.append(said)
 
 
 def _head_size(model: Model) -> int:

@@ -104,7 +104,9 @@ class Own:
             logits = out.float().flatten(1).cpu().numpy()
             foreign = labels[(labels < 0) | (labels >= logits.shape[1])]
             if foreign.size:
-                raise UserError(f"metric={self.metric}: target {foreign[0]} is none of {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}.")
+                raise UserError(
+                    f"metric={self.metric}: target {foreign[0]} is none of {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}."
+                )
             k = int(self.metric.removeprefix("top"))
             return top_k(logits, labels, (k,))[k].astype(np.float64)
         assert self.metric is not None

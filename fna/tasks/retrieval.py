@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -20,6 +21,7 @@ from fna.tasks.images import look
 from fna.tasks.texts import sentence
 
 KS = (1, 5, 10)
+SHARED = 0.1  # of the captions: a larger share that stands with several images is noted
 
 
 @dataclass
@@ -89,6 +91,15 @@ class Retrieval:
         """``t2i_r1 t2i_r5 t2i_r10 i2t_r1 i2t_r5 i2t_r10`` in percent."""
         directions = (("t2i", "captions"), ("i2t", "images"))
         return {f"{way}_r{k}": 100.0 * sums[f"{way}_hits"][..., i] / sums[of] for way, of in directions for i, k in enumerate(KS)}
+
+    def notes(self, outcome: Outcome, dataset: Dataset) -> list[str]:
+        """Where many captions are shared by images, of which any counts as right."""
+        kept = set(outcome.keys)
+        told = [caption for example in dataset.examples if example.key in kept for caption in set(example.captions)]
+        shared = sum(times for times in Counter(told).values() if times > 1)
+        if shared <= SHARED * len(told):
+            return []
+        return [f"{shared} of {len(told)} captions are those of other images too, and each of these counts as right"]
 
     def _text_vectors(self, model: Model, examples: Sequence[Captioned]) -> Array:
         """Unit vectors of all captions in order, float32 ``[T, E]``; those of the last weights and captions are kept."""

@@ -60,6 +60,11 @@ def short_names(names: Sequence[str]) -> list[str]:
     return [short if short and times[short] == 1 else name for short, name in zip(cut, whole, strict=True)]
 
 
+def shared_names(names: Sequence[str]) -> list[str]:
+    """Names that two or more classes are called by in a sentence."""
+    return [name for name, times in Counter(short_names(names)).items() if times > 1]
+
+
 def class_texts(model: Model, names: Sequence[str], templates: str | Sequence[str], cache: str | Path | None = None) -> Tensor:
     """Unit vectors ``[C, E]``, float32: of each class the mean over templates of unit vectors, normalised again.
 
@@ -67,7 +72,8 @@ def class_texts(model: Model, names: Sequence[str], templates: str | Sequence[st
     """
     called = short_names(names)
     classes = list(dict.fromkeys(called))
-    place = [classes.index(name) for name in called]
+    row = {name: number for number, name in enumerate(classes)}
+    place = [row[name] for name in called]
     made = sentences(templates)
 
     def pieces(done: int) -> list[np.ndarray]:
