@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from fna.configs import CONF, program, search_path
 from fna.errors import UserError, not_installed
 from fna.records import NO_ROOM
+from fna.runner.env import wait_briefly
 from fna.runner.failures import line, mendable
 from fna.runner.help import help_text
 from fna.runner.refusals import REFUSALS, one_line
@@ -32,6 +33,7 @@ _raised: list[Exception] = []
 def main() -> None:
     """Run what ``sys.argv`` asks for; exit 0 only when every job's result is whole."""
     never_fail()
+    wait_briefly()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we print one line
     register()
     try:

@@ -42,3 +42,11 @@ def test_a_processor_that_is_not_named_has_a_family_at_least(tmp_path: Path, mon
     monkeypatch.setattr(env.platform, "processor", lambda: "")
     monkeypatch.setattr(env.platform, "system", lambda: "Else")
     assert env.processor() == env.platform.machine()
+
+
+def test_threads_wait_briefly_unless_somebody_said_how() -> None:
+    """libgomp's default has them spin for milliseconds, which on a busy machine is taken from whom they wait for."""
+    for given in ({}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "5"}):
+        environment = dict(given)
+        env.wait_briefly(environment)
+        assert environment == (given or {"GOMP_SPINCOUNT": env.SPINS})
