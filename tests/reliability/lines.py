@@ -79,11 +79,11 @@ VERSUS = (
     ("[]", '["attn=exact"]', '["landmarks=16"]', '["attn=nystromformer landmarks=16","sampler=random"]', '["attn.steps=3"]',
      '["layers=all","layers=4-7"]', '["mask=both mask.cap=3"]', "['attn=low_rank landmarks=5']", '["attn.inverse=ridge"]'),
     ("1", "null", "abc", "[abc]", "[[a]]", "['']", "['  ']", "[null]", "[true]", "{a:1}", '["attn=exact","attn=exact"]',
-     '["attn=fna"]', '["seed=3"]', '["model=clip"]', '["attn=nope"]', '["attn="]', '["landmarks=0"]', '["attn=exact landmarks=16"]', '["attn"]',
-     '["landmarks=16 landmarks=32"]', '["attn.steps=x"]', '["attn=fna \'x"]', '["layers=99"]', '["+attn.foo=1"]', '["attn.foo=1"]',
-     '["attn=fna,exact"]', '["~attn"]', '["versus=[]"]', '["kv=fast"]', '["mask=both mask.cap=1.5"]', '["attn.landmarks=7"]',
-     '["tolerance=0"]', '["attn._target_=os.getcwd"]', '["hydra.run.dir=x"]', '["attn=low_rank layers=auto"]',
-     '["landmarks=${no}"]'),
+     '["attn=fna"]', '["seed=3"]', '["model=clip"]', '["attn=nope"]', '["attn="]', '["landmarks=0"]',
+     '["attn=exact landmarks=16"]', '["attn"]', '["landmarks=16 landmarks=32"]', '["attn.steps=x"]', '["attn=fna \'x"]',
+     '["layers=99"]', '["+attn.foo=1"]', '["attn.foo=1"]', '["attn=fna,exact"]', '["~attn"]', '["versus=[]"]', '["kv=fast"]',
+     '["mask=both mask.cap=1.5"]', '["attn.landmarks=7"]', '["tolerance=0"]', '["attn._target_=os.getcwd"]',
+     '["hydra.run.dir=x"]', '["attn=low_rank layers=auto"]', '["landmarks=${no}"]'),
 )  # fmt: skip
 # the words that have to stand beside it -> key -> (right values, wrong values)
 KEYS: Mapping[tuple[str, ...], Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {

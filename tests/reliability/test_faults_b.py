@@ -108,7 +108,7 @@ def test_weights_made_at_another_size_run_at_that_size_and_classes_named_as_form
     save_file(vit.state_dict(), file)
     words = ("model.name=vit_tiny_patch16_224", "model.random=false", f"model.checkpoint={file}", "image_size=160")
     result = run(*words)
-    assert (result["status"], result["image_size"]) == ("ok", 160)
+    assert (result["status"], result["image_size"]) == ("ok", [160, 160])
     with (tmp_path / "run" / "classes.csv").open(newline="") as opened:
         names = [row["class"] for row in csv.DictReader(opened)]
     assert "'=1+1" in names
