@@ -51,6 +51,11 @@ def above(low: float) -> Limit:
     return Limit(f"above {low}", lambda value: value > low)
 
 
+def within(low: float, high: float) -> Limit:
+    """``low`` excluded, ``high`` included."""
+    return Limit(f"above {low} and up to {high}", lambda value: low < value <= high)
+
+
 def of_length(*lengths: int) -> Limit:
     """For lists."""
     return Limit(f"({' or '.join(map(str, lengths))} of them)", lambda value: len(value) in lengths)

@@ -79,6 +79,7 @@ class LabelMaps:
 
     def check(self) -> None:
         """Raise `UserError` where the root is missing or holds something else, or another variant of the labels."""
+        class_names(self.classes)
         refuse_by_name(self._declared())
         root, stems = Path(self.root), [_stem(path) for path in (self.images, self.labels)]
         if looks_like(root) in (None, self.name):
@@ -182,6 +183,9 @@ def class_names(classes: Sequence[str] | str) -> list[str]:
     """The names themselves, or those of a list that comes with fna (its last column)."""
     if not isinstance(classes, str):
         return list(classes)
+    known = sorted(file.stem for file in CLASS_FILES.glob("*.txt"))
+    if classes not in known:
+        raise UserError(f"dataset.classes={classes}: no such list of names; give [name,name,...] or {' or '.join(known)}.")
     lines = (CLASS_FILES / f"{classes}.txt").read_text(encoding="utf-8").splitlines()
     return [line.split("\t")[-1] for line in lines]
 

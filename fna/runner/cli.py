@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -68,6 +69,7 @@ def checked(argv: Sequence[str]) -> list[str]:
     known, words = parser.parse_known_intermixed_args(list(argv)) if "--experimental-rerun" not in argv else (None, [])
     if known is None:
         return list(argv)
+    _check_flags(known)
     if words:
         raise UserError(f"{words[0]}: no such flag; knobs are written without dashes, landmarks=64, for one.")
     overrides = list(known.overrides)
@@ -80,6 +82,17 @@ def checked(argv: Sequence[str]) -> list[str]:
     folders = [f"file://{folder.resolve()}" for folder in search_path() if folder != CONF]
     path = [f"hydra.searchpath=[{','.join(QuotedString(name, Quote.single).with_quotes() for name in folders)}]"] if folders else []
     return [*flags, *overrides, *path]
+
+
+def _check_flags(known: Namespace) -> None:
+    """Refuse flags that Hydra would end in a traceback of, or pass over in silence."""
+    ways = [
+        f"--{name.replace('_', '-')}" for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(known, name)
+    ]
+    if len(ways) > 1:
+        raise UserError(f"{' and '.join(ways)}: each asks for something else; keep one.")
+    if known.config_dir and not Path(known.config_dir).is_dir():
+        raise UserError(f"--config-dir={known.config_dir}: no such folder; name one laid out like conf/.")
 
 
 def _refuse_flag(message: str) -> NoReturn:

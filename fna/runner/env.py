@@ -33,6 +33,8 @@ def choose_device(wanted: str) -> str:
         raise UserError(f"device={wanted}: not a device; give auto, cpu, cuda or cuda:1.") from error
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device={wanted}: fna runs on cpu and cuda only; give one of them, or auto.")
+    if device.type == "cpu" and device.index:  # torch takes any number, and there is one
+        raise UserError(f"device={wanted}: there is one CPU; give cpu.")
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise UserError(f"device={wanted}: this machine has no such GPU; use device=cpu or auto.")
     return wanted

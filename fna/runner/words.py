@@ -24,6 +24,7 @@ from fna.values import held, shown
 
 FOLLOWING = ("attn", "reduce", "mask", "kv")  # groups whose YAML may follow the knobs of `USED`
 USED = ("landmarks", "sampler")  # knobs that do nothing unless a method follows them
+HYDRAS_KEYS = ("_args_", "_convert_", "_partial_", "_recursive_")  # they change how an object is built, not which
 SAID = {"landmarks": "counts no landmarks", "sampler": "does not draw tokens by it"}
 
 
@@ -88,6 +89,8 @@ def _check_key(override: Override, known: Mapping[str, Mapping[str, Path]]) -> N
     root, _, rest = key.partition(".")
     if override.type == OverrideType.DEL:
         raise UserError(f"{word}: nothing can be left out; choose another, {root}=none for one, or drop the word.")
+    if rest.rpartition(".")[2] in HYDRAS_KEYS:
+        raise UserError(f"{word}: is Hydra's own business, no option; leave it out.")
     if override.package is not None:
         raise UserError(f"{word}: a group has one place; write {key}={override.get_value_element_as_str()}.")
     if root not in Knobs.__dataclass_fields__ and root not in known:

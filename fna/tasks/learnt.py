@@ -7,7 +7,7 @@ kept on disk. They are learnt under full attention, or with ``refit`` under each
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -150,7 +150,7 @@ class Probe(Learnt):
     One image in four is held out; the classifier that answers is then trained on all of them.
     """
 
-    rates: tuple[float, ...] | list[float] = RATES
+    rates: Sequence[Positive] = RATES
     epochs: Count = 100
     batch: Count = 256
 

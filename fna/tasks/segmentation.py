@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from fna.tasks import by_class, segment_pictures
 from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.dense import Inference, Score, pil_to_pixels
 from fna.tasks.exhibits import Sections, Show
-from fna.values import Share
+from fna.values import within
 
 LATTICE = 64  # points a side at which two variants' label maps are compared
 POOLED = 4  # cells a side over which scores are averaged for the relative error
@@ -48,7 +48,7 @@ class Segmentation:
     head: Head
     inference: Inference = field(default_factory=Inference)
     cache: str = "outputs/cache"
-    boundary: Share = SHARE
+    boundary: Annotated[float, within(0, 1)] = SHARE
     version: int = 2
 
     @property

@@ -75,6 +75,16 @@ DRAWN = {
     "size": (("32", "256", "64.0"), WRONG["count"] + ("15", "1e9")),
     "split": one_of("test", "val", "train"),
 }
+VERSUS = (
+    ("[]", '["attn=exact"]', '["landmarks=16"]', '["attn=nystromformer landmarks=16","sampler=random"]', '["attn.steps=3"]',
+     '["layers=all","layers=4-7"]', '["mask=both mask.cap=3"]', "['attn=low_rank landmarks=5']", '["attn.inverse=ridge"]'),
+    ("1", "null", "abc", "[abc]", "[[a]]", "['']", "['  ']", "[null]", "[true]", "{a:1}", '["attn=exact","attn=exact"]',
+     '["attn=fna"]', '["seed=3"]', '["model=clip"]', '["attn=nope"]', '["attn="]', '["landmarks=0"]',
+     '["attn=exact landmarks=16"]', '["attn"]', '["landmarks=16 landmarks=32"]', '["attn.steps=x"]', '["attn=fna \'x"]',
+     '["layers=99"]', '["+attn.foo=1"]', '["attn.foo=1"]', '["attn=fna,exact"]', '["~attn"]', '["versus=[]"]', '["kv=fast"]',
+     '["mask=both mask.cap=1.5"]', '["attn.landmarks=7"]', '["tolerance=0"]', '["attn._target_=os.getcwd"]',
+     '["hydra.run.dir=x"]', '["attn=low_rank layers=auto"]', '["landmarks=${no}"]'),
+)  # fmt: skip
 # the words that have to stand beside it -> key -> (right values, wrong values)
 KEYS: Mapping[tuple[str, ...], Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     (): {
@@ -88,6 +98,7 @@ KEYS: Mapping[tuple[str, ...], Mapping[str, tuple[tuple[str, ...], tuple[str, ..
         "dtype": one_of("float32", "bfloat16", "float16"), "device": one_of("auto", "cpu"),
         "tolerance": of_kind("positive"), "retry_failed": of_kind("bool"), "rows_dir": of_kind("text"),
     },
+    ("attn=fna", "landmarks=24"): {"versus": VERSUS},
     ("attn=fna",): {f"attn.{key}": values for key, values in INVERSE.items()},
     ("attn=nystromformer",): {f"attn.{key}": values for key, values in INVERSE.items()},
     ("attn=low_rank",): {"attn.partition": (("false", "no"), WRONG["bool"])},
@@ -118,7 +129,7 @@ KEYS: Mapping[tuple[str, ...], Mapping[str, tuple[tuple[str, ...], tuple[str, ..
         "model.crop_mode": one_of("center", "squash"), "model.crop_pct": (("0.9", "1", "null"), ("1.5", "x", "nan", "-1",
         "[1]"))},
     ("model=clip_l14", "model.random=true"): {"model.quick_gelu": of_kind("bool", NULL), "model.depth": (("24", "null"),
-        WRONG["count"])},
+        of_kind("count", NULL)[1])},
     ("logger=csv",): {"logger.file": (("log.csv",), ("''", "[a]", "true", "1.5"))},
     ("logger=wandb",): {"logger.mode": one_of("offline")},
 }  # fmt: skip
@@ -138,7 +149,8 @@ FOREIGN = ("foo=1", "+foo=1", "++foo=1", "+attn.foo=1", "attn.foo=1", "+mask.foo
            "attn=fna,exact", "seed=range(1,3)", "attn._target_=os.getcwd", "attn._target_=nowhere.Mine",
            "task._target_=fna.ops.exact.Exact",
            "attn._target_=''", "sampler._target_=fna.tasks.heads.LinearHead", "dataset._target_=fna.models.timm.TimmModel",
-           "seed=${nothing}", "seed=${", "task.version=7", "+task.version=7")  # fmt: skip
+           "seed=${nothing}", "seed=${", "task.version=7", "+task.version=7", "+attn._partial_=true", "+task._recursive_=false",
+           "--config-dir=/nowhere")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -224,11 +236,11 @@ def asked(words: Sequence[str]) -> str | None:
         overrides = [word for word in checked(words) if not word.startswith("-")]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", overrides=overrides, return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
-        names = {group: str(name) for group, name in cfg.hydra.runtime.choices.items() if "/" not in group}
-        with open_dict(cfg):
-            del cfg["hydra"]  # as `hydra.main` hands it over
-        ask(composed(cfg, names, list(overrides)))
+            HydraConfig.instance().set_config(cfg)
+            names = {group: str(name) for group, name in cfg.hydra.runtime.choices.items() if "/" not in group}
+            with open_dict(cfg):
+                del cfg["hydra"]  # as `hydra.main` hands it over
+            ask(composed(cfg, names, list(overrides)))
     except (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         return one_line(error)
     return None
