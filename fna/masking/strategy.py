@@ -19,7 +19,7 @@ from fna.masking.rules import ClsProxy, Rule, make_rule
 from fna.masking.sinks import Window, sink_set
 from fna.ops.contract import Attention, Memo, not_traced
 from fna.ops.exact import Exact
-from fna.values import Count, NotNegative
+from fna.values import Count, NotNegative, Positive
 
 Rerun = Callable[[Memo, Tensor | None], Memo]
 
@@ -40,7 +40,7 @@ class Masking:
     pattern: str = "type1"
     blocks: str | int | Sequence[int] = -1
     rule: str | Rule = "cls_proxy"
-    threshold: float | None = None
+    threshold: Positive | None = None
     detect: int | None = None
     first: int | None = None
     factor: NotNegative = 1.0

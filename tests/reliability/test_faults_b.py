@@ -30,6 +30,9 @@ __all__ = ["images", "run"]
         "dataset=shapes_single task=probe task.rates=[0.1,0]": "task.rates=[0.1,0]: give a list",
         "dataset=shapes_segmented task.boundary=0": "task.boundary=0: give a number above 0 and up to 1.",
         "dataset=shapes_segmented task.boundary=1.5": "task.boundary=1.5: give a number above 0 and up to 1.",
+        # norms, and how many times a middle, are above 0: below, every token would be massive
+        "mask=both mask.threshold=0": "mask.threshold=0: give a number above 0 or null.",
+        "mask=both mask.threshold=-1": "mask.threshold=-1: give a number above 0 or null.",
         # what Hydra does with an object is no option of it
         "+task._recursive_=false": "+task._recursive_=false: is Hydra's own business, no option",
         "+attn._partial_=true": "+attn._partial_=true: is Hydra's own business",
