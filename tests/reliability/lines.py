@@ -240,7 +240,7 @@ def asked(words: Sequence[str]) -> str | None:
             names = {group: str(name) for group, name in cfg.hydra.runtime.choices.items() if "/" not in group}
             with open_dict(cfg):
                 del cfg["hydra"]  # as `hydra.main` hands it over
-            ask(composed(cfg, names, list(overrides)))
+            ask(composed(cfg, names, list(overrides)), list(overrides))
     except (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         return one_line(error)
     return None

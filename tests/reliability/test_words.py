@@ -63,8 +63,8 @@ READ = {("dataset.root", "/data/a,b")}  # what Hydra reads as it stands, as seve
         "attn._target_=fna.ops.landmarks.Uniform": "fna.ops.landmarks.Uniform",
         "task.head=head model=clip dataset=shapes_single task=classification": "model=clip_shapes has no classification head",
         # 18: a model that cannot serve a task is refused before its weights are loaded
-        "model=dinov2": "task=knn or task=probe",
-        "model=dinov2 dataset=shapes_single": "task=knn or task=probe",
+        "model=dinov2 task=retrieval": "task=knn or task=probe",
+        "model=dinov2 dataset=shapes_single task=classification": "task=knn or task=probe",
         "model=dinov2_reg dataset=shapes_segmented task=segmentation_zeroshot": "task=knn or task=probe",
         # 8: a sweep of no job
         "-m attn=glob(x*)": "attn=glob(x*): matches none of exact, fna",

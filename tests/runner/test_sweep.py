@@ -36,7 +36,9 @@ TINY = (
 
 
 def config(folder: Path, *words: str) -> Any:
-    return OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}, "overrides": {"task": list(words)}}})
+    return OmegaConf.create(
+        {"hydra": {"sweep": {"dir": str(folder), "subdir": "${hydra.job.num}"}, "overrides": {"task": list(words)}}}
+    )
 
 
 def ended(folder: Path, callback: SweepReport | None = None) -> int:
