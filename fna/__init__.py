@@ -2,6 +2,7 @@
 
     with fna.swap(model, "fna", layers="last-half", landmarks=64): ...    other attention in chosen blocks, undone afterwards
     out = fna.attention(q, k, v, "fna", landmarks=64)                     one attention on [batch, heads, tokens, head_dim]
+    found = fna.compare(model, loader, "fna", landmarks=64)               full against "fna" on a loader of your own: print(found)
     index = fna.sample_landmarks(x, 64)                                   landmarks among [batch, tokens, dim]: int64 [batch, 64]
 
 Whatever of this a user can mend raises `fna.UserError`. The command line is ``fna --help``, or ``python -m fna``.

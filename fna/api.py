@@ -107,8 +107,9 @@ def compare(
     ``loader``: anything that can be gone through more than once and gives images ``[b, 3, h, w]`` or (images, targets), such as a
     DataLoader. ``metric``: "top1", "top5", or a function of (outputs, targets) that gives a number a sample ``[b]``, 1 for right;
     None compares outputs alone. ``forward``: images to a tensor of outputs, where calling ``model`` is not it. ``versus``: further
-    contenders, timed in the same turns: names, attentions, or dicts (``dict(attn="fna", landmarks=16)``). ``rounds``: turns of
-    timing, 0 for none. ``options``: ``landmarks``, ``sampler``, ``mask``, ``reduce`` and keys of the method, as in `swap`.
+    contenders, timed in the same turns: names, attentions, or dicts (``dict(attn="fna", landmarks=16)``); those
+    named have the ``layers`` and ``landmarks`` of the first where they say none. ``rounds``: turns of timing, 0 for none.
+    ``options``: ``landmarks``, ``sampler``, ``mask``, ``reduce`` and keys of the method, as in `swap`.
 
     ``.result`` is what ``result.json`` holds, ``.save(folder)`` writes it with ``report.html``. Raises `UserError` as `swap` does,
     and for a loader that cannot be used.

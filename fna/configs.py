@@ -37,12 +37,14 @@ def program() -> str:
 def search_path(extra: Sequence[Path] = ()) -> list[Path]:
     """Folders laid out like ``conf/``: ``extra`` first, then FNA_CONF_DIR (separated as PATH is), then fna's own.
 
-    Raises `UserError` for a folder of FNA_CONF_DIR that is not there.
+    Raises `UserError` for a folder of FNA_CONF_DIR that is not there, or is not laid out so.
     """
     own = [Path(part) for part in os.environ.get("FNA_CONF_DIR", "").split(os.pathsep) if part]
     for folder in own:
         if not folder.is_dir():
             raise UserError(f"FNA_CONF_DIR={folder}: no such folder; name one laid out like conf/, or unset it.")
+        if not any((folder / group.name).is_dir() for group in CONF.iterdir() if group.is_dir()):
+            raise UserError(f"FNA_CONF_DIR={folder}: has no folder such as attn/; name one laid out like conf/.")
     return [*extra, *own, CONF]
 
 

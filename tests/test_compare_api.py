@@ -128,3 +128,19 @@ def test_mistakes_are_one_line(model: nn.Module, data: TensorDataset) -> None:
             fna.compare(model, given, "fna", **{**QUICK, **options})
     with pytest.raises(fna.UserError, match="holds no vision transformer"):
         fna.compare(nn.Linear(3, 3), loader, "fna", **QUICK)
+
+
+def test_all_contenders_are_printed(model: nn.Module, data: TensorDataset) -> None:
+    found = fna.compare(model, DataLoader(data, batch_size=8), "fna", landmarks=4, versus=["nystromformer"], metric="top1", **QUICK)
+    text = str(found)
+    assert text.startswith("2 comparisons.")
+    assert "nystromformer" in text
+    assert "McNemar p" in text
+
+
+def test_a_named_contender_has_the_landmarks_of_the_first_where_it_says_none(model: nn.Module, data: TensorDataset) -> None:
+    loader = DataLoader(data, batch_size=8)
+    versus = ["nystromformer", {"attn": "nystromformer", "landmarks": 4}, {"attn": "fna", "landmarks": 8}, "exact"]
+    found = fna.compare(model, loader, "fna", landmarks=4, versus=versus, **QUICK).result["contenders"]
+    assert [one["landmarks"] for one in found[:4]] == [4, 4, 4, 8]
+    assert found[1]["fidelity"] == found[2]["fidelity"]

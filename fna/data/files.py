@@ -55,7 +55,7 @@ def digest(split: str, examples: Sequence[Any], *, besides: Sequence[str] = ()) 
     if absent:
         raise UserError(
             f"{len(absent)} of the annotated files are not there, {absent[0].name} in {absent[0].parent} first; "
-            "give the folder that holds them, or annotations that fit it."
+            "give the folder that holds them (dataset.root=DIR, or dataset.images=DIR in it), or annotations that fit it."
         )
     held = contents.sha256s(files)
     total = hashlib.sha256(json.dumps([split, *besides]).encode())

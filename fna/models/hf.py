@@ -224,7 +224,7 @@ class HuggingFaceModel:
         knobs = {"mean": "[...]", "std": "[...]", "interpolation": "NAME"}
         return [
             f"{self._folder}: no {PROCESSORS[0]} beside the weights, which are run as {self._config['model_type']} usually is: "
-            f"{in_words(settings)}; weights made in another way are told so with {otherwise(knobs)}"
+            f"{in_words(settings)}; if they were made in another way, say so with {otherwise(knobs)}"
         ]
 
     @property

@@ -137,6 +137,8 @@ def _title(count: int, found: tuple[Run, str] | None, keys: Sequence[str]) -> li
     if found is None:
         return [Part(said)]
     run, lead = found
+    if count == 1:
+        return [Part(f"{said} "), *words.headline(run.result)]
     told = ("attn", "landmarks", "layers", "reduce", "mask", "mask_start")
     extra = [key for key in keys if key not in told and setting(run.result, key) not in (None, "none")]
     return [Part(f"{said} {lead}: "), *words.headline(run.result, label(run, extra) if extra else "")]

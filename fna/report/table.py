@@ -23,7 +23,9 @@ from fna.report.sweep import Summary
 from fna.report.words import Part
 
 WIDE = 400
-FIRST_TO_GO = ("operations", "sampling", "against", "output error", "i2t agreement", "agreement")
+FIRST_TO_GO = (
+    "operations", "sampling", "against", "timing.enabled", "timing.rounds", "output error", "i2t agreement", "agreement",
+)  # fmt: skip
 STYLES = {"good": "green", "bad": "red", "even": "bold", "tie": "dim", "": ""}
 SIDES = ("full", "exact", "variant")
 

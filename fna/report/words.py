@@ -198,7 +198,7 @@ def _speed(result: Result) -> list[Part]:
 
 def compared(result: Result) -> list[str]:
     """What was compared on what, as the short pieces of a line."""
-    data = "/".join(str(result[key]) for key in ("dataset", "split") if result.get(key))
+    data = "/".join(str(result[key]) for key in ("dataset", "split") if result.get(key) not in (None, "", "none"))
     amounts = [(result.get("samples"), "samples"), (result.get("image_size"), "px"), (result.get("tokens"), "tokens")]
     pieces = [f"model {result['model']}" if result.get("model") else "", data, str(result.get("task") or "")]
     pieces += [f"{formats.value_of('', amount)} {unit}" for amount, unit in amounts if amount is not None]

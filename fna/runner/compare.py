@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fna.data.loading import Kept
 from fna.errors import UserError
 from fna.records import json_bytes, write_atomic
-from fna.report import table
+from fna.report import results, table
 from fna.report.page import write_page
 from fna.runner.asked import Asked, Wanted
 from fna.runner.loaded import Loaded
@@ -33,14 +33,18 @@ Build = Callable[..., tuple[Any, Any, Any]]  # what was asked for -> op, mask, r
 
 @dataclass(frozen=True)
 class Comparison:
-    """``result``: what ``result.json`` of a run holds; ``files``: the pictures of its page. Printed, it is the table."""
+    """``result``: what ``result.json`` of a run holds; ``files``: pictures of its page. Printed, it is the table of all of it."""
 
     result: dict[str, Any]
     files: Mapping[str, bytes]
 
     def __str__(self) -> str:
         text = io.StringIO()
-        table.show(self.result, Console(file=text, width=WIDTH))
+        console = Console(file=text, width=WIDTH)
+        if self.result.get("contenders"):
+            table.show_sweep([results.Run(Path(), "", self.result)], console)
+        else:
+            table.show(self.result, console)
         return text.getvalue()
 
     def save(self, folder: str | Path) -> Path:
@@ -73,7 +77,8 @@ def compare(
     run = forward or _forward_of(model)
     own = own_model(model, dataset.examples[0].pixels[None], type(model).__name__, run)
     asked = [(attn, {"layers": layers, **options}), *(_others(one, layers) for one in versus)]
-    wanted = [_wanted(name, dict(given), build, rounds, seed, own.depth) for name, given in asked]
+    shared = {"landmarks": options["landmarks"]} if "landmarks" in options else {}
+    wanted = [_wanted(name, dict(given), shared, build, rounds, seed, own.depth) for name, given in asked]
     cfg = OmegaConf.create(
         {
             "seed": seed, "bootstrap": bootstrap, "retry_failed": False, "gallery": 4, "limit": None, "expected": None,
@@ -92,17 +97,19 @@ def compare(
     return Comparison(result, files)
 
 
-def _wanted(attn: Any, given: dict[str, Any], build: Build, rounds: int, seed: int, depth: int) -> Wanted:
-    """A contender of the library as one of the command line."""
+def _wanted(
+    attn: Any, given: dict[str, Any], shared: Mapping[str, Any], build: Build, rounds: int, seed: int, depth: int
+) -> Wanted:
+    """A contender of the library as one of the command line: ``given`` names it, ``shared`` holds where it says nothing."""
     layers = given.pop("layers")
     blocks = list(parse_layers(layers, depth))
-    op, mask, reduce = build(attn, seed=seed, **given)
+    op, mask, reduce = build(attn, seed=seed, **{**(shared if isinstance(attn, str) else {}), **given})
     name = attn if isinstance(attn, str) else type(attn).__name__
     told = {key: _told(value) for key, value in given.items() if value is not None}
     own = {group: str(told.get(group, "none")) for group in ("sampler", "mask", "reduce")}
     settings: dict[str, Any] = {
         "layers": blocks,
-        "landmarks": told.get("landmarks", 64),
+        "landmarks": told.get("landmarks", shared.get("landmarks", 64)),
         "tolerance": 0.1,
         "rows_dir": "rows",
         "attn": {},

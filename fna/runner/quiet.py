@@ -111,9 +111,8 @@ def judge(baseline: np.ndarray, variant: np.ndarray, load: Load) -> dict[str, An
     """
     reasons = []
     if load.crowded:
-        reasons.append(
-            f"other processes took {load.others:.1f} of {load.cores} core{'s' * (load.cores > 1)} while {load.threads} were needed"
-        )
+        were, plural = "was" if load.threads == 1 else "were", "s" * (load.cores > 1)
+        reasons.append(f"other processes took {load.others:.1f} of {load.cores} core{plural} while {load.threads} {were} needed")
     halves = _halves(np.asarray(baseline, float) / np.asarray(variant, float))
     if halves is not None and not _agree(*halves):
         first, second = (float(np.median(half)) for half in halves)

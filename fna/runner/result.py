@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # a job that is refused before torch is loaded writes its res
     from fna.runner.outcomes import Scored
 
 RESULT_SCHEMA = 1
+DOMAINS = {"generated": "drawn scenes"}  # in words
 
 
 def header(asked: Asked, loaded: Loaded) -> dict[str, Any]:
@@ -148,5 +149,6 @@ def _notes(loaded: Loaded) -> list[str]:
     if model.weights.domain == "none":
         told.append("random weights, asked for: the pipeline runs, the scores mean nothing")
     elif model.weights.domain != dataset.domain:
-        told.append(f"weights trained on {model.weights.domain}, data of {dataset.domain}: the scores say nothing about either")
+        trained, shown = (DOMAINS.get(domain, domain) for domain in (model.weights.domain, dataset.domain))
+        told.append(f"weights trained on {trained}, data of {shown}: the scores say nothing about either")
     return told

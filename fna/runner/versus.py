@@ -5,6 +5,7 @@ versus='["attn=fna landmarks=16","attn=nystromformer","sampler=random"]'
 
 from __future__ import annotations
 
+import difflib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,9 +60,10 @@ def _split(string: object) -> list[str]:
     for word in words:
         knob = _key(word).partition(".")[0]
         if "=" not in word or knob not in (*GROUPS, *KNOBS):
+            near = difflib.get_close_matches(knob, (*GROUPS, *KNOBS), 1)
             raise UserError(
-                f"versus: {word}: contenders share model, data and everything else; each has its own "
-                f"{', '.join((*GROUPS, *KNOBS))} only."
+                f"versus: {word}: {f'did you mean {near[0]}? ' if near else ''}contenders share model, data and everything else; "
+                f"each has its own {', '.join((*GROUPS, *KNOBS))} only."
             )
     return words
 

@@ -168,7 +168,7 @@ def own_dataset(loader: Iterable[Any], name: str) -> tuple[Dataset, int | None]:
     if not first:
         raise UserError("the loader gives no batch.")
     held: Any = getattr(loader, "dataset", None)
-    return Dataset(name, "given", "photographs", "", first), len(held) if hasattr(held, "__len__") else None
+    return Dataset(name, "none", "photographs", "", first), len(held) if hasattr(held, "__len__") else None
 
 
 def _key(image: Tensor, seen: Counter[str]) -> str:

@@ -97,6 +97,11 @@ def test_a_folder_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         build_attention("fna")
 
 
+def test_a_folder_that_is_a_group_itself_is_told(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setenv("FNA_CONF_DIR", str(folder / "attn"))
+    assert asked(["attn=mine"]) == f"FNA_CONF_DIR={folder / 'attn'}: has no folder such as attn/; name one laid out like conf/."
+
+
 def test_a_folder_with_signs_of_hydras_in_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     odd = tmp_path / "my conf, [the] 2nd (ü)"
     (odd / "attn").mkdir(parents=True)

@@ -78,6 +78,7 @@ def test_a_first_contender_that_fails_leaves_the_others(cli: Cli, image_folder: 
         ('["attn=nope"]', "attn=nope: no such attn"),
         ('["attn=fna attn.stps=3"]', "attn has no key stps"),
         ('["sede=3"]', "versus: sede=3"),
+        ('["lanmarks=3"]', "versus: lanmarks=3: did you mean landmarks?"),
         ('["landmarks"]', "versus: landmarks"),
         ('[""]', "versus"),
         ('["landmarks=-3"]', "landmarks=-3"),
