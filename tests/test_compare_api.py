@@ -120,6 +120,7 @@ def test_mistakes_are_one_line(model: nn.Module, data: TensorDataset) -> None:
         (loader, {"landmarks": -1}, "landmarks=-1"),
         (loader, {"layers": "0-99"}, "blocks 0-"),
         (loader, {"versus": [{"landmarks": 3}]}, "names no attn"),
+        (loader, {"versus": "exact"}, r"versus=exact: give a list of contenders, such as \['exact'\]"),
         (loader, {"metric": lambda outputs, targets: outputs}, "one number a sample"),
         (loader, {"forward": lambda images: SimpleNamespace()}, "no tensor"),
         (loader, {"foo": 3}, "attn=fna has no option foo"),

@@ -187,7 +187,7 @@ class OpenClipModel:
         quick = "false" if settings["activation"] == "QuickGELU" else "true"
         knobs = {"quick_gelu": quick, "mean": "[...]", "std": "[...]", "interpolation": "NAME", "resize_mode": "NAME"}
         return [
-            f"{self.checkpoint} is run as {by}: {in_words(settings)}; if they were made in another way, say so with "
+            f"{self.checkpoint} is run as {by}: {in_words(settings)}; if its weights were made in another way, say so with "
             f"{otherwise(knobs)}, or model.pretrained=TAG (null: open_clip's defaults)"
         ]
 

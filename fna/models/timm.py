@@ -132,7 +132,7 @@ class TimmModel:
         knobs = {"mean": "[...]", "std": "[...]", "interpolation": "NAME", "crop_pct": "SHARE", "norm_eps": "NUMBER"}
         return [
             f"{self.checkpoint} is run as timm's {self.name}{by} would be: {in_words(settings)}; "
-            f"if they were made in another way, say so with {otherwise(knobs)}, or another model.name"
+            f"if its weights were made in another way, say so with {otherwise(knobs)}, or another model.name"
         ]
 
     def _loaded(self, size: tuple[int, int] | None, seed: int) -> tuple[Any, Weights, list[str]]:

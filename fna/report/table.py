@@ -23,6 +23,7 @@ from fna.report.sweep import Summary
 from fna.report.words import Part
 
 WIDE = 400
+INTERVAL = "95 % interval"
 FIRST_TO_GO = (
     "operations", "sampling", "against", "timing.enabled", "timing.rounds", "output error", "i2t agreement", "agreement",
 )  # fmt: skip
@@ -229,7 +230,21 @@ def _fitting(console: Console, heads: list[str], rows: list[list[Part]]) -> Tabl
         table = _table(heads, rows)
     if console.measure(table, options=console.options.update(max_width=WIDE)).maximum > console.width:
         table = _table(heads, rows, gap=1)
+    if console.measure(table, options=console.options.update(max_width=WIDE)).maximum > console.width:
+        table = _table(*_stacked(heads, rows))
     return table
+
+
+def _stacked(heads: list[str], rows: list[list[Part]]) -> tuple[list[str], list[list[Part]]]:
+    """Every interval on a second line below the value that it belongs to."""
+    below = [place for place, head in enumerate(heads) if head == INTERVAL]
+    kept = [place for place in range(len(heads)) if place not in below]
+
+    def cell(row: list[Part], place: int) -> Part:
+        interval = row[place + 1].text if place + 1 in below else ""
+        return Part(f"{row[place].text}\n{interval}", row[place].mark) if interval not in ("", "–") else row[place]
+
+    return [heads[place] for place in kept], [[cell(row, place) for place in kept] for row in rows]
 
 
 def _pipes(heads: Sequence[str], rows: Sequence[Sequence[Part]]) -> str:

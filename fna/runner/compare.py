@@ -76,6 +76,8 @@ def compare(
     dataset, count = own_dataset(loader, "a loader")
     run = forward or _forward_of(model)
     own = own_model(model, dataset.examples[0].pixels[None], type(model).__name__, run)
+    if isinstance(versus, str):
+        raise UserError(f"versus={versus}: give a list of contenders, such as [{versus!r}].")
     asked = [(attn, {"layers": layers, **options}), *(_others(one, layers) for one in versus)]
     shared = {"landmarks": options["landmarks"]} if "landmarks" in options else {}
     wanted = [_wanted(name, dict(given), shared, build, rounds, seed, own.depth) for name, given in asked]
