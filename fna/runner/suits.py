@@ -33,4 +33,4 @@ def instead(lacking: str, words: Sequence[str]) -> str:
     learn = "task=knn or task=probe on images with classes and some to learn from (dataset.train=SPLIT or dataset.bank=4)"
     if groups & {"task", "experiment"}:
         raise UserError(f"{lacking}; take model=clip, or ask it by what it embeds: {learn}, or task={ANY_MODEL} on any images.")
-    return f"{lacking}: task={ANY_MODEL} is taken instead; right and wrong tell {learn}"
+    return f"{lacking}: task={ANY_MODEL} is taken instead; what is right or wrong is told by {learn}"
