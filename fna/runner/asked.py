@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from fna.configs import instantiate, load_option
 from fna.errors import UserError
 from fna.report.expected import placed, read_figures
+from fna.runner.env import choose_device
 from fna.runner.settings import check_settings
 from fna.runner.suits import ANY_MODEL, instead, lacks
 from fna.runner.versus import Composed
@@ -116,6 +117,7 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
         notes = (instead(lacking, words),)
         names, cfg = {**names, "task": ANY_MODEL}, _resolved(OmegaConf.create({**cfg, "task": load_option("task", ANY_MODEL)}))
         task = instantiate(cfg.task)
+    choose_device(cfg.device)
     logger = instantiate(cfg.logger) if cfg.logger and "_target_" in cfg.logger else None
     if logger is not None:
         logger.check()

@@ -113,6 +113,8 @@ def judge(baseline: np.ndarray, variant: np.ndarray, load: Load) -> dict[str, An
     if load.crowded:
         were, plural = "was" if load.threads == 1 else "were", "s" * (load.cores > 1)
         reasons.append(f"other processes took {load.others:.1f} of {load.cores} core{plural} while {load.threads} {were} needed")
+    if len(baseline) < LEAST:
+        reasons.append(f"{len(baseline)} rounds are too few to be held against each other (give timing.rounds={LEAST} or more)")
     halves = _halves(np.asarray(baseline, float) / np.asarray(variant, float))
     if halves is not None and not _agree(*halves):
         first, second = (float(np.median(half)) for half in halves)

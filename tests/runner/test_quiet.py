@@ -60,10 +60,11 @@ def test_wide_noise_that_is_the_same_throughout_is_told_by_the_interval() -> Non
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
-def test_too_few_rounds_have_no_halves(count: int) -> None:
+def test_too_few_rounds_have_no_halves_and_are_no_measurement(count: int) -> None:
+    """One round has an interval of no width, which would pass for certainty."""
     verdict = judge(*rounds(1.2, count=count), IDLE)
     assert verdict["halves"] is None
-    assert verdict["quiet"]
+    assert verdict["reasons"] == [f"{count} rounds are too few to be held against each other (give timing.rounds=6 or more)"]
 
 
 @pytest.mark.parametrize(
