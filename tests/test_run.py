@@ -30,7 +30,7 @@ TINY = (
 def words(image_folder: Path, *more: str) -> list[str]:
     """A small run; what ``more`` says again, or cannot use, is left out of it."""
     said = {word.partition("=")[0] for word in more}
-    unused = {"landmarks"} if "attn=exact" in more else set()
+    unused = {"landmarks"} if {"attn=exact", "attn=toy_mean"} & set(more) else set()
     usual = [*TINY, f"dataset.root={image_folder}", "landmarks=8", "gallery=2"]
     return [*(word for word in usual if word.partition("=")[0] not in said | unused), *more]
 

@@ -137,7 +137,10 @@ def _safetensors(file: Path) -> dict[str, torch.Tensor]:
         raise _truncated(file, str(error)) from error
 
 
-def _truncated(file: Path, reason: str) -> UserError:
+def _truncated(file: Path, reason: str) -> Exception:
+    """What a file is told that its library cannot read; a machine without room for it is not the file's fault."""
+    if "allocate memory" in reason:
+        return MemoryError(f"{file}: {reason}")
     reason = next(iter(reason.strip().splitlines()), "").rstrip(" .:")[:200]
     return UserError(
         f"{file}: cannot be read as a checkpoint ({reason}); it is truncated or in another format "

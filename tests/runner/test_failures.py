@@ -102,7 +102,7 @@ def test_a_full_disk_is_one_line_with_the_path_and_the_rows_stay(cli: Cli, tmp_p
 
 
 def limited() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_two_processes_that_want_the_same_rows_compute_each_once(tmp_path: Path)
     ]  # fmt: skip
     said = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
+    # whether one waits for the other, or comes when that is done, is the machine's affair: each row is made once
     assert sum(text.count("is there, not computed again") for text in said) == 2
-    assert "is being made by another process, waiting" in "".join(said)
     first, second = (json.loads((tmp_path / f"run{number}" / "result.json").read_text()) for number in "01")
     assert first["metrics"] == second["metrics"]
