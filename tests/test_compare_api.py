@@ -64,6 +64,14 @@ def test_many_contenders(model: nn.Module, data: TensorDataset) -> None:
     assert found.result["metrics"] == {}
 
 
+def test_the_result_says_which_sampler_drew(model: nn.Module, data: TensorDataset) -> None:
+    found = fna.compare(
+        model, DataLoader(data, batch_size=8), "fna", landmarks=4, versus=[{"attn": "fna", "sampler": "random"}, "exact"], **QUICK
+    )
+    assert [one["sampler"] for one in found.result["contenders"]] == ["fps", "random", "none"]
+    assert found.result["contenders"][2]["landmarks"] is None
+
+
 def test_a_metric_of_ones_own(model: nn.Module, data: TensorDataset) -> None:
     def sure(outputs: Tensor, targets: Tensor) -> Tensor:
         return outputs.softmax(-1).amax(-1)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from fna.models.text import TEXT_BATCH, TOKENIZER_FILES, texts_digest
 from fna.ops.contract import Tokens
 from fna.surgery.blocks import find_tower
 from fna.surgery.resolution import set_image_size
+from fna.values import Domain, Positive, of_length
 
 # model_type -> the class without a head, the one with a classifier, and mean and std where no processor says them.
 HALF = ([0.5] * 3, [0.5] * 3)
@@ -59,10 +60,10 @@ class HuggingFaceModel:
     part: str | None = None
     tokenizer: str | None = None
     classes: str | None = None
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-    interpolation: str | None = None
-    domain: str = "photographs"
+    mean: Annotated[Sequence[float], of_length(3)] | None = None
+    std: Annotated[Sequence[Positive], of_length(3)] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
+    domain: Domain = "photographs"
 
     def check(self) -> None:
         """Raise `UserError` for a folder that is not there, holds no weights, or is of a kind that fna does not know."""

@@ -61,14 +61,22 @@ def preprocessing(folder: Path | None) -> dict[str, Any]:
     factor = said.get("rescale_factor", 1 / 255)
     if said.get("do_rescale", True) and abs(factor * 255 - 1) > 1e-3:
         raise UserError(f"{file}: rescale_factor={factor}: fna scales pixels by 1/255 only; drop the file and give mean and std.")
+    if said.get("do_rescale") is False:
+        raise UserError(f"{file}: do_rescale=false: fna scales pixels by 1/255 always; drop the file and give mean and std.")
     plain = said.get("do_normalize") is False
     return {
         "mean": [0.0] * 3 if plain else _three(said.get("image_mean", 0.5), file),
-        "std": [1.0] * 3 if plain else _three(said.get("image_std", 0.5), file),
+        "std": [1.0] * 3 if plain else _positive(_three(said.get("image_std", 0.5), file), file),
         "interpolation": _interpolation(said.get("resample", 3), file),
         "resize": _size(said.get("size"), file) if said.get("do_resize", True) else None,
         "crop": _size(said.get("crop_size"), file) if said.get("do_center_crop", False) else None,
     }
+
+
+def _positive(std: list[float], file: Path) -> list[float]:
+    if not all(value > 0 for value in std):
+        raise UserError(f"{file}: image_std={std}: pixels cannot be divided by that; drop the file and give mean and std.")
+    return std
 
 
 def _three(value: Any, file: Path) -> list[float]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fna.data.loading import Kept
 from fna.errors import UserError
+from fna.ops.landmarks import FarthestPoint
 from fna.records import json_bytes, write_atomic
 from fna.report import results, table
 from fna.report.page import write_page
@@ -108,17 +109,26 @@ def _wanted(
     op, mask, reduce = build(attn, seed=seed, **{**(shared if isinstance(attn, str) else {}), **given})
     name = attn if isinstance(attn, str) else type(attn).__name__
     told = {key: _told(value) for key, value in given.items() if value is not None}
-    own = {group: str(told.get(group, "none")) for group in ("sampler", "mask", "reduce")}
+    own = {group: str(told.get(group, "none")) for group in ("mask", "reduce")} | {"sampler": _sampler(op, told)}
     settings: dict[str, Any] = {
         "layers": blocks,
-        "landmarks": told.get("landmarks", shared.get("landmarks", 64)),
+        "landmarks": told.get("landmarks", shared.get("landmarks", 64)) if hasattr(op, "landmarks") else None,
         "tolerance": 0.1,
         "rows_dir": "rows",
-        "attn": {},
+        "attn": {} if own["sampler"] == "none" else {"sampler": own["sampler"]},
+        "sampler": own["sampler"],
     }
     cfg = OmegaConf.create(settings | {"timing": {"batch_size": 8, "rounds": rounds}})
     label = " ".join([name, *(f"{key}={value}" for key, value in told.items())])
     return Wanted(label, {"attn": name, "kv": "none", **own}, cfg, op, mask, reduce)
+
+
+def _sampler(op: Any, told: Mapping[str, Any]) -> str:
+    """What draws the op's landmarks: as it was named, else the default by its name, else by its class."""
+    drawn = getattr(op, "sampler", None)
+    if drawn is None:
+        return "none"
+    return str(told.get("sampler", "fps" if isinstance(drawn, FarthestPoint) else type(drawn).__name__))
 
 
 def _told(value: Any) -> str | int | float:

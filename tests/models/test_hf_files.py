@@ -291,3 +291,12 @@ def test_a_folder_is_one_by_its_files_names(tmp_path: Path) -> None:
     assert hf_files.folder_of(tmp_path) == tmp_path
     assert hf_files.folder_of(tmp_path / "pytorch_model.bin") == tmp_path
     assert hf_files.folder_of(tmp_path / "mine.pt") is None
+
+
+@pytest.mark.parametrize(("said", "why"), [({"do_rescale": False}, "do_rescale=false"), ({"image_std": [0, 0, 0]}, "image_std")])
+def test_pixels_that_cannot_be_made_so_are_refused(tmp_path: Path, said: dict[str, object], why: str) -> None:
+    clip(tmp_path)
+    usual = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"shortest_edge": 32}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(usual | said))
+    with pytest.raises(UserError, match=why):
+        HuggingFaceModel(checkpoint=str(tmp_path)).build(**CPU)
