@@ -24,7 +24,9 @@ from fna.tasks.base import Run
 from fna.tasks.cache import digest_of
 from fna.tasks.dense import Inference, Score, as_map
 from fna.tasks.features import final_norm, run_tower
-from fna.tasks.texts import class_texts, sentences
+from fna.tasks.texts import class_texts, sentences, shared_names
+
+NAMED = 5  # classes of one name that a note names
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class MaskClip:
         if model.encode_text is None:
             raise UserError(f"{model.name} reads no text: task.head=maskclip needs a CLIP; use the linear head.")
         _projection(find_tower(model.tower), model.name)
+        said = (
+            f"classes of one name cannot be told apart, the first is answered: {', '.join(shared_names(dataset.classes)[:NAMED])}"
+        )
+        if shared_names(dataset.classes) and said not in dataset.notes:
+            dataset.notes.append(said)
 
     def prepare(self, model: Model, dataset: SegmentedDataset, run: Run, view: Inference, cache: Path) -> str:
         """Encode the class names once; returns a digest of them and the templates."""
