@@ -16,7 +16,7 @@ from fna.tasks.exhibits import SIDE, Sections, Show, denormalised
 from fna.tasks.images import readable
 
 
-def landmarks(show: Show, task: Task, variant: Variant, name: str = "") -> list[dict[str, Any]]:
+def landmarks(show: Show, task: Task, variant: Variant) -> list[dict[str, Any]]:
     """The first images as the model sees them, with the token indices chosen in the first swapped block."""
     examples = readable(show.dataset, show.count)
     if not examples:
