@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fna.ops.contract import BadInput, Site
+from fna.ops.kernels import cpu, differentiated
 from fna.ops.landmarks import FarthestPoint, check_features, features_of
 from fna.values import between
 
@@ -81,25 +82,56 @@ class KMeans:
         own = _own_group(kept, count)
         groups = _nearest(x, centres, open_, free, own)
         for _ in range(self.steps):
-            sums, sizes = group_sums(x[:, None], groups, count)
-            centres = torch.where(sizes[..., None] > 0, sums[:, 0] / sizes[..., None].clamp_min(1), centres)
+            sums, sizes = group_sums(x[:, None], groups, count)[:, 0], _members(groups, count).sum(-1)[..., None]
+            centres = torch.where(sizes > 0, sums / sizes.clamp_min(1), centres)
             groups = _nearest(x, centres, open_, free, own)
         return _grouped(groups, count)
 
 
-def group_sums(x: Tensor, assignment: Tensor, count: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Weighted sums of ``x`` ``[B, H, N, d]`` over the groups, ``[B, H, M, d]``, and the weights' own, ``[B, M]``, in float32.
+def group_sums(x: Tensor, assignment: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
+    """Weighted sums of ``x`` ``[B, H, N, d]`` over the groups, ``[B, H, M, d]``, in float32 at least.
 
-    A product with the membership matrix, not a scatter: a scatter's order, and so its rounding, varies on a GPU.
+    A product with the membership matrix, not a scatter, whose order, and so whose rounding, varies on a GPU; on a CPU one read of
+    the tokens in C++.
     """
+    if cpu.serves(x) and not (weights is not None and differentiated(weights)):
+        return cpu.group_sums(x, assignment, count, weights)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    member = (assignment[:, None, :] == torch.arange(count, device=x.device)[:, None]).to(dtype)  # [B, M, N]
+    member = _members(assignment, count).to(dtype)
     if weights is not None:
         member = member * weights[:, None, :].to(dtype)
     batch, heads, tokens, width = x.shape
     side_by_side = x.transpose(1, 2).reshape(batch, tokens, heads * width).to(dtype)
-    sums = torch.bmm(member, side_by_side).view(batch, count, heads, width).transpose(1, 2)
-    return sums, member.sum(-1)
+    return torch.bmm(member, side_by_side).view(batch, count, heads, width).transpose(1, 2)
+
+
+def group_mass(groups: Centroids, weights: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """How much each group weighs, ``[B, M]``: its size, or the sum of its members' ``weights`` ``[B, N]``."""
+    if weights is None:
+        return groups.sizes.to(dtype)
+    return torch.where(_members(groups.assignment, groups.sizes.shape[1]), weights[:, None, :].to(dtype), 0.0).sum(-1)
+
+
+def group_means(groups: Centroids, bias: Tensor | None, *parts: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Means over the groups of each of ``parts`` ``[B, H, N, d]``, in its dtype, ``[B, H, M, d]``; and the groups' mass ``[B, M]``.
+
+    ``bias`` ``[B, N]``: a token of bias b counts as exp(b) of them, one of -inf not at all. A group of no mass has zeros.
+    """
+    weights = None if bias is None else bias.exp()
+    mass = group_mass(groups, weights, torch.promote_types(parts[0].dtype, torch.float32))
+    divisor = torch.where(mass > 0, mass, 1.0)[:, None, :, None]
+    count = groups.sizes.shape[1]
+    return [(group_sums(part, groups.assignment, count, weights) / divisor).to(part.dtype) for part in parts], mass
+
+
+def logarithm(counts: Tensor, there: Tensor) -> Tensor:
+    """``log counts`` ``[B, M]`` as a bias of groups, -inf for those that are not there."""
+    return torch.where(there, counts.clamp_min(torch.finfo(counts.dtype).tiny).log(), float("-inf"))
+
+
+def _members(assignment: Tensor, count: int) -> Tensor:
+    """Bool ``[B, M, N]``: which tokens are in which group."""
+    return assignment[:, None, :] == torch.arange(count, device=assignment.device)[:, None]
 
 
 def _kept_and_free(q: Tensor, keep: Tensor | None, drop: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -124,4 +156,4 @@ def _nearest(x: Tensor, centres: Tensor, open_: Tensor, free: Tensor, own: Tenso
 
 def _grouped(assignment: Tensor, count: int) -> Centroids:
     """`Centroids` of an assignment, its members counted."""
-    return Centroids(assignment, (assignment[:, None, :] == torch.arange(count, device=assignment.device)[:, None]).sum(-1))
+    return Centroids(assignment, _members(assignment, count).sum(-1))

@@ -35,7 +35,7 @@ def apply_inverse(a: Tensor, rhs: Tensor, method: str = "newton", steps: int = 6
         if method == "newton":
             return _newton(a, rhs, steps)
         if method == "ridge":
-            return _ridge(a, rhs, ridge)
+            return cpu.ridge(a, rhs, ridge) if _fits(a, rhs) else _ridge(a, rhs, ridge)
         if method == "exact":
             return _exact(a, rhs)
     raise BadInput(f"inverse={method}: choose one of {', '.join(METHODS)}.")
@@ -55,6 +55,11 @@ def largest_column_sum(a: Tensor) -> Tensor:
     return a.sum(-2, keepdim=True).amax(-1, keepdim=True)
 
 
+def _fits(a: Tensor, rhs: Tensor) -> bool:
+    """Whether the CPU kernels take this block and right-hand side."""
+    return rhs.dim() == 4 and a.shape[:3] == rhs.shape[:3] and cpu.serves(a, rhs)
+
+
 def _newton(a: Tensor, rhs: Tensor, steps: int) -> Tensor:
     """``Z_steps rhs`` of Z <- 1/4 Z (13 I - AZ (15 I - AZ (7 I - AZ))), Z_0 = A^T / |A|_1 (paper, section on FNA; facts §1.6).
 
@@ -62,7 +67,7 @@ def _newton(a: Tensor, rhs: Tensor, steps: int) -> Tensor:
     the bracket, so that for d < M it costs M^2 d, not M^3. Writing all steps with the residual I - AZ would halve the products,
     but no longer corrects its own rounding: 2 % off after 20 steps in float32, then NaN.
     """
-    if rhs.dim() == 4 and a.shape[:3] == rhs.shape[:3] and cpu.serves(a, rhs):
+    if _fits(a, rhs):
         return cpu.newton(a, rhs, steps)
     shape = rhs.shape
     a, rhs = a.reshape(-1, *a.shape[-2:]), rhs.reshape(-1, *shape[-2:])
@@ -108,11 +113,16 @@ class _Watch:
 
 
 def _ridge(a: Tensor, rhs: Tensor, ridge: float) -> Tensor:
-    """Cholesky solve of the regularised normal equations; see `apply_inverse` for the scaling."""
+    """Cholesky solve of the regularised normal equations, refined once; see `apply_inverse` for the scaling.
+
+    The refinement takes back what rounding in ``A^T A`` does, which differs with the size of a batch.
+    """
+    shift = ridge * largest_column_sum(a)
     gram = a.mT @ a
-    gram.diagonal(dim1=-2, dim2=-1).add_(ridge * largest_column_sum(a)[..., 0])
+    gram.diagonal(dim1=-2, dim2=-1).add_(shift[..., 0])
     factor = torch.linalg.cholesky_ex(gram)[0]
-    return torch.cholesky_solve(a.mT @ rhs, factor)
+    x = torch.cholesky_solve(a.mT @ rhs, factor)
+    return x + torch.cholesky_solve(a.mT @ (rhs - a @ x) - shift * x, factor)
 
 
 def _exact(a: Tensor, rhs: Tensor) -> Tensor:

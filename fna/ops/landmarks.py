@@ -20,7 +20,9 @@ from fna.ops.contract import BadInput, Site, Unsupported, whole
 from fna.ops.farthest import farthest_points
 from fna.values import between
 
-FEATURES = ("q", "k", "v", "qk", "input")
+FEATURES = ("q", "k", "v", "qk", "input", "sketch")
+SKETCH = 384  # numbers of a sketch
+KNUTH = 2654435761  # whose multiples have scattered bits
 GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, spread evenly however many one takes
 
 
@@ -146,8 +148,12 @@ def features_of(name: str, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tenso
     """What distances are measured on, float32 ``[B, N, D]``, detached.
 
     "q", "k", "v": the mean over heads, as the attention sees them (after any rotary embedding); "qk": both side by side; "input":
-    the residual stream entering the block.
+    the residual stream entering the block; "sketch": that, or where a call carries none all heads of q and k, folded to 384 numbers
+    by fixed signs where it is wider (a count sketch, Charikar et al. 2002), which costs a read where a projection costs a product.
     """
+    if name == "sketch":
+        whole_heads = torch.cat([q, k], 1).transpose(1, 2).flatten(2) if site.hidden is None else site.hidden
+        return _sketch(whole_heads.detach().float())
     if name == "input":
         if site.hidden is None:
             raise Unsupported(
@@ -156,6 +162,15 @@ def features_of(name: str, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tenso
         return site.hidden.detach().float()
     chosen = {"q": (q,), "k": (k,), "v": (v,), "qk": (q, k)}[name]
     return torch.cat([part.detach().mean(1, dtype=torch.float32) for part in chosen], -1)
+
+
+def _sketch(x: Tensor) -> Tensor:
+    """``x`` ``[B, N, D]`` folded to at most `SKETCH` features: pieces of its width side by side, by fixed signs, summed."""
+    width = x.shape[-1]
+    if width <= SKETCH:
+        return x
+    signs = 1.0 - 2.0 * (torch.arange(width, device=x.device) * KNUTH >> 15 & 1)
+    return F.pad(x * signs, (0, -width % SKETCH)).unflatten(-1, (-1, SKETCH)).sum(-2)
 
 
 def _masks(x: Tensor, keep: Tensor | None, drop: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

@@ -130,6 +130,8 @@ def through_landmarks(
     scale: float,
     bias: Tensor | None = None,
     landmark_bias: Tensor | None = None,
+    prior: Tensor | None = None,
+    ends: Tensor | None = None,
     inverse: str = "newton",
     steps: Count = 6,
     ridge: Positive = 1e-4,
@@ -138,7 +140,9 @@ def through_landmarks(
     """The three factors, for landmarks of any kind, ``[B, H, M, d]`` each.
 
     ``bias`` ``[B, N]`` and ``landmark_bias`` ``[B, M]`` are added to the logits of tokens and of landmarks as keys, -inf leaving
-    one out. An image left with no landmark gives zeros.
+    one out. ``prior`` ``[B, H, M, d]``: values w0 of the landmarks, A^+ u becoming w0 + A^+ (u - A w0); None: zeros. ``ends`` int64
+    ``[B, P]``: the landmarks that the first P tokens are, whose rows are then u itself, exact; -1 for a token that is none. An
+    image left with no landmark gives zeros.
     """
     if inverse == "newton" and steps > MOST_STEPS and q.dtype != torch.float64:
         raise Unsupported(
@@ -153,12 +157,32 @@ def through_landmarks(
     with clock("landmarks over tokens"):
         summary = _few_queries(q_landmarks, k, v, scale, bias)
     with clock("inverse"):
-        values = apply_inverse(block, summary, inverse, steps, ridge).to(v.dtype)
+        values = _values(block, summary, prior, inverse, steps, ridge).to(v.dtype)
         if alive is not None:
             values = values * alive[:, None, :, None]
     with clock("tokens over landmarks"):
-        out = _few_keys(q, k_landmarks, values, scale, landmark_bias)
-    return out.to(q.dtype)
+        out = _few_keys(q, k_landmarks, values, scale, landmark_bias).to(q.dtype)
+        return out if ends is None else _with_exact_rows(out, summary, ends)
+
+
+def _values(block: Tensor, summary: Tensor, prior: Tensor | None, inverse: str, steps: int, ridge: float) -> Tensor:
+    """What the landmarks stand for: ``A^+ u``, or the prior corrected by the same inverse, float32 ``[B, H, M, d]`` at least."""
+    if prior is None:
+        return apply_inverse(block, summary, inverse, steps, ridge)
+    with full_precision(block):
+        start = prior.to(block.dtype)
+        return start + apply_inverse(block, summary.to(block.dtype) - block @ start, inverse, steps, ridge)
+
+
+def _with_exact_rows(out: Tensor, summary: Tensor, ends: Tensor) -> Tensor:
+    """``out`` ``[B, H, N, d]`` with ``summary``'s rows at the first tokens, where those are landmarks of their own."""
+    first = out[:, :, : ends.shape[1]]
+    rows = summary.gather(2, ends.clamp_min(0)[:, None, :, None].expand_as(first)).to(out.dtype)
+    rows = torch.where((ends >= 0)[:, None, :, None], rows, first)
+    if out.requires_grad or torch.compiler.is_compiling():
+        return torch.cat([rows, out[:, :, ends.shape[1] :]], 2)
+    first.copy_(rows)
+    return out
 
 
 def _few_queries(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:

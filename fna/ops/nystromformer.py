@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from fna.ops.centroids import Centroids, CentroidSampler, SegmentMeans, group_sums
+from fna.ops.centroids import Centroids, CentroidSampler, SegmentMeans, group_means, logarithm
 from fna.ops.contract import Site, refuse, same_tokens
 from fna.ops.drawing import check_landmarks, check_sampler, draw
 from fna.ops.nystrom import additive, check_inverse, through_landmarks
@@ -47,20 +47,10 @@ class Nystromformer:
         groups = draw(self.sampler, q, k, v, site, self.landmarks, self.resample_every)
         with site.clock("gather"):
             bias = additive(site.keys, site.key_bias)
-            q_means, k_means, landmark_bias = _means(q, k, groups, bias)
+            (q_means, k_means), mass = group_means(groups, bias, q, k)
+            copies = torch.ones_like(mass) if bias is None else mass / groups.sizes.clamp_min(1)  # of a token, on average
+            landmark_bias = logarithm(copies, mass > 0)
         return through_landmarks(
             q, k, v, q_means, k_means, scale=site.scale, bias=bias, landmark_bias=landmark_bias,
             inverse=self.inverse, steps=self.steps, ridge=self.ridge, clock=site.clock,
         )  # fmt: skip
-
-
-def _means(q: Tensor, k: Tensor, groups: Centroids, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Group means of q and k ``[B, H, M, d]``, tokens weighted by exp(bias), and the groups' bias ``[B, M]`` (-inf: empty)."""
-    count = groups.sizes.shape[1]
-    weights = None if bias is None else bias.exp()
-    q_sums, mass = group_sums(q, groups.assignment, count, weights)
-    k_sums, _ = group_sums(k, groups.assignment, count, weights)
-    divisor = torch.where(mass > 0, mass, 1.0)[:, None, :, None]
-    per_token = torch.ones_like(mass) if bias is None else mass / groups.sizes.clamp_min(1)
-    landmark_bias = torch.where(mass > 0, per_token.clamp_min(torch.finfo(mass.dtype).tiny).log(), float("-inf"))
-    return (q_sums / divisor).to(q.dtype), (k_sums / divisor).to(k.dtype), landmark_bias

@@ -139,6 +139,29 @@ def test_newton_equals_the_printed_iteration(m: int, width: int, steps: int) -> 
     close(cpu.newton(a, rhs, steps), expected, 1e-4)
 
 
+@pytest.mark.parametrize(("m", "width"), [(1, 1), (5, 16), (16, 64), (33, 23), (64, 64), (100, 64)])
+@pytest.mark.parametrize("share", [1e-4, 1e-2])
+def test_ridge_equals_the_normal_equations(m: int, width: int, share: float) -> None:
+    generator = torch.Generator().manual_seed(m)
+    a = (2 * torch.randn(2, 2, m, m, generator=generator)).softmax(-1)
+    rhs = torch.randn(2, 2, m, width, generator=generator)
+    wide = a.double()
+    shift = share * wide.sum(-2).amax(-1)[..., None, None] * torch.eye(m)
+    expected = torch.linalg.solve(wide.mT @ wide + shift, wide.mT @ rhs.double())
+    assert float((cpu.ridge(a, rhs, share) - expected).norm() / expected.norm()) < 1e-7 / share
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("width", [5, 16, 64])
+def test_group_sums_equal_the_product_with_membership(weighted: bool, width: int) -> None:
+    x = side_by_side(2, 3, 70, width)[1]
+    generator = torch.Generator().manual_seed(0)
+    group = torch.randint(-1, 9, (2, 70), generator=generator)
+    weights = torch.rand(2, 70, generator=generator) if weighted else None
+    member = (group[:, None] == torch.arange(9)[:, None]).double() * (1.0 if weights is None else weights[:, None].double())
+    close(cpu.group_sums(x, group, 9, weights), member[:, None] @ x.double(), 1e-5)
+
+
 def test_newton_corrects_its_own_rounding() -> None:
     """Forty steps on a block of softmax rows: the true inverse, as far as float32 goes, not NaN."""
     q, k, v = random_qkv(1, 2, 48, 16, torch.float32)
@@ -223,7 +246,8 @@ def test_operators_are_well_formed() -> None:
     cases = [
         (cpu.few_queries, (q[:, :, :9], k, v, 0.25)), (cpu.few_keys, (q, k[:, :, :9], v[:, :, :9], 0.25, torch.zeros(2, 9))),
         (cpu.few_keys, (torch.randn(2, 2, 16, 70).transpose(2, 3), k[:, :, :9], v[:, :, :9], 0.25)),
-        (cpu.newton, (block, v[:, :, :9], 6)), (cpu.farthest_points, (q.mean(1), 6)),
+        (cpu.newton, (block, v[:, :, :9], 6)), (cpu.farthest_points, (q.mean(1), 6)), (cpu.ridge, (block, v[:, :, :9], 1e-3)),
+        (cpu.group_sums, (k, torch.arange(70).expand(2, -1) % 9, 9)),
     ]  # fmt: skip
     for operator, arguments in cases:
         torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
@@ -275,6 +299,7 @@ before = len(os.listdir("/proc/self/task"))
 q = torch.randn(2, 4, 600, 16)
 cpu.few_keys(q, q[:, :, :9], q[:, :, :9], 0.25); cpu.few_queries(q[:, :, :9], q, q, 0.25)
 cpu.newton(torch.rand(2, 4, 9, 9), q[:, :, :9], 6); cpu.farthest_points(q[:, 0], 9)
+cpu.ridge(torch.rand(2, 4, 9, 9), q[:, :, :9], 0.1); cpu.group_sums(q, torch.zeros(2, 600, dtype=torch.int64), 3)
 print(len(os.listdir("/proc/self/task")) - before)
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fna.ops.centroids import KMeans, SegmentMeans, group_sums
+from fna.ops.centroids import Centroids, KMeans, SegmentMeans, group_mass, group_means, group_sums
 from fna.ops.contract import Site, Tokens
 from fna.ops.landmarks import FarthestPoint
 from fna.ops.nystrom import FastNystrom
@@ -63,16 +63,17 @@ def test_kmeans_steps_lower_the_spread() -> None:
 
     def spread(steps: int) -> float:
         groups = KMeans(steps=steps)(q, q, q, SITE, 10)
-        sums, sizes = group_sums(q, groups.assignment, 10)
-        return float((q[0, 0] - (sums[0, 0] / sizes[0, :, None])[groups.assignment[0]]).square().sum())
+        (means,), _ = group_means(groups, None, q)
+        return float((q[0, 0] - means[0, 0][groups.assignment[0]]).square().sum())
 
     assert spread(5) < spread(1) < spread(0)
 
 
 def test_group_sums_by_hand() -> None:
     x = torch.arange(12.0).view(1, 2, 3, 2)
-    sums, mass = group_sums(x, torch.tensor([[1, -1, 1]]), 2, torch.tensor([[1.0, 5.0, 3.0]]))
-    assert mass.tolist() == [[0, 4]]
+    group, weights = torch.tensor([[1, -1, 1]]), torch.tensor([[1.0, 5.0, 3.0]])
+    sums = group_sums(x, group, 2, weights)
+    assert group_mass(Centroids(group, torch.tensor([[0, 2]])), weights).tolist() == [[0, 4]]
     assert sums[0, :, 1].tolist() == [[12, 16], [36, 40]]
     assert not sums[0, :, 0].any()
 

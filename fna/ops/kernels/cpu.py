@@ -1,4 +1,4 @@
-"""Fused versions for CPUs, written in C++: farthest-point sampling, the two short attentions of FNA, the truncated inverse.
+"""Fused versions for CPUs, written in C++: farthest-point sampling, short attentions, inverses of landmark blocks, group sums.
 
 Custom operators with fake versions and FLOP formulas, for float32 without gradients. Where they do not fit, or cannot be built
 (`fna.ops.kernels.build`), the plain version runs: same numbers to rounding, more time. ``FNA_CPU_KERNELS=0`` asks for that.
@@ -67,7 +67,7 @@ def _library() -> ctypes.CDLL | None:
         LOG.warning("fna: plain version instead of the CPU kernels: %s.", reason)
         return None
     found.fna_farthest_points_scratch.restype = Long
-    found.fna_newton_scratch.restype = Long
+    found.fna_newton_scratch.restype = found.fna_ridge_scratch.restype = Long
     return found
 
 
@@ -148,18 +148,51 @@ def _attend(name: str, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tens
 @torch.library.custom_op("fna::newton", mutates_args=(), device_types="cpu")
 def newton(a: Tensor, rhs: Tensor, steps: int) -> Tensor:
     """``steps`` steps of the truncated inverse of ``a`` ``[B, H, M, M]`` on ``rhs`` ``[B, H, M, d]``; see `apply_inverse`."""
+    return _inverted("newton", a, rhs, Long(steps))
+
+
+@torch.library.custom_op("fna::ridge", mutates_args=(), device_types="cpu")
+def ridge(a: Tensor, rhs: Tensor, share: float) -> Tensor:
+    """The ridge solve of ``a`` ``[B, H, M, M]`` for ``rhs`` ``[B, H, M, d]``; see `apply_inverse`."""
+    return _inverted("ridge", a, rhs, ctypes.c_float(share))
+
+
+def _inverted(name: str, a: Tensor, rhs: Tensor, knob: ctypes.c_long | ctypes.c_float) -> Tensor:
     a, rhs, out = a.contiguous(), rhs.contiguous(), torch.empty_like(rhs, memory_format=torch.contiguous_format)
     library, threads = _loaded(), torch.get_num_threads()
     m, width = map(Long, rhs.shape[-2:])
     matrices = Long(rhs.shape[0] * rhs.shape[1])
-    scratch = _scratch(rhs, min(threads, matrices.value) * library.fna_newton_scratch(m, width))
-    library.fna_newton(_address(a), _address(rhs), matrices, m, width, Long(steps), _address(out), _address(scratch), Long(threads))
+    scratch = _scratch(rhs, min(threads, matrices.value) * getattr(library, f"fna_{name}_scratch")(m, width))
+    solve = getattr(library, f"fna_{name}")
+    solve(_address(a), _address(rhs), matrices, m, width, knob, _address(out), _address(scratch), Long(threads))
     return out
 
 
 @newton.register_fake
-def _(a: Tensor, rhs: Tensor, steps: int) -> Tensor:
+@ridge.register_fake
+def _(a: Tensor, rhs: Tensor, knob: float) -> Tensor:
     return torch.empty_like(rhs, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("fna::group_sums", mutates_args=(), device_types="cpu")
+def group_sums(x: Tensor, assignment: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
+    """Weighted sums of ``x`` ``[B, H, N, d]`` over the groups of ``assignment`` int64 ``[B, N]``: ``[B, H, count, d]``."""
+    x = x if x.stride(3) == 1 else x.contiguous()
+    assignment = assignment.contiguous()
+    weights = None if weights is None else weights.to(torch.float32).contiguous()
+    batch, heads, tokens, width = x.shape
+    out = x.new_empty(batch, heads, count, width)
+    view = _View(x.data_ptr(), *x.stride()[:3])
+    _loaded().fna_group_sums(
+        ctypes.byref(view), _address(assignment), _address(weights), *map(Long, (batch, heads, tokens, width, count)),
+        _address(out), Long(torch.get_num_threads()),
+    )  # fmt: skip
+    return out
+
+
+@group_sums.register_fake
+def _(x: Tensor, assignment: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[1], count, x.shape[3])
 
 
 @torch.library.custom_op("fna::farthest_points_cpu", mutates_args=(), device_types="cpu")
@@ -195,6 +228,20 @@ def _newton_flops(a: Sequence[int], rhs: Sequence[int], steps: int, *args: Any, 
     """Four products a step; those of the last meet the right-hand side, but for the first of them."""
     batch, heads, m, width = rhs
     return batch * heads * 2 * m * m * ((4 * steps - 3) * m + 4 * width)
+
+
+@register_flop_formula(torch.ops.fna.ridge)
+def _ridge_flops(a: Sequence[int], rhs: Sequence[int], share: float, *args: Any, **kwargs: Any) -> int:
+    """The products A'A and A' rhs, the factor, and two substitutions."""
+    batch, heads, m, width = rhs
+    return batch * heads * (2 * m**3 + m**3 // 3 + 4 * m * m * width)
+
+
+@register_flop_formula(torch.ops.fna.group_sums)
+def _group_sums_flops(x: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    """An addition a number."""
+    batch, heads, tokens, width = x
+    return batch * heads * tokens * width
 
 
 @register_flop_formula(torch.ops.fna.farthest_points_cpu)

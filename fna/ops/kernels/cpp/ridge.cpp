@@ -1,0 +1,89 @@
+// The ridge solve of landmark blocks, in float32 and in cache: (A'A + r |A|_1 I)^-1 A' rhs by Cholesky, a matrix a thread.
+#include <cmath>
+#include <omp.h>
+
+#include "vectors.hpp"
+
+namespace {
+
+float widest_column(const float *a, long m) {
+    float widest = 0;
+    for (long j = 0; j < m; j++) {
+        float sum = 0;
+        for (long i = 0; i < m; i++) sum += a[i * m + j];
+        widest = sum > widest ? sum : widest;
+    }
+    return widest;
+}
+
+void copy_rows(const float *from, long rows, long columns, float *to) {
+    const long lanes = padded(columns);
+    for (long i = 0; i < rows; i++) {
+        memcpy(to + i * lanes, from + i * columns, columns * sizeof(float));
+        memset(to + i * lanes + columns, 0, (lanes - columns) * sizeof(float));
+    }
+}
+
+// to -= times * from, whole vectors from `start` on.
+inline void take(float *to, const float *from, float times, long start, long stop) {
+    for (long c = start / LANES * LANES; c < stop; c += LANES) store(to + c, load(to + c) - times * load(from + c));
+}
+
+inline void scale(float *row, float times, long start, long stop) {
+    for (long c = start / LANES * LANES; c < stop; c += LANES) store(row + c, load(row + c) * times);
+}
+
+// In place: the upper factor U of a symmetric positive definite g [m, lanes] = U'U, its diagonal inverted; what is left of the
+// diagonal is not used.
+void factor(float *g, long m, long lanes) {
+    for (long k = 0; k < m; k++) {
+        float *row = g + k * lanes;
+        const float inverse = 1 / std::sqrt(row[k]);
+        scale(row, inverse, k, lanes);
+        for (long i = k + 1; i < m; i++) take(g + i * lanes, row, row[i], i, lanes);
+        row[k] = inverse;
+    }
+}
+
+// In place: x [m, columns] becomes (U'U)^-1 x.
+void substitute(const float *u, long m, long lanes, float *x, long columns) {
+    for (long k = 0; k < m; k++) {
+        scale(x + k * columns, u[k * lanes + k], 0, columns);
+        for (long i = k + 1; i < m; i++) take(x + i * columns, x + k * columns, u[k * lanes + i], 0, columns);
+    }
+    for (long k = m - 1; k >= 0; k--) {
+        for (long i = k + 1; i < m; i++) take(x + k * columns, x + i * columns, u[k * lanes + i], 0, columns);
+        scale(x + k * columns, u[k * lanes + k], 0, columns);
+    }
+}
+
+long scratch_of(long m, long width) { return 2 * m * padded(m) + 2 * m * padded(width); }
+
+void solve(const float *block, const float *rhs, long m, long width, float ridge, float *out, float *scratch) {
+    const long lanes = padded(m), columns = padded(width);
+    float *a = scratch, *gram = a + m * lanes, *values = gram + m * lanes, *x = values + m * columns;
+    copy_rows(block, m, m, a);
+    copy_rows(rhs, m, width, values);
+    product(m, lanes, m, a, 1, lanes, a, lanes, [&](long i, long j, vec sum) { store(gram + i * lanes + j, sum); });
+    product(m, columns, m, a, 1, lanes, values, columns, [&](long i, long j, vec sum) { store(x + i * columns + j, sum); });
+    const float more = ridge * widest_column(block, m);
+    for (long i = 0; i < m; i++) gram[i * lanes + i] += more;
+    factor(gram, m, lanes);
+    substitute(gram, m, lanes, x, columns);
+    for (long i = 0; i < m; i++) memcpy(out + i * width, x + i * columns, width * sizeof(float));
+}
+
+}  // namespace
+
+extern "C" long fna_ridge_scratch(long m, long width) { return scratch_of(m, width); }
+
+// a [matrices, m, m], rhs and out [matrices, m, width], all contiguous; scratch for as many at once as threads
+// or matrices, whichever is less.
+extern "C" void fna_ridge(const float *a, const float *rhs, long matrices, long m, long width, float ridge, float *out,
+                          float *scratch, long threads) {
+    const long share = scratch_of(m, width);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (long i = 0; i < matrices; i++)
+        solve(a + i * m * m, rhs + i * m * width, m, width, ridge, out + i * m * width,
+              scratch + (matrices < threads ? i : omp_get_thread_num()) * share);
+}
