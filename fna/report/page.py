@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fna.report.contenders import apart, pairs
 from fna.report.day import Section, read_day
+from fna.report.frontier import Frontier, frontiers
 from fna.report.grid import Grid
 from fna.report.pictures import Album, Landmarked
 from fna.report.plots import Plot, plots
@@ -40,6 +41,7 @@ class Chapter:
     views: list[View]
     labels: list[str]
     plots: list[Plot]
+    frontiers: list[Frontier]
     beside: list[tuple[str, Landmarked]]
     pairs: list[tuple[Grid, Grid]]  # contenders of one run against each other: by the primary metrics, and by all
 
@@ -62,7 +64,8 @@ def _chapter(section: Section, album: Album) -> Chapter:
     keys = varying(section.runs)
     views = [view(run, album, PICTURES) for run in section.runs]
     labels = [label(run, keys) for run in section.runs]
-    return Chapter(section, views, labels, plots(merged(section.runs)), _side_by_side(views, labels), _pairs(section))
+    runs = merged(section.runs)
+    return Chapter(section, views, labels, plots(runs), frontiers(runs), _side_by_side(views, labels), _pairs(section))
 
 
 def _pairs(section: Section) -> list[tuple[Grid, Grid]]:
