@@ -7,7 +7,7 @@ from typing import Any
 
 from fna.report.results import IDENTITY, interval, number
 
-NAMES = {"fna": "FNA", "exact": "exact attention", "nystromformer": "Nyströmformer", "tome": "ToMe"}
+NAMES = {"fna": "FNA", "fna_plus": "FNA+", "exact": "exact attention", "nystromformer": "Nyströmformer", "tome": "ToMe"}
 OPTIONS = {"SegmentMeans": "segment_means", "KMeans": "kmeans"}  # a method's own sampler, by the word that chooses it
 FINDINGS = {  # neither good nor bad: what task=tokens saw
     "massive_per_image": "massive tokens an image", "artifact_per_image": "artifact tokens an image",

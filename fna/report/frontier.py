@@ -13,7 +13,7 @@ from fna.report import formats, words
 from fna.report.grid import Grid
 from fna.report.plots import INK, LINE, SOFT, Plot, svg
 from fna.report.results import Run, dig, interval, number, ratio
-from fna.report.sweep import label, varying
+from fna.report.sweep import group, varying
 from fna.report.words import Part
 
 BUDGETS = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
@@ -82,7 +82,7 @@ def _point(run: Run, keys: Sequence[str]) -> Point | None:
         return None
     speed = None if words.unmeasured(run.result) else number(dig(run.result, "cost", "speedup", "median"))
     ends = interval(dig(run.result, "fidelity", "output_error_ci")) or (error, error)
-    return Point(label(run, keys), error, ends, 1 / speed if speed else None, ratio(run.result, "cost", "flops"), run)
+    return Point(group(run, keys, ""), error, ends, 1 / speed if speed else None, ratio(run.result, "cost", "flops"), run)
 
 
 def undominated(found: Sequence[Point], cost: Cost) -> list[Point]:

@@ -264,6 +264,7 @@ AGREEMENT = {  # what is decided alike, by task
     "retrieval": "images for which the same caption comes first as with full attention (image to text)",
     "segmentation": "places in the images with the same class as with full attention",
     "fidelity": "images with the same class first as with full attention (of a model without a head: the same nearest other image)",
+    "fidelity_patches": "patches that are most like the same other patch of their image as with full attention",
     "own": "samples with the same class first as with full attention (where outputs are no classes: the same nearest other sample)",
     "tokens": "images with the same number of massive tokens as with full attention",
 }

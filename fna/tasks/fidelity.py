@@ -1,10 +1,11 @@
-"""How like full attention's a variant's answers are: for images of which nothing is known, and any model."""
+"""How like full attention's a variant's answers are, for images of which nothing is known: of whole images, or of patches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -61,3 +62,36 @@ class Fidelity:
         """What is compared: logits, or embeddings of length 1."""
         forward = self.forward(model)
         return forward if model.classify is not None else lambda images: normalize(forward(images).float(), dim=-1)
+
+
+@dataclass
+class PatchFidelity:
+    """The same for dense outputs: patch tokens after the last block and norm; which other patch of its image is each most like?"""
+
+    version: int = 1
+
+    def check(self, model: Model, dataset: Dataset) -> None:
+        """Raise `UserError` for a model without dense features."""
+        if model.patches is None:
+            raise UserError(f"{model.name} gives no patch tokens: task=fidelity compares what it gives for whole images.")
+
+    def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
+        """The patch tokens."""
+        assert model.patches is not None
+        return model.patches
+
+    def evaluate(self, model: Model, dataset: Dataset, run: Run) -> Outcome:
+        """One pass over the images."""
+        patches = self.forward(model)
+        with run.sharing():
+            seen = look(lambda images: patches(images).flatten(1), model, dataset, run)
+        rows, columns = model.tokens.grid or (1, 1)
+        names = [f"{place:09}" for place in range(rows * columns)]  # in the order of the patches
+        decisions = np.stack([nearest_other(image.reshape(len(names), -1), names) for image in seen.outputs])
+        nothing = [""] * len(seen.kept)
+        keys = [dataset.examples[place].key for place in seen.kept]
+        return Outcome(keys, {}, seen.outputs, decisions, nothing, nothing, seen.skipped)
+
+    def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
+        """None."""
+        return {}

@@ -16,7 +16,7 @@ from fna.errors import UserError
 from fna.metrics.compare import compare
 from fna.models.base import Model
 from fna.tasks.base import Run
-from fna.tasks.fidelity import Fidelity
+from fna.tasks.fidelity import Fidelity, PatchFidelity
 
 
 @pytest.fixture
@@ -78,3 +78,28 @@ def test_what_cannot_be_compared_is_refused(clip: Model, eye: Model, pictures: D
         Fidelity().check(clip, one)
     with pytest.raises(UserError, match="neither a classification head nor an image embedding"):
         Fidelity().check(replace(clip, encode_image=None), pictures)
+
+
+def test_patches_are_compared_one_by_one(eye: Model, pictures: Dataset[Pictured]) -> None:
+    """Two columns, two rows: with full attention each patch is most like the one below or above; stirred, like that beside it."""
+
+    def columns(images: Any) -> Any:
+        return images.new_tensor([[1, 0], [0, 1], [1, 0.1], [0.1, 1]]).expand(len(images), -1, -1)
+
+    grid = replace(eye.tokens, prefix=0, grid=(2, 2))
+    upright, lying = (
+        replace(eye, tokens=grid, patches=columns),
+        replace(eye, tokens=grid, patches=lambda x: columns(x)[:, [0, 2, 1, 3]]),
+    )
+    task = PatchFidelity()
+    full, same, other = (task.evaluate(model, pictures, Run(batch_size=3)) for model in (upright, upright, lying))
+    assert full.decisions.tolist() == [[2, 3, 0, 1]] * 4
+    assert compare(full, same, task.metrics, draws=20).fidelity["agreement"] == 100
+    stirred = compare(full, other, task.metrics, draws=20).fidelity
+    assert stirred["agreement"] == 0
+    assert stirred["output_error"] > 0.5
+
+
+def test_a_model_without_patches_is_refused(eye: Model, pictures: Dataset[Pictured]) -> None:
+    with pytest.raises(UserError, match="gives no patch tokens"):
+        PatchFidelity().check(replace(eye, patches=None), pictures)
