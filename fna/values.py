@@ -80,6 +80,12 @@ def held(kind: Any, value: Any, place: str) -> Any:
         raise UserError(f"{place}={shown(value)}: give {accepted(kind)}.") from None
 
 
+def check_fields(made: Any, place: str) -> None:
+    """Raise `UserError` for a field of a dataclass instance, made in somebody's own code, that its annotation does not take."""
+    for name, kind in options_of(type(made)).kinds.items():
+        held(kind, getattr(made, name), f"{place}.{name}")
+
+
 def shown(value: Any) -> str:
     """A value as it would be typed."""
     if value is None or isinstance(value, bool):

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from fna.errors import UserError
+from fna.models.pickled import tensors_key
 
 FOLDER_FILES = (
     "model.safetensors",
@@ -26,6 +27,7 @@ FOLDER_FILES = (
     "pytorch_model.bin.index.json",
 )
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
+PICKLE = b"\x80"  # of torch files before the zip archives of torch 1.6
 LFS = b"version https://git-lfs"
 ALONE = "torch.save(model.state_dict(), FILE)"
 # First bytes of what is often taken for a checkpoint, what it is, and what to do.
@@ -42,10 +44,19 @@ KINDS = (
 
 def weights_file(path: str | Path) -> Path:
     """The file of weights that ``path`` means: itself, or the one in a folder. Raises `UserError` where there is none."""
+    if scheme := re.match(r"([a-z][a-z0-9+]*)://", str(path), re.IGNORECASE):
+        here = "give it without file://" if scheme[1].lower() == "file" else "download it first and give the file"
+        raise UserError(f"{path}: an address, not a path on this machine; {here}: model.checkpoint=PATH.")
     path = Path(path)
-    if not path.is_dir():
-        if not path.is_file():
-            raise UserError(f"{path}: no such checkpoint; give a safetensors or torch file with model.checkpoint=PATH.")
+    try:
+        folder, there = path.is_dir(), path.is_file()
+    except OSError as error:  # a name that no system takes
+        raise UserError(
+            f"{str(path)[:200]}: no such checkpoint ({error.strerror}); give the file with model.checkpoint=PATH."
+        ) from error
+    if not folder:
+        if not there:
+            raise UserError(f"{path}: {_not_there(path)}; give a safetensors or torch file with model.checkpoint=PATH.")
         return path
     known = [path / name for name in FOLDER_FILES if (path / name).is_file()]
     if known:
@@ -56,6 +67,18 @@ def weights_file(path: str | Path) -> Path:
     raise UserError(f"{path}: no such checkpoint: {_in_folder(path, others)}; give the file with model.checkpoint=PATH.")
 
 
+def _not_there(path: Path) -> str:
+    """Why there is no file at a path."""
+    if path.is_symlink():
+        return f"no such checkpoint: it is a link to {path.readlink()}, which is not there"
+    if path.exists():
+        return "no such checkpoint: it is neither a file nor a folder"
+    if str(path).startswith("~"):
+        return "no such checkpoint: shells know ~ at the start of a word alone, write the folder out"
+    above = next((parent for parent in path.parents if parent.is_file()), None)
+    return f"no such checkpoint: {above} is a file, not a folder" if above else "no such checkpoint"
+
+
 def _in_folder(path: Path, files: list[Path]) -> str:
     if files:
         return f"the folder holds {len(files)} files of weights ({', '.join(file.name for file in files[:4])})"
@@ -64,6 +87,9 @@ def _in_folder(path: Path, files: list[Path]) -> str:
             "the folder is a distributed checkpoint of torch, which python -m torch.distributed.checkpoint.format_utils "
             "dcp_to_torch FOLDER FILE turns into a file"
         )
+    links = [path / name for name in FOLDER_FILES if (path / name).is_symlink()]
+    if links:
+        return f"{links[0].name} in it is a link to {links[0].readlink()}, which is not there"
     below = sorted({file.parent for name in FOLDER_FILES for file in path.glob(f"*/*/{name}")} | _one_below(path))
     return f"the folder holds no weights, {below[0]} does" if below else "the folder holds no weights"
 
@@ -79,16 +105,24 @@ def load(path: str | Path) -> Any:
     Python objects that only running code could make.
     """
     file = weights_file(path)
-    with file.open("rb") as opened:
-        start = opened.read(512)
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(512)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be opened ({error.strerror}); mend its rights, or give a copy.") from error
     _refuse_others(file, start)
     if file.name.endswith(".index.json"):
         return _sharded(file)
     try:
         if start.startswith(b"PK"):
             _check_archive(file)
-        elif start[8:9] == b"{" or file.suffix == ".safetensors":
+        elif start[8:9] == b"{" or (file.suffix == ".safetensors" and not start.startswith(PICKLE)):
             return _safetensors(file)
+        elif not start.startswith(PICKLE):
+            raise UserError(
+                f"{file}: cannot be read as a checkpoint: neither safetensors nor a torch file (it begins with {start[:8]!r}), or "
+                f"truncated; fetch it again, or save the weights with {ALONE}."
+            )
         return _torch(file)
     except UserError:
         raise
@@ -142,6 +176,8 @@ def _truncated(file: Path, reason: str) -> Exception:
     if "allocate memory" in reason:
         return MemoryError(f"{file}: {reason}")
     reason = next(iter(reason.strip().splitlines()), "").rstrip(" .:")[:200]
+    if "magic number" in reason:
+        return UserError(f"{file}: a pickle that torch did not save, which could run code; save the weights with {ALONE}.")
     return UserError(
         f"{file}: cannot be read as a checkpoint ({reason}); it is truncated or in another format "
         "(safetensors or a plain torch file is wanted): fetch it again."
@@ -177,15 +213,21 @@ def _check_archive(file: Path) -> None:
             "torch.save(torch.jit.load(FILE).state_dict(), NEW)."
         )
     if "data.pkl" not in inner:
-        what = "numpy arrays" if names and all(name.endswith(".npy") for name in names) else f"{', '.join(names[:3]) or 'nothing'}"
+        if names and all(name.endswith(".npy") for name in names):
+            made = "{name: torch.from_numpy(array) for name, array in np.load(FILE).items()}"
+            raise UserError(
+                f"{file}: numpy arrays (npz), no checkpoint that fna reads; make them tensors: torch.save({made}, NEW)."
+            )
+        what = ", ".join(names[:3]) or "nothing"
         raise UserError(f"{file}: cannot be read as a checkpoint: a zip of something else ({what}); unpack it first.")
 
 
 def _torch(file: Path) -> Any:
     """A torch file, with the plain objects that training scripts leave beside the tensors."""
     try:
-        with torch.serialization.safe_globals(_harmless()):
-            return torch.load(file, map_location="cpu", weights_only=True)
+        # opened, for torch takes a path for safetensors by its suffix
+        with torch.serialization.safe_globals(_harmless()), file.open("rb") as opened:
+            return torch.load(opened, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         names = _objects(file, str(error))
         if not names:
@@ -195,19 +237,23 @@ def _torch(file: Path) -> Any:
 
 def _refused_objects(file: Path, names: list[str]) -> str:
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    key = tensors_key(file)
+    taken = f"torch.load(FILE, weights_only=False){f'[{key!r}]' if key else ''}"
+    if not key:
+        taken = f"{{name: tensor for name, tensor in {taken}.items() if isinstance(tensor, torch.Tensor)}}"
     if any(name.startswith("torch.nn.modules.") for name in names):
         return f"{file}: holds a whole pickled model ({shown}), which only its code can open; save its tensors alone: {ALONE}."
     return (
         f"{file}: holds Python objects beside its tensors ({shown}), which only code could open; fna runs none. Save the "
-        "tensors alone where you trust the file: torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)."
+        f"tensors alone where you trust the file: torch.save({taken}, NEW)."
     )
 
 
 def _objects(file: Path, message: str) -> list[str]:
     """The classes and functions in a torch file that are not harmless, by name; empty where that is not what stopped it."""
-    with torch.serialization.safe_globals(_harmless()):
+    with torch.serialization.safe_globals(_harmless()), file.open("rb") as opened:
         try:
-            found = torch.serialization.get_unsafe_globals_in_checkpoint(str(file))
+            found = torch.serialization.get_unsafe_globals_in_checkpoint(opened)
         except Exception:  # files older than torch 1.6 are not looked through; the message names the first one
             found = []
     named = _NAMED.search(message)

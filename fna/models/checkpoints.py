@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -60,7 +61,11 @@ def unpack(loaded: Any, expected: Collection[str], path: object, part: str | Non
         raise UserError(f"{path}: holds a whole model; save its tensors alone: torch.save(model.state_dict(), FILE).")
     flat = dict(_flat(loaded)) if isinstance(loaded, Mapping) else {}
     if not flat:
-        raise UserError(f"{path}: holds {_what(loaded)}, not tensors by name; save the model's state_dict.")
+        raise UserError(f"{path}: holds {_instead(loaded)}, not tensors by name; {_mend(loaded)}.")
+    if odd := next((name for name in flat if not name.isprintable()), None):
+        raise UserError(f"{path}: a tensor is named {odd[:80]!r}; the file is damaged, or no checkpoint.")
+    if all(name.split(".")[0] in (*TRAINING, "param_groups") for name in flat) or _is_optimizer(loaded):
+        raise UserError(f"{path}: holds the state of an optimizer and no weights; give the file of the model's state_dict.")
     names = _without_inner(flat)
     places = _places(names, set(expected)) or {_plain_prefix(names): set(names)}
     chosen, others = _choose(places, part, path)
@@ -71,6 +76,27 @@ def unpack(loaded: Any, expected: Collection[str], path: object, part: str | Non
     _check_tensors(state, path)
     left = [name for name in names if not name.startswith(own) or name.removeprefix(own) not in state]
     return Checkpoint(state, chosen, others, _beside(loaded, left, (chosen, *others)))
+
+
+def _is_optimizer(loaded: Any) -> bool:
+    """Whether this is what an optimizer's own state_dict() gives."""
+    return isinstance(loaded, Mapping) and set(loaded) == {"state", "param_groups"}
+
+
+def _arrays(loaded: Any) -> bool:
+    values = list(loaded.values()) if isinstance(loaded, Mapping) else []
+    inner = [item for value in values for item in (value.values() if isinstance(value, Mapping) else [value])]
+    return any(isinstance(item, np.ndarray) for item in inner)
+
+
+def _instead(loaded: Any) -> str:
+    return "numpy arrays" if _arrays(loaded) else _what(loaded)
+
+
+def _mend(loaded: Any) -> str:
+    if _arrays(loaded):
+        return "make them tensors: torch.save({name: torch.from_numpy(array) for name, array in ARRAYS.items()}, FILE)"
+    return "save the model's state_dict"
 
 
 def matched(loaded: Any, expected: Collection[str]) -> int:
@@ -123,7 +149,7 @@ def _plain_prefix(names: Collection[str]) -> str:
         inside = [name.split(".")[len(prefix) :] for name in names if name.split(".")[: len(prefix)] == prefix]
         first = {words[0] for words in inside if words}
         found = sorted(first & CONTAINERS, key=lambda word: _rank(word))
-        if not found or any(word not in CONTAINERS | TRAINING and not _averaged(word) for word in first):
+        if not found or any(word not in CONTAINERS | TRAINING and not averaged(word) for word in first):
             return ".".join(prefix)
         prefix.append(found[0])
 
@@ -151,15 +177,16 @@ def _choose(places: dict[str, set[str]], part: str | None, path: object) -> tupl
 def _rank(prefix: str) -> tuple[bool, bool, int, str]:
     """Trained weights before averaged ones, DINO's teacher (which is what is evaluated) before its student, shorter ones first."""
     words = prefix.split(".")
-    return _averaged(prefix), "student" in words, len(words), prefix
+    return averaged(prefix), "student" in words, len(words), prefix
 
 
-def _averaged(prefix: str) -> bool:
+def averaged(prefix: str) -> bool:
+    """Whether a name is one of averaged weights."""
     return any(word.lower() in AVERAGED for part in prefix.split(".") for word in part.split("_"))
 
 
 def _said(prefix: str) -> str:
-    return "averaged weights, " if _averaged(prefix) else ""
+    return "averaged weights, " if averaged(prefix) else ""
 
 
 def _check_tensors(state: Mapping[str, Tensor], path: object) -> None:

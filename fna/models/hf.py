@@ -19,7 +19,7 @@ from fna.models.base import Model, Weights, pixels
 from fna.models.checkpoint_files import load, weights_file
 from fna.models.checkpoints import unpack
 from fna.models.heads import labels, read_classes
-from fna.models.hf_files import PROCESSORS, activation, folder_of, preprocessing, read_json
+from fna.models.hf_files import PROCESSORS, folder_of, preprocessing, read_json
 from fna.models.hf_pixels import described, transform
 from fna.models.hf_runs import Runs, fitted, vectors
 from fna.models.settings import in_words, otherwise, resampling_note
@@ -27,7 +27,7 @@ from fna.models.text import TEXT_BATCH, TOKENIZER_FILES, texts_digest
 from fna.ops.contract import Tokens
 from fna.surgery.blocks import find_tower
 from fna.surgery.resolution import set_image_size
-from fna.values import Domain, Positive, of_length
+from fna.values import Domain, Positive, check_fields, of_length
 
 # model_type -> the class without a head, the one with a classifier, and mean and std where no processor says them.
 HALF = ([0.5] * 3, [0.5] * 3)
@@ -67,11 +67,17 @@ class HuggingFaceModel:
 
     def check(self) -> None:
         """Raise `UserError` for a folder that is not there, holds no weights, or is of a kind that fna does not know."""
+        check_fields(self, "model")
+        weights.check_random(self.random, sha256=self.sha256, part=self.part)
         if not self._folder.is_dir() or (self.checkpoint and not Path(self.checkpoint).exists()):
             raise UserError(
                 f"{self.checkpoint}: no such checkpoint; model=hf takes a folder on this machine (config.json and weights): "
                 "model.checkpoint=FOLDER."
             )
+        for key, able in (("tokenizer", "encode_text"), ("classes", "classify")):
+            if getattr(self, key) is not None and able not in (self.abilities or {able}):
+                what = "reads no texts" if key == "tokenizer" else "has no head whose rows it could name"
+                raise UserError(f"model.{key}={getattr(self, key)}: {self._class_name} {what}; leave it out.")
         _ = self._class_name
         preprocessing(self._folder)
         if not self.random:
@@ -190,6 +196,8 @@ class HuggingFaceModel:
         assert self.checkpoint is not None
         path = weights_file(self.checkpoint)
         found = unpack(load(path), net.state_dict().keys(), path, self.part)
+        if whole := weights.whole_numbers(net.state_dict(), found.state):
+            raise UserError(f"{path}: does not fit the {self._class_name} of its config.json: {whole}.")
         state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.state.items()}
         net, problem = fitted(cls, config, state, dict(net.state_dict()))
         if problem:
@@ -212,19 +220,22 @@ class HuggingFaceModel:
     def _settings(self, steps: dict[str, Any]) -> dict[str, Any]:
         """How the weights are run; the config's digest stands for what tensors do not show, as the number of heads."""
         return {
-            "activation": activation(self._config) or self._vision.get("hidden_act"),
+            "activation": self._vision.get("hidden_act"),
             **described(steps),
             "tokenizer": texts_digest(self._tokenizer_folder) if self._class_name in PAIRS else None,
             "architecture": hashlib.sha256(json.dumps(self._config, sort_keys=True).encode()).hexdigest()[:12],
         }
 
     def _run_as(self, settings: dict[str, Any]) -> list[str]:
-        """Where no processor lies beside the weights, pixels are treated as that kind of model usually wants them."""
-        if preprocessing(self._folder) or all(getattr(self, key) is not None for key in ("mean", "std", "interpolation")):
+        """Where no processor beside the weights says so, pixels are treated as that kind of model usually wants them."""
+        beside = preprocessing(self._folder)
+        unsaid = [key for key in ("mean", "std", "interpolation") if key not in beside and getattr(self, key) is None]
+        if not unsaid:
             return []
-        knobs = {"mean": "[...]", "std": "[...]", "interpolation": "NAME"}
+        knobs = {key: "NAME" if key == "interpolation" else "[...]" for key in unsaid}
+        lacks = f"{PROCESSORS[0]} says no {', '.join(unsaid)}" if beside else f"no {PROCESSORS[0]} beside the weights"
         return [
-            f"{self._folder}: no {PROCESSORS[0]} beside the weights, which are run as {self._config['model_type']} usually is: "
+            f"{self._folder}: {lacks}; they are run as {self._config['model_type']} usually is: "
             f"{in_words(settings)}; if they were made in another way, say so with {otherwise(knobs)}"
         ]
 

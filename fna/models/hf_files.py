@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,19 @@ from fna.models.checkpoint_files import FOLDER_FILES
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # PIL's numbers
-SIZES = {"shortest_edge", "height", "width"}
+PIXELS = (
+    *("image_mean", "image_std", "resample", "size", "crop_size", "rescale_factor"),
+    *("do_resize", "do_rescale", "do_normalize", "do_center_crop"),
+)
+
+
+def unread_config(checkpoint: str | Path | None) -> str:
+    """A note on a config.json beside a file whose name is not one that transformers gives; empty where there is none."""
+    if checkpoint is None or folder_of(checkpoint) is not None or not Path(checkpoint).with_name("config.json").is_file():
+        return ""
+    path = Path(checkpoint)
+    config = path.with_name("config.json")
+    return f"{config} is not read, for {path.name} is no name that transformers gives; give the folder to follow it"
 
 
 def folder_of(checkpoint: str | Path | None) -> Path | None:
@@ -40,37 +53,71 @@ def model_config(folder: Path | None) -> dict[str, Any]:
     return {} if folder is None or not (folder / "config.json").is_file() else read_json(folder / "config.json")
 
 
-def activation(config: Mapping[str, Any]) -> str | None:
-    """``hidden_act`` of the image tower."""
-    found = (config.get("vision_config") or config).get("hidden_act")
-    return None if found is None else str(found)
-
-
 def preprocessing(folder: Path | None) -> dict[str, Any]:
     """mean, std and interpolation as the image processor says, with ``resize`` (a side, or [height, width]) and ``crop``.
 
+    What the file leaves out is as transformers has it for the processor that it names; without a name it is left out here too.
     Empty where the folder has none. Raises `UserError` for steps that fna does not know how to run.
     """
     file = next((folder / name for name in PROCESSORS if (folder / name).is_file()), None) if folder is not None else None
     if file is None:
         return {}
-    said = read_json(file)
-    said = said.get("image_processor") or said
-    if "image_mean" not in said and "image_std" not in said and said.get("do_normalize") is not False:
+    raw = read_json(file)
+    said = _filled(raw.get("image_processor") or raw, file)
+    if not set(said) & set(PIXELS):
         return {}  # a tokenizer's own settings, or somebody else's
+    other = [key for key, value in said.items() if key.startswith("do_") and value and key not in (*PIXELS, "do_convert_rgb")]
+    if other:
+        raise UserError(f"{file}: {other[0]}: fna knows no such step; drop the file and give mean and std.")
     factor = said.get("rescale_factor", 1 / 255)
     if said.get("do_rescale", True) and abs(factor * 255 - 1) > 1e-3:
         raise UserError(f"{file}: rescale_factor={factor}: fna scales pixels by 1/255 only; drop the file and give mean and std.")
-    if said.get("do_rescale") is False:
-        raise UserError(f"{file}: do_rescale=false: fna scales pixels by 1/255 always; drop the file and give mean and std.")
-    plain = said.get("do_normalize") is False
-    return {
-        "mean": [0.0] * 3 if plain else _three(said.get("image_mean", 0.5), file),
-        "std": [1.0] * 3 if plain else _positive(_three(said.get("image_std", 0.5), file), file),
-        "interpolation": _interpolation(said.get("resample", 3), file),
-        "resize": _size(said.get("size"), file) if said.get("do_resize", True) else None,
-        "crop": _size(said.get("crop_size"), file) if said.get("do_center_crop", False) else None,
-    }
+    for key, does in (("do_rescale", "scales pixels by 1/255"), ("do_resize", "resizes pictures")):
+        if said.get(key) is False:
+            raise UserError(f"{file}: {key}=false: fna {does} always; drop the file and give mean and std.")
+    return _normalized(said, file) | _sized(said, file)
+
+
+def _filled(said: dict[str, Any], file: Path) -> dict[str, Any]:
+    """With what transformers' processor of that name takes for what is left out, ``size`` spelt out; as it is without a name."""
+    import transformers
+
+    name = str(said.get("image_processor_type") or said.get("feature_extractor_type") or "")
+    name = name.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
+    known = getattr(transformers, name, None) if name.endswith("ImageProcessor") else None
+    if known is None:
+        return said
+    try:
+        made = known(**{key: value for key, value in said.items() if key in PIXELS and value is not None}).to_dict()
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{file}: {name} does not take it ({str(error).splitlines()[0]}); mend the file or drop it.") from error
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in made.items()}
+
+
+def _normalized(said: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    if said.get("do_normalize") is False:
+        return {"mean": [0.0] * 3, "std": [1.0] * 3}
+    found = {}
+    if said.get("image_mean") is not None:
+        found["mean"] = _three(said["image_mean"], file)
+    if said.get("image_std") is not None:
+        found["std"] = _positive(_three(said["image_std"], file), file)
+    return found
+
+
+def _sized(said: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """interpolation, ``resize`` and ``crop``, as far as they are said."""
+    found: dict[str, Any] = {}
+    if said.get("resample") is not None:
+        found["interpolation"] = _interpolation(said["resample"], file)
+    if said.get("size") is not None:
+        found["resize"] = _size(said["size"], file)
+    crops = said.get("do_center_crop")
+    if crops or (crops is None and said.get("crop_size") is not None):
+        found["crop"] = _size(said.get("crop_size"), file)
+    elif crops is False or "resize" in found:
+        found["crop"] = None
+    return found
 
 
 def _positive(std: list[float], file: Path) -> list[float]:
@@ -81,7 +128,7 @@ def _positive(std: list[float], file: Path) -> list[float]:
 
 def _three(value: Any, file: Path) -> list[float]:
     values = value if isinstance(value, list) else [value] * 3
-    if len(values) != 3 or not all(isinstance(number, int | float) for number in values):
+    if len(values) != 3 or not all(isinstance(number, int | float) and math.isfinite(number) for number in values):
         raise UserError(f"{file}: {value}: three numbers are wanted, one a colour.")
     return [float(number) for number in values]
 
@@ -95,11 +142,14 @@ def _interpolation(value: Any, file: Path) -> str:
 
 def _size(value: Any, file: Path) -> int | list[int] | None:
     """A shorter side, or [height, width]; None where nothing is said."""
-    if isinstance(value, dict):
-        kept = {key: side for key, side in value.items() if side is not None}
-        if set(kept) == {"shortest_edge"}:
-            return int(kept["shortest_edge"])
-        if set(kept) == {"height", "width"}:
-            return [int(kept["height"]), int(kept["width"])]
-        raise UserError(f"{file}: size {value}: fna knows shortest_edge, or height and width.")
-    return value if value is None or isinstance(value, int) else [int(side) for side in value]
+    if value is None:
+        return None
+    sides = {key: side for key, side in value.items() if side is not None} if isinstance(value, dict) else {}
+    if set(sides) == {"shortest_edge"}:
+        value = sides["shortest_edge"]
+    elif set(sides) == {"height", "width"}:
+        value = [sides["height"], sides["width"]]
+    listed = value if isinstance(value, list) else [value]
+    if len(listed) not in (1, 2) or not all(isinstance(side, int) and side > 0 for side in listed):
+        raise UserError(f"{file}: size {value}: fna knows shortest_edge, or height and width, in pixels.")
+    return listed if isinstance(value, list) else listed[0]

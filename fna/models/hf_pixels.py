@@ -13,13 +13,14 @@ from torch import Tensor
 def transform(steps: Mapping[str, Any], size: tuple[int, int]) -> Callable[[Image.Image], Tensor]:
     """A PIL image to ``[3, h, w]`` of ``size``: ``steps`` as `fna.models.hf_files.preprocessing` gives them.
 
-    Where the processor resizes to a square, the picture is squashed to ``size``; where it resizes the shorter side and crops, the
-    crop keeps the same share of it as at the processor's own size.
+    Where the processor resizes to height and width, the picture is squashed, else its shorter side is resized; the crop keeps the
+    same share of it as at the processor's own size.
     """
     from torchvision import transforms
 
     mode = transforms.InterpolationMode(steps["interpolation"])
-    side = list(size) if _squashes(steps) else round(max(size) / _share(steps))
+    sides = [round(side / share(steps)) for side in size]
+    side = sides if squashes(steps) else max(sides)
     return transforms.Compose(
         [
             transforms.Lambda(_rgb),
@@ -40,22 +41,23 @@ def _cropped(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def described(steps: Mapping[str, Any]) -> dict[str, Any]:
     """The same as settings in timm's and open_clip's words."""
-    squash = _squashes(steps)
+    squash, kept = squashes(steps), share(steps)
     return {
         **{key: [float(number) for number in steps[key]] for key in ("mean", "std")},
         "interpolation": steps["interpolation"],
         "resize_mode": "squash" if squash else "shortest",
-        "crop_pct": None if squash else _share(steps),
+        "crop_pct": None if squash and kept == 1 else kept,
     }
 
 
-def _squashes(steps: Mapping[str, Any]) -> bool:
-    return isinstance(steps["resize"], list) and steps["crop"] is None
+def squashes(steps: Mapping[str, Any]) -> bool:
+    """Whether the processor resizes to height and width, whatever the picture's own are."""
+    return isinstance(steps.get("resize"), list)
 
 
-def _share(steps: Mapping[str, Any]) -> float:
+def share(steps: Mapping[str, Any]) -> float:
     """How much of the resized shorter side the centre crop keeps: 0.875 for 224 of 256."""
-    crop, resized = (min(side) if isinstance(side, list) else side for side in (steps["crop"], steps["resize"]))
+    crop, resized = (min(side) if isinstance(side, list) else side for side in (steps.get("crop"), steps.get("resize")))
     return min(1.0, crop / resized) if crop and resized else 1.0
 
 

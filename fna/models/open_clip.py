@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from fna.errors import UserError
-from fna.models import open_clip_files, weights
+from fna.models import beside, open_clip_files, open_clip_pixels, weights
 from fna.models.base import Model, Weights, pixels
-from fna.models.hf_files import activation, folder_of, model_config, preprocessing
-from fna.models.settings import activation_of, check_positions, in_words, otherwise, resampled, resampling_note
+from fna.models.hf_files import folder_of, model_config, unread_config
+from fna.models.settings import activation_of, in_words, otherwise, resampled, resampling_note, unresampled_note
 from fna.models.text import TEXT_BATCH, TOKENIZER_FILES, texts_digest
 from fna.ops.contract import Tokens
 from fna.surgery.resolution import set_image_size
-from fna.values import Count, Domain, Positive, of_length
+from fna.values import Count, Domain, Positive, check_fields, of_length
 
 ZOO = Path(__file__).parent / "zoo"
 FOLDER_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin")
+PUBLISHED = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 HUB = "hf-hub:"
-PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
 
 
 @dataclass(frozen=True)
@@ -67,23 +67,36 @@ class OpenClipModel:
 
     def check(self) -> None:
         """Raise `UserError` for a missing file or folder, or for no word on where the weights come from."""
+        check_fields(self, "model")
         folder = self._folder()
         if folder is not None and not (folder / "open_clip_config.json").is_file():
             raise UserError(f"model.name={self.name}: {folder} holds no open_clip_config.json.")
+        if self.pretrained is not None and self.name.startswith("zoo:"):
+            raise UserError(
+                f"model.pretrained={self.pretrained}: {self.name} is embedded in fna with its weights; leave it out, or take "
+                "model=clip_l14 for open_clip's models."
+            )
         on_hub = self.name.startswith(HUB)
         weights.check_choice(self.name, bool(self.pretrained or folder or on_hub), self.checkpoint, self.random)
-        check_positions(self.positions)
+        weights.check_random(self.random, sha256=self.sha256)
         if on_hub:
             weights.check_hub(self.name, "open_clip_config.json")
         if self.part is not None and self.checkpoint is None:
             raise UserError(f"model.part={self.part}: chooses among the parts of a file; give it with model.checkpoint=PATH.")
-        if not self.random:
-            weights.check_file(self._local_file())
+        if self.tokenizer is not None and not any((Path(self.tokenizer) / name).is_file() for name in TOKENIZER_FILES):
+            raise UserError(f"model.tokenizer={self.tokenizer}: no folder with a tokenizer ({', '.join(TOKENIZER_FILES[:3])}).")
+        tag = self._tag()
+        if self.random:
+            return
+        weights.check_file(self._local_file(), self._sha256())
+        open_clip_pixels.said_beside(folder_of(self.checkpoint))
+        if self._local_file() is None:
+            repository, _, file = tag.get("hf_hub", "").rpartition("/")
+            what = f"the weights of open_clip {self.name} {self.pretrained}"
+            weights.check_published(what, repository, [file] if file else PUBLISHED)
 
     def build(self, *, image_size: int | tuple[int, int] | None, device: str, dtype: str, seed: int) -> Model:
         """The model in eval mode on ``device``. Raises `UserError` for weights, sizes and facts that do not fit."""
-        from open_clip.transform import PreprocessCfg, image_transform_v2
-
         self.check()
         size = pixels(image_size)
         if size is not None and self.patch_size is not None:
@@ -94,8 +107,9 @@ class OpenClipModel:
         if size is not None:
             how = _resize(net, size, self.positions)
             net.visual.image_size = net.visual.preprocess_cfg["size"] = size
-        settings = self._settings(net, how and how[0])
-        notes += [how[1]] if how else []
+        crop_pct = self._crop_pct()
+        settings = self._settings(net, how and how[0], crop_pct) | self._follow(net)
+        notes += [how[1]] if how else unresampled_note(self.positions)
         notes += self._run_as(settings)
         tokens, depth, patch = _layout(net.visual, self.name)
         for fact, built in (("depth", depth), ("patch_size", patch)):
@@ -110,7 +124,7 @@ class OpenClipModel:
             name=self.name,
             tower=net,
             weights=loaded,
-            transform=image_transform_v2(PreprocessCfg(**net.visual.preprocess_cfg), is_train=False),
+            transform=open_clip_pixels.transform(net.visual.preprocess_cfg, shape, crop_pct),
             image_size=shape,
             tokens=tokens,
             depth=depth,
@@ -130,7 +144,8 @@ class OpenClipModel:
             return net, Weights(f"random (seed {seed})", weights.digest(net.state_dict()), "none"), []
         local = self._local_file()
         path = local or self._downloaded(tag)
-        weights.check_file(path, self._sha256())
+        if local is None:
+            weights.check_file(path, self.sha256)
         found, state = open_clip_files.read(path, net, self.part)
         own_size = open_clip_files.made_for(path, state, net, self.name, size)
         if own_size is not None:
@@ -148,47 +163,76 @@ class OpenClipModel:
             return open_clip.create_model(
                 self._open_clip_name(),
                 load_weights=False,
-                force_quick_gelu=self._quick(tag),
                 force_preprocess_cfg=self._preprocess(tag),
                 force_image_size=size,
                 pretrained_text=False,
+                quick_gelu=self._quick(tag),  # force_quick_gelu cannot say no
             )
 
     def _quick(self, tag: dict[str, Any]) -> bool:
-        """Whether the activation is QuickGELU: as given, as the config.json beside the weights says, as the tag says."""
-        said = activation(model_config(folder_of(self.checkpoint)))
-        beside = None if said is None else said == "quick_gelu"
-        return next(bool(known) for known in (self.quick_gelu, beside, tag.get("quick_gelu"), False) if known is not None)
+        """Whether the activation is QuickGELU: as given, else as the config or the tag says; a config.json is followed later."""
+        config = self._config()
+        vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
+        fixed = [part for part in (vision, text) if {"timm_model_name", "hf_model_name", "act_kwargs"} & set(part)]
+        if self.quick_gelu and fixed:
+            raise UserError(f"model.quick_gelu=true: {self.name} has a tower whose activation is fixed; leave it out.")
+        if self.quick_gelu is not None:
+            return self.quick_gelu
+        return not fixed and bool(config.get("quick_gelu") or tag.get("quick_gelu"))
+
+    def _follow(self, net: Any) -> dict[str, Any]:
+        """Run both towers as the config.json beside the weights says; what of it other settings do not show."""
+        folder = folder_of(self.checkpoint)
+        if folder is None or not model_config(folder):
+            return {}
+        file = folder / "config.json"
+        shown: dict[str, Any] = {}
+        towers = {"vision": [net.visual], "text": [part for name, part in net.named_children() if name != "visual"]}
+        for name, said in beside.said(folder).items():
+            beside.check_heads(towers[name], said.heads, file, f"open_clip {self.name}")
+            if beside.set_eps(towers[name], said.eps):
+                shown[f"{name}_norm_eps"] = said.eps
+            if self.quick_gelu is None:
+                beside.set_activation(towers[name], said.activation, file)
+        tower = getattr(net.visual, "trunk", None) or net.visual.transformer
+        text = activation_of(nn.ModuleList(towers["text"]))
+        shown |= {"activation": activation_of(tower)}
+        return shown if text == shown["activation"] else shown | {"text_activation": text}
 
     def _preprocess(self, tag: dict[str, Any]) -> dict[str, Any]:
         """What is done to pixels: as the tag says, as the preprocessor_config.json beside the weights says, as given."""
-        beside = preprocessing(folder_of(self.checkpoint))
-        if beside:
-            beside["resize_mode"] = "squash" if isinstance(beside["resize"], list) and beside["crop"] is None else "shortest"
-        given = {key: getattr(self, key) for key in PREPROCESS}
-        layers = ({key: layer[key] for key in PREPROCESS if layer.get(key) is not None} for layer in (tag, beside, given))
-        return {key: value for layer in layers for key, value in layer.items()}
+        return open_clip_pixels.merged(tag, open_clip_pixels.said_beside(folder_of(self.checkpoint)), vars(self))
 
-    def _settings(self, net: Any, positions: str | None) -> dict[str, Any]:
+    def _crop_pct(self) -> float:
+        """What the crop keeps of the resized picture: what the processor beside the weights says, unless resizing was given."""
+        said = {} if self.resize_mode is not None else open_clip_pixels.said_beside(folder_of(self.checkpoint))
+        return float(said.get("crop_pct", 1.0))
+
+    def _settings(self, net: Any, positions: str | None, crop_pct: float) -> dict[str, Any]:
         """How the weights are run."""
         tower = getattr(net.visual, "trunk", None) or net.visual.transformer
-        known = {key: net.visual.preprocess_cfg[key] for key in PREPROCESS}
+        known = {key: net.visual.preprocess_cfg[key] for key in open_clip_pixels.KEYS}
         known |= {key: [float(number) for number in known[key]] for key in ("mean", "std")}
+        known |= {} if crop_pct == 1 else {"crop_pct": crop_pct}
         return {"activation": activation_of(tower), **known, "positions": positions, "tokenizer": self._tokenizer_digest()}
 
     def _run_as(self, settings: dict[str, Any]) -> list[str]:
         """A file does not say how it is to be run: what is done with it where nobody said otherwise."""
-        if self.checkpoint is None or all(getattr(self, key) is not None for key in ("quick_gelu", *PREPROCESS)):
-            return []
-        beside = folder_of(self.checkpoint)
+        notes = [note] if (note := unread_config(self.checkpoint)) else []
+        if self.pretrained is not None and (self._folder() is not None or self.name.startswith(HUB)):
+            notes.append(f"model.pretrained={self.pretrained} is not used: {self.name} brings its own config")
+        if self.checkpoint is None or all(getattr(self, key) is not None for key in ("quick_gelu", *open_clip_pixels.KEYS)):
+            return notes
+        folder = folder_of(self.checkpoint)
         by = f"the weights {self.pretrained} of {self.name}" if self.pretrained else f"{self.name} without a tag"
-        if beside is not None and (model_config(beside) or preprocessing(beside)):
+        if folder is not None and (model_config(folder) or open_clip_pixels.said_beside(folder)):
             by += " and as the config.json and preprocessor_config.json beside it say"
         quick = "false" if settings["activation"] == "QuickGELU" else "true"
         knobs = {"quick_gelu": quick, "mean": "[...]", "std": "[...]", "interpolation": "NAME", "resize_mode": "NAME"}
         return [
+            *notes,
             f"{self.checkpoint} is run as {by}: {in_words(settings)}; if its weights were made in another way, say so with "
-            f"{otherwise(knobs)}, or model.pretrained=TAG (null: open_clip's defaults)"
+            f"{otherwise(knobs)}, or model.pretrained=TAG (null: open_clip's defaults)",
         ]
 
     def _reaching(self) -> AbstractContextManager[None]:

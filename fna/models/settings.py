@@ -8,18 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fna.errors import UserError
-
-LIBRARIES = ("timm", "transformers")
 UNSAID = ("tokenizer", "architecture")  # digests: part of a row's key, and nothing to read
 ACTIVATIONS = (nn.GELU, nn.SiLU, nn.ReLU)
 Grid = tuple[int, int]
-
-
-def check_positions(positions: str | None) -> None:
-    """Raise `UserError` for a way of resampling positions that is neither library's."""
-    if positions not in (None, *LIBRARIES):
-        raise UserError(f"model.positions={positions}: give one of {', '.join(LIBRARIES)}, or null for the library's own way.")
 
 
 def resampled(table: Tensor, old: Grid, new: Grid, prefix: int, how: str) -> nn.Parameter:
@@ -45,6 +36,13 @@ def resampling_note(old: Grid, new: Grid, how: str, other: str) -> str:
     )
 
 
+def unresampled_note(positions: str | None) -> list[str]:
+    """That a way of resampling was asked for where nothing had to be resampled."""
+    if positions is None:
+        return []
+    return [f"model.positions={positions} changes nothing here: the position table is used at its own size"]
+
+
 def table_grid(tokens: int, prefix: int, asked: Grid | None) -> Grid | None:
     """The grid of a position table of ``tokens`` rows: the one asked for if it fits, else a square; None where neither does."""
     places = tokens - prefix
@@ -54,12 +52,23 @@ def table_grid(tokens: int, prefix: int, asked: Grid | None) -> Grid | None:
     return (side, side) if side and side * side == places else None
 
 
+def is_activation(module: nn.Module) -> bool:
+    """Whether a module is one of the activations of MLPs."""
+    return isinstance(module, ACTIVATIONS) or "GELU" in type(module).__name__
+
+
+def activation_name(module: nn.Module) -> str:
+    """An activation by its class: QuickGELU, GELU, GELU (tanh), ReLU, SiLU."""
+    name = type(module).__name__
+    if "quick" in name.lower():
+        return "QuickGELU"
+    return f"{name} (tanh)" if getattr(module, "approximate", None) == "tanh" else name
+
+
 def activation_of(tower: nn.Module) -> str:
-    """The activation in the first MLP of a tower, by its class."""
-    names = {
-        type(module).__name__ for module in tower.modules() if isinstance(module, ACTIVATIONS) or "GELU" in type(module).__name__
-    }
-    return "QuickGELU" if any("quick" in name.lower() for name in names) else ", ".join(sorted(names)) or "no activation of its own"
+    """The activations in a tower."""
+    names = {activation_name(module) for module in tower.modules() if is_activation(module)}
+    return "QuickGELU" if "QuickGELU" in names else ", ".join(sorted(names)) or "no activation of its own"
 
 
 def in_words(settings: Mapping[str, Any]) -> str:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from torch import nn
 
 from fna.errors import UserError
-from fna.models import timm_files, weights
+from fna.models import beside, timm_files, weights
 from fna.models.base import Model, Weights, pixels
 from fna.models.checkpoint_files import tensor_names
 from fna.models.heads import head_classes, labels, read_classes
-from fna.models.hf_files import folder_of, model_config, preprocessing
-from fna.models.settings import activation_of, check_positions, in_words, otherwise, resampled, resampling_note
+from fna.models.hf_files import folder_of, model_config, preprocessing, unread_config
+from fna.models.hf_pixels import share, squashes
+from fna.models.settings import activation_of, in_words, otherwise, resampled, resampling_note, unresampled_note
 from fna.ops.contract import Tokens
-from fna.values import Count, Domain, Positive, Share, between, of_length
+from fna.values import Count, Domain, Positive, Share, between, check_fields, of_length
 
 HUB = ("hf-hub:", "hf_hub:")
 DATA_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
@@ -71,45 +71,53 @@ class TimmModel:
 
     def check(self) -> None:
         """Raise `UserError` for a missing file, a name that is out of reach, or for no word on where the weights come from."""
+        import timm
+
+        check_fields(self, "model")
         weights.check_choice(self.name, bool(self.pretrained), self.checkpoint, self.random)
-        weights.check_file(self.checkpoint)
-        check_positions(self.positions)
         if self.name.startswith(HUB):
             weights.check_hub(self.name, "config.json")
-        if self.part is not None and self.checkpoint is None:
-            raise UserError(f"model.part={self.part}: chooses among the parts of a file; give it with model.checkpoint=PATH.")
+        elif ":" not in self.name and not timm.is_model(self.name.split(".")[0]):
+            raise UserError(f"model.name={self.name}: timm has no such model; timm.list_models('vit*') lists them.")
+        if self.checkpoint is None:
+            for key, does in (("part", "chooses among the parts of a file"), ("sha256", "tells one file from others")):
+                if getattr(self, key) is not None:
+                    raise UserError(f"model.{key}={getattr(self, key)}: {does}; give it with model.checkpoint=PATH.")
+        weights.check_file(self.checkpoint, self.sha256)
+        self._beside()
         if self.classes is not None:
             read_classes(self.classes)
+        if self.checkpoint is None and not self.random and ":" not in self.name:
+            known = timm.get_pretrained_cfg(self.name, allow_unregistered=True)
+            where = known.hf_hub_id if known is not None and not known.file else None
+            weights.check_published(f"the weights of timm {self.name}", where, ("model.safetensors", "pytorch_model.bin"))
 
     def build(self, *, image_size: int | tuple[int, int] | None, device: str, dtype: str, seed: int) -> Model:
         """The model in eval mode on ``device``. Raises `UserError` for weights, sizes and facts that do not fit."""
         import timm
 
         self.check()
-        if ":" not in self.name and not timm.is_model(self.name.split(".")[0]):
-            raise UserError(f"model.name={self.name}: timm has no such model; timm.list_models('vit*') lists them.")
         net, loaded, notes = self._loaded(pixels(image_size), seed)
         self._check_facts(net)
-        folder = folder_of(self.checkpoint)
-        eps = _set_eps(net, self.norm_eps, model_config(folder))
-        beside = {key: value for key, value in preprocessing(folder).items() if key in DATA_KEYS}
-        data = timm.data.resolve_model_data_config(net) | beside | self._overrides()
+        eps = self._follow(net)
+        pixel = self._beside()
+        data = timm.data.resolve_model_data_config(net) | pixel | self._overrides()
         size = pixels(image_size) or tuple(data["input_size"][-2:])
         how = _resize(net, size, self.name, self.positions)
         square = size[0] if size[0] == size[1] else size
         data = {key: data[key] for key in DATA_KEYS}
         settings = {"activation": activation_of(net.blocks[0].mlp), **data, "norm_eps": eps, "positions": how and how[0]}
-        notes += [how[1]] if how else []
-        notes += self._run_as(settings, beside)
+        notes += [how[1]] if how else unresampled_note(self.positions)
+        notes += self._run_as(settings, pixel)
         ids, names = head_classes(net, self.classes)
-        names = names or labels(model_config(folder), net.num_classes)
+        names = names or labels(model_config(folder_of(self.checkpoint)), net.num_classes)
         net = net.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
         prefix = net.num_prefix_tokens
         return Model(
             name=self.name,
             tower=net,
             weights=loaded,
-            transform=timm.data.transforms_factory.transforms_imagenet_eval(img_size=square, **data),
+            transform=timm.data.transforms_factory.transforms_imagenet_eval(img_size=square, **_exact(data, size)),
             image_size=size,
             tokens=Tokens(prefix=prefix, grid=tuple(net.patch_embed.grid_size)),
             depth=len(net.blocks),
@@ -124,15 +132,37 @@ class TimmModel:
             settings=settings,
         )
 
-    def _run_as(self, settings: dict[str, Any], beside: dict[str, Any]) -> list[str]:
+    def _beside(self) -> dict[str, Any]:
+        """What the files beside the weights say is done to pixels, in timm's words."""
+        folder = folder_of(self.checkpoint)
+        steps, own = preprocessing(folder), model_config(folder).get("pretrained_cfg") or {}
+        said = {key: value for source in (own, steps) for key, value in source.items() if key in DATA_KEYS}
+        if "resize" in steps:
+            said |= {"crop_pct": share(steps), "crop_mode": "squash" if squashes(steps) else "center"}
+        return said
+
+    def _follow(self, net: Any) -> float | None:
+        """Run the network as the config.json beside its weights says; the LayerNorms' epsilon, None where timm's own stays."""
+        folder = folder_of(self.checkpoint)
+        said = beside.said(folder)["vision"]
+        eps = said.eps if self.norm_eps is None else self.norm_eps
+        beside.set_eps([net], eps)
+        if folder is not None:
+            beside.check_heads([net], said.heads, folder / "config.json", f"timm {self.name}")
+            beside.set_activation([net], said.activation, folder / "config.json")
+        return None if eps is None else float(eps)
+
+    def _run_as(self, settings: dict[str, Any], pixel: dict[str, Any]) -> list[str]:
         """A file does not say how it is to be run: what timm's model of that name does with it, where nobody said otherwise."""
+        unread = [note] if (note := unread_config(self.checkpoint)) else []
         if self.checkpoint is None or all(getattr(self, key) is not None for key in ("mean", "std", "interpolation", "crop_pct")):
-            return []
-        by = " and the preprocessor_config.json beside it" if beside else ""
+            return unread
+        by = " with what its config files say of pixels" if pixel else ""
         knobs = {"mean": "[...]", "std": "[...]", "interpolation": "NAME", "crop_pct": "SHARE", "norm_eps": "NUMBER"}
         return [
+            *unread,
             f"{self.checkpoint} is run as timm's {self.name}{by} would be: {in_words(settings)}; "
-            f"if its weights were made in another way, say so with {otherwise(knobs)}, or another model.name"
+            f"if its weights were made in another way, say so with {otherwise(knobs)}, or another model.name",
         ]
 
     def _loaded(self, size: tuple[int, int] | None, seed: int) -> tuple[Any, Weights, list[str]]:
@@ -145,15 +175,22 @@ class TimmModel:
             net = self._created()
             if not self.checkpoint:
                 return net, Weights(f"random (seed {seed})", weights.digest(net.state_dict()), "none"), []
-            weights.check_file(self.checkpoint, self.sha256)
             found, state = timm_files.read(self.checkpoint, net, self.part)
             options = timm_files.options(self.checkpoint, state, net, self.name, size, self.num_classes)
+            options |= self._heads(net)
             if options:
                 net = self._created(**options)
         notes = timm_files.fit(self.checkpoint, state, net, self.name)
         said = found.note(self.checkpoint)
         digest = weights.digest(net.state_dict())
         return net, Weights(self.checkpoint, digest, self.domain), [*([said] if said else []), *notes]
+
+    def _heads(self, net: Any) -> dict[str, int]:
+        """The number of heads that the config.json beside the weights says, where it is not timm's."""
+        heads = beside.said(folder_of(self.checkpoint))["vision"].heads
+        if heads in (None, getattr(net.blocks[0].attn, "num_heads", None)) or net.embed_dim % heads:
+            return {}
+        return {"num_heads": heads}
 
     def _created(self, pretrained: bool = False, **options: Any) -> Any:
         import timm
@@ -180,12 +217,11 @@ class TimmModel:
         return {key: getattr(self, key) for key in DATA_KEYS if getattr(self, key) is not None}
 
 
-def _set_eps(net: Any, given: float | None, config: Mapping[str, Any]) -> float | None:
-    """The epsilon of every LayerNorm as given, or as the config.json beside the weights says; None where timm's own stays."""
-    eps = given if given is not None else config.get("layer_norm_eps")
-    for norm in (module for module in net.modules() if isinstance(module, nn.LayerNorm)):
-        norm.eps = norm.eps if eps is None else float(eps)
-    return None if eps is None else float(eps)
+def _exact(data: dict[str, Any], size: tuple[int, ...]) -> dict[str, Any]:
+    """``data`` with a share that timm, which rounds down, makes the nearest whole side of: 232 px from 224 / (224 / 232)."""
+    side = max(size) / data["crop_pct"]
+    near = abs(side - round(side)) < 1e-6
+    return {**data, "crop_pct": data["crop_pct"] * (1 - 1e-9)} if near else data
 
 
 def _resize(net: Any, size: tuple[int, ...], name: str, positions: str | None) -> tuple[str, str] | None:

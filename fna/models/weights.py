@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,9 @@ from fna.models.checkpoint_files import load, weights_file
 from fna.models.checkpoints import unpack
 
 State = Mapping[str, Tensor]
+WEIGHTS = (".weight", ".bias")
+# What quantising libraries (bitsandbytes, GPTQ, fp8) put beside weights or in their place.
+QUANTISED = (".SCB", ".absmax", ".quant_map", ".qweight", ".qzeros", ".weight_scale", ".weight_scale_inv", ".weight_packed")
 
 
 def digest(state: State) -> str:
@@ -40,15 +43,22 @@ def check_choice(name: str, pretrained: bool, checkpoint: str | None, random: bo
         )
 
 
+def check_random(random: bool, **of_a_file: str | None) -> None:
+    """Raise `UserError` for an option that is of a file of weights (``sha256``, ``part``) beside random ones."""
+    given = [f"model.{key}={value}" for key, value in of_a_file.items() if value is not None]
+    if random and given:
+        raise UserError(f"{given[0]}: is of a file of weights, model.random=true has none; drop one of them.")
+
+
 def check_file(path: str | Path | None, sha256: str | None = None) -> None:
     """Raise `UserError` where the checkpoint is not there or, with ``sha256``, is not the very file that is meant."""
     if path is None:
         return
     path = weights_file(path)
     if sha256 is not None:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256:
+        if found != sha256.lower():
             raise UserError(f"{path}: its sha256 is {found}, not {sha256}: the file was changed or is another one; fetch it again.")
 
 
@@ -75,13 +85,28 @@ def misfit(expected: State, got: State) -> str:
         name = shapes[0]
         more = f" (and {len(shapes) - 1} more)" if len(shapes) > 1 else ""
         return f"{name} is {list(got[name].shape)}, expected {list(expected[name].shape)}{more}"
+    if whole := whole_numbers(expected, got):
+        return whole
     missing = [name for name in expected if name not in got]
+    if missing and (marked := [name for name in got if name.endswith(QUANTISED)]):
+        return f"it holds quantised weights (first: {marked[0]}), which only their own library unpacks; save them in 16 or 32 bits"
     if missing and any(".lora_" in name or ".base_layer." in name for name in got):
         return "it holds LoRA adapters beside the weights that they change; merge them (merge_and_unload) and save again"
     if missing:
         return f"{len(missing)} of {len(expected)} tensors are missing (first: {missing[0]})"
     unknown = [name for name in got if name not in expected]
     return f"{len(unknown)} of its tensors have no place there (first: {unknown[0]})" if unknown else ""
+
+
+def whole_numbers(expected: State, got: State) -> str:
+    """That weights are whole numbers, as quantised ones are without their scales; empty where none are."""
+    floats = [name for name in got if name not in expected or expected[name].is_floating_point()]
+    whole = [name for name in floats if not got[name].is_floating_point() and (name in expected or name.endswith(WEIGHTS))]
+    if not whole:
+        return ""
+    kind = str(got[whole[0]].dtype).removeprefix("torch.")
+    more = f" (and {len(whole) - 1} more)" if len(whole) > 1 else ""
+    return f"{whole[0]} holds whole numbers ({kind}){more}, quantised weights; save them in 16 or 32 bits"
 
 
 @contextmanager
@@ -118,21 +143,35 @@ def downloading(what: str, knob: str = "model.checkpoint") -> Iterator[None]:
 
 def check_hub(name: str, file: str, knob: str = "model.checkpoint") -> None:
     """Raise `UserError` for a name on the hub ("hf-hub:OWNER/MODEL") whose ``file`` is not in the local cache and out of reach."""
-    from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     repository, _, revision = name.partition(":")[2].partition("@")
     try:
-        if isinstance(try_to_load_from_cache(repository, file, revision=revision or None), str):
-            return
+        reason = _out_of_reach(repository, (file,), revision or None)
     except HFValidationError as error:
         raise UserError(f"model.name={name}: no name on the hub ({first_line(error)}); write hf-hub:OWNER/MODEL.") from error
-    if constants.HF_HUB_OFFLINE or not _hub_answers(constants.ENDPOINT):
-        reason = "HF_HUB_OFFLINE forbids fetching it" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+    if reason:
         raise UserError(
             f"model.name={name}: {file} of {repository} is not on this machine, and {reason}; give a plain model.name and a local "
             f"copy of the weights with {knob}=PATH."
         )
+
+
+def check_published(what: str, repository: str | None, files: Sequence[str]) -> None:
+    """Raise `UserError` for published weights of which no file is in the local cache and which are out of reach."""
+    if repository and (reason := _out_of_reach(repository, files)):
+        raise UserError(f"{what}: not on this machine, and {reason}; give a local copy with model.checkpoint=PATH.")
+
+
+def _out_of_reach(repository: str, files: Sequence[str], revision: str | None = None) -> str:
+    """Why none of ``files`` can be had; empty where one is in the local cache or the hub answers."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if any(isinstance(try_to_load_from_cache(repository, file, revision=revision), str) for file in files):
+        return ""
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE forbids fetching it"
+    return "" if _hub_answers(constants.ENDPOINT) else "the hub cannot be reached"
 
 
 @cache

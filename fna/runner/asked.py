@@ -112,6 +112,8 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
     if len(contenders) == 1:  # among others one may refuse, and is told so in its own line
         _try(contenders[0], model.depth)
     task = instantiate(cfg.task)
+    if hasattr(task, "check_files"):
+        task.check_files()
     notes: tuple[str, ...] = ()
     if lacking := lacks(task, model, names):
         notes = (instead(lacking, words),)

@@ -97,6 +97,14 @@ class Prepared(Protocol):
 
 
 @runtime_checkable
+class FromFiles(Protocol):
+    """A task that reads files of its own."""
+
+    def check_files(self) -> None:
+        """Raise `UserError` for one that is not there, before any weights are loaded."""
+
+
+@runtime_checkable
 class Noting(Protocol):
     """A task that sees in an outcome what a reader of the figures has to know."""
 

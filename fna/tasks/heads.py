@@ -60,6 +60,11 @@ class LinearHead:
         if self.refit and self.checkpoint is not None:
             raise ValueError("task.head.refit=true trains, task.head.checkpoint does not: give one of them.")
 
+    def check_files(self) -> None:
+        """Raise `UserError` for a trained head that is not there."""
+        if self.checkpoint is not None and not Path(self.checkpoint).is_file():
+            raise UserError(f"task.head.checkpoint={self.checkpoint}: no such file; leave it out to train a head.")
+
     def check(self, model: Model, dataset: SegmentedDataset) -> None:
         """Raise `UserError` where there is nothing to train on and no head, or a head of other classes."""
         if self.checkpoint is not None:

@@ -36,6 +36,13 @@ class ReleasedHead(Classification):
         """Nothing: the head is in the file."""
         return frozenset()
 
+    def check_files(self) -> None:
+        """Raise `UserError` where no head was given, or it is not there."""
+        if self.checkpoint is None:
+            raise UserError("task.checkpoint is needed: the file of a released linear head.")
+        if not Path(self.checkpoint).is_file():
+            raise UserError(f"task.checkpoint={self.checkpoint}: no such file; give that of a released linear head.")
+
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for a head that is missing or fits neither the model nor the data."""
         super().check(self._headed(model), dataset)
@@ -57,8 +64,8 @@ class ReleasedHead(Classification):
         """The model with this head in place of its own."""
         if model.classify is not None and getattr(model.classify, "__self__", None) is self:
             return model
-        if self.checkpoint is None:
-            raise UserError("task.checkpoint is needed: the file of a released linear head.")
+        self.check_files()
+        assert self.checkpoint is not None
         state = weights.read(self.checkpoint)
         if set(state) != {"weight", "bias"} or state["weight"].shape[0] != state["bias"].shape[0]:
             raise UserError(f"{self.checkpoint}: holds {', '.join(sorted(state)[:4])}, not the weight and bias of a linear head.")

@@ -19,7 +19,7 @@ from fna.metrics.boundary import SHARE, boundary_areas, boundary_score
 from fna.metrics.iou import IGNORE, areas, confusion, label_notes, segmentation_scores
 from fna.models.base import Model
 from fna.tasks import by_class, segment_pictures
-from fna.tasks.base import Array, Outcome, Run
+from fna.tasks.base import Array, FromFiles, Outcome, Run
 from fna.tasks.dense import Inference, Score, pil_to_pixels
 from fna.tasks.exhibits import Sections, Show
 from fna.values import within
@@ -55,6 +55,11 @@ class Segmentation:
     def needs(self) -> frozenset[str] | None:
         """What a model must have for the head."""
         return getattr(self.head, "needs", None)
+
+    def check_files(self) -> None:
+        """Raise `UserError` for a head's file that is not there."""
+        if isinstance(self.head, FromFiles):
+            self.head.check_files()
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for data without label maps, fewer than two classes, or a head that does not fit."""

@@ -80,7 +80,7 @@ def test_the_way_of_resampling_is_said_and_part_of_the_identity() -> None:
     assert any("antialiased, as timm" in note and "model.positions=transformers" in note for note in timm.notes)
     assert timm.identity != other.identity
     assert timm.weights == other.weights
-    with pytest.raises(UserError, match=r"model\.positions=nearest: give one of timm, transformers"):
+    with pytest.raises(UserError, match=r"model\.positions=nearest: give timm or transformers or null"):
         TimmModel("vit_small_patch14_dinov2", checkpoint=str(DINO), positions="nearest").check()
 
 

@@ -1,0 +1,109 @@
+"""What the config.json beside Hugging Face weights says of an architecture, for towers that timm or open_clip builds.
+
+A tower's tensors do not show its activation, its number of heads or the epsilon of its LayerNorms: those are in config.json, or in
+transformers' defaults for what it leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fna.errors import UserError
+from fna.models.hf_files import model_config
+from fna.models.settings import activation_name, is_activation
+
+OTHERWISE = "run the folder by transformers with model=hf"
+
+
+def _quick_gelu() -> nn.Module:
+    from timm.layers.activations import QuickGELU
+
+    return QuickGELU()
+
+
+_TANH = partial(nn.GELU, approximate="tanh")
+# transformers' names of activations.
+ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_python": nn.GELU,
+    "quick_gelu": _quick_gelu,
+    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh", "gelu_pytorch_tanh"), _TANH),
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "swish": nn.SiLU,
+}
+
+
+@dataclass(frozen=True)
+class Said:
+    """Of one tower: number of heads, epsilon of LayerNorms, activation by transformers' name; None where nobody says."""
+
+    heads: int | None = None
+    eps: float | None = None
+    activation: str | None = None
+
+
+def said(folder: Path | None) -> dict[str, Said]:
+    """What the folder's config.json says of each tower, "vision" and "text"; a config of one tower says it of "vision"."""
+    config = model_config(folder)
+    if "model_type" in config and folder is not None:
+        config = _filled(config, folder / "config.json")
+    towers = {"vision": config.get("vision_config") or config, "text": config.get("text_config") or {}}
+    return {name: _said(tower) for name, tower in towers.items()}
+
+
+def _said(tower: Mapping[str, Any]) -> Said:
+    gated = tower.get("use_swiglu_ffn")  # transformers runs those with SiLU, whatever hidden_act says
+    return Said(tower.get("num_attention_heads"), tower.get("layer_norm_eps"), None if gated else tower.get("hidden_act"))
+
+
+def _filled(config: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The config with transformers' defaults for what it leaves out; as it is where transformers does not know its kind."""
+    import transformers
+
+    if config["model_type"] not in transformers.CONFIG_MAPPING:
+        return config
+    try:
+        return dict(transformers.AutoConfig.for_model(**config).to_dict())
+    except Exception as error:  # each field is checked in its own way
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise UserError(f"{file}: no {config['model_type']} to transformers ({reason[0].strip(' .')}); mend it.") from error
+
+
+def check_heads(tower: Sequence[nn.Module], heads: int | None, file: Path, name: str) -> None:
+    """Raise `UserError` where the blocks of a built tower have another number of heads than the config says."""
+    modules = (module for part in tower for module in part.modules())
+    built = next((module.num_heads for module in modules if isinstance(getattr(module, "num_heads", None), int)), heads)
+    if heads is not None and heads != built:
+        raise UserError(f"{file}: num_attention_heads is {heads}, {name} has {built} heads in that tower; {OTHERWISE}.")
+
+
+def set_eps(tower: Sequence[nn.Module], eps: float | None) -> bool:
+    """Give every LayerNorm this epsilon; whether that changed one."""
+    norms = [module for part in tower for module in part.modules() if isinstance(module, nn.LayerNorm)]
+    changed = [norm for norm in norms if eps is not None and norm.eps != eps]
+    for norm in changed:
+        norm.eps = float(eps or 0)
+    return bool(changed)
+
+
+def set_activation(tower: Sequence[nn.Module], activation: str | None, file: Path) -> None:
+    """Give every plain MLP this activation. Raises `UserError` for one that is not known here."""
+    if activation is None:
+        return
+    if activation not in ACTIVATIONS:
+        raise UserError(f"{file}: hidden_act is {activation}, fna builds {', '.join(ACTIVATIONS)}; {OTHERWISE}.")
+    wanted = ACTIVATIONS[activation]()
+    for part in tower:
+        for mlp in list(part.modules()):
+            if "glu" in type(mlp).__name__.lower():
+                continue
+            for name, module in list(mlp.named_children()):
+                if is_activation(module) and activation_name(module) != activation_name(wanted):
+                    setattr(mlp, name, ACTIVATIONS[activation]())
