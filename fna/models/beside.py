@@ -18,7 +18,7 @@ from fna.errors import UserError
 from fna.models.hf_files import model_config
 from fna.models.settings import activation_name, is_activation
 
-OTHERWISE = "run the folder by transformers with model=hf"
+KINDS = ("clip", "clip_vision_model", "siglip", "siglip_vision_model", "dinov2", "dinov2_with_registers")  # that model=hf runs
 
 
 def _quick_gelu() -> nn.Module:
@@ -42,8 +42,13 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
 
 @dataclass(frozen=True)
 class Said:
-    """Of one tower: number of heads, epsilon of LayerNorms, activation by transformers' name; None where nobody says."""
+    """Of one tower: number of heads, epsilon of LayerNorms, activation by transformers' name; None where nobody says.
 
+    ``file``: the config.json. ``otherwise``: what to do about a tower that cannot be built so.
+    """
+
+    file: Path
+    otherwise: str
     heads: int | None = None
     eps: float | None = None
     activation: str | None = None
@@ -51,19 +56,21 @@ class Said:
 
 def said(folder: Path | None) -> dict[str, Said]:
     """What the folder's config.json says of each tower, "vision" and "text"; a config of one tower says it of "vision"."""
-    config = model_config(folder)
-    if "model_type" in config and folder is not None:
-        config = _filled(config, folder / "config.json")
+    config, file = model_config(folder), (folder or Path()) / "config.json"
+    if "model_type" in config:
+        config = filled(config, file)
+    otherwise = "model=hf runs it as it says" if config.get("model_type") in KINDS else "take a model that has it"
     towers = {"vision": config.get("vision_config") or config, "text": config.get("text_config") or {}}
-    return {name: _said(tower) for name, tower in towers.items()}
+    return {name: _said(tower, file, otherwise) for name, tower in towers.items()}
 
 
-def _said(tower: Mapping[str, Any]) -> Said:
+def _said(tower: Mapping[str, Any], file: Path, otherwise: str) -> Said:
     gated = tower.get("use_swiglu_ffn")  # transformers runs those with SiLU, whatever hidden_act says
-    return Said(tower.get("num_attention_heads"), tower.get("layer_norm_eps"), None if gated else tower.get("hidden_act"))
+    activation = None if gated else tower.get("hidden_act")
+    return Said(file, otherwise, tower.get("num_attention_heads"), tower.get("layer_norm_eps"), activation)
 
 
-def _filled(config: dict[str, Any], file: Path) -> dict[str, Any]:
+def filled(config: dict[str, Any], file: Path) -> dict[str, Any]:
     """The config with transformers' defaults for what it leaves out; as it is where transformers does not know its kind."""
     import transformers
 
@@ -76,12 +83,13 @@ def _filled(config: dict[str, Any], file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: no {config['model_type']} to transformers ({reason[0].strip(' .')}); mend it.") from error
 
 
-def check_heads(tower: Sequence[nn.Module], heads: int | None, file: Path, name: str) -> None:
+def check_heads(tower: Sequence[nn.Module], said: Said, name: str) -> None:
     """Raise `UserError` where the blocks of a built tower have another number of heads than the config says."""
     modules = (module for part in tower for module in part.modules())
-    built = next((module.num_heads for module in modules if isinstance(getattr(module, "num_heads", None), int)), heads)
-    if heads is not None and heads != built:
-        raise UserError(f"{file}: num_attention_heads is {heads}, {name} has {built} heads in that tower; {OTHERWISE}.")
+    built = next((module.num_heads for module in modules if isinstance(getattr(module, "num_heads", None), int)), said.heads)
+    if said.heads is not None and said.heads != built:
+        what = f"num_attention_heads is {said.heads}, {name} has {built} heads in that tower"
+        raise UserError(f"{said.file}: {what}; {said.otherwise}.")
 
 
 def set_eps(tower: Sequence[nn.Module], eps: float | None) -> bool:
@@ -93,17 +101,19 @@ def set_eps(tower: Sequence[nn.Module], eps: float | None) -> bool:
     return bool(changed)
 
 
-def set_activation(tower: Sequence[nn.Module], activation: str | None, file: Path) -> None:
+def set_activation(tower: Sequence[nn.Module], said: Said) -> None:
     """Give every plain MLP this activation. Raises `UserError` for one that is not known here."""
-    if activation is None:
+    if said.activation is None:
         return
-    if activation not in ACTIVATIONS:
-        raise UserError(f"{file}: hidden_act is {activation}, fna builds {', '.join(ACTIVATIONS)}; {OTHERWISE}.")
-    wanted = ACTIVATIONS[activation]()
+    if said.activation not in ACTIVATIONS:
+        built = ", ".join(sorted({activation_name(module) for part in tower for module in part.modules() if is_activation(module)}))
+        known = ", ".join(ACTIVATIONS)
+        raise UserError(f"{said.file}: hidden_act is {said.activation}, not {built} or any of {known}; {said.otherwise}.")
+    wanted = ACTIVATIONS[said.activation]()
     for part in tower:
         for mlp in list(part.modules()):
             if "glu" in type(mlp).__name__.lower():
                 continue
             for name, module in list(mlp.named_children()):
                 if is_activation(module) and activation_name(module) != activation_name(wanted):
-                    setattr(mlp, name, ACTIVATIONS[activation]())
+                    setattr(mlp, name, ACTIVATIONS[said.activation]())

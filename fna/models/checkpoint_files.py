@@ -118,6 +118,8 @@ def load(path: str | Path) -> Any:
             _check_archive(file)
         elif start[8:9] == b"{" or (file.suffix == ".safetensors" and not start.startswith(PICKLE)):
             return _safetensors(file)
+        elif start.startswith(PICKLE) and start[1] > 2:  # torch writes protocol 2
+            raise UserError(f"{file}: a pickle that torch did not save, which could run code; save the weights with {ALONE}.")
         elif not start.startswith(PICKLE):
             raise UserError(
                 f"{file}: cannot be read as a checkpoint: neither safetensors nor a torch file (it begins with {start[:8]!r}), or "
@@ -176,8 +178,8 @@ def _truncated(file: Path, reason: str) -> Exception:
     if "allocate memory" in reason:
         return MemoryError(f"{file}: {reason}")
     reason = next(iter(reason.strip().splitlines()), "").rstrip(" .:")[:200]
-    if "magic number" in reason:
-        return UserError(f"{file}: a pickle that torch did not save, which could run code; save the weights with {ALONE}.")
+    if reason.startswith("Weights only load failed"):  # advice for programmers follows
+        reason = "its pickle is damaged, or torch did not save it"
     return UserError(
         f"{file}: cannot be read as a checkpoint ({reason}); it is truncated or in another format "
         "(safetensors or a plain torch file is wanted): fetch it again."

@@ -60,12 +60,12 @@ def unpack(loaded: Any, expected: Collection[str], path: object, part: str | Non
     if isinstance(loaded, nn.Module):
         raise UserError(f"{path}: holds a whole model; save its tensors alone: torch.save(model.state_dict(), FILE).")
     flat = dict(_flat(loaded)) if isinstance(loaded, Mapping) else {}
+    if _optimizer_alone(loaded, flat):
+        raise UserError(f"{path}: holds the state of an optimizer and no weights; give the file of the model's state_dict.")
     if not flat:
         raise UserError(f"{path}: holds {_instead(loaded)}, not tensors by name; {_mend(loaded)}.")
     if odd := next((name for name in flat if not name.isprintable()), None):
         raise UserError(f"{path}: a tensor is named {odd[:80]!r}; the file is damaged, or no checkpoint.")
-    if all(name.split(".")[0] in (*TRAINING, "param_groups") for name in flat) or _is_optimizer(loaded):
-        raise UserError(f"{path}: holds the state of an optimizer and no weights; give the file of the model's state_dict.")
     names = _without_inner(flat)
     places = _places(names, set(expected)) or {_plain_prefix(names): set(names)}
     chosen, others = _choose(places, part, path)
@@ -78,9 +78,11 @@ def unpack(loaded: Any, expected: Collection[str], path: object, part: str | Non
     return Checkpoint(state, chosen, others, _beside(loaded, left, (chosen, *others)))
 
 
-def _is_optimizer(loaded: Any) -> bool:
-    """Whether this is what an optimizer's own state_dict() gives."""
-    return isinstance(loaded, Mapping) and set(loaded) == {"state", "param_groups"}
+def _optimizer_alone(loaded: Any, flat: Collection[str]) -> bool:
+    """Whether this is an optimizer's own state_dict(), or holds nothing but one and what else training keeps."""
+    if not isinstance(loaded, Mapping) or set(loaded) == {"state", "param_groups"}:
+        return isinstance(loaded, Mapping)
+    return any("optim" in str(key) for key in loaded) and all(name.split(".")[0] in TRAINING for name in flat)
 
 
 def _arrays(loaded: Any) -> bool:

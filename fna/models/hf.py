@@ -16,6 +16,7 @@ from torch import Tensor
 from fna.errors import UserError
 from fna.models import weights
 from fna.models.base import Model, Weights, pixels
+from fna.models.beside import filled
 from fna.models.checkpoint_files import load, weights_file
 from fna.models.checkpoints import unpack
 from fna.models.heads import labels, read_classes
@@ -162,13 +163,10 @@ class HuggingFaceModel:
     @property
     def _vision(self) -> dict[str, Any]:
         """The settings of the image tower, with what config.json leaves to transformers' defaults."""
-        import transformers
-
-        kind = self._config.get("model_type")
-        if kind not in KNOWN:
+        if self._config.get("model_type") not in KNOWN:
             return {}
-        made = transformers.AutoConfig.for_model(**self._config)
-        return getattr(made, "vision_config", made).to_dict()
+        whole = filled(self._config, self._folder / "config.json")
+        return dict(whole.get("vision_config") or whole)
 
     @cached_property
     def _class_name(self) -> str:

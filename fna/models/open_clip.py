@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -86,10 +85,13 @@ class OpenClipModel:
         if self.tokenizer is not None and not any((Path(self.tokenizer) / name).is_file() for name in TOKENIZER_FILES):
             raise UserError(f"model.tokenizer={self.tokenizer}: no folder with a tokenizer ({', '.join(TOKENIZER_FILES[:3])}).")
         tag = self._tag()
+        quick = self._quick(tag)
         if self.random:
             return
         weights.check_file(self._local_file(), self._sha256())
-        open_clip_pixels.said_beside(folder_of(self.checkpoint))
+        if (folder := folder_of(self.checkpoint)) is not None:
+            open_clip_pixels.said_beside(folder)
+            open_clip_files.check_config(folder, self._config() | {"quick_gelu": quick}, self._given(), self.name)
         if self._local_file() is None:
             repository, _, file = tag.get("hf_hub", "").rpartition("/")
             what = f"the weights of open_clip {self.name} {self.pretrained}"
@@ -180,20 +182,23 @@ class OpenClipModel:
             return self.quick_gelu
         return not fixed and bool(config.get("quick_gelu") or tag.get("quick_gelu"))
 
+    def _given(self) -> tuple[str, ...]:
+        """Keys of an open_clip config that were said otherwise."""
+        return () if self.quick_gelu is None else ("quick_gelu",)
+
     def _follow(self, net: Any) -> dict[str, Any]:
         """Run both towers as the config.json beside the weights says; what of it other settings do not show."""
         folder = folder_of(self.checkpoint)
         if folder is None or not model_config(folder):
             return {}
-        file = folder / "config.json"
         shown: dict[str, Any] = {}
         towers = {"vision": [net.visual], "text": [part for name, part in net.named_children() if name != "visual"]}
         for name, said in beside.said(folder).items():
-            beside.check_heads(towers[name], said.heads, file, f"open_clip {self.name}")
+            beside.check_heads(towers[name], said, f"open_clip {self.name}")
             if beside.set_eps(towers[name], said.eps):
                 shown[f"{name}_norm_eps"] = said.eps
             if self.quick_gelu is None:
-                beside.set_activation(towers[name], said.activation, file)
+                beside.set_activation(towers[name], said)
         tower = getattr(net.visual, "trunk", None) or net.visual.transformer
         text = activation_of(nn.ModuleList(towers["text"]))
         shown |= {"activation": activation_of(tower)}
@@ -245,7 +250,7 @@ class OpenClipModel:
 
         folder = self._folder()
         with self._reaching():
-            config = open_clip.get_model_config(self.name) if folder is None else _folder_config(folder)
+            config = open_clip.get_model_config(self.name) if folder is None else open_clip_files.folder_config(folder)
         if config is None:
             raise UserError(f"model.name={self.name}: open_clip has no such model; open_clip.list_models() lists them.")
         return dict(config)
@@ -345,14 +350,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-def _folder_config(folder: Path) -> Any:
-    path = folder / "open_clip_config.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: no open_clip config ({weights.first_line(error)}); it must hold model_cfg.") from error
 
 
 def openai_templates() -> list[Callable[[str], str]]:

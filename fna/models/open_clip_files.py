@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from fna.models.settings import Grid, table_grid
 
 # OpenAI's files keep these numbers beside the weights; position_ids are counted anew by every library.
 SPARE = ("input_resolution", "context_length", "vocab_size")
+CONFIG = "open_clip_config.json"
 TABLES = ("visual.positional_embedding", "visual.trunk.pos_embed")
 
 
@@ -73,14 +76,44 @@ def made_for(path: str, state: Mapping[str, Tensor], net: Any, name: str, size: 
     return pixels
 
 
+def check_config(folder: Path, built: Mapping[str, Any], apart: Collection[str], name: str) -> None:
+    """Raise `UserError` where an open_clip_config.json beside the weights says another architecture than is ``built``.
+
+    ``apart``: keys that were said otherwise.
+    """
+    if not (folder / CONFIG).is_file():
+        return
+    said, own = _flat(folder_config(folder)), _flat(built)
+    wrong = [key for key in {**said, **own} if said.get(key) != own.get(key) and key not in apart]
+    if wrong:
+        what = f"{wrong[0]} is {said.get(wrong[0])}, {name} has {own.get(wrong[0])}"
+        raise UserError(f"{folder / CONFIG}: {what}; model.name=local-dir:{folder} runs it as it says.")
+
+
 def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> None:
     """Load the tensors into ``net``. Raises `UserError` for what does not fit, naming what would."""
     problem = weights.misfit(net.state_dict(), state)
     if problem:
-        better = looks_like(state, name)
+        better = None if weights.whole_numbers(net.state_dict(), state) else looks_like(state, name)
         hint = f"; this looks like {better}: give model.name={better}" if better else ""
         raise UserError(f"{path}: does not fit open_clip {name}: {problem}{hint}.")
     net.load_state_dict(dict(state), strict=True)
+
+
+def folder_config(folder: Path) -> dict[str, Any]:
+    """model_cfg of a folder's open_clip_config.json."""
+    path = folder / CONFIG
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["model_cfg"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: no open_clip config ({weights.first_line(error)}); it must hold model_cfg.") from error
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's settings by dotted names; what says no (``quick_gelu: false``, null) is left out, as it often is."""
+    parts = {key: value if isinstance(value, Mapping) else {"": value} for key, value in config.items()}
+    flat = {f"{key}.{name}".rstrip("."): value for key, part in parts.items() for name, value in part.items()}
+    return {key: value for key, value in flat.items() if value not in (None, False)}
 
 
 def layout(visual: Any) -> tuple[Grid, Grid]:

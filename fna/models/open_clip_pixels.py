@@ -9,20 +9,29 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from fna.models.hf_files import preprocessing
+from fna.models.hf_files import preprocessing, read_json
 from fna.models.hf_pixels import share, squashes
 from fna.models.hf_pixels import transform as by_steps
+from fna.models.open_clip_files import CONFIG
 
 KEYS = ("mean", "std", "interpolation", "resize_mode")
 
 
 def said_beside(folder: Path | None) -> dict[str, Any]:
     """What the preprocessor_config.json in a folder says, in open_clip's words, with ``crop_pct`` where a part is cut off."""
-    said = preprocessing(folder)
+    said = _own(folder) | preprocessing(folder)
     if "resize" in said:
         said["resize_mode"] = "squash" if squashes(said) else "shortest"
         said["crop_pct"] = share(said)
     return {key: value for key, value in said.items() if key in (*KEYS, "crop_pct")}
+
+
+def _own(folder: Path | None) -> dict[str, Any]:
+    """preprocess_cfg of an open_clip_config.json."""
+    if folder is None or not (folder / CONFIG).is_file():
+        return {}
+    found = read_json(folder / CONFIG).get("preprocess_cfg") or {}
+    return {key: value for key, value in found.items() if key in KEYS and value is not None}
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:

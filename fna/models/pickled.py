@@ -23,14 +23,21 @@ def tensors_key(file: Path) -> str | None:
 
 def _keys_of_mappings(file: Path) -> Iterator[str]:
     """Texts in the pickle that a mapping follows: ``{"model": {...}}``, ``{"model": OrderedDict(...)}``."""
-    text: str | None = None
+    before: str | None = None
+    last: str | None = None  # of what was just made: a text, or None
+    memo: dict[Any, str | None] = {}  # an interned word is written once and then referred to
     for name, value in _opcodes(file):
         if name in MEMO:
+            memo[len(memo) if value is None else value] = last
             continue
-        mapping = name == "EMPTY_DICT" or (name == "GLOBAL" and str(value) == "collections OrderedDict")
-        if mapping and text is not None:
-            yield text
-        text = value if "UNICODE" in name else None
+        before, last = last, None
+        if name == "EMPTY_DICT" or (name == "GLOBAL" and str(value) == "collections OrderedDict"):
+            if before is not None:
+                yield before
+        elif "UNICODE" in name:
+            last = value
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            last = memo.get(value)
 
 
 def _opcodes(file: Path) -> Iterator[tuple[str, Any]]:

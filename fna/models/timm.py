@@ -17,7 +17,7 @@ from fna.models.hf_files import folder_of, model_config, preprocessing, unread_c
 from fna.models.hf_pixels import share, squashes
 from fna.models.settings import activation_of, in_words, otherwise, resampled, resampling_note, unresampled_note
 from fna.ops.contract import Tokens
-from fna.values import Count, Domain, Positive, Share, between, check_fields, of_length
+from fna.values import Count, Domain, Positive, between, check_fields, of_length, within
 
 HUB = ("hf-hub:", "hf_hub:")
 DATA_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
@@ -49,7 +49,7 @@ class TimmModel:
     mean: Annotated[Sequence[float], of_length(3)] | None = None
     std: Annotated[Sequence[Positive], of_length(3)] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
-    crop_pct: Share | None = None
+    crop_pct: Annotated[float, within(0, 1)] | None = None
     crop_mode: Literal["center", "squash", "border"] | None = None
     part: str | None = None
     positions: Literal["timm", "transformers"] | None = None
@@ -71,14 +71,13 @@ class TimmModel:
 
     def check(self) -> None:
         """Raise `UserError` for a missing file, a name that is out of reach, or for no word on where the weights come from."""
-        import timm
 
         check_fields(self, "model")
         weights.check_choice(self.name, bool(self.pretrained), self.checkpoint, self.random)
         if self.name.startswith(HUB):
             weights.check_hub(self.name, "config.json")
-        elif ":" not in self.name and not timm.is_model(self.name.split(".")[0]):
-            raise UserError(f"model.name={self.name}: timm has no such model; timm.list_models('vit*') lists them.")
+        elif ":" not in self.name:
+            timm_files.check_name(self.name)
         if self.checkpoint is None:
             for key, does in (("part", "chooses among the parts of a file"), ("sha256", "tells one file from others")):
                 if getattr(self, key) is not None:
@@ -88,9 +87,7 @@ class TimmModel:
         if self.classes is not None:
             read_classes(self.classes)
         if self.checkpoint is None and not self.random and ":" not in self.name:
-            known = timm.get_pretrained_cfg(self.name, allow_unregistered=True)
-            where = known.hf_hub_id if known is not None and not known.file else None
-            weights.check_published(f"the weights of timm {self.name}", where, ("model.safetensors", "pytorch_model.bin"))
+            timm_files.check_published(self.name)
 
     def build(self, *, image_size: int | tuple[int, int] | None, device: str, dtype: str, seed: int) -> Model:
         """The model in eval mode on ``device``. Raises `UserError` for weights, sizes and facts that do not fit."""
@@ -143,13 +140,11 @@ class TimmModel:
 
     def _follow(self, net: Any) -> float | None:
         """Run the network as the config.json beside its weights says; the LayerNorms' epsilon, None where timm's own stays."""
-        folder = folder_of(self.checkpoint)
-        said = beside.said(folder)["vision"]
+        said = beside.said(folder_of(self.checkpoint))["vision"]
         eps = said.eps if self.norm_eps is None else self.norm_eps
         beside.set_eps([net], eps)
-        if folder is not None:
-            beside.check_heads([net], said.heads, folder / "config.json", f"timm {self.name}")
-            beside.set_activation([net], said.activation, folder / "config.json")
+        beside.check_heads([net], said, f"timm {self.name}")
+        beside.set_activation([net], said)
         return None if eps is None else float(eps)
 
     def _run_as(self, settings: dict[str, Any], pixel: dict[str, Any]) -> list[str]:

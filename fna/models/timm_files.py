@@ -16,9 +16,41 @@ from fna.models.checkpoints import Checkpoint, unpack
 from fna.models.settings import table_grid
 
 # What is no part of the running network, in whoever's file it lies.
-SPARE = ("mask_token", "embeddings.mask_token", "pre_logits.fc.weight", "pre_logits.fc.bias")
+SPARE = (
+    "mask_token",
+    "embeddings.mask_token",
+    "pre_logits.fc.weight",
+    "pre_logits.fc.bias",
+    "pooler.dense.weight",
+    "pooler.dense.bias",
+)
 SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1408: "giant", 1536: "giant", 1664: "gigantic"}
 TRIED = 8  # models that are built (without memory) to see whether one would take the file
+
+
+def check_name(name: str) -> None:
+    """Raise `UserError` for a model, or a tag of its weights, that timm does not have."""
+    import timm
+
+    plain, _, tag = name.partition(".")
+    if not timm.is_model(plain):
+        raise UserError(f"model.name={name}: timm has no such model; timm.list_models('vit*') lists them.")
+    try:
+        timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as error:
+        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{plain}.*")]
+        raise UserError(f"model.name={name}: timm has no weights {tag} of {plain}; it has {', '.join(tags) or 'none'}.") from error
+
+
+def check_published(name: str) -> None:
+    """Raise `UserError` for a model without published weights, and for ones that are out of reach."""
+    import timm
+
+    known = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if known is None or not known.has_weights:
+        raise UserError(f"model.name={name}: timm has no weights for it; give model.checkpoint=PATH, or another model.name.")
+    where = None if known.file else known.hf_hub_id
+    weights.check_published(f"the weights of timm {name}", where, ("model.safetensors", "pytorch_model.bin"))
 
 
 def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, Tensor]]:
@@ -97,7 +129,7 @@ def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> list[str
     problem = weights.misfit(expected, state)
     if problem:
         what = f"timm {name} with {net.num_classes} classes"
-        better = looks_like(state, name)
+        better = None if weights.whole_numbers(expected, state) else looks_like(state, name)
         hint = f"; this looks like {better}: give model.name={better}" if better else ""
         raise UserError(f"{path}: does not fit {what}: {problem}{hint}.")
     net.load_state_dict(dict(state), strict=True)

@@ -252,3 +252,74 @@ def test_what_holds_no_tensors_is_named() -> None:
     for loaded, words in (([1], "holds list"), ({}, "an empty dict"), ({"a": 1}, "holds dict"), (torch.ones(2), "holds Tensor")):
         with pytest.raises(UserError, match=words):
             unpack(loaded, NAMES, "c.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_torch_file_named_safetensors_is_read_as_what_it_is(zipped: bool, tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "w.safetensors", _use_new_zipfile_serialization=zipped)
+    assert same(load(tmp_path / "w.safetensors"), state())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({name: tensor.numpy() for name, tensor in state().items()}, r"holds numpy arrays.*torch\.from_numpy"),
+        ({"model": {"a": np.zeros(2)}}, r"holds numpy arrays.*torch\.from_numpy"),
+        ({"optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}, "epoch": 3}, "an optimizer and no weights"),
+        ({"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1}]}, "an optimizer and no weights"),
+        ({"optimizer_states": [{"state": {}}], "epoch": 3}, "an optimizer and no weights"),
+        ({**state(), "head\nweight": torch.ones(1)}, r"a tensor is named 'head\\nweight'"),
+    ],
+)
+def test_what_holds_no_weights_is_told_as_what_it_is(content: Any, words: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "c.pt")
+    with pytest.raises(UserError, match=words) as refused:
+        unpack(load(tmp_path / "c.pt"), NAMES, "c.pt")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("start", [b"", b"\x80\x02", b"\x80\x05"])
+def test_bytes_that_are_no_checkpoint_are_refused_in_our_own_words(start: bytes, tmp_path: Path) -> None:
+    (tmp_path / "r.pt").write_bytes(start + bytes(range(1, 200)))
+    with pytest.raises(UserError, match=r"r\.pt: ") as refused:
+        load(tmp_path / "r.pt")
+    assert "weights_only" not in str(refused.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("key", ["state_dict", "model", "ema"])
+def test_the_remedy_for_objects_names_the_key_that_holds_the_tensors(key: str, zipped: bool, tmp_path: Path) -> None:
+    content = {"args": argparse.Namespace(model="vit"), "epoch": 3, key: state(), "cfg": Config()}
+    torch.save(content, tmp_path / "c.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError) as refused:
+        load(tmp_path / "c.pt")
+    assert f"torch.load(FILE, weights_only=False)['{key}']" in str(refused.value)
+
+
+def test_the_remedy_for_objects_beside_tensors_at_the_top_keeps_the_tensors(tmp_path: Path) -> None:
+    torch.save({**state(), "cfg": Config()}, tmp_path / "c.pt")
+    with pytest.raises(UserError, match=r"\.items\(\) if isinstance\(tensor, torch\.Tensor\)"):
+        load(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize("address", ["https://host/a/w.pt", "s3://bucket/w.pt", "hf://owner/model"])
+def test_an_address_is_to_be_downloaded_and_keeps_its_slashes(address: str) -> None:
+    with pytest.raises(UserError, match=rf"^{address}: an address.*download it"):
+        weights_file(address)
+
+
+def test_paths_that_lead_nowhere_say_why(tmp_path: Path) -> None:
+    (tmp_path / "link.pt").symlink_to(tmp_path / "gone.pt")
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "model.safetensors").symlink_to("../blobs/abc")
+    (tmp_path / "file.pt").touch()
+    for name, words in {
+        "link.pt": r"a link to .*gone\.pt, which is not there",
+        "snapshot": r"model\.safetensors in it is a link to \.\./blobs/abc",
+        "file.pt/w.pt": r"file\.pt is a file, not a folder",
+        "x" * 300: "no such checkpoint",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            weights_file(tmp_path / name)
+    with pytest.raises(UserError, match="write the folder out"):
+        weights_file("~/w.pt")

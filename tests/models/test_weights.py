@@ -85,6 +85,9 @@ def test_a_pickle_with_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     [
         ({"weight": torch.zeros(2, 4)}, r"weight is \[2, 4\], expected \[2, 3\]"),
         ({"weight": None}, r"1 of 2 tensors are missing \(first: weight\)"),
+        ({"weight": torch.zeros(2, 3, dtype=torch.int8)}, r"weight holds whole numbers \(int8\), quantised weights"),
+        ({"bias": torch.zeros(2, dtype=torch.int64)}, r"bias holds whole numbers \(int64\), quantised weights"),
+        ({"weight": None, "l.qweight": torch.zeros(2)}, r"it holds quantised weights \(first: l\.qweight\)"),
         ({"extra": torch.zeros(1)}, r"1 of its tensors have no place there \(first: extra\)"),
     ],
 )
