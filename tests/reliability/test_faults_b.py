@@ -123,7 +123,7 @@ def test_weights_made_at_another_size_run_at_that_size_and_classes_named_as_form
     {
         "dataset=shapes_single task=released_head": "task.checkpoint is needed: the file of a released linear head.",
         "dataset=shapes_single task=released_head task.checkpoint=/nope.pth": "task.checkpoint=/nope.pth: no such file",
-        "dataset=shapes_seg task=segmentation task.head.checkpoint=/nope.pth": "task.head.checkpoint=/nope.pth: no such file",
+        "dataset=shapes_segmented task.head.checkpoint=/nope.pth": "task.head.checkpoint=/nope.pth: no such file",
         "model=clip model.pretrained=nope": "model.pretrained=nope: zoo:clip_shapes is embedded in fna with its weights",
         "model=clip model.tokenizer=/nope": "model.tokenizer=/nope: no folder with a tokenizer",
         "model=clip model.checkpoint=https://host/w.pt": "https://host/w.pt: an address, not a path on this machine",
@@ -131,6 +131,4 @@ def test_weights_made_at_another_size_run_at_that_size_and_classes_named_as_form
     }.items(),
 )
 def test_what_is_wrong_with_weights_is_said_before_any_are_loaded(words: str, said: str) -> None:
-    with pytest.raises(UserError) as refused:
-        asked(words)
-    assert str(refused.value).startswith(said)
+    assert (asked(words.split()) or "was taken").startswith(said)
