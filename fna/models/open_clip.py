@@ -92,8 +92,11 @@ class OpenClipModel:
         if (folder := folder_of(self.checkpoint)) is not None:
             open_clip_pixels.said_beside(folder)
             open_clip_files.check_config(folder, self._config() | {"quick_gelu": quick}, self._given(), self.name)
-        if self._local_file() is None:
-            repository, _, file = tag.get("hf_hub", "").rpartition("/")
+
+    def check_published(self) -> None:
+        """Raise `UserError` for published weights that are neither on this machine nor within reach."""
+        if not self.random and self._local_file() is None:
+            repository, _, file = self._tag().get("hf_hub", "").rpartition("/")
             what = f"the weights of open_clip {self.name} {self.pretrained}"
             weights.check_published(what, repository, [file] if file else PUBLISHED)
 

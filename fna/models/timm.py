@@ -86,6 +86,9 @@ class TimmModel:
         self._beside()
         if self.classes is not None:
             read_classes(self.classes)
+
+    def check_published(self) -> None:
+        """Raise `UserError` for published weights that are not there, or neither on this machine nor within reach."""
         if self.checkpoint is None and not self.random and ":" not in self.name:
             timm_files.check_published(self.name)
 

@@ -46,6 +46,8 @@ def load(asked: Asked) -> Loaded:
     for note in asked.notes:
         say(note)
     say(asked.sentence())
+    if hasattr(asked.model, "check_published"):
+        asked.model.check_published()
     dataset = listed_once(asked.dataset.load(cfg.limit))
     model = asked.model.build(image_size=_size(cfg), device=device, dtype=cfg.dtype, seed=cfg.seed)
     model.config = model_config(cfg)

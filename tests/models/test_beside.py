@@ -255,6 +255,7 @@ def test_what_cannot_be_is_refused_before_anything_is_built(source: Any, words: 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/nonexistent")
     with pytest.raises(UserError) as refused:
         source.check()
+        source.check_published()
     assert words in str(refused.value)
 
 
