@@ -253,9 +253,13 @@ def test_values_given_in_code_are_held_as_those_of_the_command_line(given: dict[
 def test_what_cannot_be_is_refused_before_anything_is_built(source: Any, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fna.models.weights._hub_answers", lambda endpoint: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/nonexistent")
-    with pytest.raises(UserError) as refused:
+
+    def before_building() -> None:
         source.check()
         source.check_published()
+
+    with pytest.raises(UserError) as refused:
+        before_building()
     assert words in str(refused.value)
 
 
