@@ -6,8 +6,6 @@ A sampler is called with q, k, v ``[B, H, N, d]``, the site, how many landmarks,
 
 from __future__ import annotations
 
-import zlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
@@ -18,6 +16,7 @@ from torch import Tensor
 from fna.ops.checks import check_grid
 from fna.ops.contract import BadInput, Site, Unsupported, whole
 from fna.ops.farthest import farthest_points
+from fna.ops.seeded import uniform
 from fna.values import between
 
 FEATURES = ("q", "k", "v", "qk", "input", "sketch")
@@ -209,21 +208,9 @@ def _lowest(score: Tensor, count: int, kept: Tensor | None, allowed: Tensor | No
 
 
 def _random_scores(x: Tensor, count: int, seed: int, layer: int) -> Tensor:
-    """The same random order of the tokens for every row, drawn on the CPU so that all devices agree: ``[B, N]``."""
+    """The same random order of the tokens for every row: ``[B, N]``."""
     tokens = whole(x.shape[1])
-    key = zlib.crc32(repr((seed, layer, tokens, count)).encode())
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():
-        # On a thread of its own, where nobody records: the order becomes a constant of the graph, not a new draw a call.
-        with ThreadPoolExecutor(1) as aside:
-            scores = torch.tensor(aside.submit(lambda: _uniform(tokens, key).tolist()).result(), dtype=torch.float64)
-    else:
-        scores = _uniform(tokens, key)
-    return scores.to(x.device).expand(x.shape[0], -1)
-
-
-def _uniform(tokens: int, key: int) -> Tensor:
-    """Numbers in 0..1, float64 ``[N]``, by ``key`` alone."""
-    return torch.rand(tokens, generator=torch.Generator().manual_seed(key), dtype=torch.float64)
+    return uniform((tokens,), seed, layer, tokens, count).to(x.device).expand(x.shape[0], -1)
 
 
 def _even_scores(

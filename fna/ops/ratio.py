@@ -1,0 +1,28 @@
+"""One normaliser in place of a softmax a factor: numerators over denominators, where a denominator can be trusted.
+
+Weights that come out of an inverse may be negative, so a row's denominator may be near zero or below it. Such a row is answered by
+attention over the landmarks alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+LEAST = 1e-3  # of the sum of the absolute terms: below that a denominator is what its own cancellation has left
+
+
+def ratio(weights: Tensor, values: Tensor, masses: Tensor, instead: Callable[[], Tensor]) -> Tensor:
+    """``weights @ values / weights @ masses``: weights ``[..., N, M]`` of at least 0, values ``[..., M, d]``, masses ``[..., M, 1]``.
+
+    ``instead`` makes the output ``[..., N, d]`` of rows whose denominator is not positive; it is not called where there are none.
+    """
+    sums = weights @ torch.cat((values, masses, masses.abs()), -1)
+    over, under, size = sums[..., :-2], sums[..., -2:-1], sums[..., -1:]
+    sound = under > LEAST * size
+    out = over / torch.where(sound, under, 1.0)
+    if torch.jit.is_tracing() or torch.compiler.is_compiling() or not bool(sound.all()):
+        out = torch.where(sound, out, instead())
+    return out
