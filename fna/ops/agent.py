@@ -4,10 +4,10 @@ A few agents ask in the place of all queries, and the queries then ask the agent
 
     out = softmax(s^κ Q Aᵀ) softmax(s A Kᵀ) V + shortcut V        A: queries pooled on the grid, κ = 0.3, shortcut = 0.075
 
-κ and the shortcut (a token's own value) are AgentSD's constants and can be changed; κ = 1, shortcut = 0 is equation 4. Not kept: AgentSD
-finds its agents by merging tokens before the query projection, here they are pooled queries as in the trained model, and prefix and
-suffix tokens are agents of their own; AgentSD answers exactly where agents are more than half the tokens. The trained model's biases
-and depth-wise convolution need training. Time O(N M d) a head.
+κ and the shortcut (a token's own value) are AgentSD's constants and can be changed; κ = 1, shortcut = 0 is equation 4. Not kept:
+AgentSD finds its agents by merging tokens before the query projection, here they are pooled queries as in the trained model, and
+prefix and suffix tokens are agents of their own; AgentSD answers exactly where agents are more than half the tokens. The trained
+model's biases and depth-wise convolution need training. Time O(N M d) a head.
 """
 
 from __future__ import annotations

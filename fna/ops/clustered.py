@@ -2,10 +2,10 @@
 
     out = softmax(s Q k̄ᵀ + log n) v̄        k̄, v̄, n: means and sizes of the clusters of a head's keys
 
-The key-side twin of clustered attention (Vyas et al. 2020, arXiv 2007.04825, section 3.2, which clusters queries), with token merging's
-proportional attention (Bolya et al. 2022, arXiv 2210.09461, equation 1) as its weights. Clusters are a head's and a block's own, as
-there; its Hamming-distance k-means on sign hashes is a Euclidean one from a farthest-point start here. Prefix tokens are clusters of
-their own. Time O(N M d) a head, Lloyd steps included.
+The key-side twin of clustered attention (Vyas et al. 2020, arXiv 2007.04825, section 3.2, which clusters queries), with token
+merging's proportional attention (Bolya et al. 2022, arXiv 2210.09461, equation 1) as its weights. Clusters are a head's and a
+block's own, as there; its Hamming-distance k-means on sign hashes is a Euclidean one from a farthest-point start here. Prefix
+tokens are clusters of their own. Time O(N M d) a head, Lloyd steps included.
 """
 
 from __future__ import annotations

@@ -30,13 +30,13 @@ class Pooling:
         return torch.cat((first, means, last), 2).to(x.dtype)
 
     def masses(self, like: Tensor) -> Tensor:
-        """What each pooled token of ``like`` ``[B, H, N, d]`` counts for: the sum of its tokens' weights, ``[B, M]`` (or ``[1, M]``)."""
+        """What each pooled token of ``like`` ``[B, H, N, d]`` counts for: its tokens' weights, ``[B or 1, M]``."""
         weights = like.new_ones(1, whole(like.shape[2]), dtype=torch.float32) if self.weights is None else self.weights
         first, patches, last = self._parts(weights, 1)
         return torch.cat((first, self._sums(patches[:, None, :, None])[:, 0, :, 0], last), 1)
 
     def bias(self) -> Tensor | None:
-        """Added to the logits of the pooled tokens as keys, ``[B, M]``: log of the mean weight of what is seen, -inf where nothing."""
+        """Added to the logits of the pooled tokens as keys, ``[B, M]``: log of the mean weight of what is seen, or -inf."""
         if self.weights is None:
             return None
         seen = Pooling(self.prefix, self.grid, self.cells, (self.weights > 0).to(self.weights.dtype))
@@ -90,6 +90,6 @@ def cells(rows: int, columns: int, count: int) -> tuple[int, int]:
 
 
 def _windows(size: int, parts: int, like: Tensor) -> Tensor:
-    """Which of ``size`` positions lie in which of ``parts`` windows, from floor(i size / parts) up to ceil((i + 1) size / parts)."""
+    """Which of ``size`` positions lie in which window: the i-th goes from floor(i size / parts) to ceil((i + 1) size / parts)."""
     at, part = torch.arange(size, device=like.device), torch.arange(parts, device=like.device)[:, None]
     return ((at >= part * size // parts) & (at < -(-(part + 1) * size // parts))).to(like.dtype)

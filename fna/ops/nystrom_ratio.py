@@ -1,13 +1,14 @@
-"""FNA's three factors under one normaliser in place of three softmaxes, as PnP-Nystra (arXiv 2506.08520) has it for pooled landmarks.
+"""FNA's three factors under one normaliser in place of three softmaxes; PnP-Nystra (arXiv 2506.08520) has it for pooled ones.
 
 With landmark tokens p, scale s and unnormalised kernels, b_r the same number for a landmark's row in A and in B:
 
     F = exp(s Q k_pᵀ)    A = exp(s q_p k_pᵀ - b)    B = exp(s q_p Kᵀ - b)
     out = F A⁺ B V / F A⁺ B 1
 
-b is the log-sum-exp of A's row, so that A is FNA's own row-stochastic block and `fna.ops.inverse` applies; the inverse is truncated, so
-the choice matters: with the maximum of B's row, A's rows would be of any size. Rows of F need no normaliser, it cancels. Rows without
-a positive denominator: see `fna.ops.ratio`. The formula is derived, no paper's; time O(N M d + M^3) a head.
+b is the log-sum-exp of A's row, so that A is FNA's own row-stochastic block and `fna.ops.inverse` applies; the inverse is
+truncated, so the choice matters: with the maximum of B's row, A's rows would be of any size. Rows of F need no normaliser, it
+cancels. Rows without a positive denominator: see `fna.ops.ratio`. The formula is derived, no paper's; time O(N M d + M^3) a
+head.
 """
 
 from __future__ import annotations

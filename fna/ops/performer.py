@@ -1,11 +1,11 @@
 """Performer's FAVOR+ without training (Choromanski et al. 2021, arXiv 2009.14794, lemma 1): positive random features of the kernel.
 
-    φ(x) = m^-1/2 (exp(ω x - |x|² / 2 - c) + ε),  x = s^1/2 q or s^1/2 k,  ω [m, d] orthogonal in blocks, rows as long as normal ones
+    φ(x) = m^-1/2 (exp(ω x - |x|² / 2 - c) + ε),  x = s^1/2 q or s^1/2 k,  ω [m, d] orthogonal in blocks, rows of normal length
     out = φ(Q) (φ(K)ᵀ V) / φ(Q) (φ(K)ᵀ 1)
 
-c is the largest feature of a query, and of a head's keys together. ε = 1e-4 is added after the exponential, as in the released code,
-and m = d log d as there. A negative control: its variance grows with exp(|q|² + |k|²), and pretrained models have large norms.
-Time O(N m d) a head.
+c is the largest feature of a query, and of a head's keys together. ε = 1e-4 is added after the exponential, as in the released
+code, and m = d log d as there. A negative control: its variance grows with exp(|q|² + |k|²), and pretrained models have large
+norms. Time O(N m d) a head.
 """
 
 from __future__ import annotations

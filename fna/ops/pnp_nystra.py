@@ -4,9 +4,10 @@ With q̄, k̄ the means over the cells of a grid, φ(x) = exp(min(x, 0)) + max(x
 
     out = F A⁺ B V / F A⁺ B 1        F = φ(s Q k̄ᵀ)    A = φ(s q̄ k̄ᵀ)    B = φ(s q̄ Kᵀ)
 
-φ is the released code's stand-in for exp that cannot overflow; it is kept, so even the exact inverse does not give softmax attention.
-Its start of the inverse, which divides by a maximum over the whole batch, is not: ours is per matrix. Prefix and suffix tokens are
-landmarks of their own (the restoration models it was made for have none). Rows without a positive denominator: see `fna.ops.ratio`.
+φ is the released code's stand-in for exp that cannot overflow; it is kept, so even all tokens do not give softmax attention.
+Its start of the inverse, which divides by a maximum over the whole batch, is not: ours is per matrix. Prefix and suffix tokens
+are landmarks of their own (the restoration models it was made for have none). Rows without a positive denominator: see
+`fna.ops.ratio`.
 """
 
 from __future__ import annotations

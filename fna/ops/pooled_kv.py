@@ -1,4 +1,4 @@
-"""Keys and values average-pooled on the grid of patches, every query kept: ToDo (Smith et al. 2024, arXiv 2402.13573), as in ToMeSD.
+"""Keys and values average-pooled on the grid, every query kept: ToDo (Smith et al. 2024, arXiv 2402.13573).
 
     out = softmax(s Q pool(K)ᵀ) pool(V)
 

@@ -1,4 +1,4 @@
-"""Keys and values mixed at random into a few: Linformer (Wang et al. 2020, arXiv 2006.04768, equation 7) with projections never trained.
+"""Keys and values mixed at random into a few: Linformer (Wang et al. 2020, arXiv 2006.04768, equation 7), never trained.
 
     out = softmax(s Q (E K)ᵀ) (E V)        E [M, N], entries normal with variance 1 / M, one for keys and values
 

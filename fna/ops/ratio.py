@@ -15,7 +15,7 @@ LEAST = 1e-3  # of the sum of the absolute terms: below that a denominator is wh
 
 
 def ratio(weights: Tensor, values: Tensor, masses: Tensor, instead: Callable[[], Tensor]) -> Tensor:
-    """``weights @ values / weights @ masses``: weights ``[..., N, M]`` of at least 0, values ``[..., M, d]``, masses ``[..., M, 1]``.
+    """``weights @ values / weights @ masses``: weights ``[..., N, M]`` not negative, values ``[..., M, d]``, masses of width 1.
 
     ``instead`` makes the output ``[..., N, d]`` of rows whose denominator is not positive; it is not called where there are none.
     """

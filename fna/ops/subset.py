@@ -2,8 +2,8 @@
 
     out = softmax(s Q k_pᵀ) v_p
 
-Keys that were not sampled are not there. No paper's method; the sampled twin of `fna.ops.pooled_kv`, and what FNA (arXiv 2507.16018)
-would be without its inverse. Time O(N M d) a head.
+Keys that were not sampled are not there. No paper's method; the sampled twin of `fna.ops.pooled_kv`, and what FNA (arXiv
+2507.16018) would be without its inverse. Time O(N M d) a head.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 """WildCat (Schröder and Mackey, ICML 2026, arXiv 2602.10056, algorithms 1 to 3): attention over a weighted coreset of the keys.
 
-With scale s, keys recentred to mean zero and a temperature τ, h(a, b) = exp(s a·b / τ²), a head's own coreset S by randomly pivoted
-Cholesky on h, and W = h(K_S, K_S)⁻¹ h(K_S, K) the weights that reconstruct all keys from it best:
+With scale s, keys recentred to mean zero and a temperature τ, h(a, b) = exp(s a·b / τ²), a head's own coreset S by randomly
+pivoted Cholesky on h, and W = h(K_S, K_S)⁻¹ h(K_S, K) the weights that reconstruct all keys from it best:
 
     out_i = Σ_S exp(s q_i·k_S) (W V)_S / Σ_S exp(s q_i·k_S) (W 1)_S        clipped to the range of each channel of V
 
     τ² = R_K / R_Q · b / (2 W₀(b / 2ρ₀)),   b = log N / (s R_Q R_K) + 2,   ρ₀ = sqrt(1 + exp(2 W₀(2 / e²) + 2))
 
-R_Q and R_K are the largest norms of queries and recentred keys, W₀ Lambert's function. Kept of the released code: recentring, τ,
-clipping, and working with the Gaussian kernel exp(-s |a - b|² / 2τ²), which is h up to a factor a key. Not kept: global random numbers
-(ours are a site's own) and a division by any denominator (see `fna.ops.ratio`); bins are left out. Time O(N M d + N M²) a head.
+R_Q and R_K are the largest norms of queries and recentred keys, W₀ Lambert's function. Kept of the released code: recentring,
+τ, clipping, and working with the Gaussian kernel exp(-s |a - b|² / 2τ²), which is h up to a factor a key. Not kept: global
+random numbers (ours are a site's own) and a division by any denominator (see `fna.ops.ratio`); bins are left out. Time O(N M d
++ N M²) a head.
 """
 
 from __future__ import annotations
