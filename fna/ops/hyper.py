@@ -13,6 +13,7 @@ which sets only 192 of 255 neighbours one sign apart; ``order=inverse``, the def
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -50,46 +51,42 @@ class Hyper:
         """q, k, v ``[B, H, N, d]`` to ``[B, H, N, d]`` in q's dtype."""
         refuse(self, site, "causal", "dense")
         same_tokens(self, q, k, site)
-        tokens, block = whole(k.shape[2]), min(self.block, whole(k.shape[2]))
+        kind, tokens = q.dtype, whole(k.shape[2])
+        block = min(self.block, tokens)
+        q, k, v = (x.to(torch.promote_types(kind, torch.float32)) for x in (q, k, v))
         with site.clock("sampling"), full_precision(q):
-            planes = normal((whole(k.shape[3]), self.projections), "hyper", self.seed, site.layer, whole(k.shape[3])).float()
-            by_q, by_k = (self._sorted(x, planes.to(x.device), site.keys) for x in (q, k))
-            share = uniform((whole(k.shape[1]), self.samples), "hyper", self.seed, site.layer, tokens, self.samples).to(k.device)
-            supply = tokens if site.keys is None else site.keys.sum(1)[:, None, None]
-            place = (share * supply).long().clamp_max(tokens - 1).expand(k.shape[0], -1, -1)  # in the order of the keys
-        bias = additive(site.keys, site.key_bias)
-        bias = k.new_zeros(k.shape[:3]) if bias is None else bias[:, None].expand(k.shape[:3]).to(k.dtype)
+            by_q, by_k = (self._sorted(x, site) for x in (q, k))
+            supply = k.new_full((1, 1, 1), tokens) if site.keys is None else site.keys.sum(1).to(k.dtype)[:, None, None]
+            share = uniform((whole(k.shape[1]), self.samples), "hyper", self.seed, site.layer, tokens, self.samples).to(k)
+            place = (share * supply).long().clamp_max(tokens - 1).expand(k.shape[0], -1, -1)  # in the order of the sorted keys
         with site.clock("gather"):
+            bias = additive(site.keys, site.key_bias)
+            bias = k.new_zeros(k.shape[:3]) if bias is None else bias.to(k.dtype)[:, None].expand(k.shape[:3])
             padding = -tokens % block
             queries, keys, values = (
                 F.pad(_rows(x, order), (0, 0, 0, padding)).unflatten(2, (-1, block))
                 for x, order in ((q, by_q), (k, by_k), (v, by_k))
             )
-            own = F.pad(bias.gather(2, by_k), (0, padding), value=float("-inf")).unflatten(2, (-1, block))
+            near_bias = F.pad(bias.gather(2, by_k), (0, padding), value=float("-inf")).unflatten(2, (-1, block))
             drawn = by_k.gather(2, place)
-            far, far_values = _rows(k, drawn), _rows(v, drawn)
-        with site.clock("attention"):
-            wide = torch.promote_types(q.dtype, torch.float32)
-            near_logits = (site.scale * queries) @ keys.mT
-            far_logits = (site.scale * queries.flatten(2, 3)) @ far.mT
-            near_logits = near_logits.flatten(2, 3).to(wide) + own.repeat_interleave(block, 2).to(wide)
-            here = torch.arange(tokens + padding, device=q.device) // block
-            weight = (
-                bias.gather(2, drawn)[:, :, None].to(wide) + _log(supply, wide, q.device) - torch.log(torch.tensor(self.samples))
-            )
-            far_logits = (far_logits.to(wide) + weight).masked_fill((place // block)[:, :, None] == here[:, None], float("-inf"))
-            weights = softmax_rows(torch.cat((near_logits, far_logits), -1)).to(v.dtype)
-            near = (weights[..., :block].unflatten(2, (-1, block)) @ values).flatten(2, 3)
-            out = (near + weights[..., block:] @ far_values)[:, :, :tokens]
-        return torch.zeros_like(q).scatter(2, by_q[..., None].expand(-1, -1, -1, q.shape[-1]), out.to(q.dtype))
+            far_bias = bias.gather(2, drawn) + supply.clamp_min(1).log() - math.log(self.samples)
+        with site.clock("attention"), full_precision(q):
+            near = (site.scale * queries) @ keys.mT + near_bias[:, :, :, None]
+            far = (site.scale * queries.flatten(2, 3)) @ _rows(k, drawn).mT + far_bias[:, :, None]
+            own_block = torch.arange(tokens + padding, device=q.device)[:, None] // block == place[:, :, None] // block
+            weights = softmax_rows(torch.cat((near.flatten(2, 3), far.masked_fill(own_block, float("-inf"))), -1))
+            out = (weights[..., :block].unflatten(2, (-1, block)) @ values).flatten(2, 3) + weights[..., block:] @ _rows(v, drawn)
+        back = by_q[..., None].expand(-1, -1, -1, q.shape[3])
+        return torch.zeros_like(q).scatter(2, back, out[:, :, :tokens]).to(kind)
 
-    def _sorted(self, x: Tensor, planes: Tensor, keys: Tensor | None) -> Tensor:
+    def _sorted(self, x: Tensor, site: Site) -> Tensor:
         """Tokens of ``x`` ``[B, H, N, d]`` in the order of their buckets, ties by index, hidden ones last: int64 ``[B, H, N]``."""
-        signs = (x.to(planes.dtype) @ planes > 0).long()
-        number = (signs << torch.arange(self.projections, device=x.device)).sum(-1)
+        width = whole(x.shape[3])
+        planes = normal((width, self.projections), "hyper planes", self.seed, site.layer, width, self.projections).to(x)
+        number = ((x @ planes > 0).long() << torch.arange(self.projections, device=x.device)).sum(-1)
         bucket = inverse_gray(number) if self.order == "inverse" else number ^ (number >> 1)
-        if keys is not None:
-            bucket = torch.where(keys[:, None], bucket, 1 << self.projections)
+        if site.keys is not None:
+            bucket = torch.where(site.keys[:, None], bucket, 1 << self.projections)
         return bucket.argsort(dim=-1, stable=True)
 
 
@@ -98,12 +95,6 @@ def inverse_gray(code: Tensor) -> Tensor:
     for shift in (1, 2, 4, 8, 16):
         code = code ^ (code >> shift)
     return code
-
-
-def _log(supply: int | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """log of how many keys there are, as a tensor that broadcasts to the logits."""
-    counts = torch.as_tensor(supply, dtype=dtype, device=device).clamp_min(1)
-    return counts.log() if counts.dim() == 0 else counts[..., None].log()
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class Thin:
 
 
 def thinned(k: Tensor, v: Tensor, scale: float, count: int, failure: float, key: tuple[object, ...]) -> Tensor:
-    """The coreset of every head, ascending: int64 ``[B, H, count]`` for k and v ``[B, H, N, d]``. ``key``: what the draws are for."""
+    """Every head's coreset, ascending: int64 ``[B, H, count]`` for k and v ``[B, H, N, d]``. ``key``: what the draws are for."""
     wide = torch.promote_types(k.dtype, torch.float32)
     k, v = k.to(wide) * abs(scale) ** 0.5, v.to(wide)
     tokens = whole(k.shape[2])
@@ -92,26 +92,18 @@ def halved(kernel: Tensor, draws: Tensor, failure: float) -> Tensor:
     ``draws`` ``[..., n / 2 + 1]`` in 0..1: one a pair, and one that says which of the two halves it is.
     """
     n = kernel.shape[-1]
-    first, second = kernel[..., 0::2], kernel[..., 1::2]
-    pair = first - second  # [..., n, n / 2]: each token against each pair
-    pair = pair[..., 0::2, :] - pair[..., 1::2, :]  # [..., n / 2, n / 2]: pairs against pairs
-    spread = pair.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()  # of a pair's two tokens
+    pair = kernel[..., 0::2] - kernel[..., 1::2]
+    pair = pair[..., 0::2, :] - pair[..., 1::2, :]  # [..., n / 2, n / 2]: inner products of the pairs' differences
+    spread = pair.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
     slack = 0.5 + math.log(2 * n / failure)
-    signs, largest = [], torch.zeros_like(spread[..., 0])
+    sign, largest = torch.zeros_like(spread), torch.zeros_like(spread[..., 0])
     for step in range(n // 2):
         largest = torch.maximum(largest, spread[..., step])
-        lean = sum_of(signs, pair[..., step, :step], largest)
-        bound = slack * spread[..., step] * largest
-        towards_first = draws[..., step] < 0.5 * (1 - lean / bound.clamp_min(torch.finfo(bound.dtype).tiny))
-        signs.append(torch.where(towards_first, 1.0, -1.0).to(pair.dtype))
-    sign = torch.stack(signs, -1)
+        lean = (sign * pair[..., step, :]).sum(-1)  # later pairs have no sign yet
+        bound = (slack * spread[..., step] * largest).clamp_min(torch.finfo(kernel.dtype).tiny)
+        sign[..., step] = torch.where(draws[..., step] < 0.5 * (1 - lean / bound), 1.0, -1.0)
     sign = torch.where(draws[..., -1:] < 0.5, sign, -sign)
     return 2 * torch.arange(n // 2, device=kernel.device) + (sign < 0).long()
-
-
-def sum_of(signs: list[Tensor], terms: Tensor, like: Tensor) -> Tensor:
-    """The signed sum of the terms so far, zero before the first."""
-    return (torch.stack(signs, -1) * terms).sum(-1) if signs else torch.zeros_like(like)
 
 
 def _kernel(k: Tensor, v: Tensor, norm: Tensor) -> Tensor:
