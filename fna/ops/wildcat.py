@@ -5,7 +5,7 @@ pivoted Cholesky on h, and W = h(K_S, K_S)⁻¹ h(K_S, K) the weights that recon
 
     out_i = Σ_S exp(s q_i·k_S) (W V)_S / Σ_S exp(s q_i·k_S) (W 1)_S        clipped to the range of each channel of V
 
-    τ² = R_K / R_Q · b / (2 W₀(b / 2ρ₀)),   b = log N / (s R_Q R_K) + 2,   ρ₀ = sqrt(1 + exp(2 W₀(2 / e²) + 2))
+    τ² = R_K / R_Q · b / (2 W₀(b / 2ρ₀)),   b = log N / (s R_Q R_K) + 2,   ρ₀ = sqrt(1 + exp(W₀(2 / e²) + 2))
 
 R_Q and R_K are the largest norms of queries and recentred keys, W₀ Lambert's function. Kept of the released code: recentring,
 τ, clipping, and working with the Gaussian kernel exp(-s |a - b|² / 2τ²), which is h up to a factor a key. Not kept: global
@@ -30,7 +30,7 @@ from fna.ops.ratio import ratio
 from fna.ops.seeded import uniform
 from fna.values import Count, between
 
-TWO_RHO_0 = 6.383202050647408
+TWO_RHO_0 = 6.383202050647408  # as released; a comment there has 2 W₀ in the exponent, which makes 7.06
 
 
 @dataclass(frozen=True)
