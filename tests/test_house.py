@@ -171,7 +171,7 @@ def test_doors(file: Path) -> None:
 
 
 def test_ops_import_torch_and_nothing_else() -> None:
-    allowed = {"torch", "torch_quickfps", "triton", "fna", *sys.stdlib_module_names}
+    allowed = {"torch", "torch_quickfps", "triton", "sageattention", "fna", *sys.stdlib_module_names}
     for file in (ROOT / "fna" / "ops").rglob("*.py"):
         outside = {module for module, _ in imports(file) if module.split(".")[0] not in allowed}
         assert not outside, f"{file.relative_to(ROOT)} imports {sorted(outside)}"

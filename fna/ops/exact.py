@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fna.ops.contract import Site, not_traced, whole
+from fna.ops.contract import Site, not_traced, refuse, whole
+from fna.ops.kernels import sage
 
 
 @dataclass(frozen=True)
 class Exact:
     """Fused softmax attention; honours every field of the site. A query that may see no key gets zeros.
 
-    k and v may have fewer heads, each for a run of q's: the kernel reads them in place.
+    k and v may have fewer heads, each for a run of q's: the kernel reads them in place. ``kernel``: torch's own, or "sage", which
+    refuses ``keys``, ``key_bias``, ``dense`` and an offset of the queries; sequences too short for it go through torch's.
     """
 
+    kernel: Literal["torch", "sage"] = "torch"
     version: ClassVar[int] = 1
     grouped: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.kernel == "sage":
+            sage.check()
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """Attend from q ``[B, H, Nq, d]`` to k, v ``[B, H, Nk, d]``; out ``[B, H, Nq, d]`` in q's dtype."""
         with site.clock("attention"):
+            if self.kernel == "sage":
+                refuse(self, site, "keys", "key_bias", "dense", *(("causal",) if q.shape[2] != k.shape[2] else ()))
+                if min(q.shape[2], k.shape[2]) >= sage.FEWEST:
+                    return sage.attend(q, k, v, site).to(q.dtype)
             fewer = whole(k.shape[1]) != whole(q.shape[1])
             if _plain_causal(q, k, site):
                 out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=site.scale, enable_gqa=fewer)

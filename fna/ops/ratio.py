@@ -11,7 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-LEAST = 1e-3  # of the sum of the absolute terms: below that a denominator is what its own cancellation has left
+# Of the sum of its absolute terms: a denominator below that is what cancellation has left of it. `nystrom_ratio`'s output error on the
+# ViT-Ti (blocks 6-11, 32 landmarks, 200 images) is .192 at 0, .187 at .001, .180 at .01 and .155 at .1; other methods never get there.
+LEAST = 0.1
 
 
 def ratio(weights: Tensor, values: Tensor, masses: Tensor, instead: Callable[[], Tensor]) -> Tensor:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
+from fna.configs import build_attention
+from fna.errors import UserError
 from fna.ops.contract import Site
 from fna.ops.exact import Exact, exact_rows
+from fna.ops.kernels import sage
 from tests.ops.reference import random_qkv, softmax_attention
 
 B, H, N, D = 3, 2, 14, 8
@@ -95,3 +100,56 @@ def test_grouped_keys_are_those_of_each_head(queries: int, dtype: torch.dtype) -
     for site in (Site(scale=0.3), Site(scale=0.3, keys=keys), Site(scale=0.3, causal=True, q_offset=9 - queries)):
         expected = Exact()(q, k.repeat_interleave(3, 1), v.repeat_interleave(3, 1), site)
         assert torch.equal(Exact()(q, k, v, site), expected)
+
+
+class FakeSage:
+    """The package as far as it is called, adding what 1.0.6 does to its arguments."""
+
+    @staticmethod
+    def sageattn(q, k, v, tensor_layout, is_causal, sm_scale, smooth_k):
+        assert tensor_layout == "HND"
+        if smooth_k:
+            k -= k.mean(2, keepdim=True)
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=is_causal, scale=sm_scale)
+
+
+def test_sage_is_refused_in_a_line_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU, without the package, with masks, on a CPU, with heads that it does not take."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"kernel=sage: runs on NVIDIA GPUs only"):
+        build_attention("exact", kernel="sage")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sage, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"kernel=sage: needs the package sageattention"):
+        build_attention("exact", kernel="sage")
+    monkeypatch.setattr(sage, "find_spec", lambda name: name)
+    op = build_attention("exact", kernel="sage")
+    q, k, v = random_qkv(1, 2, 130, 16, torch.float32)
+    for field, value in {
+        "keys": torch.ones(1, 130).bool(),
+        "key_bias": torch.zeros(1, 130),
+        "dense": torch.zeros(130, 130),
+    }.items():
+        with pytest.raises(UserError, match=f"Exact cannot honour '{field}' \\(block 2\\)"):
+            op(q, k, v, Site(scale=0.3, layer=2, **{field: value}))
+    with pytest.raises(UserError, match=r"kernel=sage \(block 2\): q is on cpu"):
+        op(q, k, v, Site(scale=0.3, layer=2))
+    with pytest.raises(UserError, match="torch or sage"):
+        build_attention("exact", kernel="saga")
+
+
+def test_sage_gets_keys_of_its_own_and_short_sequences_do_not_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sage, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "sageattention", FakeSage)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: True))
+    q, k, v = random_qkv(1, 2, 130, 64, torch.float32)
+    before = k.clone()
+    op = Exact(kernel="sage")
+    for causal in (False, True):
+        out = sage.attend(q, k, v, Site(scale=0.3, causal=causal))
+        torch.testing.assert_close(out, Exact()(q, k, v, Site(scale=0.3, causal=causal)), atol=1e-5, rtol=0)
+    assert torch.equal(k, before)
+    with pytest.raises(UserError, match="takes heads of 64, 96 or 128, and these are 80 wide"):
+        op(*random_qkv(1, 2, 130, 80, torch.float32), Site(scale=0.3))
+    assert op(q[:, :, :9], k[:, :, :9], v[:, :, :9], Site(scale=0.3)).shape == (1, 2, 9, 64)
