@@ -21,7 +21,7 @@ from torch import Tensor
 from fna.ops.contract import Site, refuse, same_tokens, whole
 from fna.ops.drawing import check_landmarks, count_landmarks
 from fna.ops.grid import pooling
-from fna.ops.nystrom import _few_keys, _few_queries, additive
+from fna.ops.nystrom import additive, few_keys, few_queries
 from fna.values import Count, NotNegative
 
 
@@ -52,8 +52,8 @@ class Agent:
             agents = pool(q)
             few = None if weights is None else (pool.masses(q) > 0).log()  # an agent of nothing is none
         with site.clock("agents over tokens"):
-            values = _few_queries(agents, k, v, site.scale, bias)
+            values = few_queries(agents, k, v, site.scale, bias)
         with site.clock("tokens over agents"):
-            out = _few_keys(q, agents, values, math.copysign(abs(site.scale) ** self.kappa, site.scale), few)
+            out = few_keys(q, agents, values, math.copysign(abs(site.scale) ** self.kappa, site.scale), few)
             own = v if weights is None else v * weights.clamp_max(1)[:, None, :, None].to(v.dtype)
             return (out + self.shortcut * own).to(q.dtype)

@@ -15,11 +15,11 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor
 
-from fna.ops.centroids import Centroids, KMeans, group_sums
+from fna.ops.centroids import Centroids, KMeans, group_means, logarithm
 from fna.ops.contract import Site, refuse, same_tokens
 from fna.ops.drawing import check_landmarks, draw
 from fna.ops.inverse import full_precision
-from fna.ops.nystrom import _few_keys, additive
+from fna.ops.nystrom import additive, few_keys
 from fna.values import Count, between
 
 
@@ -44,16 +44,13 @@ class Clustered:
         bias = additive(site.keys, site.key_bias)
         shape, heads = q.shape, q.shape[1]
         q, k, v = (x.flatten(0, 1)[:, None] for x in (q, k, v))  # a head is an image of its own
-        weights = None if bias is None else bias.exp().repeat_interleave(heads, 0)
+        own_bias = None if bias is None else bias.repeat_interleave(heads, 0)
         with full_precision(q):
             groups = self._clusters(q, k, v, site, heads)
-        with site.clock("gather"), full_precision(q):
-            count = groups.sizes.shape[1]
-            (k_sums, mass), (v_sums, _) = (group_sums(x, groups.assignment, count, weights) for x in (k, v))
-            divisor = mass.clamp_min(1e-30)[:, None, :, None]
-            keys, values = (k_sums / divisor).to(k.dtype), (v_sums / divisor).to(v.dtype)
+            with site.clock("gather"):
+                (keys, values), mass = group_means(groups, own_bias, k, v)
         with site.clock("tokens over landmarks"):
-            return _few_keys(q, keys, values, site.scale, mass.log()).to(q.dtype).view(shape)
+            return few_keys(q, keys, values, site.scale, logarithm(mass, mass > 0)).to(q.dtype).view(shape)
 
     def _clusters(self, q: Tensor, k: Tensor, v: Tensor, site: Site, heads: int) -> Centroids:
         keys = None if site.keys is None else site.keys.repeat_interleave(heads, 0)

@@ -155,13 +155,13 @@ def through_landmarks(
     with clock("landmark block"):
         block = _landmark_block(q_landmarks, k_landmarks, scale, landmark_bias, counts)
     with clock("landmarks over tokens"):
-        summary = _few_queries(q_landmarks, k, v, scale, bias)
+        summary = few_queries(q_landmarks, k, v, scale, bias)
     with clock("inverse"):
         values = _values(block, summary, prior, inverse, steps, ridge).to(v.dtype)
         if alive is not None:
             values = values * alive[:, None, :, None]
     with clock("tokens over landmarks"):
-        out = _few_keys(q, k_landmarks, values, scale, landmark_bias).to(q.dtype)
+        out = few_keys(q, k_landmarks, values, scale, landmark_bias).to(q.dtype)
         return out if ends is None else _with_exact_rows(out, summary, ends)
 
 
@@ -185,14 +185,14 @@ def _with_exact_rows(out: Tensor, summary: Tensor, ends: Tensor) -> Tensor:
     return out
 
 
-def _few_queries(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+def few_queries(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
     """Attention of landmarks over tokens, ``bias`` ``[B, N]`` added."""
     if cpu.attends(q, k, v, bias):
         return cpu.few_queries(q, k, v, scale, bias)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=_mask(bias, q), scale=scale)
 
 
-def _few_keys(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+def few_keys(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
     """Attention of tokens over landmarks, ``bias`` ``[B, M]`` added."""
     if cpu.attends(q, k, v, bias):
         return cpu.few_keys(q, k, v, scale, bias)

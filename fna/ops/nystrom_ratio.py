@@ -23,7 +23,7 @@ from fna.ops.contract import Site, refuse, same_tokens
 from fna.ops.drawing import check_landmarks, check_sampler, draw
 from fna.ops.inverse import apply_inverse, full_precision
 from fna.ops.landmarks import FarthestPoint, Landmarks, TokenSampler
-from fna.ops.nystrom import _few_keys, additive, check_inverse
+from fna.ops.nystrom import additive, check_inverse, few_keys
 from fna.ops.ratio import ratio
 from fna.ops.rows import gather_rows
 from fna.values import Count, Positive, between
@@ -69,7 +69,7 @@ class NystromRatio:
                 solved = apply_inverse(block, torch.cat((summary, mass), -1), self.inverse, self.steps, self.ridge)
             with site.clock("tokens over landmarks"):
                 weights = _weights((site.scale * q) @ keys.mT + few[:, None, None])
-                out = ratio(weights, solved[..., :-1], solved[..., -1:], lambda: _few_keys(q, keys, values, site.scale, few))
+                out = ratio(weights, solved[..., :-1], solved[..., -1:], lambda: few_keys(q, keys, values, site.scale, few))
         return out.to(kind)
 
 

@@ -22,7 +22,7 @@ from fna.ops.contract import Site, refuse, same_tokens, whole
 from fna.ops.drawing import check_landmarks, count_landmarks
 from fna.ops.grid import pooling
 from fna.ops.inverse import apply_inverse, full_precision
-from fna.ops.nystrom import _few_keys, additive
+from fna.ops.nystrom import additive, few_keys
 from fna.ops.ratio import ratio
 from fna.values import Count, between
 
@@ -67,7 +67,7 @@ class PnPNystra:
                 solved = apply_inverse(block / rows, summary, "newton", self.steps)
             with site.clock("tokens over landmarks"):
                 few = phi(site.scale * q @ keys.mT) * seen
-                out = ratio(few, solved[..., :-1], solved[..., -1:], lambda: _few_keys(q, keys, pool(v), site.scale, pool.bias()))
+                out = ratio(few, solved[..., :-1], solved[..., -1:], lambda: few_keys(q, keys, pool(v), site.scale, pool.bias()))
         return out.to(kind)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from fna.ops.contract import Site, refuse, whole
 from fna.ops.drawing import check_landmarks, count_landmarks
 from fna.ops.grid import pooling
-from fna.ops.nystrom import _few_keys, additive
+from fna.ops.nystrom import additive, few_keys
 from fna.values import Count
 
 
@@ -44,4 +44,4 @@ class PooledKeys:
             few = pool.masses(k).log() if self.sizes else pool.bias()
             keys, values = pool(k), pool(v)
         with site.clock("tokens over landmarks"):
-            return _few_keys(q, keys, values, site.scale, few).to(q.dtype)
+            return few_keys(q, keys, values, site.scale, few).to(q.dtype)

@@ -17,7 +17,7 @@ from torch import Tensor
 from fna.ops.contract import Site, refuse, whole
 from fna.ops.drawing import check_landmarks, count_landmarks
 from fna.ops.inverse import full_precision
-from fna.ops.nystrom import _few_keys
+from fna.ops.nystrom import few_keys
 from fna.ops.seeded import normal
 from fna.values import Count, between
 
@@ -46,4 +46,4 @@ class RandomProjection:
             mix = mix if site.keys is None else mix * site.keys[:, None, None]
             keys, values = ((mix @ x.to(wide)).to(x.dtype) for x in (k, v))
         with site.clock("tokens over landmarks"):
-            return _few_keys(q, keys, values, site.scale, None).to(q.dtype)
+            return few_keys(q, keys, values, site.scale, None).to(q.dtype)

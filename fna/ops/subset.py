@@ -16,7 +16,7 @@ from torch import Tensor
 from fna.ops.contract import Site, refuse, same_tokens
 from fna.ops.drawing import check_landmarks, check_sampler, draw
 from fna.ops.landmarks import FarthestPoint, Landmarks, TokenSampler
-from fna.ops.nystrom import _few_keys, additive
+from fna.ops.nystrom import additive, few_keys
 from fna.ops.rows import gather_rows
 from fna.values import Count, between
 
@@ -46,4 +46,4 @@ class Subset:
             if drawn.valid is not None:
                 bias = additive(drawn.valid, bias)
         with site.clock("tokens over landmarks"):
-            return _few_keys(q, keys, values, site.scale, bias).to(q.dtype)
+            return few_keys(q, keys, values, site.scale, bias).to(q.dtype)

@@ -24,7 +24,7 @@ from torch import Tensor
 from fna.ops.contract import Site, refuse, whole
 from fna.ops.drawing import check_landmarks, count_landmarks
 from fna.ops.inverse import full_precision
-from fna.ops.nystrom import _few_keys
+from fna.ops.nystrom import few_keys
 from fna.ops.seeded import uniform
 from fna.values import Count, between, within
 
@@ -55,7 +55,7 @@ class Thin:
         with site.clock("gather"):
             keys, values = _rows(k, chosen), _rows(v, chosen)
         with site.clock("tokens over landmarks"):
-            return _few_keys(q, keys, values, site.scale, None).to(q.dtype)
+            return few_keys(q, keys, values, site.scale, None).to(q.dtype)
 
 
 def thinned(k: Tensor, v: Tensor, scale: float, count: int, failure: float, key: tuple[object, ...]) -> Tensor:

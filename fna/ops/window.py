@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fna.ops.contract import Site, refuse, same_tokens, whole
 from fna.ops.grid import grid_of
-from fna.ops.nystrom import _few_queries, additive
+from fna.ops.nystrom import additive, few_queries
 from fna.values import Count
 
 
@@ -47,7 +47,7 @@ class Window:
                 parts.append(self._patches(q, k, v, site, (rows, columns), ends, bias))
         if len(ends):
             with site.clock("prefix over tokens"):
-                parts.append(_few_queries(q[:, :, ends], k, v, site.scale, bias).to(q.dtype))
+                parts.append(few_queries(q[:, :, ends], k, v, site.scale, bias).to(q.dtype))
         if len(parts) == 1:
             return parts[0]
         patches, others = parts
