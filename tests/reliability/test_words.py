@@ -28,7 +28,7 @@ READ = {("dataset.root", "/data/a,b")}  # what Hydra reads as it stands, as seve
         "attn.sampler.features=v": "attn.sampler follows sampler; set sampler.features=...",
         "attn.sampler=null": "attn.sampler follows sampler",
         # 15: options are typed
-        "attn=null": "attn=null: no such attn; there is exact, fna",
+        "attn=null": "attn=null: no such attn; there is agent, clustered, exact, fna",
         "attn=": "attn=: no such attn",
         "mask=null": "mask=null: no such mask; did you mean none?",
         "attn=[fna,exact]": "attn=[fna,exact]: no such attn",
@@ -67,7 +67,7 @@ READ = {("dataset.root", "/data/a,b")}  # what Hydra reads as it stands, as seve
         "model=dinov2 dataset=shapes_single task=classification": "task=knn or task=probe",
         "model=dinov2_reg dataset=shapes_segmented task=segmentation_zeroshot": "task=knn or task=probe",
         # 8: a sweep of no job
-        "-m attn=glob(x*)": "attn=glob(x*): matches none of exact, fna",
+        "-m attn=glob(x*)": "attn=glob(x*): matches none of agent, clustered, exact, fna",
         "-m landmarks=range(16,16)": "landmarks=range(16,16): names no value",
         "landmarks=16,32": "landmarks=16,32: several values are a sweep, which needs -m",
         "-m attn=exact landmarks=16,32": "landmarks=16,32: attn=exact counts no landmarks",
