@@ -1,102 +1,35 @@
-"""Reading ``conf/``: the one place that turns a config node into an object, and the search path of its folders."""
+"""``conf/`` and what it builds: `fna.options` finds and reads the YAML files, and here a node of theirs becomes an object."""
 
 from __future__ import annotations
 
 import inspect
-import os
-import re
-import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fna.errors import UserError, not_installed
-from fna.values import held, options_of
+from fna.options import CONF, broken_yaml, choices, load_option, origin, program, search_path, summary
+from fna.values import held, options_of, shown
 
-_HOME = Path(__file__).resolve().parent
-# fna/conf: a folder of its own in a wheel, in a checkout a link to conf/ at the top, which is taken where links are not to be had
-CONF = (_HOME if (_HOME / "conf").is_dir() else _HOME.parent).joinpath("conf").resolve()
-
-
-def program() -> str:
-    """The command as it was typed, for messages that say what to type next: python run.py, fna or python -m fna."""
-    called = Path(sys.argv[0])
-    if called.name == "__main__.py" and called.parent.name == "fna":
-        return "python -m fna"
-    in_checkout = called.stem != "fna" and (CONF.parent / "run.py").is_file()
-    return "python run.py" if in_checkout else "fna"
-
-
-def search_path(extra: Sequence[Path] = ()) -> list[Path]:
-    """Folders laid out like ``conf/``: ``extra`` first, then FNA_CONF_DIR (separated as PATH is), then fna's own.
-
-    Raises `UserError` for a folder of FNA_CONF_DIR that is not there, or is not laid out so.
-    """
-    own = [Path(part) for part in os.environ.get("FNA_CONF_DIR", "").split(os.pathsep) if part]
-    for folder in own:
-        if not folder.is_dir():
-            raise UserError(f"FNA_CONF_DIR={folder}: no such folder; name one laid out like conf/, or unset it.")
-        if not any((folder / group.name).is_dir() for group in CONF.iterdir() if group.is_dir()):
-            raise UserError(f"FNA_CONF_DIR={folder}: has no folder such as attn/; name one laid out like conf/.")
-    return [*extra, *own, CONF]
-
-
-def choices(group: str, extra: Sequence[Path] = ()) -> dict[str, Path]:
-    """Every option of a config group: name -> YAML file, sorted by name; an earlier folder hides a later one."""
-    found: dict[str, Path] = {}
-    for folder in search_path(extra):
-        for file in sorted((folder / group).glob("*.yaml")):
-            found.setdefault(file.stem, file)
-    return dict(sorted(found.items()))
-
-
-def summary(file: Path) -> str:
-    """The first comment of a YAML file: the sentence that ``--help`` shows for it."""
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if line.startswith("# ") and not line.startswith("# @package"):
-            return line[2:].strip()
-    return ""
-
-
-def load_option(group: str, name: str, extra: Sequence[Path] = ()) -> DictConfig:
-    """The config of one option, unresolved, with the siblings that its defaults list names merged in that list's order.
-
-    Overrides of other groups in that list are Hydra's business and left out. Raises `UserError` naming the options that there are,
-    or the file that is no mapping in YAML.
-    """
-    known = choices(group, extra)
-    if name not in known:
-        raise UserError(f"{group}={name}: no such {group}; there is {', '.join(known)}.")
-    node = _read(known[name])
-    siblings = [entry for entry in node.pop("defaults", None) or [] if isinstance(entry, str)]
-    parts = [node if entry == "_self_" else load_option(group, entry, extra) for entry in siblings]
-    merged = OmegaConf.merge(*parts, *([] if "_self_" in siblings else [node]))
-    assert isinstance(merged, DictConfig)
-    return merged
-
-
-def _read(file: Path) -> DictConfig:
-    try:
-        node = OmegaConf.load(file)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{file}: {broken_yaml(error)}") from error
-    if not isinstance(node, DictConfig):
-        raise UserError(f"{file}: is a list; give keys and values, _target_: the class to build, for one.")
-    return node
-
-
-def broken_yaml(error: Exception) -> str:
-    """What is wrong with a file that is no YAML, and in which line."""
-    mark = getattr(error, "problem_mark", None)
-    where = f"line {mark.line + 1}: " if mark is not None else ""
-    return f"{where}{getattr(error, 'problem', None) or error}; it has to be YAML, a key and a value a line."
+__all__ = [
+    "CONF",
+    "MEMBERS",
+    "broken_yaml",
+    "build_attention",
+    "choices",
+    "instantiate",
+    "kinds",
+    "load_option",
+    "program",
+    "search_path",
+    "summary",
+]
 
 
 def instantiate(node: Any) -> Any:
@@ -111,49 +44,65 @@ def instantiate(node: Any) -> Any:
 
     node = node if isinstance(node, DictConfig) else OmegaConf.create(node or {})
     place = str(node._get_full_key(None) or "")
-    target = str(node.get("_target_") or "")
     try:
         values = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"{place}: {error}") from error
+        target = str(dict(node.items_ex(resolve=False)).get("_target_", ""))
+        reason, _, _ = str(error).partition("\n")  # what follows are types of OmegaConf's
+        raise UserError(f"{origin(target, place)}{getattr(error, 'full_key', None) or place}: {reason}; give a value.") from error
     typed = _typed(values, place)
+    target = str(typed["_target_"])
     _write_back(node, typed)
     try:
         made = hydra_instantiate(typed, _convert_="all")
+    except SystemExit as error:
+        raise UserError(f"{origin(target, place)}{target}: ends the program; name a class that builds a {place}.") from error
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, UserError):
             raise cause from None
         if isinstance(cause, ValueError | TypeError):
             raise UserError(_placed(str(cause), typed, place or target)) from error
-        raise
+        if cause is None or _top(target) == "fna":  # a bug of ours
+            raise
+        raise UserError(f"{origin(target, place)}{target}: cannot be made ({_blamed(cause)}); mend that.") from error
     _check_made(made, place, target)
     return made
 
 
+def kinds(target: str) -> Mapping[str, Any]:
+    """The type of each key that a class of that dotted name takes. `UserError` where there is none of that name."""
+    return options_of(_located(target, "")).kinds
+
+
 def _typed(values: Any, place: str) -> dict[str, Any]:
     """``values`` of a node, held against what its target takes; `UserError` names the key by its ``place``."""
-    target = str((values.get("_target_") if isinstance(values, dict) else None) or "")
+    target = (values.get("_target_") if isinstance(values, dict) else None) or ""
     if not target:
         raise UserError(f"{place}: names no _target_, the class to build; give it one, or choose {_listed(place)}.")
+    if not isinstance(target, str):
+        raise UserError(f"{_key(place, '_target_')}={shown(target)}: is no name; give that of the class to build, package.Class.")
     _check_moved(target)
     constructor = _located(target, place)
     options = options_of(constructor)
-    given = {str(key): value for key, value in values.items() if not str(key).startswith("_")}
+    given = {str(key): value for key, value in values.items() if key != "_target_"}
+    foreign = [key for key in given if key.startswith("_")]
+    if foreign:
+        raise UserError(f"{origin(target, place, foreign[0])}{_key(place, foreign[0])}: is Hydra's own business; leave it out.")
     unknown = [key for key in given if key not in options.kinds]
     if unknown and not options.others:
         has = ", ".join(options.kinds) or "none of its own"
-        raise UserError(f"{_origin(target, place, unknown[0])}{_key(place, unknown[0])}: {target} has no such key; it has {has}.")
+        raise UserError(f"{origin(target, place, unknown[0])}{_key(place, unknown[0])}: {target} has no such key; it has {has}.")
     lacking = [key for key in options.required if key not in given]
-    if lacking and not values.get("_partial_"):
-        raise UserError(f"{_origin(target, place)}{target} needs {', '.join(lacking)}: give {_key(place, lacking[0])}=... .")
+    if lacking:
+        raise UserError(f"{origin(target, place)}{target} needs {', '.join(lacking)}: give {_key(place, lacking[0])}=... .")
     typed = {}
     for key, value in given.items():
         kind = options.kinds.get(key, Any)
         typed[key] = held(kind, value, _key(place, key))
         if isinstance(value, dict) and "_target_" in value:
             typed[key] = _typed(value, _key(place, key))
-            _check_nested(_located(str(value["_target_"]), _key(place, key)), kind, _key(place, key))
+            _check_nested(_located(typed[key]["_target_"], _key(place, key)), kind, _key(place, key))
     return {**values, **typed}
 
 
@@ -186,14 +135,14 @@ def _located(target: str, place: str) -> Callable[..., Any]:
             raise not_installed(target, error) from error
         unknown = isinstance(error, ModuleNotFoundError) and error.name == parts[0]
         mend = "its folder has to be on PYTHONPATH" if unknown else "mend that, or the path"
-        raise UserError(f"{_origin(target, place)}{target}: cannot be imported ({_blamed(error)}); {mend}.") from error
+        raise UserError(f"{origin(target, place)}{target}: cannot be imported ({_blamed(error)}); {mend}.") from error
     if not callable(found):
-        raise UserError(f"{_origin(target, place)}{target}: is no class or function that could be called; name one.")
+        raise UserError(f"{origin(target, place)}{target}: is no class or function that could be called; name one.")
     return cast("Callable[..., Any]", found)
 
 
 def _blamed(error: BaseException) -> str:
-    """What went wrong in an import, and in which line where that is a line of the imported module."""
+    """What went wrong in an import or a constructor, and in which line where that is a line of the module's own."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     if isinstance(error, SyntaxError):
         return f"{error.filename} line {error.lineno}: {error.msg}"
@@ -212,15 +161,6 @@ def _imported(parts: Sequence[str]) -> Any:
             if length == 1 or error.name != name:
                 raise
     return import_module(parts[0])
-
-
-def _origin(target: str, place: str, key: str = "_target_") -> str:
-    """The YAML file that names a target (and has that key), as the start of a message; nothing where they were typed."""
-    for file in choices(place.partition(".")[0]).values() if place else ():
-        text = file.read_text(encoding="utf-8", errors="replace")
-        if re.search(rf"_target_: *['\"]?{re.escape(target)}['\"]? *(#.*)?$", text, re.M) and f"{key}:" in text:
-            return f"{file}: "
-    return ""
 
 
 def _listed(place: str) -> str:
@@ -247,7 +187,7 @@ def _check_made(made: Any, place: str, target: str) -> None:
         except (TypeError, ValueError):
             lacks = ["__call__(self, q, k, v, site)"]
     if lacks:
-        raise UserError(f"{_origin(target, place)}{target}: makes no {place}, it has no {', '.join(lacks)}; see the README.")
+        raise UserError(f"{origin(target, place)}{target}: makes no {place}, it has no {', '.join(lacks)}; see the README.")
 
 
 def _check_nested(found: Any, kind: Any, place: str) -> None:
@@ -288,14 +228,12 @@ def build_attention(
     ``options`` override keys of its YAML file (``inverse="exact"``). Raises `UserError` for unknown names and keys.
     """
     node = load_option("attn", name, search)
+    if not node.get("_target_"):
+        raise UserError(f"{choices('attn', search)[name]}: has no _target_; name the class to build.")
     unknown = sorted(set(options) - set(node))
     if unknown:
         known = sorted(str(key) for key in node if key != "_target_")
         raise UserError(f"attn={name} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}.")
     groups = {"sampler": load_option("sampler", sampler, search), "attn": OmegaConf.merge(node, options)}
     root = OmegaConf.create({"landmarks": landmarks, "seed": seed, **groups})
-    try:
-        OmegaConf.resolve(root)
-    except OmegaConfBaseException as error:
-        raise UserError(f"attn={name}: {error}") from error
     return instantiate(root.attn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,10 @@ from fna.values import Limit, Pixels, Positive, Says, between, held, of_length
 
 DTYPES = ("float32", "bfloat16", "float16")
 DRAWS = 100  # of fewer, a 95 % interval is made of the two or three outermost
+
+
+LAYERS = re.compile(r"(all|last-half|auto|-?\d+(--?\d+)?)( *, *(all|last-half|-?\d+(--?\d+)?))*")
+DEVICE = re.compile(r"[a-z]+(:\d+)?")
 
 
 def _is_landmarks(value: float) -> bool:
@@ -73,7 +78,7 @@ ACCEPTED: dict[str, Any] = {
         Says("a count of at least 1, a fraction of the tokens between 0 and 1, or auto"),
     ],
     "layers": Annotated[
-        int | str | list[int | str],
+        int | Annotated[str, Limit("", lambda text: LAYERS.fullmatch(text.strip()) is not None)] | list[int | str],
         Says('all, last-half, auto, a block, a range with both ends such as "6-11", or a list such as "0,3,6-8"'),
     ],
     "image_size": Annotated[
@@ -83,7 +88,7 @@ ACCEPTED: dict[str, Any] = {
     "tolerance": Positive,
     "limit": Annotated[int, between(1, 1_000_000_000)] | None,
     "batch_size": Annotated[int, between(1, 65_536)],
-    "device": str,
+    "device": Annotated[str, Limit("", lambda text: DEVICE.fullmatch(text) is not None), Says("auto, cpu, cuda or cuda:1")],
     "dtype": Literal[DTYPES],
     "seed": Annotated[int, between(0, 2**32 - 1)],
     "strict": bool,
@@ -94,7 +99,7 @@ ACCEPTED: dict[str, Any] = {
     "timing.batch_size": Annotated[int, between(1, 65_536)],
     "gallery": Annotated[int, between(0, 10_000)],
     "expected": str | None,
-    "versus": list[str],
+    "versus": Annotated[list[str], Says('a list of contenders, \'["attn=fna landmarks=16","attn=exact"]\'')],
     "rows_dir": str,
     "retry_failed": bool,
 }

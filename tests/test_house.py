@@ -33,6 +33,7 @@ GROUND = {
     "fna",
     "fna.errors",
     "fna.configs",
+    "fna.options",
     "fna.schema",
     "fna.folders",
     "fna.versions",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fna.data import captions, files
 from fna.data.base import Captioned, Dataset
@@ -30,6 +30,7 @@ class CocoCaptions:
     complete: Count | None = None
     domain: Domain = "photographs"
     name: str = "coco"
+    gives: ClassVar[type] = Captioned
 
     def __post_init__(self) -> None:
         captions.check_count(self.captions_per_image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,7 @@ from fna.data.base import Segmented
 from fna.data.coco_format import Picture, Size, by_picture, category_names, pictures
 from fna.data.entries import Entry, in_order, read
 from fna.data.files import UNREADABLE
+from fna.data.layouts import check_split_name
 from fna.data.run_lengths import run_lengths
 from fna.data.segmentation import IGNORE, SegmentedDataset, check_folder
 from fna.errors import UserError
@@ -28,7 +29,8 @@ LISTS = ("images", "annotations", "categories")
 
 @dataclass(frozen=True)
 class CocoInstances:
-    """Instance masks painted into one map of categories: class 0 is the background, then the categories by id.
+    """Instance masks painted into one map of categories: class 0 is the background, then the categories by id; one that is called
+    background is class 0 too.
 
     Larger masks are painted first, so that what stands in front of a table stays visible; crowd regions are ignored. Images
     without an instance are all background. With ``background`` off, pixels without an instance are ignored, images without one
@@ -44,9 +46,12 @@ class CocoInstances:
     images: str = "{split}"
     name: str = "coco_instances"
     domain: Domain = "photographs"
+    gives: ClassVar[type] = Segmented
 
     def check(self) -> None:
         """Raise `UserError` where images or annotations are missing, or the training split would be the split itself."""
+        check_split_name(self.split)
+        check_split_name(self.train, "dataset.train")
         check_folder(self.name, Path(self.root), [self._in(self.images), self._in(self.annotations)])
         if self.train is not None and "{split}" not in self.annotations:
             raise UserError(
@@ -62,7 +67,10 @@ class CocoInstances:
         known = pictures(content, root / self._in(self.images), root)
         told, notes = by_picture(content, known)
         names = category_names(content)
-        places = {ident: place + self.background for place, ident in enumerate(sorted(names, key=in_order))}
+        empty = [ident for ident in names if self.background and names[ident].strip().lower() == BACKGROUND]
+        things = [ident for ident in sorted(names, key=in_order) if ident not in empty]
+        places = {ident: place + self.background for place, ident in enumerate(things)} | dict.fromkeys(empty, 0)
+        notes += ["the category background is class 0, as are pixels without an instance"] * bool(empty)
         bare = [ident for ident in known if ident not in told]
         if bare and not self.background:
             notes.append(f"{len(bare)} images without annotations left out: dataset.background=false ignores all their pixels")
@@ -70,7 +78,7 @@ class CocoInstances:
         drawn = {ident: _drawing(known[ident], told.get(ident, []), places) for ident in listed}
         notes += _specks(file, drawn)
         examples = [Segmented(ident, _existing(known[ident].path, file), file) for ident in listed]
-        classes = [BACKGROUND] * self.background + [names[ident] for ident in places]
+        classes = [BACKGROUND] * self.background + [names[ident] for ident in things]
         _check_classes(file, classes, examples)
         return SegmentedDataset(
             name=self.name,
@@ -152,9 +160,12 @@ class CocoPanoptic:
     train: str | None = None
     name: str = "coco_panoptic"
     domain: Domain = "photographs"
+    gives: ClassVar[type] = Segmented
 
     def check(self) -> None:
         """Raise `UserError` where images, PNGs or annotations are missing."""
+        check_split_name(self.split)
+        check_split_name(self.train, "dataset.train")
         stem = f"annotations/panoptic_{self.split}"
         check_folder(self.name, Path(self.root), [self.split, f"{stem}.json", stem])
 

@@ -52,6 +52,12 @@ def digest(split: str, examples: Sequence[Any], *, besides: Sequence[str] = ()) 
     """
     files = [value for example in examples for value in _values(example) if isinstance(value, Path)]
     absent = [file for file in dict.fromkeys(files) if not os.path.exists(file)]
+    dangling = [file for file in absent if os.path.islink(file)]
+    if dangling:
+        raise UserError(
+            f"{len(dangling)} of the files are links to what is not there, {dangling[0]} to {os.readlink(dangling[0])} first; "
+            "bring back what they link to, or remove the links."
+        )
     if absent:
         raise UserError(
             f"{len(absent)} of the annotated files are not there, {absent[0].name} in {absent[0].parent} first; "

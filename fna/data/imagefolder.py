@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from fna.data import files
 from fna.data.bank import LabelledDataset, cut, part_note
@@ -16,8 +17,11 @@ from fna.values import Count, Domain
 
 AUTO, NO_SPLIT = "auto", "none"
 SPLITS = frozenset(
-    {"train", "training", "trn", "val", "valid", "validation", "dev", "test", "testing", "tst", "eval", "holdout", "fold", "split"}
-    | {"query", "queries", "gallery", "labeled", "labelled", "unlabeled", "unlabelled"}
+    {"train", "training", "trn", "trainval", "val", "valid", "validation", "dev", "test", "testing", "tst", "eval", "evaluation"}
+    | {"holdout", "fold", "split", "subset", "set", "query", "queries", "gallery", "labeled", "labelled", "unlabeled", "unlabelled"}
+)
+BESIDE = frozenset(
+    {"data", "dataset", "folder", "dir", "files", "pictures", "pics", "photos", "crops", "samples", "raw", "new", "a", "b"}
 )
 PARTS = frozenset({"images", "image", "img", "imgs", "labels", "masks", "annotations", "ann"})  # of data with another layout
 
@@ -42,6 +46,7 @@ class ImageFolder:
     name: str = "imagefolder"
     train: str | None = None
     bank: Count | None = None
+    gives: ClassVar[type] = Labelled
 
     def check(self) -> None:
         """Raise `UserError` for a root, split or list of classes that is not there, and for folders that are no classes."""
@@ -112,11 +117,13 @@ class ImageFolder:
             raise UserError(
                 f"{folder}: holds {_count(found)}, and one class alone has nothing to be told from{self._hint(folder)}."
             )
-        if _words(found) <= SPLITS | PARTS or _only_folders(folder, found):
-            kind = "splits" if _words(found) <= SPLITS else "parts of other data" if _words(found) <= PARTS else "splits or groups"
+        splits, parts = _splits(found), _parts(found)
+        if len(splits) > 1 or len(splits) + len(parts) == len(found) or _only_folders(folder, found):
+            kind = "splits" if len(splits) > 1 else "parts of other data" if parts == found else "splits or groups"
+            like = splits if len(splits) > 1 else found
             raise UserError(
-                f"{folder}: {', '.join(found[:4])} look like {kind}, not classes; give dataset.root={folder} "
-                f"dataset.split={found[-1]}, or the classes with dataset.classes=FILE."
+                f"{folder}: {', '.join(like[:4])} look like {kind}, not classes; give dataset.root={folder} "
+                f"dataset.split={like[-1]}, or the classes with dataset.classes=FILE."
             )
         return found
 
@@ -153,7 +160,7 @@ class ImageFolder:
         if not root.is_dir() or (root / "val").is_dir():
             return split_folder(root, "val")
         found = _folders(root)
-        known = _words(found) & (SPLITS | PARTS) or looks_like(root) not in BY_CLASS
+        known = _splits(found) or _parts(found) or looks_like(root) not in BY_CLASS
         pictured = (any(map(is_picture, (root / name).iterdir())) for name in found)
         return root if found and not known and all(pictured) else split_folder(root, "val")
 
@@ -175,9 +182,19 @@ def _folders(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if not is_hidden(path.name) and path.is_dir())
 
 
-def _words(names: list[str]) -> set[str]:
-    """What folders are called without a number or year behind: train2017, val_256 and fold-0 are splits."""
-    return {name.lower().rstrip("0123456789_-. ") for name in names}
+_SPLIT, _PART = (rf"(?:{'|'.join(sorted(words, key=len, reverse=True))})" for words in (SPLITS, PARTS))
+_REST = rf"(?:{'|'.join(sorted(SPLITS | PARTS | BESIDE, key=len, reverse=True))}|[\W\d_])*"
+SPLIT, PART = (re.compile(rf"{_REST}{word}{_REST}", re.I) for word in (_SPLIT, _PART))
+
+
+def _splits(names: list[str]) -> list[str]:
+    """Those that are called as splits are: train2017, val_256, fold-0, testset, validation_images, my-train is none."""
+    return [name for name in names if SPLIT.fullmatch(name)]
+
+
+def _parts(names: list[str]) -> list[str]:
+    """Those that are called as parts of another layout are, and no split besides: images, masks_2."""
+    return [name for name in names if PART.fullmatch(name) and not SPLIT.fullmatch(name)]
 
 
 def _only_folders(folder: Path, found: list[str]) -> bool:

@@ -10,12 +10,13 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from fna.data import files
 from fna.data.bank import LabelledDataset, cut, part_note
 from fna.data.base import Labelled
 from fna.data.imagefolder import NO_SPLIT
-from fna.data.layouts import looks_like, split_folder
+from fna.data.layouts import check_split_name, looks_like, split_folder
 from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
 from fna.data.segmentation import CLASS_FILES
 from fna.errors import UserError
@@ -44,6 +45,7 @@ class ImageNet:
     name: str = "imagenet"
     domain: Domain = "photographs"
     bank: Count | None = None
+    gives: ClassVar[type] = Labelled
 
     def check(self) -> None:
         """Raise `UserError` where the root is missing or holds something else."""
@@ -92,6 +94,7 @@ class ImageNet:
 
     def _folder(self) -> Path:
         """Where the class folders or the flat images lie. Raises `UserError` for a split that is not there."""
+        check_split_name(self.split)
         root = Path(self.root)
         inner = root / (self.split or "")
         numbered = self.split == "val" and (root / FLAT.format(1)).is_file()  # these names say which split it is

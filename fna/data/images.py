@@ -22,6 +22,7 @@ class Images:
     domain: Domain = "photographs"
     name: str = "images"
     split: ClassVar[str] = NO_SPLIT
+    gives: ClassVar[type] = Pictured
 
     def check(self) -> None:
         """Raise `UserError` where the folder is not there."""

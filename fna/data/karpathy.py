@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fna.data import captions, files
 from fna.data.base import Captioned, Dataset
@@ -27,6 +27,7 @@ class KarpathyCaptions:
     captions_per_image: Count | Literal["all"] = "all"
     domain: Domain = "photographs"
     name: str = "coco_karpathy"
+    gives: ClassVar[type] = Captioned
 
     def __post_init__(self) -> None:
         captions.check_count(self.captions_per_image)

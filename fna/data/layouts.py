@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from fna.data.pictures import is_hidden, is_picture
 from fna.errors import UserError
@@ -31,8 +31,16 @@ def looks_like(root: Path) -> str | None:
     return next((name for name, signs in SIGNS.items() if any((root / sign).exists() for sign in signs)), None)
 
 
+def check_split_name(split: str | None, knob: str = "dataset.split") -> None:
+    """Raise `UserError` for the name of a split that would read the root itself, or what lies outside it."""
+    path = PurePath(split or "")
+    if split is not None and (not split.strip() or not path.parts or path.is_absolute() or ".." in path.parts):
+        raise UserError(f"{knob}={split}: names no folder in the root; give the name of one.")
+
+
 def split_folder(root: Path, split: str | None, knob: str = "dataset.split") -> Path:
     """``root/split``, or ``root`` for None. Raises `UserError` where it is not there: what is there instead."""
+    check_split_name(split, knob)
     if not root.is_dir():
         raise UserError(
             f"dataset.root={root}: no such folder (looked from {Path.cwd()}); give the place of the data with dataset.root=PATH."

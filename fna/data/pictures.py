@@ -36,6 +36,7 @@ OTHER_SUFFIXES = frozenset(
     }
     | {".pnm", ".psd", ".raw", ".svg", ".tga"}
 )
+PAGED = frozenset({".tif", ".tiff", ".webp"})  # formats in which several pictures are one file
 PIXELS = 89_478_485  # of a picture at most: where Pillow begins to warn of decompression bombs; 360 MB as RGB
 ELONGATION = 100  # times that a picture may be longer than high: a resized short side of 1,000 then gives 100 million pixels
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF, and what the second may say
@@ -93,6 +94,22 @@ def unread_note(paths: Iterable[Path]) -> list[str]:
     return [
         f"{sum(suffixes.values())} pictures left out: {', '.join(sorted(suffixes))} is not read ({', '.join(sorted(SUFFIXES))} are)"
     ]
+
+
+def pages_note(paths: Iterable[Path]) -> list[str]:
+    """A note that counts the pictures of several pages, of which the first is read; none where there is none."""
+    several = [path for path in paths if path.suffix.lower() in PAGED and _pages(path) > 1]
+    if not several:
+        return []
+    return [f"{len(several)} pictures have several pages or frames, of which the first is read (first: {several[0].name})"]
+
+
+def _pages(path: Path) -> int:
+    try:
+        with Image.open(path) as image:
+            return int(getattr(image, "n_frames", 1))
+    except Exception:  # as in `open_image`, which will say what is wrong with it
+        return 1
 
 
 def _check_size(width: int, height: int) -> None:

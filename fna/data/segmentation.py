@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -20,7 +20,7 @@ from PIL import Image
 from fna.data import files
 from fna.data.base import Dataset, Segmented
 from fna.data.files import UNREADABLE
-from fna.data.layouts import looks_like
+from fna.data.layouts import check_split_name, looks_like
 from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
 from fna.data.variants import Declared, refuse_by_name, refuse_by_values, refuse_colours
 from fna.errors import UserError
@@ -31,7 +31,7 @@ IGNORE = 255
 UNKNOWN = -1
 VALUES = 65536  # 16-bit label maps
 LOSSY = ("JPEG", "MPO")  # formats that change pixel values
-LOOKED_AT = 8  # label maps whose values are held against the declaration at load
+LOOKED_AT = 64  # label maps, from all over the split, whose values are held against the declaration at load
 Label = Annotated[int, between(0, VALUES - 1)]
 CLASS_FILES = Path(__file__).parent / "classes"
 
@@ -67,6 +67,7 @@ class LabelMaps:
     train: str | None = None
     listing: str | None = None
     domain: Domain = "photographs"
+    gives: ClassVar[type] = Segmented
 
     def __post_init__(self) -> None:
         for knob, pattern in (("images", self.images), ("labels", self.labels), ("listing", self.listing or "")):
@@ -79,6 +80,8 @@ class LabelMaps:
 
     def check(self) -> None:
         """Raise `UserError` where the root is missing or holds something else, or another variant of the labels."""
+        check_split_name(self.split)
+        check_split_name(self.train, "dataset.train")
         class_names(self.classes)
         refuse_by_name(self._declared())
         root, stems = Path(self.root), [_stem(path) for path in (self.images, self.labels)]
@@ -90,12 +93,13 @@ class LabelMaps:
     def load(self, limit: int | None) -> SegmentedDataset:
         """The examples of the split, in the order of their names (or of the listing).
 
-        Raises `UserError` where the first label maps hold what the declaration does not know, or are another variant's.
+        Raises `UserError` where a label map of those that are looked at holds what the declaration does not know, or all are
+        another variant's. One that is not looked at is refused in the pass that reads it, by its name and value.
         """
         self.check()
         examples = self._examples(self.split)[:limit]
         _refuse_other_sizes(examples)
-        self._hold_against(examples[:LOOKED_AT])
+        self._hold_against(examples[:: max(1, len(examples) // LOOKED_AT)])
         train = self.train
         return SegmentedDataset(
             name=self.name,
@@ -117,8 +121,8 @@ class LabelMaps:
         return Declared(self.name, self.labels, {*self.ignored}, {*self.absent})
 
     def _hold_against(self, examples: Sequence[Segmented]) -> None:
-        found = {example.labels: read_values(example.labels) for example in examples}
-        values = {int(value) for each in found.values() for value in np.unique(each)}
+        found = {example.labels: np.unique(read_values(example.labels)) for example in examples}
+        values = {int(value) for each in found.values() for value in each}
         refuse_by_values(self._declared(), values, str(next(iter(found))))
         for file, each in found.items():
             to_classes(each, self._lookup(), file, self.name)
@@ -206,6 +210,8 @@ def read_values(file: Path) -> Array:
         with Image.open(file) as image:
             if image.format in LOSSY:
                 raise UserError(f"{file}: a {image.format} keeps class values about right only; give label maps as PNG.")
+            if (pages := getattr(image, "n_frames", 1)) > 1:
+                raise UserError(f"{file}: has {pages} pages; give label maps of one.")
             refuse_colours(image, str(file))
             _refuse_stretched(image, file)
             return np.asarray(image).astype(np.int64)

@@ -9,10 +9,10 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from fna.data.bank import LabelledDataset
-from fna.data.base import Asked, Captioned, Dataset, Labelled
+from fna.data.base import Asked, Captioned, Dataset, Labelled, Segmented
 from fna.data.scene_captions import LEVELS
 from fna.data.scene_files import SEEDS, digest_of, write_split
 from fna.data.scene_questions import KINDS
@@ -71,6 +71,7 @@ class Shapes(_Drawn):
     """Scenes of three to five things with their captions: those of one level, or "all" five."""
 
     captions: Literal["terse", "coloured", "related", "detailed", "full", "all"] = "full"
+    gives: ClassVar[type] = Captioned
 
     def load(self, limit: int | None) -> Dataset[Captioned]:
         """The first `limit` scenes."""
@@ -93,6 +94,7 @@ class ShapesSingle(_Drawn):
     by: Literal["shape", "colour", "both"] = "shape"
     train: str = "train"
     train_count: Count = 500
+    gives: ClassVar[type] = Labelled
 
     def load(self, limit: int | None) -> LabelledDataset:
         """The first `limit` scenes."""
@@ -121,6 +123,7 @@ class ShapesSegmented(_Drawn):
 
     train: str = "train"
     train_count: Count = 500
+    gives: ClassVar[type] = Segmented
 
     def load(self, limit: int | None) -> SegmentedDataset:
         """The first `limit` scenes."""
@@ -136,6 +139,7 @@ class ShapesAsked(_Drawn):
     """Scenes with questions of one kind (see `scene_questions.KINDS`) or of "all"."""
 
     kind: str = "all"
+    gives: ClassVar[type] = Asked
 
     def load(self, limit: int | None) -> Dataset[Asked]:
         """The first `limit` questions."""

@@ -6,7 +6,7 @@ import ast
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fna.data import captions, files
 from fna.data.base import Captioned, Dataset, is_text
@@ -29,6 +29,7 @@ class TsvCaptions:
     captions_per_image: Count | Literal["all"] = "all"
     domain: Domain = "photographs"
     name: str = "captions_tsv"
+    gives: ClassVar[type] = Captioned
 
     def __post_init__(self) -> None:
         captions.check_count(self.captions_per_image)

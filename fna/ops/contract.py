@@ -130,6 +130,10 @@ def probe(op: Attention, site: Site, *, heads: int = 2, tokens: int = 12, width:
     q, k, v = torch.randn(3, 1, heads, tokens, width, generator=generator)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what an op says about 12 tokens ("fewer than landmarks") is of no interest
-        out = op(q, k, v, site)
+        out: object = op(q, k, v, site)
+    if not isinstance(out, Tensor):
+        raise Unsupported(f"{type(op).__name__} returned {type(out).__name__}, no tensor; return one of the shape of the queries.")
     if out.shape != q.shape:
         raise Unsupported(f"{type(op).__name__} returned shape {tuple(out.shape)} for queries of shape {tuple(q.shape)}.")
+    if out.dtype != q.dtype:
+        raise Unsupported(f"{type(op).__name__} returned {out.dtype} for queries of {q.dtype}; return theirs.")

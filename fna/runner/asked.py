@@ -13,8 +13,8 @@ from fna.configs import instantiate, load_option
 from fna.errors import UserError
 from fna.report.expected import placed, read_figures
 from fna.runner.env import choose_device
-from fna.runner.settings import check_settings
-from fna.runner.suits import ANY_MODEL, instead, lacks
+from fna.runner.settings import by_knob, check_resolves, check_settings
+from fna.runner.suits import ANY_MODEL, check_examples, instead, lacks
 from fna.runner.versus import Composed
 from fna.surgery.plan import parse_layers
 
@@ -94,6 +94,7 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
     Raises `UserError` for anything that can be known to be wrong without loading weights or reading data.
     """
     for one in composed:
+        check_resolves(one.cfg, one.names)
         check_settings(one.cfg, one.names)
         _check_options(one)
     first = composed[0]
@@ -112,6 +113,7 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
     if len(contenders) == 1:  # among others one may refuse, and is told so in its own line
         _try(contenders[0], model.depth)
     task = instantiate(cfg.task)
+    check_examples(task, dataset, names)
     if hasattr(task, "check_files"):
         task.check_files()
     notes: tuple[str, ...] = ()
@@ -174,7 +176,10 @@ def _wanted(one: Composed, depth: int | None, names: Mapping[str, str]) -> Wante
     """A contender with its parts."""
     cfg = _resolved(one.cfg)
     auto = {"landmarks": PLACEHOLDER} if cfg.landmarks == AUTO else {}
-    op = instantiate(OmegaConf.merge(cfg.attn, auto))
+    try:
+        op = instantiate(OmegaConf.merge(cfg.attn, auto))
+    except UserError as error:
+        raise UserError(by_knob(str(error), "attn", one.names["attn"])) from error
     mask, reduce, kv = (instantiate(node) if node and "_target_" in node else None for node in (cfg.mask, cfg.reduce, cfg.kv))
     if depth is not None and cfg.layers != AUTO:
         parse_layers(cfg.layers, depth)

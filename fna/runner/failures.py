@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fna.errors import UserError
 from fna.records import NO_ROOM
+from fna.runner.refusals import REFUSALS, one_line
 
 # torch says it so on a CPU, where it has no error of its own for it; oneDNN and C++ in their words
 MEMORY = re.compile(r"out of memory|(can't|cannot|could not|failed to) allocate|not enough memory|bad_alloc|bad allocation", re.I)
@@ -29,7 +30,9 @@ def is_memory(error: BaseException) -> bool:
 
 
 def mendable(error: Exception) -> Exception:
-    """The `UserError` for what the limits of the machine made fail, memory or disk; any other error as it is."""
+    """The `UserError` for what the limits of the machine made fail, memory or disk, or what the config says; others as they are."""
+    if isinstance(error, REFUSALS) and not isinstance(error, UserError):
+        return UserError(one_line(error))
     if is_memory(error):
         first = str(error).strip().partition("\n")[0] or type(error).__name__
         return UserError(f"out of memory ({first}); give a smaller batch_size or image_size (for the cost: timing.batch_size).")

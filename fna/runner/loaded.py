@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from fna.data.base import Dataset, listed_once
 from fna.data.loading import Kept
+from fna.data.pictures import pages_note
 from fna.models.base import Model
 from fna.runner import env
 from fna.runner.asked import Asked
@@ -49,6 +50,7 @@ def load(asked: Asked) -> Loaded:
     if hasattr(asked.model, "check_published"):
         asked.model.check_published()
     dataset = listed_once(asked.dataset.load(cfg.limit))
+    dataset.notes += pages_note(example.image for example in dataset.examples)
     model = asked.model.build(image_size=_size(cfg), device=device, dtype=cfg.dtype, seed=cfg.seed)
     model.config = model_config(cfg)
     say(f"weights: {model.weights_line}, images of {' x '.join(map(str, model.image_size))} px")

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from hydra.errors import ConfigCompositionException, HydraException
+import os
+import re
+import shlex
+
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+    UnsupportedInterpolationType,
+)
 from yaml import YAMLError
 
 from fna.configs import broken_yaml
 from fna.errors import UserError
+from fna.runner.remedies import takes
+from fna.schema import ACCEPTED
 
 REFUSALS = (UserError, HydraException, OmegaConfBaseException, YAMLError)
+INTERPOLATIONS = (InterpolationResolutionError, UnsupportedInterpolationType)
 
 
 def one_line(error: Exception) -> str:
@@ -21,8 +35,17 @@ def one_line(error: Exception) -> str:
     cause = error.__cause__
     if isinstance(error, YAMLError):  # in a file that Hydra reads before we do
         said = f"{getattr(getattr(error, 'problem_mark', None), 'name', 'conf')}: {broken_yaml(error)}"
+    elif isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        said = f"{group}={name}: no such {group}; there is {', '.join(error.options)}."
+    elif isinstance(error, INTERPOLATIONS):
+        said = _unresolved(error)
     elif not isinstance(error, ConfigCompositionException) or not isinstance(cause, OmegaConfBaseException):
         said = str(error)
+    elif isinstance(cause, INTERPOLATIONS):
+        said = _unresolved(cause)
+    elif isinstance(cause, ConfigKeyError | ConfigAttributeError) and "/" in str(cause.full_key):
+        said = f"{cause.full_key}: there is no such group; drop the word."
     elif isinstance(cause, ConfigKeyError | ConfigAttributeError):
         place, _, key = str(cause.full_key).rpartition(".")
         keys = [str(key) for key in cause.parent_node or () if key != "_target_"]
@@ -31,6 +54,30 @@ def one_line(error: Exception) -> str:
         override = str(error).removeprefix("Error merging override ")
         held = cause.parent_node.get(cause.key) if isinstance(cause.parent_node, DictConfig) else None
         reason, _, _ = str(cause).partition("\n")  # what follows names the key again, and types of OmegaConf's
+        reason = "null is no value for it; drop the word." if "is not Optional" in reason else reason
         keys = [f"{cause.full_key}.{key!s}" for key in held] if isinstance(held, DictConfig) else []
         said = f"{override}: set {' or '.join(keys)}." if keys else f"{override}: {reason}"
     return " ".join(said.split())
+
+
+def _unresolved(error: OmegaConfBaseException) -> str:
+    """What is wrong with an interpolation (``${...}``), and in which key."""
+    place, reason = str(error.full_key), str(error.msg).partition("\n")[0]
+    node = error.parent_node._get_node(error.key) if isinstance(error.parent_node, DictConfig) else None
+    text = str(node._value()) if node is not None else "${...}"
+    named = re.search(r"Interpolation key '(.+)' not found", reason)
+    unset = re.search(r"Environment variable '(.+)' not found", reason)
+    told = f"{place}={text}"
+    if "Recursive" in reason:
+        return f"{told}: leads back to itself; give a value."
+    if unset:
+        return f"{told}: {unset[1]} is not set in the environment; set it, or give a value."
+    if isinstance(error, UnsupportedInterpolationType):
+        return f"{told}: there is no such thing to look up; oc.env:NAME is the environment's, landmarks that of a key."
+    if isinstance(error, InterpolationKeyError) and named:
+        value = os.environ.get(named[1])
+        if value is not None and takes(ACCEPTED.get(place, str), value):
+            meant = f"{place}={text.replace(named[1], f'oc.env:{named[1]}')}"
+            return f"{told}: the config has no key {named[1]}; of the environment write {shlex.quote(meant)}"
+        return f"{told}: the config has no key {named[1]}; give a value."
+    return f"{told}: {reason.partition('raised while resolving interpolation: ')[2] or reason}; give a value."

@@ -6,12 +6,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from fna.configs import choices
 from fna.errors import UserError
 from fna.runner.chosen import raw_values
+from fna.runner.refusals import one_line
 from fna.schema import check_knobs
 from fna.values import Count, held, shown
+
+
+def check_resolves(cfg: DictConfig, names: Mapping[str, str]) -> None:
+    """Refuse an interpolation (``${...}``) of what is not there, with the YAML file of the option where it stands in one."""
+    try:
+        OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        said = one_line(error)
+        group, text = said.partition(".")[0], said.partition("=")[2].partition(": ")[0]
+        file = choices(group).get(names.get(group, "")) if text else None
+        there = file is not None and text in file.read_text(encoding="utf-8")
+        raise UserError(f"{file}: {said}" if there else said) from error
 
 
 def check_settings(cfg: DictConfig, names: Mapping[str, str]) -> None:
@@ -32,6 +46,15 @@ def check_settings(cfg: DictConfig, names: Mapping[str, str]) -> None:
             foreign = [str(key) for key in cfg[group] if not said and group != "experiment"]
             if foreign:
                 raise UserError(f"{group}.{foreign[0]}: {group}={name} has no keys; choose another {group}.")
+
+
+def by_knob(said: str, group: str, name: str) -> str:
+    """What is said of a key that follows a root knob ("attn.rank=0.5: ..."), of that knob, which was typed instead."""
+    for key, value in raw_values(group, name).items():
+        if said.startswith(f"{group}.{key}=") and isinstance(value, str) and value.startswith("${"):
+            rest = said.removeprefix(f"{group}.{key}").removesuffix(".")
+            return f"{value.strip('${}')}{rest}, which {group}={name} needs."
+    return said
 
 
 def _check_following(said: Mapping[str, Any], node: DictConfig, place: str) -> None:

@@ -1,13 +1,15 @@
-"""Whether a model can serve a task, told before its weights are loaded."""
+"""Whether a model and a data set can serve a task, told before weights are loaded or data is read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fna.data.base import Captioned, Labelled, Segmented
 from fna.errors import UserError
 
 CALLED = {"encode_text": "text tower", "classify": "classification head"}
+HELD = {Captioned: "captions", Labelled: "class for each image", Segmented: "label maps"}
 ANY_MODEL = "fidelity"  # the task that every model can do on any images
 
 
@@ -22,6 +24,18 @@ def lacks(task: Any, source: Any, names: Mapping[str, str]) -> str:
         return ""
     lacking = " and no ".join(CALLED[need] for need in sorted(needs))
     return f"model={names['model']} has no {lacking}, which task={names['task']} needs"
+
+
+def check_examples(task: Any, source: Any, names: Mapping[str, str]) -> None:
+    """Raise `UserError` where the examples that a data set gives are not what the task asks; one that says neither is let through.
+
+    ``task.asks`` and ``source.gives``: a kind of `fna.data.base`.
+    """
+    asks, gives = getattr(task, "asks", None), getattr(source, "gives", None)
+    if asks in HELD and gives is not None and not issubclass(gives, asks):
+        raise UserError(
+            f"task={names['task']}: dataset={names['dataset']} has no {HELD[asks]}; leave task out, or give task={ANY_MODEL}."
+        )
 
 
 def instead(lacking: str, words: Sequence[str]) -> str:

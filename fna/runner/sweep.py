@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -53,7 +56,7 @@ class SweepReport(Callback):
         """Refuse a sweep without a job, and a folder that belongs to another sweep."""
         folder, words = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
         _refuse_no_job(words)
-        _refuse_one_folder(config)
+        _refuse_one_folder(config, words)
         _take(folder)
         _refuse_others(folder, words)
         self.before = _stamps(folder)
@@ -110,14 +113,41 @@ def _refuse_no_job(words: list[str]) -> None:
             raise UserError(f"no job: {word} stands for no value; give at least one.")
 
 
-def _refuse_one_folder(config: DictConfig) -> None:
-    """Raise `UserError` where all jobs would write into one folder, each over the one before."""
+def _refuse_one_folder(config: DictConfig, words: list[str]) -> None:
+    """Raise `UserError` where two jobs would write into one folder, each over the one before."""
     place = OmegaConf.to_container(config.hydra.sweep, resolve=False)
     assert isinstance(place, dict)
-    if "${" not in str(place["subdir"]):
+    subdir = str(place["subdir"])
+    if "job.num" in subdir:
+        return
+    folders = _folders(config, words) if "${" in subdir else [subdir, subdir]
+    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if twice is not None:
         raise UserError(
-            f"hydra.sweep.subdir={place['subdir']}: every job would write over the one before; leave it out, for a folder each."
+            f"hydra.sweep.subdir={subdir}: a job would write over another one in {twice}; leave it out, for a folder each."
         )
+
+
+def _folders(config: DictConfig, words: list[str]) -> list[str]:
+    """The sub-folder of each job, as Hydra's basic sweeper starts them; none where a sweeper picks the values as it goes."""
+    loader, whole = GlobalHydra.instance().config_loader(), HydraConfig.instance().cfg
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides([*params, *words])
+    if not all(override.is_discrete_sweep() for override in overrides if override.is_sweep_override()):
+        return []
+    found = []
+    try:
+        for number, job in enumerate(BasicSweeper.split_arguments(overrides, None)[0]):
+            own = loader.load_sweep_config(config, list(job))
+            with open_dict(own):
+                own.hydra.job.num, own.hydra.job.id = number, str(number)
+            HydraConfig.instance().set_config(own)  # which ${hydra:...} looks in
+            found.append(str(own.hydra.sweep.subdir))
+    except (HydraException, OmegaConfBaseException):  # of a word that a job will be refused for
+        return []
+    finally:
+        HydraConfig.instance().cfg = whole
+    return found
 
 
 def _take(folder: Path) -> None:

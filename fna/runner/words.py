@@ -9,16 +9,19 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, OverrideType, Quote, QuotedString, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, OverrideType, RangeSweep
 from hydra.errors import HydraException
 
 from fna.configs import choices
 from fna.errors import UserError
 from fna.runner.chosen import check_option_file, chosen, follows, globbed, groups, raw_values, sweeps, values
+from fna.runner.hydras import check_hydras, is_hydras
+from fna.runner.remedies import Options, as_text, kind_of, takes, written
 from fna.schema import ACCEPTED, Knobs
 from fna.values import held, shown
 
@@ -26,6 +29,7 @@ FOLLOWING = ("attn", "reduce", "mask", "kv")  # groups whose YAML may follow the
 USED = ("landmarks", "sampler")  # knobs that do nothing unless a method follows them
 HYDRAS_KEYS = ("_args_", "_convert_", "_partial_", "_recursive_")  # they change how an object is built, not which
 SAID = {"landmarks": "counts no landmarks", "sampler": "does not draw tokens by it"}
+Known = Mapping[str, Mapping[str, Path]]  # group -> option -> its YAML
 
 
 def check_words(words: Sequence[str], *, sweep: bool = False, extra: Sequence[Path] = ()) -> None:
@@ -33,12 +37,12 @@ def check_words(words: Sequence[str], *, sweep: bool = False, extra: Sequence[Pa
 
     ``sweep``: whether several values of a word are several jobs. ``extra``: folders laid out like ``conf/``, searched first.
     """
-    overrides = [parsed(word) for word in words]
-    ours = [override for override in overrides if not _is_hydras(override)]
     known = {name: choices(name, extra) for name in groups(extra)}
-    for override in ours:
-        _check_key(override, known)
-    _check_twice(ours)
+    overrides = [parsed(word, lambda key: kind_of(key, _options(words, known, extra), extra)) for word in words]
+    ours = [override for override in overrides if not is_hydras(override)]
+    for override in overrides:
+        check_hydras(override) if is_hydras(override) else _check_key(override, known)
+    _check_twice(overrides)
     for override in ours:
         _check_option(override, known)
     options = {group: chosen(group, ours, known, extra) for group in known}
@@ -47,23 +51,38 @@ def check_words(words: Sequence[str], *, sweep: bool = False, extra: Sequence[Pa
             check_option_file(group, name, extra)
     several = sweep or any(sweeps(name, extra) for name in options.get("experiment", ()))
     several = several or any(override.key_or_group == "hydra.mode" for override in overrides)
+    searching = any(override.key_or_group == "hydra/sweeper" for override in overrides)
+    for override in overrides:
+        if override.is_sweep_override():
+            _check_sweep(override, several, searching, known, lambda key: kind_of(key, options, extra))
     for override in ours:
-        _check_values(override, several)
+        _check_plus(override, options, extra)
+        _check_values(override)
         _check_following(override, options, extra)
     _check_used(ours, options, extra)
 
 
-def parsed(word: str) -> Override:
-    """A word as Hydra reads it; `UserError` says how to write what Hydra cannot read."""
-    key, equals, value = word.partition("=")
+def _options(words: Sequence[str], known: Known, extra: Sequence[Path]) -> Options:
+    """The options that those words come to which Hydra can read."""
+    readable = [override for override in map(_read, words) if override is not None and not is_hydras(override)]
+    return {group: chosen(group, readable, known, extra) for group in known}
+
+
+def _read(word: str) -> Override | None:
+    """A word as Hydra reads it, None where it cannot."""
     try:
         override = OverridesParser.create().parse_override(word)
     except HydraException:
-        pass
-    else:
-        if override.key_or_group and (equals or override.type == OverrideType.DEL):
-            override.input_line = word
-            return override
+        return None
+    override.input_line = word
+    return override if override.key_or_group and ("=" in word or override.type == OverrideType.DEL) else None
+
+
+def parsed(word: str, kind: Callable[[str], Any] = lambda key: Any) -> Override:
+    """A word as Hydra reads it; `UserError` says how to write what Hydra cannot read. ``kind``: what a key takes."""
+    if (override := _read(word)) is not None:
+        return override
+    key, equals, value = word.partition("=")
     if not equals:
         meant = next(
             (f"did you mean {group}={word}?" for group in groups() if word in choices(group)), "write landmarks=64, for one."
@@ -71,24 +90,16 @@ def parsed(word: str) -> Override:
         raise UserError(f"{word}: is no knob=value; {meant}")
     if not re.fullmatch(r"\+{0,2}[A-Za-z_][\w./@-]*", key) or re.search(r"[./@]{2}|[./@]$", key):
         raise UserError(f"{word}: '{key}' is no knob's name; write knob=value without spaces around =, such as landmarks=64.")
-    raise UserError(f"{word}: Hydra reads some of these signs as its own; write {written(key, value)}")
+    plain = key.lstrip("+")
+    raise UserError(f"{word}: Hydra reads some of these signs as its own; {as_text(plain, value, kind(plain))}")
 
 
-def written(key: str, text: str) -> str:
-    """``key=text`` for a shell, in quotes that Hydra takes off again."""
-    word = f"{key}={QuotedString(text, Quote.double if chr(39) in text else Quote.single).with_quotes()}"
-    return shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"'
-
-
-def _is_hydras(override: Override) -> bool:
-    return override.key_or_group.split("/")[0].split(".")[0] == "hydra"
-
-
-def _check_key(override: Override, known: Mapping[str, Mapping[str, Path]]) -> None:
+def _check_key(override: Override, known: Known) -> None:
     key, word = override.key_or_group, override.input_line
     root, _, rest = key.partition(".")
-    if override.type == OverrideType.DEL:
-        raise UserError(f"{word}: nothing can be left out; choose another, {root}=none for one, or drop the word.")
+    if override.type == OverrideType.DEL and (root in known or root in Knobs.__dataclass_fields__):
+        none = f"write {root}=none" if "none" in known.get(root, ()) and not rest else "drop the word."
+        raise UserError(f"{word}: nothing can be left out; {none}")
     if rest.rpartition(".")[2] in HYDRAS_KEYS:
         raise UserError(f"{word}: is Hydra's own business, no option; leave it out.")
     if override.package is not None:
@@ -106,12 +117,14 @@ def _check_twice(overrides: Sequence[Override]) -> None:
     seen: dict[str, str] = {}
     for override in overrides:
         key, word = override.key_or_group, str(override.input_line)
+        if key in seen and is_hydras(override):
+            raise UserError(f"{key} is given twice, {seen[key]} and {word}: keep one.")
         if key in seen:
             raise UserError(f"{key} is given twice, {seen[key]} and {word}: keep one; several values are a sweep, -m {key}=A,B.")
         seen[key] = word
 
 
-def _check_option(override: Override, known: Mapping[str, Mapping[str, Path]]) -> None:
+def _check_option(override: Override, known: Known) -> None:
     group = override.key_or_group
     if group not in known:
         return
@@ -124,21 +137,48 @@ def _check_option(override: Override, known: Mapping[str, Mapping[str, Path]]) -
             raise UserError(f"{group}={shown(name)}: no such {group}; {hint}there is {', '.join(known[group])}.")
 
 
-def _check_values(override: Override, sweep: bool) -> None:
+def _check_plus(override: Override, options: Options, extra: Sequence[Path]) -> None:
+    """Refuse a + before what is there already; two before a key of it are Hydra's way to set it in any case."""
     key, word = override.key_or_group, str(override.input_line)
-    if override.is_sweep_override() and not sweep:
-        one = written(key, word.partition("=")[2])
-        raise UserError(f"{word}: several values are a sweep, which needs -m; as one value write {one}")
+    group, _, path = key.partition(".")
+    there = not path or key in ACCEPTED or any(path in raw_values(group, name, extra) for name in options.get(group, ()))
+    if (override.is_add() and there) or (override.is_force_add() and key in options):
+        raise UserError(f"{word}: is there already; write {word.lstrip('+')}")
+
+
+def _check_sweep(override: Override, sweep: bool, searching: bool, known: Known, kind: Callable[[str], Any]) -> None:
+    """Refuse several values where one job runs, and those that no sweep can name. ``searching``: a sweeper was chosen."""
+    key, word = override.key_or_group, str(override.input_line)
+    if isinstance(override._value, Glob) and key not in known:
+        raise UserError(f"{word}: glob(...) stands for options of a group; name the values.")
+    if isinstance(override._value, IntervalSweep) and not searching:
+        raise UserError(f"{word}: interval(...) is for a sweeper that searches; name the values.")
+    if not sweep:
+        text = word.partition("=")[2]
+        listed = f"[{text}]" if isinstance(override._value, ChoiceSweep) and override._value.simple_form else ""
+        if key in known:
+            one = "."
+        elif takes(kind(key), text):
+            one = f"; as one value write {written(key, text)}"
+        elif listed and takes(kind(key), list(values(override))):
+            one = f"; as one value write {shlex.quote(f'{key}={listed}')}"
+        else:
+            one = "."
+        raise UserError(f"{word}: several values are a sweep, which needs -m{one}")
     if isinstance(override._value, ChoiceSweep | RangeSweep) and not any(True for _ in values(override)):
         raise UserError(f"{word}: names no value, so that there is no job; give one.")
+
+
+def _check_values(override: Override) -> None:
+    key, word = override.key_or_group, str(override.input_line)
     for value in values(override) if key in ACCEPTED else ():
         if not (isinstance(value, str) and "${" in value):
             fitted = held(ACCEPTED[key], value, key)
             if type(fitted) is int and isinstance(value, float):  # OmegaConf takes no float for a whole number
-                raise UserError(f"{word}: write {key}={fitted}.")
+                raise UserError(f"{word}: is a whole number with a point or an exponent; write {key}={fitted}")
 
 
-def _check_following(override: Override, options: Mapping[str, Sequence[str]], extra: Sequence[Path]) -> None:
+def _check_following(override: Override, options: Options, extra: Sequence[Path]) -> None:
     """Refuse ``attn.sampler.features``, a key below one that follows a root group (``sampler: ${sampler}``): it has none."""
     group, _, path = override.key_or_group.partition(".")
     key, _, rest = path.partition(".")
@@ -149,7 +189,7 @@ def _check_following(override: Override, options: Mapping[str, Sequence[str]], e
             raise UserError(f"{override.input_line}: {group}.{key} follows {knob}; set {knob}.{rest}=... instead.")
 
 
-def _check_used(overrides: Sequence[Override], chosen: Mapping[str, Sequence[str]], extra: Sequence[Path]) -> None:
+def _check_used(overrides: Sequence[Override], chosen: Options, extra: Sequence[Path]) -> None:
     """Refuse a typed count of landmarks or sampler that no chosen method uses; in a sweep it is enough that one of them does."""
     options = [(group, name) for group in FOLLOWING for name in chosen.get(group, ())]
     for override in overrides:

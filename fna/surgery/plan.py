@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from fna.errors import UserError
 
@@ -16,11 +17,11 @@ _RANGE = re.compile(r"(-?\d+)(?:-(-?\d+))?")
 
 
 def parse_layers(spec: Layers, depth: int, knob: str = "layers") -> tuple[int, ...]:
-    """The chosen blocks of a model with ``depth`` blocks, ascending and without repeats.
+    """The chosen blocks of a model with ``depth`` blocks, ascending; one that is named twice is a mistyped other.
 
     ``spec``: "all"; "last-half" (of an odd depth the larger half); one number; a range with both ends included ("13-23"); a comma
-    list of these; a sequence of them. Negative numbers count from the end. Raises `UserError`, which names ``knob``, for anything
-    else.
+    list of these; a sequence of them. Negative numbers count from the end, in a range both or neither. Raises `UserError`, which
+    names ``knob``, for anything else.
     """
     if isinstance(spec, str):
         parts: Sequence[int | str] = [part.strip() for part in spec.split(",")]
@@ -29,9 +30,12 @@ def parse_layers(spec: Layers, depth: int, knob: str = "layers") -> tuple[int, .
     else:
         parts = [spec]
     asked = f"{knob}={_shown(spec)}"
-    chosen = sorted({block for part in parts for block in _blocks(part, asked, depth)})
+    chosen = sorted(block for part in parts for block in _blocks(part, asked, depth))
     if not chosen:
         raise UserError(f"{asked} names no block: {_choices(depth)}")
+    twice = next((block for block, after in pairwise(chosen) if block == after), None)
+    if twice is not None:
+        raise UserError(f"{asked}: names block {twice} twice; name each once.")
     return tuple(chosen)
 
 
@@ -50,7 +54,9 @@ def _blocks(part: int | str, asked: str, depth: int) -> range:
     for number in (first, last):
         if not -depth <= number < depth:
             raise UserError(f"{asked}: this model has blocks 0-{depth - 1}; {_choices(depth)}")
-    first, last = first % depth, last % depth
+    ends, (first, last) = (first, last), (first % depth, last % depth)
+    if ends[0] >= 0 > ends[1]:  # 0--1 is more likely a mistyped 0-1 than a range up to the last block
+        raise UserError(f"{asked}: '{part}' counts one end from the front, the other from the back; write \"{first}-{last}\".")
     if first > last:
         raise UserError(f"{asked}: the range '{part}' runs backwards; {_choices(depth)}")
     return range(first, last + 1)

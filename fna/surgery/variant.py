@@ -83,8 +83,10 @@ class Variant:
             warnings.simplefilter("ignore")  # so few tokens are fewer than any real count of landmarks
             try:
                 probe(op, site, tokens=PROBED)
-            except ValueError as error:
-                raise UserError(str(error)) from error
+            except Exception as error:
+                if not isinstance(error, UserError):  # a bug in it, which stays one
+                    error.add_note(f"raised by {type(op).__module__}.{type(op).__qualname__} on a tiny input, as in block {layer}")
+                raise
 
     def facts(self, depth: int) -> dict[str, Any]:
         """What ``result.json`` says of it beyond the names of its options."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ class Classification:
     templates: str | Sequence[str] = "simple"
     cache: str | None = None
     version: int = 3
+    asks: ClassVar[type] = Labelled
     _texts: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -46,6 +47,7 @@ class Learnt(ABC):
     cache: str = "outputs/cache"
     refit: bool = False
     version: int = 2
+    asks: ClassVar[type] = Labelled
     _fitted: dict[str, tuple[str, Classifier]] = field(default_factory=dict, repr=False)
 
     @abstractmethod

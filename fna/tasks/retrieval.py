@@ -40,6 +40,7 @@ class Retrieval:
     def __post_init__(self) -> None:
         sentence(self.prompt, "task.prompt", "caption")
 
+    asks: ClassVar[type] = Captioned
     needs: ClassVar[frozenset[str]] = frozenset({"encode_text"})
 
     def check(self, model: Model, dataset: Dataset) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -50,6 +50,7 @@ class Segmentation:
     cache: str = "outputs/cache"
     boundary: Annotated[float, within(0, 1)] = SHARE
     version: int = 2
+    asks: ClassVar[type] = Segmented
 
     @property
     def needs(self) -> frozenset[str] | None:

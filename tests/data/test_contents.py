@@ -122,7 +122,7 @@ def test_what_is_there_and_cannot_be_read_is_no_error_here(tmp_path: Path) -> No
     assert sha256s(paths) == dict.fromkeys(paths, UNREADABLE)
 
 
-def test_what_is_not_there_is_named(data: Path) -> None:
+def test_a_link_to_nothing_is_named_with_what_it_links_to(data: Path) -> None:
     os.symlink(data / "nowhere", data / "val/cat/3.bmp")
-    with pytest.raises(UserError, match=r"1 of the annotated files are not there, 3\.bmp in .*cat first"):
+    with pytest.raises(UserError, match=r"1 of the files are links to what is not there, .*3\.bmp to .*nowhere first; bring"):
         digest(data)

@@ -54,7 +54,7 @@ def test_a_bank_is_cut_from_the_only_split(tree: Path) -> None:
         ("val", None, r"dataset\.train=val: these are the images that are asked about; .*dataset\.bank=4"),
         ("tain", None, r"dataset\.train=tain: no such folder in .*; there is train, val: give one with dataset\.train=NAME"),
         ("train", 2, r"dataset\.train=train and dataset\.bank=2: .*give one"),
-        (".", None, r"dataset\.train=\.: .*look like splits"),
+        (".", None, r"dataset\.train=\.: names no folder in the root"),
         ("train/cat", None, r"dataset\.train=train/cat: .*holds no folder"),
     ],
 )

@@ -62,7 +62,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("_target_: mine_all_my_own.Mine\nwidth: 3\n", "attn.width: mine_all_my_own.Mine has no such key; it has weight."),
         ("_target_: mine_all_my_own.Mine\nweight: wide\n", "attn.weight=wide: give a number."),
         ("_target_: mine_all_my_own.plain\nweight: 1.5\n", "attn.weight=1.5: give a whole number."),
-        ("_target_: 3\n", "3: cannot be imported"),
+        ("_target_: 3\n", "_target_=3 is no name; give that of the class to build, package.Class."),
         ("defaults:\n  - nowhere\n_target_: mine_all_my_own.Mine\n", "attn=nowhere: no such attn"),
     ],
 )  # fmt: skip

@@ -1,0 +1,157 @@
+"""What can be typed after ``attn=``: the folders laid out like ``conf/``, the YAML files in them, and what each says."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fna.errors import UserError
+from fna.values import shown
+
+_HOME = Path(__file__).resolve().parent
+# fna/conf: a folder of its own in a wheel, in a checkout a link to conf/ at the top, which is taken where links are not to be had
+CONF = (_HOME if (_HOME / "conf").is_dir() else _HOME.parent).joinpath("conf").resolve()
+PACKAGE = re.compile(r"^#\s*@package\s+(\S+)", re.M)  # Hydra's comment that says where in the config a file's keys go
+
+
+def program() -> str:
+    """The command as it was typed, for messages that say what to type next: python run.py, fna or python -m fna."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py" and called.parent.name == "fna":
+        return "python -m fna"
+    in_checkout = called.stem != "fna" and (CONF.parent / "run.py").is_file()
+    return "python run.py" if in_checkout else "fna"
+
+
+def search_path(extra: Sequence[Path] = ()) -> list[Path]:
+    """Folders laid out like ``conf/``: ``extra`` first, then FNA_CONF_DIR (separated as PATH is), then fna's own.
+
+    Raises `UserError` for a folder of FNA_CONF_DIR that is not there, or is not laid out so.
+    """
+    own = [Path(part) for part in os.environ.get("FNA_CONF_DIR", "").split(os.pathsep) if part]
+    for folder in own:
+        if not folder.is_dir():
+            raise UserError(f"FNA_CONF_DIR={folder}: no such folder; name one laid out like conf/, or unset it.")
+        if not any((folder / group.name).is_dir() for group in CONF.iterdir() if group.is_dir()):
+            raise UserError(f"FNA_CONF_DIR={folder}: has no folder such as attn/; name one laid out like conf/.")
+    return [*extra, *own, CONF]
+
+
+def choices(group: str, extra: Sequence[Path] = ()) -> dict[str, Path]:
+    """Every option of a config group: name -> YAML file, sorted by name; an earlier folder hides a later one."""
+    found: dict[str, Path] = {}
+    for folder in search_path(extra):
+        for file in sorted((folder / group).glob("*.yaml")):
+            if file.is_file():  # a folder may be called so, and a link may lead nowhere
+                found.setdefault(file.stem, file)
+    return dict(sorted(found.items()))
+
+
+def summary(file: Path) -> str:
+    """The first comment of a YAML file: the sentence that ``--help`` shows for it."""
+    for line in _text(file).splitlines():
+        if line.startswith("# ") and not line.startswith("# @package"):
+            return line[2:].strip()
+    return ""
+
+
+def load_option(group: str, name: str, extra: Sequence[Path] = (), above: Sequence[str] = ()) -> DictConfig:
+    """The config of one option, unresolved, with the siblings that its defaults list names merged in that list's order.
+
+    Overrides of other groups in that list are Hydra's business and left out. ``above``: the options whose lists led here. Raises
+    `UserError` naming the options that there are, or the file that is no mapping in YAML or leads back to itself.
+    """
+    known = choices(group, extra)
+    if name not in known:
+        raise UserError(f"{group}={name}: no such {group}; there is {', '.join(known)}.")
+    file = known[name]
+    if name in above:
+        raise UserError(f"{file}: its defaults lead back to it ({' -> '.join([*above, name])}); take it out of the list.")
+    node = _read(file)
+    _check_package(file, group)
+    siblings = [entry for entry in _defaults(file, node) if isinstance(entry, str)]
+    parts = []
+    for entry in siblings:
+        if entry != "_self_" and entry not in known:
+            raise UserError(f"{file}: defaults: {group}={entry}: no such {group}; there is {', '.join(known)}.")
+        parts.append(node if entry == "_self_" else load_option(group, entry, extra, [*above, name]))
+    merged = OmegaConf.merge(*parts, *([] if "_self_" in siblings else [node]))
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _read(file: Path) -> DictConfig:
+    """The mapping that a file holds. Raises `UserError` for what is none, and for keys that are no names."""
+    try:
+        node = OmegaConf.load(file)
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError, RecursionError) as error:
+        raise UserError(f"{file}: {broken_yaml(error)}") from error
+    if not isinstance(node, DictConfig):
+        raise UserError(f"{file}: is a list; give keys and values, _target_: the class to build, for one.")
+    _check_hydras_keys(file, OmegaConf.to_container(node, resolve=False))
+    odd = [key for key in node if not isinstance(key, str)]
+    if odd:
+        raise UserError(f"{file}: {shown(odd[0])} is no name of a key; write steps: 6, for one.")
+    return node
+
+
+def _check_hydras_keys(file: Path, values: Any) -> None:
+    """Refuse a ``_target_`` that is no name, and Hydra's other keys with underscores, at any depth."""
+    for key, value in values.items() if isinstance(values, dict) else ():
+        if key == "_target_" and value is not None and (not isinstance(value, str) or "${" in value):
+            raise UserError(f"{file}: _target_={shown(value)} is no name; give that of the class to build, package.Class.")
+        if isinstance(key, str) and key.startswith("_") and key != "_target_":
+            raise UserError(f"{file}: {key} is Hydra's own business; leave it out.")
+        _check_hydras_keys(file, value)
+
+
+def _defaults(file: Path, node: DictConfig) -> list[Any]:
+    """The defaults list, taken out of ``node``: names of siblings, and overrides of other groups. `UserError` for anything else."""
+    listed = node.pop("defaults", None)
+    entries = OmegaConf.to_container(listed, resolve=False) if isinstance(listed, ListConfig) else listed or []
+    if not isinstance(entries, list) or not all(isinstance(entry, str | dict) for entry in entries):
+        raise UserError(f"{file}: defaults is no list of names; write each on a line of its own, - fna, for one.")
+    return entries
+
+
+def _check_package(file: Path, group: str) -> None:
+    """Refuse an option whose keys Hydra would put anywhere but where they are looked for."""
+    found = PACKAGE.search(_text(file))
+    own = "_global_" if group == "experiment" else "_group_"
+    if found is not None and found[1] not in (own, "_group_", group):
+        raise UserError(f"{file}: '# @package {found[1]}' puts its keys where nothing reads them; leave that line out.")
+    if group == "experiment" and (found is None or found[1] != own):
+        raise UserError(f"{file}: an experiment's keys are those of the root; begin the file with '# @package _global_'.")
+
+
+def origin(target: str, place: str, key: str = "_target_") -> str:
+    """The YAML file that names a target (and has that key), as the start of a message; nothing where they were typed."""
+    for file in choices(place.partition(".")[0]).values() if place else ():
+        text = _text(file)
+        if re.search(rf"_target_: *['\"]?{re.escape(target)}['\"]? *(#.*)?$", text, re.M) and f"{key}:" in text:
+            return f"{file}: "
+    return ""
+
+
+def _text(file: Path) -> str:
+    """What a file says, "" where it cannot be read: reading it as an option tells why."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def broken_yaml(error: Exception) -> str:
+    """What is wrong with a file that is no YAML, and in which line."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}: " if mark is not None else ""
+    reason, _, _ = str(getattr(error, "problem", None) or error).partition("\n")  # what follows are types of OmegaConf's
+    return f"{where}{reason}; it has to be YAML, a key and a value a line."

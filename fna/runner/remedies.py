@@ -1,0 +1,50 @@
+"""How to write a word that cannot be used as it stands. What is told here works when it is typed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from fna.configs import kinds
+from fna.errors import UserError
+from fna.runner.chosen import raw_values
+from fna.schema import ACCEPTED
+from fna.values import accepted, held
+
+Options = Mapping[str, Sequence[str]]  # group -> the options of it that the words come to
+
+
+def written(key: str, text: str) -> str:
+    """``key=text`` for a shell, in quotes that Hydra takes off again."""
+    word = f"{key}={QuotedString(text, Quote.double if chr(39) in text else Quote.single).with_quotes()}"
+    return shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"'
+
+
+def kind_of(key: str, options: Options, extra: Sequence[Path] = ()) -> Any:
+    """What a key takes: a root knob's type, or that of the class which a chosen option builds; Any where nobody says."""
+    if key in ACCEPTED:
+        return ACCEPTED[key]
+    group, _, path = key.partition(".")
+    for name in options.get(group, ()):
+        target = raw_values(group, name, extra).get("_target_")
+        if isinstance(target, str):
+            return kinds(target).get(path, Any)
+    return Any
+
+
+def as_text(key: str, text: str, kind: Any) -> str:
+    """How to give ``text`` itself as the value, where the key takes a text like that; else what it takes."""
+    return f"write {written(key, text)}" if takes(kind, text) else f"give {accepted(kind)}."
+
+
+def takes(kind: Any, value: Any) -> bool:
+    """Whether something of that type may be this."""
+    try:
+        held(kind, value, "")
+    except UserError:
+        return False
+    return True
