@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from fna.data import files
-from fna.data.coco_masks import CocoInstances
+from fna.data.coco_masks import CocoInstances, CocoPanoptic
 from fna.data.imagefolder import ImageFolder
+from fna.data.imagenet import ImageNet
+from fna.data.pictures import pages_note
 from fna.data.segmentation import LabelMaps
 from fna.errors import UserError
 
@@ -34,12 +36,84 @@ def tree(root: Path, *names: str) -> Path:
         ("fold-0", "fold-1"),
         ("query", "gallery"),
         ("images", "masks"),
+        ("train_images", "test_images"),
+        ("train_set", "test_set"),
+        ("trainset", "testset"),
+        ("training_data", "testing_data"),
+        ("val-images", "train-images"),
+        ("Train Photos", "Valid Photos"),
+        ("trainA", "trainB", "testA", "testB"),
+        ("my", "train_images", "test_images"),  # two that can only be splits, whatever lies beside them
+        ("dataset_train", "dataset_val"),
+        ("2017train", "2017val"),
+        ("set_1", "set_2"),
+        ("validation_masks", "img"),
     ],
 )
 @pytest.mark.parametrize("split", ["auto", None])
 def test_what_lies_one_level_too_high_is_not_read_as_classes(names: tuple[str, ...], split: str | None, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give"):
         ImageFolder(str(tree(tmp_path, *names)), split).load(None)
+
+
+@pytest.mark.parametrize("names", [("valid", "invalid"), ("test_tube", "train_station"), ("setter", "pointer"), ("dataset", "cat")])
+def test_words_that_hold_such_a_word_are_classes(names: tuple[str, ...], tmp_path: Path) -> None:
+    assert ImageFolder(str(tree(tmp_path, *names)), None).load(None).classes == sorted(names)
+
+
+@pytest.mark.parametrize("split", ["", " ", ".", "./", "..", "val/..", "/"])
+def test_a_split_that_is_the_root_itself_is_refused(split: str, tmp_path: Path) -> None:
+    root = str(tree(tmp_path, "cat", "dog"))
+    for source in (
+        ImageFolder(root, split),
+        ImageNet(root, split),
+        LabelMaps("mine", root, split, "{split}/{name}.png", "{split}/{name}.png", ["a", "b"]),
+        CocoInstances(root, split),
+        CocoPanoptic(root, split),
+    ):
+        with pytest.raises(UserError, match=r"^dataset\.split=.*: names no folder in the root; give the name of one\.$"):
+            source.check()
+
+
+def test_pages_behind_the_first_are_noted(tmp_path: Path) -> None:
+    pages = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for name in ("one", "two"):
+        pages[0].save(tmp_path / f"{name}.tif", save_all=True, append_images=pages[1:] if name == "two" else [])
+    files_of = sorted(tmp_path.iterdir())
+    assert pages_note(files_of) == ["1 pictures have several pages or frames, of which the first is read (first: two.tif)"]
+    assert pages_note(files_of[:1]) == []
+
+
+def test_a_label_map_of_several_pages_is_refused(tmp_path: Path) -> None:
+    source = label_maps(tmp_path, ".tif", [(32, 32)])
+    page = Image.fromarray(np.zeros((32, 32), np.uint8))
+    page.save(tmp_path / "ann" / "00.tif", save_all=True, append_images=[page])
+    with pytest.raises(UserError, match=r"00\.tif: has 2 pages; give label maps of one"):
+        source.load(None)
+
+
+def test_a_wrong_value_is_found_at_load_wherever_in_a_small_set_it_stands(tmp_path: Path) -> None:
+    source = label_maps(tmp_path, ".png", [(32, 32)] * 40)
+    Image.fromarray(np.full((32, 32), 7, np.uint8)).save(tmp_path / "ann" / "33.png")
+    with pytest.raises(UserError, match=r"33\.png: label value 7, which no class of mine has"):
+        source.load(None)
+
+
+def test_a_category_called_background_is_the_background(tmp_path: Path) -> None:
+    for folder in ("val2017", "annotations"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "val2017" / "a.png")
+    squares = {0: [0, 0, 31, 0, 31, 31, 0, 31], 1: [2, 2, 20, 2, 20, 20, 2, 20]}
+    told = [{"id": n, "image_id": 1, "category_id": n, "segmentation": [points]} for n, points in squares.items()]
+    kinds = [{"id": 0, "name": "Background"}, {"id": 1, "name": "cat"}]
+    content = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": told, "categories": kinds}
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    data = CocoInstances(str(tmp_path)).load(None)
+    assert data.classes == ["background", "cat"]
+    assert data.notes == ["the category background is class 0, as are pixels without an instance"]
+    labels = data.read_labels(data.examples[0])
+    assert (labels[0, 0], labels[10, 10]) == (0, 1)
+    assert CocoInstances(str(tmp_path), background=False).load(None).classes == ["Background", "cat"]
 
 
 def test_one_folder_of_the_same_name_in_every_class_is_a_layout_of_classes(tmp_path: Path) -> None:

@@ -28,6 +28,36 @@ def plain(weight: int = 3):
     return Mine(weight)
 
 number = 3
+
+class Divides:
+    def __init__(self):
+        1 / 0
+    def __call__(self, q, k, v, site):
+        return v
+
+class Leaves(Divides):
+    def __init__(self):
+        raise SystemExit(0)
+
+@dataclass
+class Nothing:
+    def __call__(self, q, k, v, site):
+        return None
+
+@dataclass
+class Pair:
+    def __call__(self, q, k, v, site):
+        return v, v
+
+@dataclass
+class Double:
+    def __call__(self, q, k, v, site):
+        return v.double()
+
+@dataclass
+class Buggy:
+    def __call__(self, q, k, v, site):
+        one, two = range(3)
 """
 
 
@@ -63,6 +93,25 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("_target_: mine_all_my_own.Mine\nweight: wide\n", "attn.weight=wide: give a number."),
         ("_target_: mine_all_my_own.plain\nweight: 1.5\n", "attn.weight=1.5: give a whole number."),
         ("_target_: 3\n", "_target_=3 is no name; give that of the class to build, package.Class."),
+        ("_target_: [a]\n", "_target_=[a] is no name"),
+        ("_target_: ${oc.env:NOPE}\n", "_target_=${oc.env:NOPE} is no name"),
+        ("_target_: mine_all_my_own.Mine\n_args_: [1]\n", "_args_ is Hydra's own business; leave it out."),
+        ("_target_: mine_all_my_own.Mine\n_mode_: x\n", "_mode_ is Hydra's own business"),
+        ("_target_: mine_all_my_own.Mine\n_partial_: true\n", "_partial_ is Hydra's own business"),
+        ("_target_: mine_all_my_own.Mine\nweight: ${nothing}\n", "the config has no key nothing; give a value."),
+        ("_target_: mine_all_my_own.Mine\nweight: ${attn.weight}\n", "leads back to itself"),
+        ("_target_: mine_all_my_own.Mine\nnull: 3\n", "Incompatible key type 'NoneType'; it has to be YAML"),
+        ("_target_: mine_all_my_own.Mine\n3: 3\n", "3 is no name of a key"),
+        ("# @package nope\n_target_: mine_all_my_own.Mine\n", "'# @package nope' puts its keys where nothing reads them"),
+        ("# @package _global_\n_target_: mine_all_my_own.Mine\n", "leave that line out"),
+        ("3\n", "Invalid loaded object type: int; it has to be YAML"),
+        ("a: &x [*x]\n", "it has to be YAML"),
+        ("defaults:\n  - mine\n", "its defaults lead back to it (mine -> mine); take it out of the list."),
+        ("defaults: fna\n", "defaults is no list of names"),
+        ("defaults: [null]\n", "defaults is no list of names"),
+        ("_target_: mine_all_my_own.Divides\n", "line 22: ZeroDivisionError: division by zero); mend that."),
+        ("_target_: mine_all_my_own.Leaves\n", "ends the program"),
+        ("_target_: sys.exit\n", "ends the program"),
         ("defaults:\n  - nowhere\n_target_: mine_all_my_own.Mine\n", "attn=nowhere: no such attn"),
     ],
 )  # fmt: skip
@@ -75,6 +124,46 @@ def test_one_line_with_the_file(folder: Path, yaml: str, said: str) -> None:
     assert found is not None, "was taken"
     assert said in found
     assert str(file) in found or "attn.weight=" in found or "attn=nowhere" in found  # a value is named by its key
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("Nothing", "Nothing returned NoneType, no tensor"), ("Pair", "Pair returned tuple, no tensor"),
+                       ("Double", "Double returned torch.float64 for queries of torch.float32")])  # fmt: skip
+def test_a_method_that_returns_no_attention_is_told_before_weights_are_loaded(folder: Path, name: str, said: str) -> None:
+    (folder / "attn" / "mine.yaml").write_text(f"_target_: mine_all_my_own.{name}\n")
+    assert said in str(asked(["attn=mine"]))
+
+
+def test_a_bug_in_a_method_stays_one_and_names_it(folder: Path) -> None:
+    (folder / "attn" / "mine.yaml").write_text("_target_: mine_all_my_own.Buggy\n")
+    with pytest.raises(ValueError, match="too many values") as raised:
+        asked(["attn=mine"])
+    assert raised.value.__notes__ == ["raised by mine_all_my_own.Buggy on a tiny input, as in block 4"]
+
+
+def test_the_python_api_names_the_file_too(folder: Path) -> None:
+    file = folder / "attn" / "mine.yaml"
+    for yaml in ("just words\n", "", "3\n", "_target_: mine_all_my_own.Mine\nweight: ${nothing}\n", "defaults:\n  - mine\n"):
+        file.write_text(yaml)
+        with pytest.raises(UserError) as refused:
+            build_attention("mine")
+        assert str(refused.value).startswith(f"{file}: ")
+        assert "\n" not in str(refused.value)
+
+
+def test_a_folder_or_a_link_called_as_an_option_is_none(folder: Path) -> None:
+    """Nor does it harm the refusal of another one, which looks for the file that names a target."""
+    (folder / "attn" / "a.yaml").mkdir()
+    (folder / "attn" / "b.yaml").symlink_to(folder / "nowhere")
+    (folder / "attn" / "mine.yaml").write_text("_target_: mine_all_my_own.Other\n")
+    assert "mine.yaml: mine_all_my_own.Other: cannot be imported" in str(asked(["attn=mine"]))
+    assert str(asked(["attn=a"])).startswith("attn=a: no such attn; there is ")
+
+
+def test_an_experiment_whose_keys_would_go_nowhere_is_refused(folder: Path) -> None:
+    (folder / "experiment").mkdir()
+    (folder / "experiment" / "mine.yaml").write_text("# one of mine\nseed: 3\n")
+    assert "begin the file with '# @package _global_'" in str(asked(["experiment=mine"]))
 
 
 def test_a_file_that_is_no_text(folder: Path) -> None:

@@ -196,3 +196,29 @@ def blocked() -> Callable[[Path], None]:
         os.makedirs(folder / "result.json" / "x")
 
     return block
+
+
+@pytest.mark.parametrize(("subdir", "told"), [("${seed}", "in 0;"), ("run", "in run;"), ("lm_${batch_size}", "in lm_32;")])
+def test_a_folder_that_is_the_same_for_two_jobs_is_refused_before_the_first(subdir: str, told: str, tmp_path: Path) -> None:
+    words = ["-m", "landmarks=16,32", f"hydra.sweep.dir={tmp_path / 'sweep'}", f"hydra.sweep.subdir={subdir}"]
+    done = subprocess.run([sys.executable, str(ROOT / "run.py"), *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    (said,) = done.stderr.splitlines()
+    assert said.startswith(f"error: hydra.sweep.subdir={subdir}: a job would write over another one {told} leave it out")
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_folder_that_every_job_has_for_itself_is_taken(tmp_path: Path) -> None:
+    """By the value that is swept; each job is refused for its data, in its own folder."""
+    words = [
+        "-m",
+        "seed=1,2",
+        "dataset=images",
+        f"dataset.root={tmp_path / 'none'}",
+        f"hydra.sweep.dir={tmp_path}",
+        "hydra.sweep.subdir=s${seed}",
+    ]
+    done = subprocess.run([sys.executable, str(ROOT / "run.py"), *words], cwd=tmp_path, capture_output=True, text=True)
+    assert "2 of 2 jobs failed" in done.stderr
+    assert (tmp_path / "s1" / "result.json").is_file()
+    assert (tmp_path / "s2" / "result.json").is_file()
