@@ -24,5 +24,11 @@ def check_hydras(override: Override) -> None:
         raise UserError(f"{word}: a sweep is counted and shown by them; drop the word.")
     if key == "hydra.searchpath":
         raise UserError(f"{word}: name a folder laid out like conf/ with --config-dir=FOLDER, or in FNA_CONF_DIR.")
+    if key.endswith("._target_"):
+        raise UserError(f"{word}: is Hydra's own business; drop the word.")
+    if key != "hydra.output_subdir" and any(value in (None, "") for value in values(override)):
+        raise UserError(f"{word}: is no value for it; drop the word.")
+    if "/" in key and (override.is_add() or override.is_force_add()):
+        raise UserError(f"{word}: is there already; write {str(word).lstrip('+')}")
     if "/" in key and not all(isinstance(value, str) and value for value in values(override)):
         raise UserError(f"{word}: names no option; drop the word.")

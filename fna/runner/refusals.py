@@ -62,9 +62,10 @@ def one_line(error: Exception) -> str:
 
 def _unresolved(error: OmegaConfBaseException) -> str:
     """What is wrong with an interpolation (``${...}``), and in which key."""
-    place, reason = str(error.full_key), str(error.msg).partition("\n")[0]
-    node = error.parent_node._get_node(error.key) if isinstance(error.parent_node, DictConfig) else None
-    text = str(node._value()) if node is not None else "${...}"
+    reason = str(error).partition("\n")[0]  # what follows names the key again, and types of OmegaConf's
+    place = str(error.full_key or "the config")
+    beside = dict(error.parent_node.items_ex(resolve=False)) if isinstance(error.parent_node, DictConfig) else {}
+    text = str(beside.get(error.key, "${...}"))
     named = re.search(r"Interpolation key '(.+)' not found", reason)
     unset = re.search(r"Environment variable '(.+)' not found", reason)
     told = f"{place}={text}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
@@ -15,6 +15,7 @@ from fna.runner.chosen import raw_values
 from fna.schema import ACCEPTED
 from fna.values import accepted, held
 
+Known = Mapping[str, Mapping[str, Path]]  # group -> option -> its YAML
 Options = Mapping[str, Sequence[str]]  # group -> the options of it that the words come to
 
 
@@ -24,8 +25,10 @@ def written(key: str, text: str) -> str:
     return shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"'
 
 
-def kind_of(key: str, options: Options, extra: Sequence[Path] = ()) -> Any:
-    """What a key takes: a root knob's type, or that of the class which a chosen option builds; Any where nobody says."""
+def kind_of(key: str, options: Options, known: Known, extra: Sequence[Path] = ()) -> Any:
+    """What a key takes: a root knob's type, a group's options, the type of a chosen option's class; Any where nobody says."""
+    if key in known:
+        return Literal[tuple(known[key])]
     if key in ACCEPTED:
         return ACCEPTED[key]
     group, _, path = key.partition(".")

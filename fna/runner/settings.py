@@ -59,9 +59,10 @@ def by_knob(said: str, group: str, name: str) -> str:
 
 def _check_following(said: Mapping[str, Any], node: DictConfig, place: str) -> None:
     for key in [key for key in said if key in node]:
-        if isinstance(said[key], str) and said[key].startswith("${") and not OmegaConf.is_interpolation(node, key):
+        raw = dict(node.items_ex(resolve=False))[key]
+        if isinstance(said[key], str) and said[key].startswith("${") and raw != said[key]:
             knob = said[key].strip("${}")
-            raise UserError(f"{place}.{key}={_told(node[key])}: {place}.{key} follows {knob}; set {knob}=... instead.")
+            raise UserError(f"{place}.{key}={_told(raw)}: {place}.{key} follows {knob}; set {knob}=... instead.")
         if isinstance(said[key], dict) and isinstance(node[key], DictConfig):
             _check_following(said[key], node[key], f"{place}.{key}")
 

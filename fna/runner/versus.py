@@ -10,9 +10,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fna.errors import UserError
+from fna.schema import ACCEPTED
+from fna.values import held
 
 GROUPS = ("attn", "sampler", "reduce", "mask", "kv")
 KNOBS = ("landmarks", "layers", "tolerance")
@@ -33,7 +35,7 @@ def composed(cfg: DictConfig, names: Mapping[str, str], words: Sequence[str]) ->
     Raises `UserError` for a string that is none, names nothing, or what all contenders share; Hydra's own errors for what it
     cannot compose.
     """
-    strings = list(cfg.versus or [])
+    strings = held(ACCEPTED["versus"], list(cfg.versus) if OmegaConf.is_list(cfg.versus) else cfg.versus, "versus")
     asked = [_split(string) for string in strings]
     others = [_compose(words, own) for own in asked]
     mentioned = [key for own in asked for key in dict.fromkeys(_key(word) for word in own)]

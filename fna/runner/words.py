@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from fna.configs import choices
 from fna.errors import UserError
 from fna.runner.chosen import check_option_file, chosen, follows, globbed, groups, raw_values, sweeps, values
 from fna.runner.hydras import check_hydras, is_hydras
-from fna.runner.remedies import Options, as_text, kind_of, takes, written
+from fna.runner.remedies import Known, Options, as_text, kind_of, takes, written
 from fna.schema import ACCEPTED, Knobs
 from fna.values import held, shown
 
@@ -29,7 +29,7 @@ FOLLOWING = ("attn", "reduce", "mask", "kv")  # groups whose YAML may follow the
 USED = ("landmarks", "sampler")  # knobs that do nothing unless a method follows them
 HYDRAS_KEYS = ("_args_", "_convert_", "_partial_", "_recursive_")  # they change how an object is built, not which
 SAID = {"landmarks": "counts no landmarks", "sampler": "does not draw tokens by it"}
-Known = Mapping[str, Mapping[str, Path]]  # group -> option -> its YAML
+LISTED = re.compile(r"[\w.-]+(,[\w.-]+)*")  # words that can only be meant one by one
 
 
 def check_words(words: Sequence[str], *, sweep: bool = False, extra: Sequence[Path] = ()) -> None:
@@ -38,7 +38,7 @@ def check_words(words: Sequence[str], *, sweep: bool = False, extra: Sequence[Pa
     ``sweep``: whether several values of a word are several jobs. ``extra``: folders laid out like ``conf/``, searched first.
     """
     known = {name: choices(name, extra) for name in groups(extra)}
-    overrides = [parsed(word, lambda key: kind_of(key, _options(words, known, extra), extra)) for word in words]
+    overrides = [parsed(word, lambda key: kind_of(key, _options(words, known, extra), known, extra)) for word in words]
     ours = [override for override in overrides if not is_hydras(override)]
     for override in overrides:
         check_hydras(override) if is_hydras(override) else _check_key(override, known)
@@ -49,12 +49,13 @@ def check_words(words: Sequence[str], *, sweep: bool = False, extra: Sequence[Pa
     for group, names in options.items():
         for name in names:
             check_option_file(group, name, extra)
-    several = sweep or any(sweeps(name, extra) for name in options.get("experiment", ()))
-    several = several or any(override.key_or_group == "hydra.mode" for override in overrides)
+    several = any(sweeps(name, extra) for name in options.get("experiment", ()))
+    told = sweep or any(override.key_or_group == "hydra.mode" for override in overrides)
     searching = any(override.key_or_group == "hydra/sweeper" for override in overrides)
     for override in overrides:
         if override.is_sweep_override():
-            _check_sweep(override, several, searching, known, lambda key: kind_of(key, options, extra))
+            swept = told or (several and override.key_or_group != "experiment")
+            _check_sweep(override, swept, searching, known, lambda key: kind_of(key, options, known, extra))
     for override in ours:
         _check_plus(override, options, extra)
         _check_values(override)
@@ -156,7 +157,7 @@ def _check_sweep(override: Override, sweep: bool, searching: bool, known: Known,
     if not sweep:
         text = word.partition("=")[2]
         listed = f"[{text}]" if isinstance(override._value, ChoiceSweep) and override._value.simple_form else ""
-        if key in known:
+        if key in known or "/" in key or (key not in ACCEPTED and LISTED.fullmatch(text)):
             one = "."
         elif takes(kind(key), text):
             one = f"; as one value write {written(key, text)}"

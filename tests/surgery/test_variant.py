@@ -9,7 +9,7 @@ import torch
 
 from fna.errors import UserError
 from fna.masking.strategy import Masking
-from fna.ops.contract import Site, Tokens
+from fna.ops.contract import Site, Tokens, Unsupported
 from fna.ops.exact import Exact
 from fna.ops.landmarks import FarthestPoint
 from fna.ops.nystrom import FastNystrom
@@ -46,7 +46,7 @@ class Refuses:
     """An op that honours nothing."""
 
     def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: Site) -> torch.Tensor:
-        raise ValueError(f"not in block {site.layer}")
+        raise Unsupported(f"not in block {site.layer}")
 
 
 @torch.inference_mode()
