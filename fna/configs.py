@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fna.errors import UserError, not_installed
-from fna.options import CONF, broken_yaml, choices, load_option, origin, program, search_path, summary
+from fna.options import CONF, broken_yaml, choices, load_option, nearest, origin, program, search_path, summary
 from fna.values import held, options_of, shown
 
 __all__ = [
@@ -214,6 +214,13 @@ def _check_moved(target: str) -> None:
         raise UserError(f"_target_: {target} has moved; write fna.ops.{target.removeprefix('fna.attention.')}.")
 
 
+# of fna.swap, fna.attention and fna.compare, which hand over what they do not know (tests/test_compare_api.py)
+KEYWORDS = (
+    "attn", "sampler", "landmarks", "layers", "mask", "reduce", "metric", "forward", "versus", "rounds", "bootstrap", "seed",
+    "scale", "keys", "causal", "prefix", "grid",
+)  # fmt: skip
+
+
 def build_attention(
     name: str,
     *,
@@ -233,7 +240,8 @@ def build_attention(
     unknown = sorted(set(options) - set(node))
     if unknown:
         known = sorted(str(key) for key in node if key != "_target_")
-        raise UserError(f"attn={name} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}.")
+        hint = nearest(unknown[0], [*known, *KEYWORDS])
+        raise UserError(f"attn={name} has no option {', '.join(unknown)}; {hint}it has {', '.join(known) or 'none'}.")
     groups = {"sampler": load_option("sampler", sampler, search), "attn": OmegaConf.merge(node, options)}
     root = OmegaConf.create({"landmarks": landmarks, "seed": seed, **groups})
     return instantiate(root.attn)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def load_option(group: str, name: str, extra: Sequence[Path] = (), above: Sequen
     """
     known = choices(group, extra)
     if name not in known:
-        raise UserError(f"{group}={name}: no such {group}; there is {', '.join(known)}.")
+        raise UserError(f"{group}={name}: no such {group}; {nearest(name, known)}there is {', '.join(known)}.")
     file = known[name]
     if name in above:
         raise UserError(f"{file}: its defaults lead back to it ({' -> '.join([*above, name])}); take it out of the list.")
@@ -81,11 +82,17 @@ def load_option(group: str, name: str, extra: Sequence[Path] = (), above: Sequen
     parts = []
     for entry in siblings:
         if entry != "_self_" and entry not in known:
-            raise UserError(f"{file}: defaults: {group}={entry}: no such {group}; there is {', '.join(known)}.")
+            raise UserError(f"{file}: defaults: {group}={entry}: no such {group}; {nearest(name, known)}there is {', '.join(known)}.")
         parts.append(node if entry == "_self_" else load_option(group, entry, extra, [*above, name]))
     merged = OmegaConf.merge(*parts, *([] if "_self_" in siblings else [node]))
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The option that may have been meant, as a question before a list; "" where nothing is near."""
+    near = difflib.get_close_matches(name, [*known], 1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def _read(file: Path) -> DictConfig:

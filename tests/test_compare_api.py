@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fna
+from fna.configs import KEYWORDS
 from tests.surgery.zoo import zoo
 
 QUICK: dict[str, Any] = {"rounds": 0, "bootstrap": 100}
@@ -135,15 +138,71 @@ def test_mistakes_are_one_line(model: nn.Module, data: TensorDataset) -> None:
     ):
         with pytest.raises(fna.UserError, match=said):
             fna.compare(model, given, "fna", **{**QUICK, **options})
+    for given, options, said in (
+        (None, {}, "loader=None: give one that can be gone through"),
+        (3, {}, "loader=3: give one"),
+        (images, {}, r"this is a Tensor \[3, 96, 96\]"),
+        ([None], {}, "this is None"),
+        ([()], {}, "this is a tuple of 0"),
+        ([{"image": images}], {}, "a dict of image, of which pixel_values and labels would be read"),
+        ([images[:, :1]], {}, r"cannot take an image of the loader \(1 x 96 x 96\)"),
+        ([images.to(torch.uint8)], {}, "torch.uint8: give what the model is given"),
+        ([(images, ["a"] * 20)], {"metric": "top1"}, r"the targets are a list of 20 \(str\)"),
+        (loader, {"forward": lambda images: model(images).mean()}, r"the model gives outputs \[\] for 8 images"),
+        (loader, {"forward": 3}, "forward=3: give a function"),
+        (loader, {"metric": 3}, "metric=3: give top1"),
+        (loader, {"metric": lambda outputs, targets: None}, "gave None for 8 samples"),
+        (loader, {"metric": lambda outputs, targets: outputs[:, 0] * torch.nan}, "gave NaN or infinity for 8 of 8 samples"),
+        (loader, {"metric": lambda outputs: outputs}, r"fails on outputs \[8, 3\]"),
+        (loader, {"versus": None}, r"versus=None: give a list of contenders, such as \['exact'\]"),
+        (loader, {"versus": {"attn": "exact"}}, "give a list of contenders"),
+        (loader, {"versus": ["attn=fna landmarks=3"]}, "words are for the command line"),
+        (loader, {"rounds": -1}, "rounds=-1: give a whole number"),
+        (loader, {"rounds": 1.5}, "rounds=1.5: give a whole number"),
+        (loader, {"bootstrap": 0}, "bootstrap=0: give a whole number"),
+        (loader, {"seed": "a"}, "seed=a: give a whole number"),
+    ):
+        with pytest.raises(fna.UserError, match=said) as raised:
+            fna.compare(model, given, "fna", **{**QUICK, **options})
+        assert "\n" not in str(raised.value)
     with pytest.raises(fna.UserError, match="holds no vision transformer"):
         fna.compare(nn.Linear(3, 3), loader, "fna", **QUICK)
+
+
+@pytest.mark.parametrize("given", [None, "clip", nn.Linear, lambda images: images])
+def test_what_is_no_module_is_no_model(given: Any, data: TensorDataset) -> None:
+    with pytest.raises(fna.UserError, match=r"is no torch.nn.Module; hand over the model itself"):
+        fna.compare(given, DataLoader(data, batch_size=8), "fna", **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("typo", "near"), [("landmark", "landmarks"), ("atn", "attn"), ("layer", "layers"), ("metrics", "metric"), ("step", "steps")]
+)
+def test_the_nearest_option_is_named(model: nn.Module, data: TensorDataset, typo: str, near: str) -> None:
+    with pytest.raises(fna.UserError, match=f"has no option {typo}; did you mean {near}\\?"):
+        fna.compare(model, DataLoader(data, batch_size=8), **{**QUICK, typo: 3})
+    with pytest.raises(fna.UserError, match=f"has no option {typo}; did you mean {near}\\?"):
+        fna.swap(model, **{typo: 3})
+
+
+def test_every_keyword_can_be_the_one_that_was_meant() -> None:
+    calls = (fna.swap, fna.compare, fna.attention)
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    named = {one.name for call in calls for one in inspect.signature(call).parameters.values() if one.kind in kinds}
+    assert named - {"model", "loader", "q", "k", "v"} == set(KEYWORDS)
+
+
+def test_a_model_in_training_mode_is_told_of(model: nn.Module, data: TensorDataset) -> None:
+    found = fna.compare(copy.deepcopy(model).train(), [data.tensors[0]], "exact", **QUICK)
+    assert "! the model is in training mode" in str(found)
+    assert "training mode" not in str(fna.compare(model, [data.tensors[0]], "exact", **QUICK))
 
 
 def test_all_contenders_are_printed(model: nn.Module, data: TensorDataset) -> None:
     found = fna.compare(model, DataLoader(data, batch_size=8), "fna", landmarks=4, versus=["nystromformer"], metric="top1", **QUICK)
     text = str(found)
     assert text.startswith("2 comparisons.")
-    assert "nystromformer" in text
+    assert "Nyströmformer" in text
     assert "McNemar p" in text
 
 

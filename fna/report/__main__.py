@@ -7,10 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fna.errors import UserError
+from fna.errors import UserError, not_installed
 from fna.report.contenders import apart
 from fna.report.results import Result, Run, load, write_csv
-from fna.report.table import show, show_sweep, write_markdown
 from fna.streams import never_fail
 
 
@@ -20,6 +19,7 @@ def report(folder: Path | str, runs: Sequence[Run] | None = None) -> list[Result
     What cannot be written is raised once all else is written and printed.
     """
     from fna.report.page import write_page
+    from fna.report.table import show, show_sweep, write_markdown
 
     runs = load(folder) if runs is None else runs
     paths, refused = [], []
@@ -49,6 +49,11 @@ def main(words: list[str] | None = None) -> int:
         report(parser.parse_args(words).folder)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("fna"):  # a bug, not a package that was left out
+            raise
+        print(f"error: {not_installed('python -m fna.report', error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -6,8 +6,8 @@ What a day leaves is not one table: runs of unlike models on unlike data have no
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fna.report.contenders import apart
@@ -16,6 +16,7 @@ from fna.report.sweep import SHOWN, Summary, counted, summarise
 from fna.report.words import Part
 
 TOGETHER = ("model", "dataset", "task")  # what the runs of a section share
+SAID = ("notes", "told", "remarks", "explained")  # lines of a `Summary`
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,17 @@ class Section:
 
 @dataclass(frozen=True)
 class Day:
-    """``repeated``: how many runs are left out because a newer one is equal; ``failures``: which, and why."""
+    """``repeated``: how many runs are left out because a newer one is equal; ``failures``: which, and why. ``notes``, ``told``,
+    ``remarks`` and ``explained``, as in a `Summary`: what several sections say, which therefore none of them says itself."""
 
     title: list[Part]
     sections: list[Section]
     failures: list[tuple[str, str]]
     repeated: int
+    notes: list[str]
+    told: list[str]
+    remarks: list[str]
+    explained: list[tuple[str, str]]
 
     @property
     def remark(self) -> str:
@@ -56,7 +62,41 @@ def read_day(found: Sequence[Run]) -> Day:
         Section(f"part{place}", f"{model} on {dataset}, {task}", members, summarise(members))
         for place, ((model, dataset, task), members) in enumerate(groups.items())
     ]
-    return Day(_title(sections, len(whole), len(runs) - len(whole)), sections, failures(runs), len(found) - len(newest(found)))
+    title, repeated = _title(sections, len(whole), len(runs) - len(whole)), len(found) - len(newest(found))
+    notes, told, remarks, explained = ([line for line, _ in _shared(sections, kind)] for kind in SAID)
+    return Day(
+        title,
+        [_without(section, {*notes, *told, *remarks, *explained}) for section in sections],
+        failures(runs),
+        repeated,
+        _placed(sections, "notes"),
+        _placed(sections, "told"),
+        remarks,
+        explained,
+    )
+
+
+def _shared(sections: Sequence[Section], kind: str) -> list[tuple[Any, list[Section]]]:
+    """(line, where) for the lines of that kind that more than one section says."""
+    each = dict.fromkeys(line for section in sections for line in getattr(section.summary, kind))
+    where = [(line, [section for section in sections if line in getattr(section.summary, kind)]) for line in each]
+    return [(line, those) for line, those in where if len(those) > 1]
+
+
+def _placed(sections: Sequence[Section], kind: str) -> list[str]:
+    """The shared lines, each with the sections that it is about, where it is not about all."""
+    return [line if len(those) == len(sections) else f"{line} ({_named(those)})" for line, those in _shared(sections, kind)]
+
+
+def _named(sections: Sequence[Section]) -> str:
+    return "; ".join(section.title for section in sections[:SHOWN]) + (
+        f"; {len(sections) - SHOWN} more" if len(sections) > SHOWN else ""
+    )
+
+
+def _without(section: Section, lines: Container[Any]) -> Section:
+    left: dict[str, Any] = {kind: [line for line in getattr(section.summary, kind) if line not in lines] for kind in SAID}
+    return replace(section, summary=replace(section.summary, **left))
 
 
 def newest(runs: Sequence[Run]) -> list[Run]:

@@ -8,6 +8,7 @@ from typing import Any
 from fna.report.results import IDENTITY, interval, number
 
 NAMES = {"fna": "FNA", "fna_plus": "FNA+", "exact": "exact attention", "nystromformer": "Nyströmformer", "tome": "ToMe"}
+SHORT = {"exact": "exact"}  # in a column that is headed "attention"
 OPTIONS = {"SegmentMeans": "segment_means", "KMeans": "kmeans"}  # a method's own sampler, by the word that chooses it
 FINDINGS = {  # neither good nor bad: what task=tokens saw
     "massive_per_image": "massive tokens an image", "artifact_per_image": "artifact tokens an image",
@@ -118,6 +119,8 @@ def value_of(key: str, value: Any) -> str:
         return NOTHING
     if key == "layers":
         return ranges(value)
+    if key in ("attn", "reduce"):
+        return SHORT.get(str(value), name(value))
     if key == "sampler":
         return OPTIONS.get(value, value)
     if isinstance(value, list | tuple):
@@ -131,7 +134,7 @@ def said(key: str, value: Any) -> str:
         return where(value)
     if key not in IDENTITY:
         return f"{key}={value}"
-    text = name(value_of(key, value))
+    text = name(value) if key == "attn" else value_of(key, value)
     if value == "none":
         return f"no {field_name(key)}"
     if key in ("landmarks", "samples", "tokens", "image_size"):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from fna.report import formats, words
+from fna.report import formats, notes, words
 from fna.report.expected import Expected, Theirs, load_expected
 from fna.report.grid import fold, numeric_columns
 from fna.report.results import FOLLOWS, IDENTITY, Run, dig, number, overrides, ratio, reference, setting
@@ -26,8 +26,10 @@ class Summary:
     heads: list[str]
     rows: list[list[Part]]
     numeric: list[bool]  # for each column, whether it holds numbers
-    notes: list[str]
+    notes: list[str]  # what is wrong
+    told: list[str]  # what else the runs say of themselves
     remarks: list[str]  # for the foot of the table
+    explained: list[tuple[str, str]]  # (head of a column, what it means)
     sources: list[str]  # whose the figures beside ours are
     best: int | None  # the row that the title names, where it is one to take
     theirs: list[Theirs]  # what others measured, where no run of ours stands beside it
@@ -58,11 +60,10 @@ def summarise(runs: Sequence[Run]) -> Summary:
     keys = varying(whole)
     shared = whole[0].result if whole else {}
     same = [key for key in _settings(whole) if key in IDENTITY or key not in FOLLOWS]
-    same = [key for key in same if not _differs(whole, key) and setting(shared, key) not in (None, "none")]
+    same = [key for key in same if not _differs(whole, key) and setting(shared, key) not in (None, "none", "unknown")]
     common = [(formats.field_name(key), formats.value_of(key, setting(shared, key))) for key in same]
     results = [run.result for run in whole]
     expected = load_expected(results)
-    notes = [*_caveats(whole, keys), *expected.problems]
     found = best(whole)
     title = _title(len(runs), found, keys)
     columns = _columns(whole, keys, expected)
@@ -74,8 +75,10 @@ def summarise(runs: Sequence[Run]) -> Summary:
         heads,
         rows,
         numeric_columns(rows),
-        notes,
-        [*words.remarks(*results), *words.explained(*results), *([REMARK] if any("seeds" in result for result in results) else [])],
+        [*_caveats(whole, keys), *expected.problems],
+        notes.told(*results),
+        [*notes.remarks(*results), *([REMARK] if any("seeds" in result for result in results) else [])],
+        notes.explained(*results),
         expected.sources(),
         best_row,
         expected.tables(),
@@ -125,11 +128,11 @@ def _delta(run: Run) -> tuple[object, object, object]:
 def _caveats(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     """The notes of all runs; those whose speed was not measured in one line that names them."""
     busy = [run for run in runs if words.unmeasured(run.result)]
-    notes = words.caveats(*(run.result | {"cost": {}} if run in busy else run.result for run in runs))
+    wrong = notes.caveats(*(run.result | {"cost": {}} if run in busy else run.result for run in runs))
     if not busy:
-        return notes
+        return wrong
     named = ", ".join(label(run, keys) for run in busy[:SHOWN]) + (f" and {len(busy) - SHOWN} more" if len(busy) > SHOWN else "")
-    return [*notes, f"speedups in brackets are no measurements ({named}): {words.unmeasured(busy[0].result)}; run them again"]
+    return [*wrong, f"speedups in brackets are no measurements ({named}): {words.unmeasured(busy[0].result)}; run them again"]
 
 
 def _title(count: int, found: tuple[Run, str] | None, keys: Sequence[str]) -> list[Part]:
@@ -192,7 +195,7 @@ def _identity(key: str, first: bool) -> Column:
     """A key in which the runs differ; the first column marks the runs of which a note says that they say nothing."""
 
     def cell(run: Run) -> Part:
-        return Part(formats.value_of(key, setting(run.result, key)) + (" !" if first and words.is_doubtful(run.result) else ""))
+        return Part(formats.value_of(key, setting(run.result, key)) + (" !" if first and notes.is_doubtful(run.result) else ""))
 
     return formats.field_name(key), cell
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fna.report import formats, words
+from fna.report import formats, notes, words
 from fna.report.contenders import apart, pairs
 from fna.report.day import Section, read_day
 from fna.report.decisions import decisions
@@ -36,11 +36,11 @@ def show(result: Result, console: Console | None = None) -> None:
     console = console or _console()
     _lines(console, words.headline(result), words.compared(result))
     expected = load_expected([result])
-    _notes(console, [*words.caveats(result), *expected.problems], expected.sources())
+    _notes(console, [*notes.caveats(result), *expected.problems], [*notes.told(result), *expected.sources()])
     if result.get("status") == "ok":
         for heads, rows in _grids(result, expected):
             console.print(_table(heads, rows))
-        _remarks(console, [*words.remarks(result), *words.explained(result)])
+        _remarks(console, [*notes.remarks(result), *(text for _, text in notes.explained(result))])
 
 
 def show_sweep(runs: Sequence[Run], console: Console | None = None) -> None:
@@ -48,31 +48,38 @@ def show_sweep(runs: Sequence[Run], console: Console | None = None) -> None:
     console = console or _console()
     day = read_day(runs)
     console.print(_text(day.title), style="bold", soft_wrap=True)
-    for section in day.sections:
-        _section(console, section, alone=day.sections == [section])
-    for remark in filter(None, [day.remark]):
-        console.print(Text(remark, style="dim"), soft_wrap=True)
+    _notes(console, day.notes, day.told)
+    heads = [head for section in day.sections for head in _section(console, section, alone=day.sections == [section])]
+    if feet := [*day.remarks, *_meanings(day.explained, heads), *filter(None, [day.remark])]:
+        console.print()
+        _remarks(console, feet)
     for place, why in day.failures:
         console.print(Text(f"failed: {place}: {why}", style="red"), soft_wrap=True)
 
 
-def _section(console: Console, section: Section, alone: bool) -> None:
+def _section(console: Console, section: Section, alone: bool) -> list[str]:
+    """Print a section; the heads of its table that there was room for."""
     summary = section.summary
     if not alone:
         console.print()
         console.print(Text(section.title, style="bold underline"), soft_wrap=True)
         console.print(_text(summary.title), soft_wrap=True)
     console.print(Text(_common(summary), style="dim"), soft_wrap=True)
-    _notes(console, summary.notes, summary.sources)
-    console.print(_fitting(console, summary.heads, summary.rows))
-    for heads, rows in filter(
-        None, (pairs(run.result, words.primary(run.result)[:1]) for run in section.runs if not run.contender)
-    ):
-        console.print(_table(heads, rows))
-    _remarks(console, summary.remarks)
+    _notes(console, summary.notes, [*summary.told, *summary.sources])
+    heads, table = _fitting(console, summary.heads, summary.rows)
+    console.print(table)
+    for grid in filter(None, (pairs(run.result, words.primary(run.result)[:1]) for run in section.runs if not run.contender)):
+        console.print(_table(*grid))
+    _remarks(console, [*summary.remarks, *_meanings(summary.explained, heads)])
     for theirs in summary.theirs:
         console.print(Text(theirs.title, style="bold"), soft_wrap=True)
         console.print(_table(theirs.heads, theirs.rows))
+    return heads
+
+
+def _meanings(explained: Sequence[tuple[str, str]], heads: Sequence[str]) -> list[str]:
+    """What the columns mean that are shown."""
+    return [text for column, text in explained if any(head.endswith(column) for head in heads)]
 
 
 def _common(summary: Summary) -> str:
@@ -92,23 +99,25 @@ def markdown(result: Result) -> str:
     expected = load_expected([result])
     grids = [_pipes(*grid) for grid in _grids(result, expected)] if result.get("status") == "ok" else []
     lines = [f"**{_escape(words.plain(words.headline(result)))}**", _escape(" · ".join(words.compared(result)))]
-    notes = _quotes([*words.caveats(result), *expected.problems, *expected.sources()])
-    foot = _foot([*words.remarks(result), *words.explained(result)]) if grids else []
-    return "\n\n".join([*lines, *notes, *grids, *foot]) + "\n"
+    quotes = _quotes([*notes.caveats(result), *expected.problems, *notes.told(result), *expected.sources()])
+    foot = _foot([*notes.remarks(result), *(text for _, text in notes.explained(result))]) if grids else []
+    return "\n\n".join([*lines, *quotes, *grids, *foot]) + "\n"
 
 
 def sweep_markdown(runs: Sequence[Run]) -> str:
     """What `show_sweep` prints, as Markdown."""
     day = read_day(runs)
-    lines = [f"**{_escape(words.plain(day.title))}**"]
+    lines = [f"**{_escape(words.plain(day.title))}**", *_quotes([*day.notes, *day.told])]
     for section in day.sections:
         summary = section.summary
         if len(day.sections) > 1:
             lines += [f"## {_escape(section.title)}", _escape(words.plain(summary.title))]
-        lines += [_escape(_common(summary)), *_quotes([*summary.notes, *summary.sources]), _pipes(summary.heads, summary.rows)]
+        quotes = _quotes([*summary.notes, *summary.told, *summary.sources])
+        lines += [_escape(_common(summary)), *quotes, _pipes(summary.heads, summary.rows)]
         lines += [_pipes(*grid) for run in section.runs if not run.contender and (grid := pairs(run.result)) is not None]
-        lines += [*_foot(summary.remarks), *map(_theirs_pipes, summary.theirs)]
-    lines += _foot([day.remark] if day.remark else [])
+        foot = [*summary.remarks, *(text for _, text in summary.explained)]
+        lines += [*_foot(foot), *map(_theirs_pipes, summary.theirs)]
+    lines += _foot([*day.remarks, *(text for _, text in day.explained), *filter(None, [day.remark])])
     failed = "\n".join(f"- failed: {_escape(f'{place}: {why}')}" for place, why in day.failures)
     return "\n\n".join([*lines, *filter(None, [failed])]) + "\n"
 
@@ -119,7 +128,7 @@ def quality(result: Result, expected: Expected) -> Grid:
     Beside a metric: what others measured, where there is any.
     """
     heads, cells = further(result, expected)
-    mark = " (random weights)" if words.is_random(result) else " !" if words.is_doubtful(result) else ""
+    mark = " (random weights)" if words.is_random(result) else " !" if notes.is_doubtful(result) else ""
     rows = []
     for key, metric in (result.get("metrics") or {}).items():
         delta, ci = dig(metric, "delta"), dig(metric, "ci")
@@ -216,8 +225,8 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Part]], gap: int = 2) -
     return table
 
 
-def _fitting(console: Console, heads: list[str], rows: list[list[Part]]) -> Table:
-    """The table without the columns for which a narrow terminal has no room; results.csv and the page have them all."""
+def _fitting(console: Console, heads: list[str], rows: list[list[Part]]) -> tuple[list[str], Table]:
+    """Heads and table without the columns for which a narrow terminal has no room; results.csv and the page have them all."""
     table = _table(heads, rows)
     sums = [head for head, after in pairwise(heads) if after == "delta"]  # that a difference goes with
     for head in (*FIRST_TO_GO, *sums):
@@ -232,7 +241,7 @@ def _fitting(console: Console, heads: list[str], rows: list[list[Part]]) -> Tabl
         table = _table(heads, rows, gap=1)
     if console.measure(table, options=console.options.update(max_width=WIDE)).maximum > console.width:
         table = _table(*_stacked(heads, rows))
-    return table
+    return heads, table
 
 
 def _stacked(heads: list[str], rows: list[list[Part]]) -> tuple[list[str], list[list[Part]]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fna.configs import program
-from fna.report import formats, table, words
+from fna.report import formats, notes, table, words
 from fna.report.decisions import decisions
 from fna.report.exhibits import Exhibit, read_exhibits
 from fna.report.expected import Theirs, load_expected
@@ -87,6 +87,7 @@ class View:
     headline: list[Part]
     compared: list[str]
     caveats: list[str]
+    told: list[str]
     sources: list[str]
     subject: str
     called: str  # the approximation, where the others are "full" and "exact"
@@ -129,7 +130,8 @@ def view(run: Run, album: Album, pictures: int | None = None) -> View:
         run=run,
         headline=words.headline(result),
         compared=words.compared(result),
-        caveats=[*words.caveats(result), *expected.problems, *([gallery.problem] if gallery.problem else [])],
+        caveats=[*notes.caveats(result), *expected.problems, *([gallery.problem] if gallery.problem else [])],
+        told=notes.told(result),
         sources=expected.sources(),
         subject=formats.name(result.get("attn")),
         called=words.called(result),
@@ -145,8 +147,8 @@ def view(run: Run, album: Album, pictures: int | None = None) -> View:
         costs=table.cost(result)[1] if result.get("cost") else [],
         fidelity=_fidelity(result),
         agreement_span=formats.limits(dig(result, "fidelity", "agreement_ci"), 1, ""),
-        explained=words.explained(result),
-        remarks=words.remarks(result),
+        explained=[text for _, text in notes.explained(result)],
+        remarks=notes.remarks(result),
         times=time_bars(result),
         bound=_bound(result),
         decisions=decisions(result),

@@ -198,7 +198,7 @@ def _speed(result: Result) -> list[Part]:
 
 def compared(result: Result) -> list[str]:
     """What was compared on what, as the short pieces of a line."""
-    data = "/".join(str(result[key]) for key in ("dataset", "split") if result.get(key) not in (None, "", "none"))
+    data = "/".join(str(result[key]) for key in ("dataset", "split") if result.get(key) not in (None, "", "none", "unknown"))
     amounts = [(result.get("samples"), "samples"), (result.get("image_size"), "px"), (result.get("tokens"), "tokens")]
     pieces = [f"model {result['model']}" if result.get("model") else "", data, str(result.get("task") or "")]
     pieces += [f"{formats.value_of('', amount)} {unit}" for amount, unit in amounts if amount is not None]
@@ -219,67 +219,6 @@ def machine(result: Result) -> str:
 def is_random(result: Result) -> bool:
     """Whether the weights are random: then the scores say nothing."""
     return str(result.get("checkpoint") or "").lower().startswith("random")
-
-
-def is_doubtful(result: Result) -> bool:
-    """Whether a note says that the scores say nothing: random weights, or weights and data of different worlds."""
-    return is_random(result) or any("scores" in note or "belong together" in note for note in caveats(result))
-
-
-def caveats(*results: Result) -> list[str]:
-    """What a reader must know before believing a number: random weights, mismatches, warnings, skipped samples, a busy machine.
-
-    Each note once, however many results it is about.
-    """
-    return list(dict.fromkeys(note for result in results for note in _caveats(result)))
-
-
-def remarks(*results: Result) -> list[str]:
-    """What is not wrong but limits what can be said: intervals without width."""
-    moving = [result for result in results if not is_idle(result)]
-    unmoved = [result for result in moving if any(dig(result, "metrics", key, "ci") == [0, 0] for key in primary(result))]
-    counts = [samples for result in unmoved if (samples := number(result.get("samples")))]
-    if not counts:
-        return []
-    unseen = f"up to {min(100, 300 / min(counts)):.3g} % of all samples may still change (95 %, rule of three)"
-    return [f"where an interval is [0, 0], the score of none of {formats.extent(counts)} samples changed; {unseen}"]
-
-
-def _caveats(result: Result) -> list[str]:
-    decided = dig(result, "auto", "why") or []  # a table of its own
-    notes = [str(note) for note in [*(result.get("notes") or []), *(result.get("warnings") or [])] if note not in decided]
-    if is_random(result) and not any("random" in note.lower() for note in notes):
-        notes.insert(0, "random weights: the pipeline runs, the scores mean nothing")
-    skipped = [str(item) for item in result.get("skipped") or []]
-    if skipped:
-        more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
-        notes.append(f"{len(skipped)} unreadable, left out: {', '.join(skipped[:3])}{more}")
-    if why := unmeasured(result):
-        notes.append(f"no measurement of the speed: {why}; run it again when nothing else runs")
-    return notes
-
-
-AGREEMENT = {  # what is decided alike, by task
-    "classification": "images with the same class first as with full attention",
-    "retrieval": "images for which the same caption comes first as with full attention (image to text)",
-    "segmentation": "places in the images with the same class as with full attention",
-    "fidelity": "images with the same class first as with full attention (of a model without a head: the same nearest other image)",
-    "fidelity_patches": "patches that are most like the same other patch of their image as with full attention",
-    "own": "samples with the same class first as with full attention (where outputs are no classes: the same nearest other sample)",
-    "tokens": "images with the same number of massive tokens as with full attention",
-}
-OUTPUT_ERROR = "relative output error: how far the outputs are from those of full, over their length; 0 is the same, small is good"
-
-
-def explained(*results: Result) -> list[str]:
-    """One sentence on agreement and one on the relative output error, for the foot of a table, where there are any."""
-    measured = [result for result in results if result.get("fidelity")]
-    agreeing = [result for result in measured if number(dig(result, "fidelity", "agreement")) is not None]
-    tasks = dict.fromkeys(str(result.get("task")) for result in agreeing)
-    said = dict.fromkeys(AGREEMENT.get(task, "samples with the same answer as with full attention") for task in tasks)
-    errors = any(number(dig(result, "fidelity", "output_error")) is not None for result in measured)
-    lines = [f"agreement: share of {what}, right or wrong; 100 % is the same everywhere, high is good" for what in said]
-    return [*lines, *([OUTPUT_ERROR] if errors else [])]
 
 
 def floor(result: Result) -> float | None:

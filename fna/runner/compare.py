@@ -8,27 +8,34 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor, nn
 
 from fna.data.loading import Kept
 from fna.errors import UserError
+from fna.models.base import Model
 from fna.ops.landmarks import FarthestPoint
 from fna.records import json_bytes, write_atomic
 from fna.report import results, table
 from fna.report.page import write_page
 from fna.runner.asked import Asked, Wanted
+from fna.runner.failures import line
 from fna.runner.loaded import Loaded
 from fna.runner.rows import RowStore
-from fna.runner.run import contest
+from fna.runner.run import contest, line_up
+from fna.schema import ACCEPTED
+from fna.surgery.blocks import find_tower
 from fna.surgery.plan import parse_layers
 from fna.tasks.base import Run
 from fna.tasks.own import Metric, Own, own_dataset, own_model, tensor_of
+from fna.values import between, held
 
 WIDTH = 132  # of the printed table
+TRAINING = "the model is in training mode, where dropout blurs the scores: call model.eval() before"
 Build = Callable[..., tuple[Any, Any, Any]]  # what was asked for -> op, mask, reducer (`fna.api.parts`)
 
 
@@ -74,11 +81,13 @@ def compare(
 ) -> Comparison:
     """See `fna.compare`. ``options`` are those of the first variant beside ``layers``."""
     started = time.perf_counter()
+    _check(metric, forward, versus, rounds=rounds, bootstrap=bootstrap, seed=seed)
+    find_tower(model)
     dataset, count = own_dataset(loader, "a loader")
     run = forward or _forward_of(model)
-    own = own_model(model, dataset.examples[0].pixels[None], type(model).__name__, run)
-    if isinstance(versus, str):
-        raise UserError(f"versus={versus}: give a list of contenders, such as [{versus!r}].")
+    image = dataset.examples[0].pixels[None]
+    own = own_model(model, image, type(model).__name__, run)
+    _try(own, image)
     asked = [(attn, {"layers": layers, **options}), *(_others(one, layers) for one in versus)]
     shared = {"landmarks": options["landmarks"]} if "landmarks" in options else {}
     wanted = [_wanted(name, dict(given), shared, build, rounds, seed, own.depth) for name, given in asked]
@@ -91,13 +100,38 @@ def compare(
     names = {"model": own.name, "dataset": dataset.name, "task": "own"}
     task = Own(loader, run, metric)
     nothing: Any = None
-    request = Asked(cfg, names, nothing, nothing, task, None, tuple(wanted))
+    request = Asked(cfg, names, nothing, nothing, task, None, tuple(wanted), (TRAINING,) if model.training else ())
     with tempfile.TemporaryDirectory() as folder:
         loaded = Loaded(own, dataset, task, RowStore(Path(folder) / "rows"), Run(1, seed, kept=Kept(0)), {}, count)
-        result = contest(request, loaded, Path(folder) / "run", started)
-        kept = [file for file in (Path(folder) / "run").rglob("*") if file.is_file()]
-        files = {str(file.relative_to(Path(folder) / "run")): file.read_bytes() for file in kept}
+        place = Path(folder) / "run"
+        result = contest(request, loaded, line_up(request, loaded, place), place, started)
+        files = {str(file.relative_to(place)): file.read_bytes() for file in place.rglob("*") if file.is_file()}
     return Comparison(result, files)
+
+
+def _check(metric: Any, forward: Any, versus: Any, *, rounds: Any, bootstrap: Any, seed: Any) -> None:
+    """Raise `UserError` for an argument that no comparison could use."""
+    if metric is not None and not isinstance(metric, str) and not callable(metric):
+        raise UserError(f"metric={metric!r}: give top1, top5, a function of outputs and targets, or None.")
+    if forward is not None and not callable(forward):
+        raise UserError(f"forward={forward!r}: give a function of images that gives outputs, or leave it out.")
+    if isinstance(versus, str | Mapping) or not isinstance(versus, Sequence):
+        raise UserError(f"versus={versus}: give a list of contenders, such as [{'exact' if versus is None else versus!r}].")
+    held(Annotated[int, between(0, 100_000)], rounds, "rounds")
+    held(ACCEPTED["bootstrap"], bootstrap, "bootstrap")
+    held(ACCEPTED["seed"], seed, "seed")
+
+
+def _try(model: Model, image: Tensor) -> None:
+    """Raise `UserError` where the untouched model cannot take one of the loader's images."""
+    try:
+        with torch.inference_mode():
+            model.encode_image(image.to(model.device, model.dtype))  # type: ignore[misc]
+    except UserError:
+        raise
+    except Exception as error:
+        shape = " x ".join(map(str, image.shape[1:]))
+        raise UserError(f"the model cannot take an image of the loader ({shape}): {line(error)}") from error
 
 
 def _wanted(
@@ -138,6 +172,8 @@ def _told(value: Any) -> str | int | float:
 
 def _others(one: Any, layers: Any) -> tuple[Any, dict[str, Any]]:
     """One entry of ``versus``: an attention, or a dict of ``attn`` and its options."""
+    if isinstance(one, str) and "=" in one:
+        raise UserError(f"versus: {one}: words are for the command line; write dict(attn='fna', landmarks=16).")
     if not isinstance(one, Mapping):
         return one, {"layers": layers}
     if "attn" not in one:

@@ -27,24 +27,27 @@ def run(
     """Run one job and write ``result.json`` into ``folder``; returns (first metric of the variant, speedup) as objectives,
     of a task without metrics (agreement, speedup).
 
-    ``words``: those that ``cfg`` was composed of, which the contenders of ``versus`` start from. A failure leaves a failed
-    ``result.json``; one of the logger, or of a contender among others, leaves the result whole, and is in it. Alone a job raises
-    it; in a sweep it is printed and the next job runs.
+    ``words``: those that ``cfg`` was composed of, which the contenders of ``versus`` start from. What is refused before anything
+    ran leaves no folder, except in a sweep, which counts its jobs. A later failure leaves a failed ``result.json``; one of the
+    logger, or of a contender among others, leaves the result whole, and is in it. Alone a job raises it; in a sweep it is
+    printed and the next job runs.
     """
     started = time.perf_counter()
-    asked = None
+    field = None
     try:
         checked_folder(folder)
         asked = ask(composed(cfg, names, words), words)
         from fna.runner.loaded import load
-        from fna.runner.run import contest
+        from fna.runner.run import contest, line_up
 
-        result = contest(asked, load(asked), folder, started)
+        loaded = load(asked)
+        field = line_up(asked, loaded, folder)
+        result = contest(asked, loaded, field, folder, started)
         write_atomic(folder / "result.json", json_bytes(result))
     except Exception as raised:
         error = mendable(raised)
-        if asked is None and isinstance(error, UserError) and not in_sweep and remove_bare(folder):
-            _tell(error, False)  # refused before anything ran: raised, and nothing is left
+        if field is None and isinstance(error, UserError) and not in_sweep and remove_bare(folder):
+            _tell(error, False)  # raised
         keep_traceback(error, folder)
         kept = _write_failure(failed(cfg, names, folder, line(error), round(time.perf_counter() - started, 2)), folder)
         _tell(error, in_sweep and kept)

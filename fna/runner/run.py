@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,19 +27,33 @@ from fna.tasks.images import first_images
 Made = TypeVar("Made")
 
 
-def contest(asked: Asked, loaded: Loaded, folder: Path, started: float) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Field:
+    """The contenders that are ready to run; ``lost``: those that are not, and why; ``warnings``: heard on the way."""
+
+    contenders: list[Contender]
+    lost: dict[str, str]
+    warnings: list[str]
+
+
+def line_up(asked: Asked, loaded: Loaded, folder: Path) -> Field:
+    """Every contender made ready. Raises `UserError` where none is left; then nothing has run."""
+    lost: dict[str, str] = {}
+    with heard() as said:
+        found = _each(asked.contenders, lambda wanted: settle(wanted, loaded), len(asked.contenders) == 1, lost, folder)
+    return Field([contender for each in found for contender in each], lost, said)
+
+
+def contest(asked: Asked, loaded: Loaded, field: Field, folder: Path, started: float) -> dict[str, Any]:
     """Full attention beside every contender on the same samples; writes its pictures into ``folder``, returns ``result.json``.
 
     A contender that refuses or fails among others is told in its own line. Raises `UserError` where none is left.
     """
-    lost: dict[str, str] = {}
+    contenders, lost = field.contenders, dict(field.lost)
 
     def each(these: Sequence[Any], make: Callable[[Any], Made]) -> list[Made]:
         return _each(these, make, len(asked.contenders) == 1, lost, folder)
 
-    with heard() as said:
-        standing = each(asked.contenders, lambda wanted: settle(wanted, loaded))
-    contenders = [contender for found in standing for contender in found]
     rows = Rows(loaded, asked.cfg.seed, asked.cfg.retry_failed, _trunk(loaded, contenders).shared)
     full = rows.scored(FULL)
     ran = each(contenders, lambda one: Ran(one, _beside(full, rows.scored(one.variant))))
@@ -56,7 +70,7 @@ def contest(asked: Asked, loaded: Loaded, folder: Path, started: float) -> dict[
     told = {
         "environment": env.environment(str(loaded.model.device)),
         "overrides": result.typed(folder),
-        "warnings": said,
+        "warnings": field.warnings,
         "notes": notes(loaded.task, full.outcome, loaded.dataset),
         "seconds": round(time.perf_counter() - started, 2),
     }

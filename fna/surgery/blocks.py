@@ -153,6 +153,8 @@ def find_tower(model: nn.Module, part: str = "vision") -> Tower:
     ``part``: "vision", or "language" for the decoder of a vision-language model. Raises `UserError` if there is none, more than
     one, or a block of an unknown make.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model={type(model).__name__}: is no torch.nn.Module; hand over the model itself, built and loaded.")
     found = [(kind, module) for module in model.modules() if (kind := _kind(module, part)) is not None]
     if not found:
         inside = _name(type(model))

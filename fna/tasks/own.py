@@ -66,8 +66,8 @@ class Own:
         with torch.inference_mode(), run.sharing():
             for images, targets in pairs(self.loader):
                 out = tensor_of(self.forward_images(images.to(model.device, model.dtype)))
-                if out.shape[0] != len(images):
-                    raise UserError(f"the model gives {out.shape[0]} outputs for {len(images)} images: hand over forward=.")
+                if out.shape[:1] != images.shape[:1]:
+                    raise UserError(f"the model gives outputs {list(out.shape)} for {len(images)} images: hand over forward=.")
                 keys += [_key(image, seen) for image in images]
                 outputs.append(out.float().flatten(1).cpu().numpy())
                 if self.metric is not None:
@@ -98,9 +98,9 @@ class Own:
         if targets is None:
             raise UserError("metric= needs targets: have the loader give (images, targets).")
         if isinstance(self.metric, str):
-            labels = torch.as_tensor(targets).cpu().numpy()
+            labels = np.asarray(targets.cpu() if isinstance(targets, Tensor) else targets)
             if labels.shape != (len(out),) or labels.dtype.kind not in "iu":
-                raise UserError(f"metric={self.metric} takes one class number a sample; the targets have shape {labels.shape}.")
+                raise UserError(f"metric={self.metric} takes one class number a sample; the targets are {_said(targets)}.")
             logits = out.float().flatten(1).cpu().numpy()
             foreign = labels[(labels < 0) | (labels >= logits.shape[1])]
             if foreign.size:
@@ -110,21 +110,47 @@ class Own:
             k = int(self.metric.removeprefix("top"))
             return top_k(logits, labels, (k,))[k].astype(np.float64)
         assert self.metric is not None
-        found = torch.as_tensor(self.metric(out, targets)).detach().float().cpu().numpy()
-        if found.shape != (len(out),):
-            raise UserError(f"{self._name} gave shape {found.shape} for {len(out)} samples: give one number a sample.")
+        try:
+            given = self.metric(out, targets)
+        except Exception as error:
+            raise UserError(f"metric {self._name} fails on outputs {list(out.shape)} and {_said(targets)}: {error}") from error
+        found = np.asarray(given.detach().float().cpu() if isinstance(given, Tensor) else given)
+        if found.shape != (len(out),) or found.dtype.kind not in "iufb":
+            raise UserError(f"metric {self._name} gave {_said(given)} for {len(out)} samples: give one number a sample.")
+        if not np.isfinite(found).all():
+            raise UserError(f"metric {self._name} gave NaN or infinity for {(~np.isfinite(found)).sum()} of {len(out)} samples.")
         return found.astype(np.float64)
 
 
 def pairs(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Any]]:
     """(images, targets or None) of every batch of a loader. Raises `UserError` for batches that hold no images."""
+    if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+        raise UserError(f"loader={loader!r}: give one that can be gone through, such as a DataLoader.")
     for batch in loader:
-        images, *rest = batch if isinstance(batch, list | tuple) else [batch]
+        images, *rest = batch if isinstance(batch, list | tuple) and batch else [batch]
         if isinstance(batch, Mapping):
             images, rest = batch.get("pixel_values"), [batch.get("labels")]
         if not isinstance(images, Tensor) or images.dim() != 4:
-            raise UserError("each batch of the loader has to be images [b, 3, h, w], or (images, targets).")
+            raise UserError(
+                f"each batch of the loader has to be images [b, 3, h, w], or (images, targets); this is {_said(batch)}."
+            )
+        if not images.is_floating_point():
+            raise UserError(
+                f"the loader's images are {images.dtype}: give what the model is given, floats that went through its transform."
+            )
         yield images, rest[0] if rest else None
+
+
+def _said(value: Any) -> str:
+    """What something is, in a few words."""
+    if isinstance(value, Tensor | np.ndarray):
+        return f"a {type(value).__name__} {list(value.shape)} of {value.dtype}"
+    if isinstance(value, Mapping):
+        return f"a dict of {', '.join(map(str, value))}, of which pixel_values and labels would be read"
+    if isinstance(value, list | tuple):
+        inside = ", ".join(dict.fromkeys(type(one).__name__ for one in value))
+        return f"a {type(value).__name__} of {len(value)}{f' ({inside})' if inside else ''}"
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def tensor_of(out: Any) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fna.report import formats, words
+from fna.report import formats, notes, words
 from tests.report.made_up_results import result, retrieval
 
 
@@ -51,8 +51,8 @@ def test_headline_names_the_direction_that_lost_most() -> None:
 
 def test_random_weights_come_first() -> None:
     assert sentence(checkpoint="random (seed 0)").startswith("Random weights")
-    assert any("scores mean nothing" in note for note in words.caveats(result(checkpoint="random (seed 0)")))
-    assert words.caveats(result(checkpoint="random (seed 0)", notes=["random weights, asked for"])) == ["random weights, asked for"]
+    assert any("scores mean nothing" in note for note in notes.caveats(result(checkpoint="random (seed 0)")))
+    assert notes.caveats(result(checkpoint="random (seed 0)", notes=["random weights, asked for"])) == ["random weights, asked for"]
 
 
 @pytest.mark.parametrize(
@@ -98,17 +98,17 @@ def test_numbers() -> None:
 
 
 def test_skipped_samples_are_counted_and_named() -> None:
-    [note] = words.caveats(result(skipped=["a", "b", "c", "d"]))
+    [note] = notes.caveats(result(skipped=["a", "b", "c", "d"]))
     assert note == "4 unreadable, left out: a, b, c and 1 more"
 
 
 def test_an_interval_without_width_says_what_it_cannot_see() -> None:
     unmoved = {"full": 100.0, "variant": 100.0, "delta": 0.0, "ci": [0.0, 0.0]}
     unmoved_only = result(samples=500, metrics={"t2i_r1": unmoved})
-    [note] = words.remarks(unmoved_only)
-    assert words.caveats(unmoved_only) == []  # nothing is wrong: no warning
+    [note] = notes.remarks(unmoved_only)
+    assert notes.caveats(unmoved_only) == []  # nothing is wrong: no warning
     assert "none of 500 samples changed; up to 0.6 % of all samples" in note
-    assert words.remarks(result(samples=500, metrics={"t2i_r1": unmoved | {"ci": [-0.2, 0.0]}})) == []
+    assert notes.remarks(result(samples=500, metrics={"t2i_r1": unmoved | {"ci": [-0.2, 0.0]}})) == []
 
 
 def test_ceiling_is_the_inverse_of_the_share_that_would_remain() -> None:
@@ -129,7 +129,7 @@ def test_what_the_tokens_do_is_a_finding_and_no_loss() -> None:
 
 def test_auto_that_picks_nothing_claims_nothing() -> None:
     made = result(landmarks="auto", layers=[11], auto={"landmarks": {}}, cost=speed(0.98, 0.97, 0.99), metrics=metric(0, 0, 0))
-    assert words.caveats(made) == []
+    assert notes.caveats(made) == []
     assert words.plain(words.headline(made)).partition(": ")[2] == "No block was worth it: full attention everywhere."
     assert words.judge_speed(made) == "even"
 
@@ -144,24 +144,24 @@ def test_a_busy_machine_has_no_speed() -> None:
     assert "0.91" not in said
     assert "slower" not in said
     assert words.judge_speed(made) == ""
-    assert "no measurement of the speed: other processes took 1.0 of 2 cores" in words.caveats(made)[0]
+    assert "no measurement of the speed: other processes took 1.0 of 2 cores" in notes.caveats(made)[0]
 
 
 def test_a_quiet_machine_is_not_mentioned() -> None:
     quiet = result(cost=speed(1.29, 1.27, 1.31) | {"measurement": {"quiet": True, "reasons": []}})
     assert words.unmeasured(quiet) == words.unmeasured(result()) == ""
-    assert words.caveats(quiet) == []
+    assert notes.caveats(quiet) == []
     assert words.judge_speed(quiet) == "good"
 
 
 def test_agreement_says_what_agrees_and_output_error_what_is_good() -> None:
-    agreement, error = words.explained(retrieval())
+    (_, agreement), (_, error) = notes.explained(retrieval())
     assert "(image to text)" in agreement
     assert "100 % is the same everywhere" in agreement
     assert "0 is the same, small is good" in error
-    assert "same class first" in words.explained(result())[0]
-    assert "same answer" in words.explained(result(task="a task of somebody"))[0]
-    assert words.explained(result(fidelity={})) == []
+    assert "same class first" in notes.explained(result())[0][1]
+    assert "same answer" in notes.explained(result(task="a task of somebody"))[0][1]
+    assert notes.explained(result(fidelity={})) == []
 
 
 @pytest.mark.parametrize(
@@ -181,9 +181,9 @@ def test_the_approximation_is_called_by_its_name(changes: dict[str, object], cal
 
 def test_what_auto_decided_is_no_warning() -> None:
     why = ["block 4: 24 landmarks (error 0.080 <= 0.1)"]
-    assert words.caveats(result(auto={"landmarks": {"4": 24}, "why": why}, notes=[*why, "half the data is missing"])) == [
-        "half the data is missing"
-    ]
+    made = result(auto={"landmarks": {"4": 24}, "why": why}, notes=[*why, "the first 20 of 40 pictures"])
+    assert notes.caveats(made) == []
+    assert notes.told(made) == ["the first 20 of 40 pictures"]
 
 
 def test_a_result_without_metrics_is_told_by_its_agreement() -> None:
@@ -191,5 +191,5 @@ def test_a_result_without_metrics_is_told_by_its_agreement() -> None:
     bare = result(metrics={}, task="fidelity")
     said = words.plain(words.headline(bare))
     assert "agrees with full attention on 96.4 % [94.8, 97.9] of the samples, output error 0.042, at 1.19x the speed" in said
-    assert "same nearest other image" in words.explained(bare)[0]
+    assert "same nearest other image" in notes.explained(bare)[0][1]
     assert "no metrics" in words.plain(words.headline(result(metrics={}, fidelity={})))

@@ -23,6 +23,28 @@ def test_a_typo_leaves_no_run_behind(cli: Cli, tmp_path: Path, typo: str) -> Non
     assert not list(tmp_path.glob("outputs/runs/*"))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model.checkpoint=nowhere.safetensors"],
+        ["task=classification"],
+        ["dataset=coco_captions", "dataset.root=empty"],
+        ["mask=both", "mask.blocks=99"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_is_refused_while_loading_leaves_no_run_behind(cli: Cli, tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/captions.json").write_text(
+        '{"images": [{"id": 1, "file_name": "gone.jpg"}], "annotations": [{"image_id": 1, "caption": "a cat"}]}'
+    )
+    done = cli(*words, "limit=4")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert not list(tmp_path.glob("outputs/runs/*"))
+    assert not list(tmp_path.rglob("result.json"))
+
+
 def test_a_sweep_keeps_the_job_that_was_refused(cli: Cli, tmp_path: Path) -> None:
     done = cli("-m", "layers=99", "dataset.count=8")
     assert done.returncode == 1

@@ -1,0 +1,86 @@
+"""What stands beside the figures: reasons to doubt them, what else is to be known, and what a column means."""
+
+from __future__ import annotations
+
+from fna.report import formats
+from fna.report.results import Result, dig, number
+from fna.report.words import is_idle, is_random, primary, unmeasured
+
+DOUBT = ("scores", "belong together", "random weights")  # in a note that says that the figures mean nothing
+NAMED = 3  # skipped images that are named
+
+
+def is_doubtful(result: Result) -> bool:
+    """Whether a note says that the scores say nothing: random weights, or weights and data of different worlds."""
+    return is_random(result) or any(map(_doubts, _notes(result)))
+
+
+def caveats(*results: Result) -> list[str]:
+    """What is wrong, so that a number is not to be believed: random weights, mismatches, warnings, skipped samples, a busy machine.
+
+    Each once, however many results it is about.
+    """
+    return list(dict.fromkeys(note for result in results for note in _caveats(result)))
+
+
+def told(*results: Result) -> list[str]:
+    """What model, data and task say of themselves, and nothing is wrong with: each once."""
+    return list(dict.fromkeys(note for result in results for note in _notes(result) if not _doubts(note)))
+
+
+def remarks(*results: Result) -> list[str]:
+    """What is not wrong but limits what can be said: intervals without width."""
+    moving = [result for result in results if not is_idle(result)]
+    unmoved = [result for result in moving if any(dig(result, "metrics", key, "ci") == [0, 0] for key in primary(result))]
+    counts = [samples for result in unmoved if (samples := number(result.get("samples")))]
+    if not counts:
+        return []
+    unseen = f"up to {min(100, 300 / min(counts)):.3g} % of all samples may still change (95 %, rule of three)"
+    return [f"where an interval is [0, 0], the score of none of {formats.extent(counts)} samples changed; {unseen}"]
+
+
+def _notes(result: Result) -> list[str]:
+    decided = dig(result, "auto", "why") or []  # a table of its own
+    return [str(note) for note in result.get("notes") or [] if note not in decided]
+
+
+def _doubts(note: str) -> bool:
+    return any(word in note.lower() for word in DOUBT)
+
+
+def _caveats(result: Result) -> list[str]:
+    notes = [note for note in _notes(result) if _doubts(note)]
+    if is_random(result) and not any("random" in note.lower() for note in notes):
+        notes.insert(0, "random weights: the pipeline runs, the scores mean nothing")
+    notes += [str(note) for note in result.get("warnings") or []]
+    skipped = [str(item) for item in result.get("skipped") or []]
+    if skipped:
+        more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
+        notes.append(f"{len(skipped)} unreadable, left out: {', '.join(skipped[:NAMED])}{more}")
+    if why := unmeasured(result):
+        notes.append(f"no measurement of the speed: {why}; run it again when nothing else runs")
+    return notes
+
+
+AGREEMENT = {  # what is decided alike, by task
+    "classification": "images with the same class first as with full attention",
+    "retrieval": "images for which the same caption comes first as with full attention (image to text)",
+    "segmentation": "places in the images with the same class as with full attention",
+    "fidelity": "images with the same class first as with full attention (of a model without a head: the same nearest other image)",
+    "own": "samples with the same class first as with full attention (where outputs are no classes: the same nearest other sample)",
+    "tokens": "images with the same number of massive tokens as with full attention",
+}
+OUTPUT_ERROR = "relative output error: how far the outputs are from those of full, over their length; 0 is the same, small is good"
+
+
+def explained(*results: Result) -> list[tuple[str, str]]:
+    """(head of a column, what it means), of agreement and relative output error, where there are any."""
+    measured = [result for result in results if result.get("fidelity")]
+    agreeing = [result for result in measured if number(dig(result, "fidelity", "agreement")) is not None]
+    tasks = dict.fromkeys(str(result.get("task")) for result in agreeing)
+    said = dict.fromkeys(AGREEMENT.get(task, "samples with the same answer as with full attention") for task in tasks)
+    errors = any(number(dig(result, "fidelity", "output_error")) is not None for result in measured)
+    lines = [
+        ("agreement", f"agreement: share of {what}, right or wrong; 100 % is the same everywhere, high is good") for what in said
+    ]
+    return [*lines, *([("output error", OUTPUT_ERROR)] if errors else [])]
