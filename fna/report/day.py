@@ -66,7 +66,7 @@ def read_day(found: Sequence[Run]) -> Day:
     notes, told, remarks, explained = ([line for line, _ in _shared(sections, kind)] for kind in SAID)
     return Day(
         title,
-        [_without(section, {*notes, *told, *remarks, *explained}) for section in sections],
+        [_without(section, {*notes, *told, *remarks, *explained}) for section in sections] if len(sections) > 1 else sections,
         failures(runs),
         repeated,
         _placed(sections, "notes"),
@@ -96,7 +96,11 @@ def _named(sections: Sequence[Section]) -> str:
 
 def _without(section: Section, lines: Container[Any]) -> Section:
     left: dict[str, Any] = {kind: [line for line in getattr(section.summary, kind) if line not in lines] for kind in SAID}
-    return replace(section, summary=replace(section.summary, **left))
+    place = " on ".join(str(section.runs[0].result.get(key)) for key in TOGETHER[:2])
+    title = [
+        part._replace(text=part.text.replace(f"{place}: ", "")) for part in section.summary.title
+    ]  # it is in the section's own
+    return replace(section, summary=replace(section.summary, title=title, **left))
 
 
 def newest(runs: Sequence[Run]) -> list[Run]:

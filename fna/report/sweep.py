@@ -14,6 +14,8 @@ from fna.report.seeds import REMARK, merged, spread
 from fna.report.words import Part
 
 Column = tuple[str, Callable[[Run], Part]]
+OF_ATTENTION = ("sampler", "pieces")
+QUIET = ("bootstrap", "timing.batch_size", "timing.enabled", "timing.rounds")  # no reader asks for them above a table
 SHOWN = 3  # runs that are named where the same is said of many
 
 
@@ -38,7 +40,13 @@ class Summary:
 def varying(runs: Sequence[Run]) -> list[str]:
     """The settings in which the runs differ, typed ones beside the identity, without those that only follow another."""
     keys = [key for key in _settings(runs) if _differs(runs, key)]
-    return [key for key in keys if FOLLOWS.get(key) not in keys]
+    return [key for key in keys if FOLLOWS.get(key) not in keys and not _told_by_attention(runs, key)]
+
+
+def _told_by_attention(runs: Sequence[Run], key: str) -> bool:
+    """Whether a setting of the attentions has one value for each of them, so that their names say it already."""
+    both = {(str(run.result.get("attn")), str(setting(run.result, key))) for run in runs}
+    return key in OF_ATTENTION and len(both) == len({attn for attn, _ in both})
 
 
 def label(run: Run, keys: Sequence[str]) -> str:
@@ -60,7 +68,11 @@ def summarise(runs: Sequence[Run]) -> Summary:
     keys = varying(whole)
     shared = whole[0].result if whole else {}
     same = [key for key in _settings(whole) if key in IDENTITY or key not in FOLLOWS]
-    same = [key for key in same if not _differs(whole, key) and setting(shared, key) not in (None, "none", "unknown")]
+    same = [
+        key
+        for key in same
+        if not _differs(whole, key) and setting(shared, key) not in (None, "none", "unknown") and key not in QUIET
+    ]
     common = [(formats.field_name(key), formats.value_of(key, setting(shared, key))) for key in same]
     results = [run.result for run in whole]
     expected = load_expected(results)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,9 +25,8 @@ from fna.report.words import Part
 
 WIDE = 400
 INTERVAL = "95 % interval"
-FIRST_TO_GO = (
-    "operations", "sampling", "against", "timing.enabled", "timing.rounds", "output error", "i2t agreement", "agreement",
-)  # fmt: skip
+FIRST_TO_GO = ("operations", "sampling", "against", "timing.enabled", "timing.rounds", "bootstrap", "pieces")
+NEXT_TO_GO = ("output error", "i2t agreement", "agreement")
 STYLES = {"good": "green", "bad": "red", "even": "bold", "tie": "dim", "": ""}
 SIDES = ("full", "exact", "variant")
 
@@ -226,22 +226,36 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Part]], gap: int = 2) -
 
 
 def _fitting(console: Console, heads: list[str], rows: list[list[Part]]) -> tuple[list[str], Table]:
-    """Heads and table without the columns for which a narrow terminal has no room; results.csv and the page have them all."""
-    table = _table(heads, rows)
+    """Heads and table with no more columns than a terminal has room for; results.csv and the page have them all."""
     sums = [head for head, after in pairwise(heads) if after == "delta"]  # that a difference goes with
-    for head in (*FIRST_TO_GO, *sums):
-        if console.measure(table, options=console.options.update(max_width=WIDE)).maximum <= console.width or head not in heads:
-            continue
-        kept = [place for place, name in enumerate(heads) if name != head]
-        if head in sums:  # its name goes over to the difference
-            heads = [f"{head}\ndelta" if place and heads[place - 1] == head else name for place, name in enumerate(heads)]
-        heads, rows = [heads[place] for place in kept], [[row[place] for place in kept] for row in rows]
-        table = _table(heads, rows)
-    if console.measure(table, options=console.options.update(max_width=WIDE)).maximum > console.width:
-        table = _table(heads, rows, gap=1)
-    if console.measure(table, options=console.options.update(max_width=WIDE)).maximum > console.width:
-        table = _table(*_stacked(heads, rows))
-    return heads, table
+    steps: list[Callable[[list[str], list[list[Part]]], Grid]] = [
+        *(partial(_leave_out, head=head) for head in FIRST_TO_GO),
+        *(partial(_join, head=head) for head in sums),
+        _stacked,
+    ]
+    steps += [partial(_leave_out, head=head) for head in NEXT_TO_GO]
+    for step in steps:
+        table, narrow = _table(heads, rows), _table(heads, rows, gap=1)
+        fits = [
+            one
+            for one in (table, narrow)
+            if console.measure(one, options=console.options.update(max_width=WIDE)).maximum <= console.width
+        ]
+        if fits:
+            return heads, fits[0]
+        heads, rows = step(heads, rows)
+    return heads, _table(heads, rows, gap=1)
+
+
+def _leave_out(heads: list[str], rows: list[list[Part]], head: str) -> tuple[list[str], list[list[Part]]]:
+    kept = [place for place, name in enumerate(heads) if name != head]
+    return [heads[place] for place in kept], [[row[place] for place in kept] for row in rows]
+
+
+def _join(heads: list[str], rows: list[list[Part]], head: str) -> tuple[list[str], list[list[Part]]]:
+    """Without a column whose name goes over to the difference beside it."""
+    named = [f"{head}\ndelta" if place and heads[place - 1] == head else name for place, name in enumerate(heads)]
+    return _leave_out(named, rows, head)
 
 
 def _stacked(heads: list[str], rows: list[list[Part]]) -> tuple[list[str], list[list[Part]]]:
