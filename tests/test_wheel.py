@@ -80,6 +80,14 @@ def test_what_is_not_installed_is_said_in_one_line(word: str, said: str, tmp_pat
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_report_in_a_lean_install_ends_in_one_line(tmp_path: Path) -> None:
+    done = python(f"{LEAN}\nfrom fna.report.__main__ import main; sys.exit(main(['.']))", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: python -m fna.report needs ")
+    assert done.stderr.rstrip().endswith("which is not installed here; install it, or fna without --no-deps.")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_conf_is_found_where_links_are_not_to_be_had(tmp_path: Path) -> None:
     """A checkout without symbolic links has a small file in place of fna/conf."""
     (tmp_path / "fna").mkdir()

@@ -60,6 +60,66 @@ def test_one_kind_of_run_needs_no_list(sweep_folder: Path) -> None:
     assert "failures" not in page.partition("</style>")[2]
 
 
+def test_what_several_sections_say_is_said_once(tmp_path: Path) -> None:
+    note, all_of_them = "the scores say nothing about either", "found in the attic"
+    write_run(tmp_path / "0", result(hash="a", notes=[note, all_of_them]))
+    write_run(tmp_path / "1", result(hash="b", model="other_vit", notes=[note, all_of_them]))
+    write_run(tmp_path / "2", retrieval(hash="c", model="made_up_clip", notes=[all_of_them]))
+    found = read_day(load(tmp_path))
+    where = "made_up_vit on made_up_photos, classification; other_vit on made_up_photos, classification"
+    assert found.notes == [f"{note} ({where})"]
+    assert found.told == [all_of_them]
+    assert not [line for section in found.sections for line in (*section.summary.notes, *section.summary.told)]
+    for text in (printed(load(tmp_path)), sweep_markdown(load(tmp_path)), write_page(tmp_path).read_text().partition("<pre>")[0]):
+        assert text.count(note) == 1
+        assert text.count(all_of_them) == 1
+        assert text.count("relative output error: how far") == 1
+
+
+def test_a_warning_box_is_for_what_is_wrong(tmp_path: Path) -> None:
+    for number in "01":
+        write_run(tmp_path / number, result(hash=number, seed=int(number), notes=["the first 20 of 40 pictures"]))
+    page = write_page(tmp_path).read_text().partition("</style>")[2]
+    assert 'class="caveats"' not in page
+    assert "<li>the first 20 of 40 pictures</li>" in page
+    assert "! the first 20" not in printed(load(tmp_path))
+
+
+def test_a_column_is_explained_where_it_is_shown(day: Path) -> None:
+    assert "agreement: share of" in printed(load(day), width=160)
+    narrow = printed(load(day), width=40)
+    assert "agreement: share of" not in narrow
+    assert "relative output error" not in narrow
+
+
+def test_a_section_does_not_say_model_and_data_again(day: Path) -> None:
+    assert not [s for s in read_day(load(day)).sections if "made_up_vit on made_up_photos:" in plain(s.summary.title)]
+
+
+def test_a_split_that_nobody_knows_is_not_told(tmp_path: Path) -> None:
+    for number in "01":
+        write_run(tmp_path / number, result(hash=number, landmarks=int(number) + 8, split="unknown"))
+    assert "unknown" not in printed(load(tmp_path))
+    assert "unknown" not in printed(load(tmp_path)[0].result)
+
+
+def test_a_method_has_one_name_in_headline_and_table(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", result())
+    write_run(tmp_path / "1", result(hash="b", attn="nystromformer"))
+    text = printed(load(tmp_path))
+    assert "Nyströmformer" in text
+    assert not re.search(r"^(fna|nystromformer)\b", text, re.M)
+
+
+def test_a_sampler_that_the_attention_has_anyway_is_no_column(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", result())
+    write_run(tmp_path / "1", result(hash="b", attn="nystromformer", sampler="SegmentMeans"))
+    assert read_day(load(tmp_path)).sections[0].summary.heads[0] == "attention"
+    assert "sampler" not in read_day(load(tmp_path)).sections[0].summary.heads
+    write_run(tmp_path / "2", result(hash="c", sampler="random"))
+    assert "sampler" in read_day(load(tmp_path)).sections[0].summary.heads
+
+
 def test_a_run_made_twice_is_one_and_the_newest(tmp_path: Path) -> None:
     for name, seconds in (("b", 200), ("a", 300), ("c", 100)):
         write_run(tmp_path / name, result(seconds=seconds))
