@@ -24,7 +24,7 @@ from fna.report.sweep import Summary
 from fna.report.words import Part
 
 WIDE = 400
-INTERVAL = "95 % interval"
+BELOW = ("95 % interval", "over seeds")
 FIRST_TO_GO = ("operations", "sampling", "against", "timing.enabled", "timing.rounds", "bootstrap", "pieces")
 NEXT_TO_GO = ("output error", "i2t agreement", "agreement")
 STYLES = {"good": "green", "bad": "red", "even": "bold", "tie": "dim", "": ""}
@@ -259,15 +259,15 @@ def _join(heads: list[str], rows: list[list[Part]], head: str) -> tuple[list[str
 
 
 def _stacked(heads: list[str], rows: list[list[Part]]) -> tuple[list[str], list[list[Part]]]:
-    """Every interval on a second line below the value that it belongs to."""
-    below = [place for place, head in enumerate(heads) if head == INTERVAL]
-    kept = [place for place in range(len(heads)) if place not in below]
+    """Every interval, over samples and over seeds, on a line of its own below the value that it belongs to."""
+    kept = [place for place, head in enumerate(heads) if head not in BELOW]
+    ends = [*kept[1:], len(heads)]
 
-    def cell(row: list[Part], place: int) -> Part:
-        interval = row[place + 1].text if place + 1 in below else ""
-        return Part(f"{row[place].text}\n{interval}", row[place].mark) if interval not in ("", "–") else row[place]
+    def cell(row: list[Part], place: int, end: int) -> Part:
+        lines = [row[place].text, *(part.text for part in row[place + 1 : end] if part.text not in ("", formats.NOTHING))]
+        return Part("\n".join(lines), row[place].mark)
 
-    return [heads[place] for place in kept], [[cell(row, place) for place in kept] for row in rows]
+    return [heads[place] for place in kept], [[cell(row, *both) for both in zip(kept, ends, strict=True)] for row in rows]
 
 
 def _pipes(heads: Sequence[str], rows: Sequence[Sequence[Part]]) -> str:

@@ -120,6 +120,15 @@ def test_a_sampler_that_the_attention_has_anyway_is_no_column(tmp_path: Path) ->
     assert "sampler" in read_day(load(tmp_path)).sections[0].summary.heads
 
 
+def test_seeds_beside_other_runs_fit_a_terminal_of_a_hundred_columns(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / f"seed{seed}", retrieval(hash=f"s{seed}", seed=seed, sampler="random"))
+    write_run(tmp_path / "other", retrieval(hash="o", attn="nystromformer", landmarks=8, layers="all", sampler="SegmentMeans"))
+    lines = printed(load(tmp_path), width=100).splitlines()
+    assert [line for line in lines if line.startswith("Nyströmformer  ")]
+    assert [line for line in lines if "-1.00 to -1.00" in line and "-0.70 to -0.70" in line and len(line) <= 100]
+
+
 def test_a_run_made_twice_is_one_and_the_newest(tmp_path: Path) -> None:
     for name, seconds in (("b", 200), ("a", 300), ("c", 100)):
         write_run(tmp_path / name, result(seconds=seconds))
