@@ -67,11 +67,13 @@ AGREEMENT = {  # what is decided alike, by task
     "retrieval": "images for which the same caption comes first as with full attention (image to text)",
     "segmentation": "places in the images with the same class as with full attention",
     "fidelity": "images with the same class first as with full attention (of a model without a head: the same nearest other image)",
+    "fidelity_patches": "patches that are most like the same other patch of their image as with full attention",
     "own": "samples with the same class first as with full attention (where outputs are no classes: the same nearest other sample)",
     "knn": "images with the same class first as with full attention",
     "probe": "images with the same class first as with full attention",
     "tokens": "images with the same number of massive tokens as with full attention",
 }
+OTHERWISE = "samples with the same answer as with full attention"
 OUTPUT_ERROR = "relative output error: how far the outputs are from those of full, over their length; 0 is the same, small is good"
 
 
@@ -80,9 +82,7 @@ def explained(*results: Result) -> list[tuple[str, str]]:
     measured = [result for result in results if result.get("fidelity")]
     agreeing = [result for result in measured if number(dig(result, "fidelity", "agreement")) is not None]
     tasks = dict.fromkeys(str(result.get("task")) for result in agreeing)
-    said = dict.fromkeys(
-        AGREEMENT.get(task.partition("_")[0], "samples with the same answer as with full attention") for task in tasks
-    )
+    said = dict.fromkeys(AGREEMENT.get(task) or AGREEMENT.get(task.partition("_")[0], OTHERWISE) for task in tasks)
     errors = any(number(dig(result, "fidelity", "output_error")) is not None for result in measured)
     lines = [
         ("agreement", f"agreement: share of {what}, right or wrong; 100 % is the same everywhere, high is good") for what in said
