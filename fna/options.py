@@ -82,7 +82,9 @@ def load_option(group: str, name: str, extra: Sequence[Path] = (), above: Sequen
     parts = []
     for entry in siblings:
         if entry != "_self_" and entry not in known:
-            raise UserError(f"{file}: defaults: {group}={entry}: no such {group}; {nearest(name, known)}there is {', '.join(known)}.")
+            raise UserError(
+                f"{file}: defaults: {group}={entry}: no such {group}; {nearest(entry, known)}there is {', '.join(known)}."
+            )
         parts.append(node if entry == "_self_" else load_option(group, entry, extra, [*above, name]))
     merged = OmegaConf.merge(*parts, *([] if "_self_" in siblings else [node]))
     assert isinstance(merged, DictConfig)

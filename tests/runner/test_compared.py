@@ -39,10 +39,10 @@ def test_a_figure_that_is_no_number_fails_its_contender_and_no_other() -> None:
     versus = ["exact", {"attn": "nystromformer", "landmarks": 2}]
     found = fna.compare(model, batches, "fna", landmarks=2, layers="all", versus=versus, **quick).result
     assert [one["status"] for one in found["contenders"]] == ["failed", "ok", "failed"]
-    assert found["contenders"][0]["error"].startswith("close of variant: not a number")
+    assert found["contenders"][0]["error"].startswith("metric close gave NaN")
     assert found["contenders"][1]["metrics"]["close"]["variant"] == 100
     assert found["pairs"] == []
-    with pytest.raises(UserError, match="close of variant: not a number"):
+    with pytest.raises(UserError, match="metric close gave NaN"):
         fna.compare(model, batches, "fna", landmarks=2, layers="all", **quick)
 
 
