@@ -91,7 +91,7 @@ def test_a_report_in_a_lean_install_ends_in_one_line(tmp_path: Path) -> None:
 def test_conf_is_found_where_links_are_not_to_be_had(tmp_path: Path) -> None:
     """A checkout without symbolic links has a small file in place of fna/conf."""
     (tmp_path / "fna").mkdir()
-    for name in ("__init__", "configs", "errors"):
+    for name in ("__init__", "configs", "errors", "options", "values"):
         shutil.copy(ROOT / "fna" / f"{name}.py", tmp_path / "fna")
     (tmp_path / "fna" / "conf").write_text("../conf")
     (tmp_path / "conf" / "attn").mkdir(parents=True)

@@ -208,7 +208,7 @@ def _typed(text: str) -> Any:
     for kind in (int, float):
         with suppress(ValueError):
             return kind(text)
-    return text.strip("'\"")
+    return text.lower() if text.lower() in ("true", "false") else text.strip("'\"")
 
 
 def _one_line(error: Exception) -> str:

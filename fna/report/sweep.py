@@ -15,7 +15,7 @@ from fna.report.words import Part
 
 Column = tuple[str, Callable[[Run], Part]]
 OF_ATTENTION = ("sampler", "pieces")
-QUIET = ("bootstrap", "timing.batch_size", "timing.enabled", "timing.rounds")  # no reader asks for them above a table
+QUIET = ("bootstrap", "timing.batch_size", "timing.enabled", "timing.rounds")  # how a run was measured, not what
 SHOWN = 3  # runs that are named where the same is said of many
 
 
@@ -39,7 +39,7 @@ class Summary:
 
 def varying(runs: Sequence[Run]) -> list[str]:
     """The settings in which the runs differ, typed ones beside the identity, without those that only follow another."""
-    keys = [key for key in _settings(runs) if _differs(runs, key)]
+    keys = [key for key in _settings(runs) if key not in QUIET and _differs(runs, key)]
     return [key for key in keys if FOLLOWS.get(key) not in keys and not _told_by_attention(runs, key)]
 
 

@@ -25,7 +25,7 @@ from fna.report.words import Part
 
 WIDE = 400
 BELOW = ("95 % interval", "over seeds")
-FIRST_TO_GO = ("operations", "sampling", "against", "timing.enabled", "timing.rounds", "bootstrap", "pieces")
+FIRST_TO_GO = ("operations", "sampling", "against", "pieces")
 NEXT_TO_GO = ("output error", "i2t agreement", "agreement")
 STYLES = {"good": "green", "bad": "red", "even": "bold", "tie": "dim", "": ""}
 SIDES = ("full", "exact", "variant")

@@ -129,6 +129,15 @@ def test_seeds_beside_other_runs_fit_a_terminal_of_a_hundred_columns(tmp_path: P
     assert [line for line in lines if "-1.00 to -1.00" in line and "-0.70 to -0.70" in line and len(line) <= 100]
 
 
+def test_how_a_run_was_measured_is_no_column(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", result(overrides=["timing.enabled=False", "bootstrap=100"]))
+    write_run(tmp_path / "1", result(hash="b", sampler="random", overrides=["timing.rounds=9"]))
+    write_run(tmp_path / "2", result(overrides=["timing.enabled=false", "bootstrap=100"]))  # the first, spelt otherwise
+    found = read_day(load(tmp_path))
+    assert found.repeated == 1
+    assert not {"timing.enabled", "timing.rounds", "bootstrap"} & set(found.sections[0].summary.heads)
+
+
 def test_a_run_made_twice_is_one_and_the_newest(tmp_path: Path) -> None:
     for name, seconds in (("b", 200), ("a", 300), ("c", 100)):
         write_run(tmp_path / name, result(seconds=seconds))
