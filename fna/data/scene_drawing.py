@@ -75,7 +75,7 @@ def _background(random: Random, scene: Scene, fine: int) -> Image.Image:
     coarse = bytes(min(255, max(0, level + random.randint(-45, 45))) for _ in range(5 * 5 * 3))
     canvas = Image.frombytes("RGB", (5, 5), coarse).resize((fine, fine), Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(canvas)
-    colours = [RGB[thing.colour] for thing in scene.things]
+    colours = [RGB[colour] for colour in scene.clutter or [thing.colour for thing in scene.things]]
     for step in range(28):
         tone = random.choice(colours) if step % 2 else tuple(random.randint(50, 220) for _ in range(3))
         x, y = random.random() * fine, random.random() * fine

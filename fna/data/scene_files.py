@@ -2,7 +2,7 @@
 
 <root>/<kind>_<split>_<count>_<size>px_v1/
     <split>/000000000007.png              images
-    annotations/captions_<split>.json     five captions an image, each with its level
+    annotations/captions_<split>.json     five captions an image, each with its level; of a twin what differs from the image before
     annotations/instances_<split>.json    RLE masks of what is visible; categories are the eight shapes
     annotations/swapped_<split>.json      {image id: nine captions made false by exchanged attributes}
     annotations/questions_<split>.json    {image id: questions with their answers}
@@ -23,16 +23,17 @@ from PIL import Image
 from fna.data.scene_captions import LEVELS, captions, full_caption, swapped_captions
 from fna.data.scene_drawing import draw
 from fna.data.scene_questions import ask
+from fna.data.scene_twins import difference, twin
 from fna.data.scenes import SHAPES, Scene, make_scene
 
 FORMAT = 1  # raise when the same seeds give other files
 SEEDS = {"test": range(0, 1_000_000), "val": range(1_000_000, 2_000_000), "train": range(10_000_000, 2**40)}
-KINDS = {"scenes": (3, 5), "single": (1, 1)}  # least and most things
+KINDS = {"scenes": (3, 5), "twins": (3, 5), "single": (1, 1)}  # least and most things
 SWAPPED = 9
 
 
 def scenes_of(split: str, count: int, kind: str = "scenes") -> list[Scene]:
-    """The first `count` scenes of a split; of scenes with the same full caption only the first is taken.
+    """The first `count` scenes of a split, of "twins" every second one the twin of the one before; no full caption twice.
 
     Single things have fewer descriptions than a split has images, so there captions may repeat.
     """
@@ -42,11 +43,12 @@ def scenes_of(split: str, count: int, kind: str = "scenes") -> list[Scene]:
         if len(found) >= count:
             break
         scene = make_scene(seed, *KINDS[kind])
-        caption = full_caption(scene)
-        if kind == "single" or caption not in told:
-            told.add(caption)
-            found.append(scene)
-    return found
+        drawn = [scene, twin(scene)] if kind == "twins" else [scene]
+        captions = {full_caption(one) for one in drawn}
+        if kind == "single" or told.isdisjoint(captions):
+            told |= captions
+            found += drawn
+    return found[:count]
 
 
 def write_split(root: Path, split: str, count: int, size: int, kind: str = "scenes") -> Path:
@@ -99,7 +101,8 @@ def _write(folder: Path, split: str, scenes: list[Scene], size: int, kind: str) 
         pixels, owners = draw(scene, size)
         name = f"{number:012d}.png"
         Image.fromarray(pixels).save(folder / split / name, compress_level=1)
-        images.append({"id": number, "file_name": name, "width": size, "height": size, "seed": scene.seed})
+        changed = {"changed": difference(scenes[number - 1], scene)} if kind == "twins" and number % 2 else {}
+        images.append({"id": number, "file_name": name, "width": size, "height": size, "seed": scene.seed, **changed})
         for level, caption in zip(LEVELS, captions(scene), strict=True):
             told.append({"id": len(told), "image_id": number, "caption": caption, "level": level})
         instances += [

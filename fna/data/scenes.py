@@ -5,6 +5,7 @@ at any resolution. The same seed gives the same scene in every process: only `ra
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
@@ -20,6 +21,7 @@ PLACES = (
     ("at the bottom left", "at the bottom", "at the bottom right"),
 )
 HIDDEN = 0.3  # at most this share of a shape's area may be covered by later shapes
+MARGIN = 0.01  # between a shape's box and the edge
 
 Box = tuple[float, float, float, float]
 Outline = tuple[tuple[float, float], ...]
@@ -61,12 +63,14 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things from back to front, the order in which a full caption tells them, and the pair it relates."""
+    """Things from back to front, the order in which a full caption tells them, the pair it relates, and the colours that half of
+    the background's lines and dots are drawn in (none given: the things' own)."""
 
     seed: int
     things: tuple[Thing, ...]
     order: tuple[int, ...]
     pair: tuple[int, int]
+    clutter: tuple[str, ...] = ()
 
 
 def box_of(outline: Outline) -> Box:
@@ -131,6 +135,17 @@ def make_scene(seed: int, least: int = 3, most: int = 5) -> Scene:
     return Scene(seed, tuple(things), tuple(order), pair)
 
 
+def fits(things: Sequence[Thing]) -> bool:
+    """Whether things could stand in a scene: inside the image, each hidden by at most HIDDEN, no two of one shape and colour."""
+    boxes = [box_of(thing.outline) for thing in things]
+    spare = [HIDDEN * area_of(thing.outline) for thing in things]
+    return (
+        all(thing.side / 2 + MARGIN <= min(thing.x, thing.y, 1 - thing.x, 1 - thing.y) for thing in things)
+        and all(sum(_overlap(box, boxes[i]) for box in boxes[i + 1 :]) <= spare[i] for i in range(len(things)))
+        and len({(thing.shape, thing.colour) for thing in things}) == len(things)
+    )
+
+
 def _place_all(random: Random, count: int) -> list[Thing] | None:
     """`count` things, each hidden by at most HIDDEN, or None where the draw does not fit."""
     palette = random.sample(COLOURS, 2)
@@ -146,7 +161,7 @@ def _place_all(random: Random, count: int) -> list[Thing] | None:
         reach = box_of(outline)
         area = area_of(outline)
         for _ in range(12):
-            x, y = _coordinate(random, side), _coordinate(random, side)
+            x, y = coordinate(random, side), coordinate(random, side)
             box = (reach[0] + x, reach[1] + y, reach[2] + x, reach[3] + y)
             # Boxes overstate how much is covered, so the promise holds without drawing.
             covered = [_overlap(box, other) for other in boxes]
@@ -161,9 +176,9 @@ def _place_all(random: Random, count: int) -> list[Thing] | None:
     return things
 
 
-def _coordinate(random: Random, side: float) -> float:
+def coordinate(random: Random, side: float) -> float:
     """A centre that keeps the thing inside and is not on the border between two places."""
-    margin = side / 2 + 0.01
+    margin = side / 2 + MARGIN
     while True:
         value = random.uniform(margin, 1 - margin)
         if min(abs(value - 1 / 3), abs(value - 2 / 3)) > 0.02:

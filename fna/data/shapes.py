@@ -68,8 +68,10 @@ class _Drawn:
 
 @dataclass(frozen=True)
 class Shapes(_Drawn):
-    """Scenes of three to five things with their captions: those of one level, or "all" five."""
+    """Scenes of three to five things with their captions: those of one level, or "all" five. ``twins``: every second scene is
+    the one before with one thing changed (`scene_twins`)."""
 
+    twins: bool = True
     captions: Literal["terse", "coloured", "related", "detailed", "full", "all"] = "full"
     gives: ClassVar[type] = Captioned
 
@@ -77,7 +79,7 @@ class Shapes(_Drawn):
         """The first `limit` scenes."""
         if self.captions not in (*LEVELS, "all"):
             raise UserError(f"dataset.captions={self.captions}: no such level; there is {', '.join(LEVELS)}, all.")
-        folder = self._folder()
+        folder = self._folder("twins" if self.twins else "scenes")
         texts: dict[int, list[str]] = {}
         for note in self._annotations(folder, "captions")["annotations"]:
             if self.captions in ("all", note["level"]):
