@@ -2,7 +2,7 @@
 
     python scripts/measure_clip_shapes.py [--count 500] [--split test] [--checkpoint outputs/zoo/last.pt]
 
-Weights are loaded and run by plain open_clip, without fna's surgery, except for the last two lines, which compare FNA.
+Weights are loaded and run by plain open_clip, without fna's surgery, except for the last lines (`--swap`), which compare FNA.
 """
 
 import argparse
@@ -101,7 +101,9 @@ def main() -> None:
     scenes, single = scenes_of(args.split, args.count), scenes_of(args.split, args.count, "single")
     images = embed(model, scenes)
     texts = model.encode_text(tokenizer([full_caption(scene) for scene in scenes]), normalize=True)
-    told: dict[str, object] = {"count": args.count, **recall(images, texts)}
+    twins = scenes_of(args.split, args.count, "twins")
+    twin_texts = model.encode_text(tokenizer([full_caption(scene) for scene in twins]), normalize=True)
+    told: dict[str, object] = {"count": args.count, **recall(images, texts), "twins": recall(embed(model, twins), twin_texts)}
     rights = 0
     for image, text, scene in zip(images, texts, scenes, strict=True):
         wrong = model.encode_text(tokenizer(swapped_captions(scene, 9)), normalize=True)
@@ -120,6 +122,7 @@ def main() -> None:
         for layers in ("last-half", "all"):
             with fna.swap(model, "fna", layers=layers, landmarks=64):
                 told[f"fna_64_{layers}"] = recall(embed(model, scenes), texts)
+                told[f"fna_64_{layers}_twins"] = recall(embed(model, twins), twin_texts)
     print(json.dumps(told, indent=1))
 
 

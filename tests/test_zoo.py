@@ -82,6 +82,31 @@ def test_it_tells_scenes_apart(tmp_path: Path) -> None:
     assert ((seen @ told.T).argmax(0) == right).float().mean() > 0.8
 
 
+@pytest.mark.slow
+def test_twins_leave_full_attention_room_and_show_what_an_approximation_loses() -> None:
+    """50 scenes and their twins; README and card have 250."""
+    import fna
+    from fna.data.scene_drawing import draw
+    from fna.data.scene_files import scenes_of
+
+    model, _, tokenizer = load()
+    scenes = scenes_of("test", 100, "twins")
+    pixels = torch.stack([torch.from_numpy(draw(scene, 256)[0]) for scene in scenes]).permute(0, 3, 1, 2) / 127.5 - 1
+
+    def recall() -> list[float]:
+        """R@1, image to text and text to image."""
+        with torch.no_grad():
+            seen = torch.cat([model.encode_image(part, normalize=True) for part in pixels.split(25)])
+            told = model.encode_text(tokenizer([full_caption(scene) for scene in scenes]), normalize=True)
+        return [100 * ((seen @ told.T).argmax(axis) == torch.arange(100)).float().mean().item() for axis in (1, 0)]
+
+    full = recall()
+    assert all(70 <= value <= 95 for value in full), full
+    with fna.swap(model, "fna", layers="all", landmarks=16):
+        found = recall()
+    assert all(value < before - 20 for value, before in zip(found, full, strict=True)), (found, full)
+
+
 def test_a_tampered_file_is_refused(tmp_path: Path) -> None:
     from fna.errors import UserError
     from fna.models.weights import check_file

@@ -58,7 +58,5 @@ def _changed(scene: Scene, thing: Thing, change: str, random: Random) -> Iterato
     elif change == "texture":
         yield from (replace(thing, texture=texture) for texture in TEXTURES if texture != thing.texture)
     else:
-        tried = [
-            replace(thing, x=coordinate(random, thing.side), y=coordinate(random, thing.side)) for _ in range(PLACES_TRIED)
-        ]
+        tried = [replace(thing, x=coordinate(random, thing.side), y=coordinate(random, thing.side)) for _ in range(PLACES_TRIED)]
         yield from (moved for moved in tried if moved.cell != thing.cell)

@@ -109,7 +109,7 @@ KEYS: Mapping[tuple[str, ...], Mapping[str, tuple[tuple[str, ...], tuple[str, ..
         "mask.value": one_of("per_block", "per_neuron"), "mask.patches": one_of("zero", "mean"),
     },
     ("dataset=shapes",): {f"dataset.{key}": values for key, values in (DRAWN | {"captions": one_of("full", "terse",
-        "all")}).items()},
+        "all"), "twins": of_kind("bool")}).items()},
     ("dataset=shapes_single",): {f"dataset.{key}": values for key, values in (DRAWN | {"by": one_of("shape", "colour")}).items()},
     ("dataset=shapes_segmented",): {"dataset.train_count": of_kind("count"), "task.boundary": (("0.02", "1"), WRONG["positive"]),
         "task.head.steps": of_kind("count"), "task.head.rate": of_kind("positive"), "task.head.refit": of_kind("bool"),
