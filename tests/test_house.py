@@ -19,6 +19,7 @@ RUNNER_LINES = 200
 ARROWS = {
     "ops": set(),
     "masking": {"ops"},
+    "reduce": {"ops", "surgery"},
     "surgery": {"ops"},
     "models": {"ops", "surgery"},
     "data": set(),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fna.masking.rules import Rule, patches
 from fna.ops.contract import Attention, Site, Unsupported, not_traced, same_tokens
+from fna.ops.spread import at_first
 from fna.ops.rows import row_logits, softmax_rows
 
 FOUND = "found"  # under which a mask keeps its tokens in the memo; whoever else seeks tokens uses a name of their own
@@ -89,7 +90,7 @@ class Watched:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """As ``op``."""
         with site.clock("masking rule"):
-            site.memo[self.name, "massive"] = self.rule(q, k, site)
+            site.memo[self.name, "massive"] = at_first(self.rule(q, k, site), site.tokens)
         return self.op(q, k, v, site)
 
 

@@ -44,7 +44,8 @@ class Tokens:
 
     ``grid`` is (rows, columns) of the patch tokens, None where there is no grid any more. Merging or dropping makes a new
     ``version``; ``source`` int64 ``[B, N0]`` then says in which row each original token went, ``sizes`` ``[B, N]`` how many
-    originals a token stands for.
+    originals a token stands for, ``bias`` ``[B, N]``, finite, what is added to its logits as a key (log sizes). ``whole``: the
+    grid that the results are wanted on, where a smaller input has made another.
     """
 
     prefix: int = 1
@@ -53,6 +54,8 @@ class Tokens:
     version: int = 0
     source: Tensor | None = None
     sizes: Tensor | None = None
+    bias: Tensor | None = None
+    whole: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,6 +61,7 @@ def settle(wanted: Wanted, loaded: Loaded) -> list[Contender]:
         mask = replace(ready, unmasked=False)
     variant = Variant(wanted.label, ops, mask, wanted.reduce, wanted.kv)
     variant.check(model.depth)
+    variant.fits(model.tower)
     found = [Contender(wanted, variant, layers, choice)]
     if beside:
         bare = variant.unmasked()

@@ -11,36 +11,48 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.fx
 from torch import Tensor, nn
 
 from fna.errors import UserError
-from fna.ops.contract import Clock, Memo, Tokens, no_clock, whole
+from fna.ops.contract import Clock, Memo, Site, Tokens, no_clock, whole
 
 Grid = tuple[int, int]
+
+
+class Call(NamedTuple):
+    """What a block's attention was called with: q ``[B, H, N, d]``, k ``[B, H or groups, N, d]``, and where."""
+
+    q: Tensor
+    k: Tensor
+    site: Site
 
 
 @dataclass(eq=False)
 class Frame:
     """What is known during one pass. ``hidden`` ``[B, N, D]``: the residual stream entering the running block.
 
-    ``tokens`` is None until somebody changes the tokens (appends, merges, drops) and says what they are now. ``aside``: a
+    ``tokens`` is None until somebody changes the tokens (appends, merges, drops) and says what they are now. ``grid``: that of the
+    image at hand; ``whole``: of the one that it was before somebody made it smaller. ``aside``: a
     look-ahead, which block 0 does not restart; ``stock``: the changed blocks run their own attention in it. ``alone``: a
-    block called outside any pass. ``last``: the changed block entered last; ``seen``: whether its seam was called.
+    block called outside any pass. ``last``: the changed block entered last; ``seen``: whether its seam was called. ``call``: what
+    its attention was called with, until the reducer has looked (`fna.surgery.reduce`).
     """
 
     memo: Memo = field(default_factory=dict)
     tokens: Tokens | None = None
     grid: Grid | None = None
+    whole: Grid | None = None
     hidden: Tensor | None = None
     aside: bool = False
     stock: bool = False
     alone: bool = False
     last: int = -1
     seen: bool = False
+    call: Call | None = None
 
 
 class Forward:
@@ -63,6 +75,7 @@ class Forward:
         self.clock = clock
         self.on_end = on_end
         self.passes = 0
+        self.reduced = False  # whether a reducer looks at the calls
         self.called: set[int] = set()
         self._thread = threading.local()
 
@@ -90,14 +103,18 @@ class Forward:
         """Hook of the patch projection: its output ``[B, D, rows, columns]`` tells the grid of this very image."""
         self._thread.grid = (whole(output.shape[-2]), whole(output.shape[-1])) if output.dim() == 4 else None
 
+    def shrunk(self, whole: Grid) -> None:
+        """The image about to be seen was made smaller; its patches would have made a grid of ``whole``."""
+        self._thread.whole = whole
+
     def open(self, module: nn.Module, args: Any) -> None:
         """Pre-hook of block 0. Whatever an exception or an early stop left behind goes here."""
         if self.frames and self.frames[-1].aside:
             return
         _refuse_symbols(*args)
         self.clear()
-        self.frames.append(Frame(grid=getattr(self._thread, "grid", None)))
-        self._thread.grid = None
+        self.frames.append(Frame(grid=getattr(self._thread, "grid", None), whole=getattr(self._thread, "whole", None)))
+        self._thread.grid = self._thread.whole = None
         self.passes += 1
 
     def close(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -130,7 +147,7 @@ class Forward:
     def look_ahead(self, stock: bool) -> Iterator[Frame]:
         """A pass beside the running one, with a memo of its own; the running one is as before afterwards."""
         outer = self.frame
-        self.frames.append(Frame(tokens=outer.tokens, grid=outer.grid, aside=True, stock=stock))
+        self.frames.append(Frame(tokens=outer.tokens, grid=outer.grid, whole=outer.whole, aside=True, stock=stock))
         try:
             yield self.frames[-1]
         finally:
@@ -148,7 +165,7 @@ class Forward:
             return frame.tokens
         patches = count - self.prefix
         if frame.grid is not None and patches >= math.prod(frame.grid):
-            return Tokens(self.prefix, suffix=patches - math.prod(frame.grid), grid=frame.grid)
+            return Tokens(self.prefix, suffix=patches - math.prod(frame.grid), grid=frame.grid, whole=frame.whole)
         if self.grid is None or patches < 1:
             return Tokens(self.prefix)
         side = math.isqrt(patches)

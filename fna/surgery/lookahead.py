@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fna.errors import UserError
 from fna.ops.contract import Attention, Memo
+from fna.ops.spread import at_first, of_images
 from fna.surgery.blocks import find_tower, run_blocks
 from fna.surgery.extras import add
 from fna.surgery.plan import Layers, parse_layers
@@ -94,7 +95,7 @@ class LookAhead:
             if self.first > self.at:
                 hidden = self.swap.rerun(hidden, self.at, self.first - 1, *rest, **others)
             found = self.find(hidden if self.swap.tower.batch_first else hidden.transpose(0, 1), self._rerun(hidden, rest, others))
-        self.swap.frame.memo.update(found)
+        self.swap.frame.memo.update({key: at_first(value, self.swap.frame.tokens) for key, value in found.items()})
 
     def _rerun(self, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rerun:
         axis = 0 if self.swap.tower.batch_first else 1
@@ -109,6 +110,7 @@ class LookAhead:
             x = hidden if images is None else hidden.index_select(axis, images)
             with self.swap._run.look_ahead(stock=False) as frame:
                 frame.memo.update(memo)
+                frame.tokens = frame.tokens if images is None else of_images(frame.tokens, images)
                 run_blocks(blocks, x, *map(some, args), **{name: some(value) for name, value in kwargs.items()})
                 return frame.memo
 

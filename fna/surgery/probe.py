@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fna.ops.contract import Attention, Memo, Site
+from fna.ops.contract import Attention, Memo, Site, Unsupported
 from fna.ops.exact import Exact
 from fna.ops.rows import attention_chunks, cls_attention
+from fna.ops.spread import changed, spread
 from fna.surgery.blocks import Tower, find_tower
 from fna.surgery.extras import put_back, take_out
 from fna.surgery.lookahead import Masking, look_ahead
@@ -76,9 +77,29 @@ class Recorded:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """As ``op``."""
-        for name, call in self.calls.items():
-            site.memo["seen", name, site.layer] = call(q, k, v, site)
+        if self.calls:
+            whole = as_at_first(q, k, v, site)
+            for name, call in self.calls.items():
+                site.memo["seen", name, site.layer] = call(*whole)
         return self.op(q, k, v, site)
+
+
+def as_at_first(q: Tensor, k: Tensor, v: Tensor, site: Site) -> tuple[Tensor, Tensor, Tensor, Site]:
+    """A call over the tokens that the image had at first: those that were merged stand there as often as they count."""
+    tokens = site.tokens
+    if not changed(tokens):
+        return q, k, v, site
+    if tokens.source is None:
+        raise Unsupported(f"block {site.layer}: a smaller image has other tokens, which cannot be looked at one by one.")
+
+    def over(x: Tensor | None) -> Tensor | None:
+        return None if x is None else spread(x, tokens)
+
+    q, k, v = (spread(x.transpose(1, 2), tokens).transpose(1, 2) for x in (q, k, v))
+    sizes = None if tokens.sizes is None else tokens.sizes.log()
+    bias = site.key_bias if sizes is None else -sizes if site.key_bias is None else site.key_bias - sizes
+    first = replace(tokens, version=0, source=None, sizes=None, bias=None)
+    return q, k, v, replace(site, tokens=first, keys=over(site.keys), key_bias=over(bias), hidden=over(site.hidden))
 
 
 @contextmanager
@@ -153,7 +174,7 @@ def _watch_streams(swap: Swap, tower: Tower, streams: Mapping[str, tuple[str, St
 def _note(swap: Swap, key: tuple[str, str, int], keep: Stream, x: Tensor) -> None:
     frame = swap.frame
     if not frame.aside:  # a look-ahead is not the pass
-        frame.memo[key] = keep(x if swap.tower.batch_first else x.transpose(0, 1))
+        frame.memo[key] = keep(swap.spread(x if swap.tower.batch_first else x.transpose(0, 1)))
 
 
 def _of_input(note: Callable[[Tensor], None], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

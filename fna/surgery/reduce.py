@@ -2,7 +2,9 @@
 
 A reducer is a callable ``reducer(x, place) -> (x, tokens)``: the residual stream ``[B, N, D]`` after the attention branch, and what
 the tokens are afterwards. It is asked in every block and returns what it got where it does nothing; what it merges or drops makes
-new `Tokens` with the next ``version``, so that nothing shared between blocks outlives the tokens that it was made for.
+new `Tokens` with the next ``version``, so that nothing shared between blocks outlives the tokens that it was made for. The
+``bias`` of the tokens reaches the logits of every later block, and after the last one every original token gets what the one that
+it went into has: heads, pools and dense tasks see the sequence that they know.
 """
 
 from __future__ import annotations
@@ -11,23 +13,44 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from fna.errors import UserError
-from fna.ops.contract import Memo, Tokens
-from fna.surgery.blocks import BlockSpec
+from fna.ops.contract import Memo, Site, Tokens, Unsupported
+from fna.ops.rows import cls_attention
+from fna.ops.spread import spread
+from fna.surgery.blocks import BlockSpec, Tower
 from fna.surgery.extras import add
+from fna.surgery.forward import Call
 from fna.surgery.swap import Swap
 
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where a reducer is asked: the block, of how many, what the tokens are, and the memo of this forward pass."""
+    """Where a reducer is asked: the block, of how many, what the tokens are, the memo of this pass, and the block's attention."""
 
     layer: int
     depth: int
     tokens: Tokens
     memo: Memo
+    call: Call | None = None
+
+    def keys(self) -> Tensor:
+        """The keys of this block's attention, mean over heads: ``[B, N, d]``, at least float32."""
+        k = self._called().k
+        return k.mean(1, dtype=torch.promote_types(k.dtype, torch.float32))
+
+    def cls_gives(self) -> Tensor:
+        """What CLS gives to each token in this block, mean over heads: ``[B, N]``. Raises `Unsupported` without a CLS."""
+        if self.tokens.prefix < 1:
+            raise Unsupported("this model has no CLS token to be asked: use a reducer that looks at keys, such as reduce=tome.")
+        return cls_attention(*self._called())
+
+    def _called(self) -> Call:
+        if self.call is None:
+            raise Unsupported(f"block {self.layer}: its attention was not called through fna, so a reducer cannot see its keys.")
+        return self.call
 
 
 class Reducer(Protocol):
@@ -37,15 +60,51 @@ class Reducer(Protocol):
 
 
 def reducing(swap: Swap, reducer: Reducer) -> Swap:
-    """``swap`` with ``reducer`` in every block until it is restored. Raises `UserError` for a tower that runs tokens first."""
-    if not swap.tower.batch_first:
+    """``swap``, which has to change all blocks, with ``reducer`` in each of them until it is restored.
+
+    Raises `UserError` for a tower that cannot do with fewer tokens.
+    """
+    try:
+        check_reducer(swap.tower, reducer)
+    except UserError:
         swap.restore()
-        raise UserError(f"reduce={type(reducer).__name__}: this {swap.tower.kind} runs sequence first, which has no reducer seam.")
+        raise
     add(swap, partial(_install, reducer))
     return swap
 
 
+def check_reducer(tower: Tower, reducer: Reducer) -> None:
+    """Raise `UserError` for a tower that ``reducer`` cannot work in."""
+    name = f"reduce={type(reducer).__name__}"
+    if not tower.batch_first:
+        raise UserError(f"{name}: this {tower.kind} runs sequence first, which has no reducer seam.")
+    if tower.patches is None:
+        raise UserError(f"{name}: a {tower.kind} holds no image; reducers work on vision towers.")
+    if getattr(tower.module, "rope", None) is not None:
+        raise UserError(f"{name}: this {tower.kind} has rotary positions, which do not move with the tokens; use reduce=resize.")
+    try:
+        tokens_after(reducer, tower.prefix)
+    except Unsupported as refusal:
+        raise UserError(f"{name}: {refusal}") from refusal
+
+
+def tokens_after(reducer: Reducer, prefix: int = 1, depth: int = 12) -> tuple[Tokens, int]:
+    """What ``reducer`` leaves of ``prefix`` tokens and a grid of 8 x 8, in the first block of ``depth`` in which it does anything."""
+    tokens, count = Tokens(prefix, grid=(8, 8)), prefix + 64
+    generator = torch.Generator().manual_seed(0)
+    for layer in range(depth):
+        q, k = torch.randn(2, 1, 2, count, 8, generator=generator)
+        call = Call(q, k, Site(scale=0.5, layer=layer, depth=depth, tokens=tokens))
+        x, tokens = reducer(torch.randn(1, count, 8, generator=generator), Place(layer, depth, tokens, {}, call))
+        if tokens.version:
+            return tokens, x.shape[1]
+    return tokens, count
+
+
 def _install(reducer: Reducer, swap: Swap) -> None:
+    if missing := sorted(set(range(len(swap.tower.blocks))) - swap.plan.keys()):
+        raise UserError(f"blocks {missing} are not changed: a reducer needs an attention of ours in every block, such as exact.")
+    swap._set(swap._run, "reduced", True)
     for layer, (block, spec) in enumerate(zip(swap.tower.blocks, swap.tower.specs, strict=True)):
         if "forward" in vars(block):
             raise UserError(f"block {layer}: another tool has already replaced its forward; remove that first.")
@@ -60,12 +119,19 @@ class Reduced:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model calls, with the arguments and the result of the block's own forward."""
-        if self.swap.frame.aside:
+        frame, run = self.swap.frame, self.swap._run
+        if frame.aside:
             return type(self.block).forward(self.block, *args, **kwargs)
         name = next(iter(kwargs)) if not args else ""
         x, rest = (args[0], args[1:]) if args else (kwargs.pop(name), ())
         x = self.spec.attend(self.block, x, *rest, **kwargs)
-        frame, run = self.swap.frame, self.swap._run
         with run.clock("reducing"):
-            x, frame.tokens = self.reducer(x, Place(self.layer, run.depth, run.layout(frame, x.shape[1]), frame.memo))
-        return self.spec.feed(self.block, x)
+            place = Place(self.layer, run.depth, run.layout(frame, x.shape[1]), frame.memo, frame.call)
+            frame.call = None
+            x, frame.tokens = self.reducer(x, place)
+        x = self.spec.feed(self.block, x)
+        if self.layer < run.depth - 1:
+            return x
+        with run.clock("reducing"):
+            x, frame.tokens = spread(x, frame.tokens), None
+        return x

@@ -21,7 +21,7 @@ def set_image_size(model: nn.Module, size: int | tuple[int, int]) -> dict[str, A
     """
     tower = find_tower(model)
     height, width = (size, size) if isinstance(size, int) else size
-    patch = _patch_size(tower)
+    patch = patch_size(tower)
     if min(height, width) < 1 or height % patch[0] or width % patch[1]:
         shown = f"{height}" if height == width else f"{height}x{width}"
         raise UserError(f"image_size={shown}: this model's patches are {patch[0]}x{patch[1]} pixels; use a multiple of that.")
@@ -36,7 +36,7 @@ def set_image_size(model: nn.Module, size: int | tuple[int, int]) -> dict[str, A
     return {} if "Dinov2" in tower.kind else {"interpolate_pos_encoding": True}
 
 
-def _patch_size(tower: Tower) -> tuple[int, int]:
+def patch_size(tower: Tower) -> tuple[int, int]:
     """(height, width) of a patch in pixels; for a hybrid stem how many pixels end up in one token."""
     module: Any = tower.module
     sides = module.patch_embed.feat_ratio(as_scalar=False) if tower.family == "timm" else tower.patches.stride  # type: ignore[union-attr]

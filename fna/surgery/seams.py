@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from fna.errors import UserError
 from fna.ops.contract import Attention, Site, no_clock, whole
 from fna.surgery.blocks import forward_key
-from fna.surgery.forward import Forward
+from fna.surgery.forward import Call, Forward
 
 
 class Port:
@@ -50,11 +50,14 @@ class Port:
         frame = self.run.frame
         frame.seen = True
         self.run.called.add(self.layer)
+        tokens = self.run.layout(frame, whole(k.shape[-2]))
+        if tokens.bias is not None:
+            fields["key_bias"] = tokens.bias if fields.get("key_bias") is None else tokens.bias + fields["key_bias"]
         site = Site(
             scale=scale,
             layer=self.layer,
             depth=self.run.depth,
-            tokens=self.run.layout(frame, whole(k.shape[-2])),
+            tokens=tokens,
             hidden=frame.hidden,
             memo=frame.memo,
             clock=no_clock if frame.aside else self.run.clock,  # a look-ahead is timed as a whole
@@ -63,7 +66,9 @@ class Port:
         if not getattr(self.op, "grouped", False):
             k, v = expand_heads(k, v, q.shape[1])
         # Under autocast a norm may leave q and k in float32 beside a half-precision v; stock attention then casts them too.
-        return self.op(q.to(v.dtype), k.to(v.dtype), v, site)
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        frame.call = Call(q, k, site) if self.run.reduced and not frame.aside else None
+        return self.op(q, k, v, site)
 
 
 class Seam(Port, ABC):

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fna.errors import UserError
-from fna.ops.contract import Attention, Clock, Memo, no_clock
+from fna.ops.contract import Attention, Clock, Memo, Tokens, no_clock
+from fna.ops.spread import spread
 from fna.surgery.blocks import Tower, find_tower, run_blocks
 from fna.surgery.forward import Forward, Frame
 from fna.surgery.seams import Port, make_seam
@@ -58,6 +59,18 @@ class Swap:
         stop = len(self.tower.blocks) if last is None else last + 1
         with self._run.look_ahead(stock):
             return run_blocks(self.tower.blocks[first:stop], hidden, *args, **kwargs)
+
+    def spread(self, x: Tensor) -> Tensor:
+        """``x`` ``[B, N, D]``, what enters or leaves a block of the running pass, over the tokens that the image has at first.
+
+        As it is where nothing was merged, dropped or made smaller, and outside a pass: what the last block gives is whole already.
+        """
+        return spread(x, self.tokens(x.shape[1]))
+
+    def tokens(self, count: int) -> Tokens | None:
+        """What a sequence of ``count`` holds that enters or leaves a block of the running pass; None outside any."""
+        frame = self.frame
+        return None if frame.alone else self._run.layout(frame, count)
 
     def restore(self) -> None:
         """Give the model back as it was, bit for bit; once is enough, twice does no harm."""

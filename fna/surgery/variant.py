@@ -14,9 +14,11 @@ from torch import nn
 from fna.errors import UserError
 from fna.ops.contract import Attention, Site, Tokens, probe
 from fna.ops.exact import Exact
+from fna.surgery.blocks import find_tower
 from fna.surgery.lookahead import Masking, masked_blocks, swap_masked
-from fna.surgery.reduce import Reducer, reducing
+from fna.surgery.reduce import Reducer, check_reducer, reducing, tokens_after
 from fna.surgery.registers import Registers
+from fna.surgery.smaller import Resize
 from fna.surgery.swap import Swap
 from fna.versions import settings, versions
 
@@ -32,7 +34,7 @@ class Variant:
     label: str
     ops: Mapping[int, Attention] = field(default_factory=dict)
     mask: Masking | Registers | None = None
-    reduce: Reducer | None = None
+    reduce: Reducer | Resize | None = None
     kv: Any = None
 
     @property
@@ -49,8 +51,12 @@ class Variant:
 
     def swap(self, model: nn.Module, **options: Any) -> Swap:
         """The handle of `on`, for a variant that does something."""
-        swap = swap_masked(model, self.ops, self.mask, **options)
-        return swap if self.reduce is None else reducing(swap, self.reduce)
+        if self.reduce is None or isinstance(self.reduce, Resize):
+            swap = swap_masked(model, self.ops, self.mask, **options)
+            return swap if self.reduce is None else self.reduce.on(swap)
+        # What is merged has to weigh as much in every block: those without an op get exact attention through our seam.
+        ops: dict[int, Attention] = dict.fromkeys(range(len(find_tower(model).blocks)), Exact())
+        return reducing(swap_masked(model, ops | dict(self.ops), self.mask, **options), self.reduce)
 
     def decides(self) -> dict[str, Any]:
         """What of it decides a row, as plain data: every setting and the version of the code behind it; not its label."""
@@ -73,16 +79,27 @@ class Variant:
         for op, layer in self._distinct():
             self.try_op(op, layer)
 
+    def fits(self, model: nn.Module) -> None:
+        """Raise `UserError` for a model whose tokens cannot be reduced so."""
+        if self.reduce is not None and not isinstance(self.reduce, Resize):
+            check_reducer(find_tower(model), self.reduce)
+
     def try_op(self, op: Attention, layer: int) -> None:
-        """Run ``op`` on a tiny input as in block ``layer``; tokens that a mask would have found are there, and none is one."""
-        memo = {} if self.mask is None else self.mask.nothing_found(1, PROBED)
-        site = Site(
-            scale=0.5, layer=layer, depth=layer + 1, tokens=Tokens(1, grid=GRID), hidden=torch.zeros(1, PROBED, 8), memo=memo
-        )
+        """Run ``op`` on a tiny input as in block ``layer``; tokens that a mask would have found are there, and none is one.
+
+        With a reducer it is run again on what that leaves.
+        """
+        sequences = [(Tokens(1, grid=GRID), PROBED)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # so few tokens are fewer than any real count of landmarks
             try:
-                probe(op, site, tokens=PROBED)
+                if self.reduce is not None and not isinstance(self.reduce, Resize):
+                    sequences.append(tokens_after(self.reduce))
+                for tokens, count in sequences:
+                    memo = {} if self.mask is None else self.mask.nothing_found(1, PROBED)
+                    hidden = torch.zeros(1, count, 8)
+                    site = Site(0.5, layer=layer, depth=layer + 1, tokens=tokens, hidden=hidden, memo=memo, key_bias=tokens.bias)
+                    probe(op, site, tokens=count)
             except Exception as error:
                 if not isinstance(error, UserError):  # a bug in it, which stays one
                     error.add_note(f"raised by {type(op).__module__}.{type(op).__qualname__} on a tiny input, as in block {layer}")

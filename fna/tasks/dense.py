@@ -23,11 +23,11 @@ from fna.errors import UserError
 from fna.models.base import Model
 from fna.surgery.blocks import find_tower
 from fna.surgery.resolution import set_image_size
+from fna.surgery.smaller import SIZED
 from fna.values import Pixels
 
 Size = tuple[int, int]
 Score = Callable[[Tensor], Tensor]  # images [b, 3, h, w] as the model wants them -> scores [b, C, rows, columns]
-SIZED = ("pos_embed", "positional_embedding", "img_size", "grid_size", "num_patches", "image_size")
 
 
 @dataclass(frozen=True)

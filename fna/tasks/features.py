@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fna.errors import UserError
 from fna.models.base import Model
 from fna.surgery.blocks import find_tower
+from fna.surgery.swap import current_swap
 from fna.tasks.dense import as_map
 
 NORMS = ("norm", "ln_post", "post_layernorm", "layernorm")  # timm, open_clip, transformers' CLIP and SigLIP, its DINOv2
@@ -21,11 +22,10 @@ def patch_features(model: Model, images: Tensor, blocks: int = 1) -> Tensor:
     tower = find_tower(model.tower)
     if not 1 <= blocks <= len(tower.blocks):
         raise UserError(f"task.head.blocks={blocks}: {model.name} has {len(tower.blocks)} blocks.")
-    with outputs_of(tower.blocks[-blocks:]) as kept:
+    with outputs_of(model, blocks) as kept:
         run_tower(model)(images)
     norm = final_norm(tower.module)
-    tokens = [kept[number] if tower.batch_first else kept[number].transpose(0, 1) for number in range(blocks)]
-    return torch.cat([as_map(model, norm(part), images) for part in tokens], 1)
+    return torch.cat([as_map(model, norm(kept[number]), images) for number in range(blocks)], 1)
 
 
 def run_tower(model: Model) -> Callable[[Tensor], Tensor]:
@@ -43,17 +43,23 @@ def final_norm(tower: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def outputs_of(blocks: tuple[nn.Module, ...]) -> Iterator[dict[int, Tensor]]:
-    """What each of ``blocks`` gave in the forward passes inside, by place; the last pass counts."""
+def outputs_of(model: Model, blocks: int) -> Iterator[dict[int, Tensor]]:
+    """What each of the last ``blocks`` blocks gave in the forward passes inside, by place: ``[b, N, D]``; the last pass counts.
+
+    Where tokens were merged or dropped, over those that there were at first.
+    """
+    tower, swap = find_tower(model.tower), current_swap(model.tower)
     kept: dict[int, Tensor] = {}
 
     def keep(number: int) -> Callable[..., None]:
         def hook(block: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            kept[number] = output[0] if isinstance(output, tuple) else output
+            x = output[0] if isinstance(output, tuple) else output
+            x = x if tower.batch_first else x.transpose(0, 1)
+            kept[number] = x if swap is None else swap.spread(x)
 
         return hook
 
     with ExitStack() as stack:
-        for number, block in enumerate(blocks):
+        for number, block in enumerate(tower.blocks[-blocks:]):
             stack.callback(block.register_forward_hook(keep(number)).remove)
         yield kept

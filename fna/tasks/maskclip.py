@@ -15,7 +15,8 @@ from torch.nn.functional import normalize
 from fna.data.segmentation import SegmentedDataset
 from fna.errors import UserError
 from fna.models.base import Model
-from fna.ops.contract import Site
+from fna.ops.contract import Site, Tokens
+from fna.ops.spread import spread
 from fna.surgery.blocks import Tower, find_tower
 from fna.surgery.forward import Forward
 from fna.surgery.seams import make_seam
@@ -87,9 +88,12 @@ class MaskClip:
             said = f"task.head=maskclip has its own attention in block {last}: what layers= and mask= change there is not measured."
             warnings.warn(said, stacklevel=2)
         entered: list[Tensor] = []
+        held: list[Tokens | None] = []
 
         def keep(block: nn.Module, args: tuple[Any, ...]) -> None:
             entered.append(args[0])
+            count = args[0].shape[1 if tower.batch_first else 0]
+            held.append(None if swap is None else swap.tokens(count))
 
         with_hook = tower.blocks[-1].register_forward_pre_hook(keep)
         try:
@@ -97,7 +101,7 @@ class MaskClip:
         finally:
             with_hook.remove()
         out = self._last_block(tower, entered[-1])
-        tokens = out if tower.batch_first else out.transpose(0, 1)
+        tokens = spread(out if tower.batch_first else out.transpose(0, 1), held[-1])
         dense = final_norm(tower.module)(tokens) @ _projection(tower, model.name)
         return as_map(model, dense, images)
 

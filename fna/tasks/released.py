@@ -91,8 +91,8 @@ class ReleasedHead(Classification):
 def class_and_patches(model: Model, images: Tensor, blocks: int) -> Tensor:
     """``[b, D * (blocks + 1)]``, float32, after the norm: class tokens of the last ``blocks`` blocks, the last one's mean patch."""
     tower = find_tower(model.tower)
-    with outputs_of(tower.blocks[-blocks:]) as kept:
+    with outputs_of(model, blocks) as kept:
         run_tower(model)(images)
     norm = final_norm(tower.module)
-    tokens = [norm(kept[place] if tower.batch_first else kept[place].transpose(0, 1)).float() for place in range(blocks)]
+    tokens = [norm(kept[place]).float() for place in range(blocks)]
     return torch.cat([*(part[:, 0] for part in tokens), tokens[-1][:, tower.prefix :].mean(1)], -1)
