@@ -86,7 +86,7 @@ def with_channel(q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
 
     A bias per key is of rank 1: q gets a 1, k bias / scale, once rounded and once what the rounding lost. v is widened alike (for
     unlike widths torch leaves the fused kernel without notice), to a width that is a multiple of 8. On a CPU the fused kernel takes
-    a mask of one row at 1.05 times the time of none, and the channel costs 1.2 times (docs/reducers.md), so that only others use it.
+    a mask of one row at 1.05 times the time of none, and the channel costs 1.2 times (docs/reducers.md): only others use it.
     """
     assert site.key_bias is not None
     width = q.shape[-1]

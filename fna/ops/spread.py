@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +26,8 @@ def spread(x: Tensor, tokens: Tokens | None) -> Tensor:
     if tokens.source is not None:
         index = tokens.source.reshape(*tokens.source.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
         return x.gather(1, index)
-    assert tokens.grid is not None and tokens.whole is not None
+    assert tokens.grid is not None
+    assert tokens.whole is not None
     first, last = tokens.prefix, x.shape[1] - tokens.suffix
     small = x[:, first:last].transpose(1, 2).unflatten(2, tokens.grid)
     large = F.interpolate(small.float(), tokens.whole, mode="bilinear").to(x.dtype)
@@ -51,5 +51,5 @@ def of_images(tokens: Tokens | None, images: Tensor) -> Tokens | None:
     """The tokens of some images of a batch, by their numbers ``[b]``."""
     if tokens is None:
         return None
-    held: dict[str, Any] = {name: getattr(tokens, name) for name in ("source", "sizes", "bias")}
-    return replace(tokens, **{name: value if value is None else value[images] for name, value in held.items()})
+    source, sizes, bias = (None if held is None else held[images] for held in (tokens.source, tokens.sizes, tokens.bias))
+    return replace(tokens, source=source, sizes=sizes, bias=bias)

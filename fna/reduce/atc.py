@@ -1,7 +1,7 @@
 """ATC: agglomerative token clustering (Haurum et al. 2024, ECCV, arXiv 2409.11923; code MIT).
 
-In three blocks the patches are clustered bottom up by 1 - cosine of their head-mean keys until ceil(keep P) clusters are left; a cluster
-becomes its size-weighted mean, and sizes weigh in later attentions. The clusters are made on the CPU, image by image, by SciPy.
+In three blocks the patches are clustered bottom up by 1 - cosine of their head-mean keys until ceil(keep P) clusters are left; a
+cluster becomes its size-weighted mean, and sizes weigh in later attentions. Clusters are made on the CPU, image by image, by SciPy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fna.values import within
 
 @dataclass(frozen=True)
 class ATC:
-    """``keep``: share of the patches that is left at each of three stages. ``linkage``: of clusters, by which of their distances."""
+    """``keep``: share of the patches that is left at each of three stages. ``linkage``: which distances of clusters count."""
 
     keep: Annotated[float, within(0, 1)] = 0.7
     linkage: Literal["single", "complete", "average"] = "average"

@@ -1,8 +1,8 @@
 """CubistMerge: merging that keeps a grid (2025, arXiv 2509.21764; no code is known, the order of matching is our reading).
 
-In three blocks the same number of merges is made in every row of the grid, then in every column: patches at even places of a line look
-at their neighbours at odd ones, by the cosine of head-mean keys, and the most alike pairs of each line become one. The merged token
-has, channel by channel, the entry of largest magnitude. Rows and columns stay straight, so that what needs a grid still has one.
+In three blocks the same number of merges is made in every row of the grid, then in every column: patches at even places of a line
+look at their neighbours at odd ones, by the cosine of head-mean keys, and the most alike pairs of each line become one. The merged
+token has, channel by channel, the entry of largest magnitude. Rows and columns stay straight: what needs a grid still has one.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ class Cubist:
         body, keys = (values[:, first:last].unflatten(1, grid) for values in (x, place.keys()))
         sizes = sizes_of(place.tokens, x)[:, first:last].unflatten(1, grid)
         body, keys, sizes, columns = along(body, keys, sizes, self.keep)
-        turned = (values.transpose(1, 2) for values in (body, keys, sizes))
-        body, _, _, lines = along(*turned, self.keep)
+        body, _, _, lines = along(body.transpose(1, 2), keys.transpose(1, 2), sizes.transpose(1, 2), self.keep)
         body, lines = body.transpose(1, 2), lines.transpose(1, 2).gather(2, columns)
         after = int(body.shape[1]), int(body.shape[2])
         ends = torch.arange(x.shape[1], device=x.device)

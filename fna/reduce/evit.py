@@ -1,9 +1,9 @@
 """EViT without its training (Liang et al. 2022, arXiv 2202.07800; code Apache-2.0): CLS keeps what it looks at.
 
-In three blocks, a_j is what CLS gives to patch j, mean over heads, of the same attention; the ceil(keep P) patches of largest a stay,
-in their order, and the others become one token at the end, sum_j a_j y_j. The released code leaves that sum as it is, a token far
-smaller than any other, which a trained model learns to read; ``normalise`` divides it by sum_j a_j. At the next stage the fused token is
-a patch like any other. Without a CLS there is nobody to ask.
+In three blocks, a_j is what CLS gives to patch j, mean over heads, of the same attention; the ceil(keep P) patches of largest a
+stay, in their order, and the others become one token at the end, sum_j a_j y_j. The released code leaves that sum as it is, a token
+far smaller than any other, which a trained model learns to read; ``normalise`` divides it by sum_j a_j. At the next stage the fused
+token is a patch like any other. Without a CLS there is nobody to ask.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """PiToMe: merging where tokens are many of a kind (Tran et al. 2024, NeurIPS; released code CC-BY-NC, only the formula is used).
 
 With C the cosines of head-mean keys among the T patches and the margin m = c (1 - l / L) in block l of L, the energy of a patch is
-E_i = mean_j ELU(C_ij - m): high where many are alike. Of the 2r patches of highest energy, ranks 0, 2, 4 ... each merge into the most
-alike among ranks 1, 3, 5 ...; all others are protected. In the first ``early`` of the blocks the energy only shapes the two halves,
-of all patches, and the r most alike pairs merge as in ToMe. r = floor(T - T keep).
+E_i = mean_j ELU(C_ij - m): high where many are alike. Of the 2r patches of highest energy, ranks 0, 2, 4 ... each merge into the
+most alike among ranks 1, 3, 5 ...; all others are protected. In the first ``early`` of the blocks the energy only shapes the two
+halves, of all patches, and the r most alike pairs merge as in ToMe. r = floor(T - T keep).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Random dropping: the control that a reducer has to beat at the same counts of tokens.
 
-In each block r random patches go; which ones depends on (seed, block, tokens, r) alone, the same for every image and batch size. For
-dense outputs a dropped token gets what the most alike of those that stay has (cosine of head-mean keys). Nothing is merged or weighed.
+In each block r random patches go; which ones depends on (seed, block, tokens, r) alone, the same for every image and batch size.
+For dense outputs a dropped token gets what the most alike of those that stay has (cosine of head-mean keys). Nothing is merged or
+weighed.
 """
 
 from __future__ import annotations

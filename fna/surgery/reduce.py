@@ -89,7 +89,7 @@ def check_reducer(tower: Tower, reducer: Reducer) -> None:
 
 
 def tokens_after(reducer: Reducer, prefix: int = 1, depth: int = 12) -> tuple[Tokens, int]:
-    """What ``reducer`` leaves of ``prefix`` tokens and a grid of 8 x 8, in the first block of ``depth`` in which it does anything."""
+    """What ``reducer`` leaves of ``prefix`` tokens and a grid of 8 x 8 where it first does anything in ``depth`` blocks."""
     tokens, count = Tokens(prefix, grid=(8, 8)), prefix + 64
     generator = torch.Generator().manual_seed(0)
     for layer in range(depth):

@@ -54,7 +54,7 @@ def _install(resize: Resize, swap: Swap) -> None:
 
 
 class Smaller:
-    """A tower made for smaller images, and how it was before. Sizes follow the image at hand; positions come from the first table."""
+    """A tower made for smaller images, and how it was before. Its size follows the image; positions are of the first table."""
 
     def __init__(self, swap: Swap, resize: Resize) -> None:
         self.swap, self.resize = swap, resize
