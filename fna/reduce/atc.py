@@ -41,8 +41,8 @@ class ATC:
         not_traced("reduce=ATC: which tokens merge")
         metric = likeness(place.keys()[:, first:last])
         leaders = [clusters(one, stay, self.linkage) for one in metric.detach().double().cpu().numpy()]
-        join = _led(torch.from_numpy(np.array(leaders, np.int64).reshape(len(metric), -1)).to(x.device), first, x.shape[1])
-        return joined(x, place.tokens, join, self.proportional)
+        found = torch.from_numpy(np.array(leaders, np.int64).reshape(metric.shape[:2])).to(x.device)
+        return joined(x, place.tokens, _led(found, stay, first, x.shape[1]), self.proportional)
 
 
 def clusters(metric: np.ndarray, count: int, how: str) -> np.ndarray:
@@ -60,8 +60,8 @@ def clusters(metric: np.ndarray, count: int, how: str) -> np.ndarray:
     return leaders
 
 
-def _led(leaders: Tensor, first: int, count: int) -> Joining:
-    """Every patch goes into the first of its cluster; ``leaders`` ``[B, P]``."""
-    goes = leaders != torch.arange(leaders.shape[1], device=leaders.device)
-    gone = (~goes).byte().argsort(dim=1, stable=True)[:, : int(goes[:1].sum())]
+def _led(leaders: Tensor, stay: int, first: int, count: int) -> Joining:
+    """Every patch goes into the first of its cluster; ``leaders`` ``[B, P]``, of which ``stay`` are."""
+    leads = leaders == torch.arange(leaders.shape[1], device=leaders.device)
+    gone = leads.byte().argsort(dim=1, stable=True)[:, : leaders.shape[1] - stay]
     return joining(first + gone, first + leaders.gather(1, gone), count)

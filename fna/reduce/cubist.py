@@ -37,6 +37,8 @@ class Cubist:
         grid = place.tokens.grid
         if grid is None:
             raise Unsupported(f"reduce=Cubist needs tokens on a grid, which block {place.layer} has none of: use reduce=tome.")
+        if all(kept_of(self.keep, side) == side for side in grid):
+            return x, place.tokens
         first, last = patches(place.tokens, x.shape[1])
         body, keys = (values[:, first:last].unflatten(1, grid) for values in (x, place.keys()))
         sizes = sizes_of(place.tokens, x)[:, first:last].unflatten(1, grid)

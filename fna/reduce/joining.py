@@ -1,6 +1,6 @@
 """Which tokens go into which, and what becomes of their features. B batch, N tokens before, K after, r that go.
 
-Everything is told image by image: nothing depends on batch mates, ties are broken by index, and tokens that stay keep their order.
+Everything is told image by image: nothing depends on batch mates, and ties are broken by index.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fna.ops.contract import Tokens
 
 @dataclass(frozen=True, eq=False)
 class Joining:
-    """``kept`` int64 ``[B, K]``: the token at each new place, ascending. ``gone`` ``[B, r]``: tokens that go, ``into`` ``[B, r]``
+    """``kept`` int64 ``[B, K]``: the token at each new place. ``gone`` ``[B, r]``: tokens that go, ``into`` ``[B, r]``
     the new places of those that stand for them. ``target`` ``[B, N]``: the new place of each token."""
 
     kept: Tensor
@@ -25,12 +25,16 @@ class Joining:
     target: Tensor
 
 
-def joining(gone: Tensor, hosts: Tensor, count: int) -> Joining:
-    """Of ``count`` tokens those numbered ``gone`` ``[B, r]`` go into those numbered ``hosts`` ``[B, r]``, which stay."""
-    leaves = torch.zeros(gone.shape[0], count, dtype=torch.uint8, device=gone.device).scatter(1, gone, 1)
-    kept = leaves.argsort(dim=1, stable=True)[:, : count - gone.shape[1]]
+def joining(gone: Tensor, hosts: Tensor, count: int, order: Tensor | None = None) -> Joining:
+    """Of ``count`` tokens those numbered ``gone`` ``[B, r]`` go into those numbered ``hosts`` ``[B, r]``, which stay.
+
+    What stays keeps its order, or that of the numbers ``order`` int64 ``[N]``, below 4 N.
+    """
+    order = torch.arange(count, device=gone.device) if order is None else order
+    last = order.expand(gone.shape[0], -1).scatter(1, gone, 4 * count)
+    kept = last.argsort(dim=1, stable=True)[:, : count - gone.shape[1]]
     places = torch.arange(kept.shape[1], device=gone.device).expand_as(kept)
-    target = torch.zeros_like(leaves, dtype=torch.long).scatter(1, kept, places)
+    target = torch.zeros_like(last).scatter(1, kept, places)
     into = target.gather(1, hosts)
     return Joining(kept, gone, into, target.scatter(1, gone, into))
 

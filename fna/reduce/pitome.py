@@ -3,7 +3,8 @@
 With C the cosines of head-mean keys among the T patches and the margin m = c (1 - l / L) in block l of L, the energy of a patch is
 E_i = mean_j ELU(C_ij - m): high where many are alike. Of the 2r patches of highest energy, ranks 0, 2, 4 ... each merge into the
 most alike among ranks 1, 3, 5 ...; all others are protected. In the first ``early`` of the blocks the energy only shapes the two
-halves, of all patches, and the r most alike pairs merge as in ToMe. r = floor(T - T keep).
+halves, of all patches, and the r most alike pairs merge as in ToMe. r = floor(T - T keep). The paper lets sizes weigh in later
+attentions, the released code does not; on our ViT-Ti they help (docs/reducers.md).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class PiToMe:
     keep: Annotated[float, between(0.5, 1)] = 0.95
     margin: NotNegative = 0.75
     early: Share = 0.5
-    proportional: bool = False
+    proportional: bool = True
     version: ClassVar[int] = 1
 
     def __call__(self, x: Tensor, place: Place) -> tuple[Tensor, Tokens]:

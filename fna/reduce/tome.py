@@ -2,8 +2,8 @@
 
 Metric: head-mean keys of this block, by cosine. Patches at even places of the sequence each find the most alike at odd places; the
 r most alike pairs become one token, the mean weighted by how many originals each stands for. In later blocks the logarithm of its
-size is added to a token's logits as a key. CLS, registers and appended tokens never merge. The released code puts what stays of
-the even places before all odd ones; here tokens keep their order in the image, so that neighbours meet again in later blocks.
+size is added to a token's logits as a key. CLS, registers and appended tokens never merge. What is left of the even places then
+comes before all odd ones, as in the released code (which leaves them in order of likeness where there is no CLS; here, in theirs).
 """
 
 from __future__ import annotations

@@ -79,14 +79,17 @@ class Smaller:
         """Make the tower take images of ``size``, where it does not yet, or somebody has changed its size since."""
         if size == self.size and _same(_state(self.swap.tower), self.after):
             return
-        self.remove()
+        self._put_back()
         self.options = set_image_size(self.swap.tower.module, size)
         self.size, self.after = size, _state(self.swap.tower)
 
     def remove(self) -> None:
         """Give the tower its own size back, the very parameters included."""
-        if self.size is None:
-            return
+        if self.size is not None:
+            self._put_back()
+        self.size = None
+
+    def _put_back(self) -> None:
         tower, rope = self.swap.tower, getattr(self.swap.tower.module, "rope", None)
         for part, name, value in self.before:
             setattr(part, name, value)
@@ -94,7 +97,6 @@ class Smaller:
             set_image_size(tower.module, tower.module.patch_embed.img_size)  # type: ignore[union-attr, arg-type]  # rotary tables
             for part, name, value in self.before:
                 setattr(part, name, value)
-        self.size = None
 
 
 State = list[tuple[nn.Module, str, Any]]
