@@ -45,8 +45,8 @@ def rows(x: Tensor, index: Tensor) -> Tensor:
 
 
 def add_rows(x: Tensor, index: Tensor, values: Tensor) -> Tensor:
-    """``x`` ``[B, K, D]`` with ``values`` ``[B, r, D]`` added at ``index`` ``[B, r]``, which may repeat."""
-    return x.flatten(0, 1).index_add(0, _flat(index, x.shape[1]), values.flatten(0, 1)).view_as(x)
+    """``x`` ``[B, K, D]``, changed in place: ``values`` ``[B, r, D]`` added at ``index`` ``[B, r]``, which may repeat."""
+    return x.view(-1, x.shape[2]).index_add_(0, _flat(index, x.shape[1]), values.flatten(0, 1)).view_as(x)
 
 
 def _flat(index: Tensor, count: int) -> Tensor:

@@ -7,7 +7,11 @@ from typing import Any
 
 from fna.report.results import IDENTITY, interval, number
 
-NAMES = {"fna": "FNA", "fna_plus": "FNA+", "exact": "exact attention", "nystromformer": "Nyströmformer", "tome": "ToMe"}
+NAMES = {
+    "fna": "FNA", "fna_plus": "FNA+", "exact": "exact attention", "nystromformer": "Nyströmformer",
+    "tome": "ToMe", "pitome": "PiToMe", "tofu": "ToFu", "evit": "EViT", "atc": "ATC", "cubist": "CubistMerge",
+    "random_drop": "random dropping", "resize": "a smaller input",
+}  # fmt: skip
 SHORT = {"exact": "exact"}  # in a column that is headed "attention"
 OPTIONS = {"SegmentMeans": "segment_means", "KMeans": "kmeans"}  # a method's own sampler, by the word that chooses it
 FINDINGS = {  # neither good nor bad: what task=tokens saw

@@ -14,7 +14,7 @@ import fna
 from fna.configs import choices, instantiate, load_option
 from fna.errors import UserError
 from fna.masking.strategy import Masking
-from fna.ops.contract import Site, Tokens
+from fna.ops.contract import Site, Tokens, Unsupported
 from fna.ops.exact import Exact
 from fna.ops.landmarks import FarthestPoint
 from fna.ops.nystrom import FastNystrom
@@ -273,7 +273,7 @@ def test_an_attention_that_needs_what_a_reducer_takes_is_refused_before_weights_
     class OnGrid:
         def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
             if site.tokens.grid is None:
-                raise ValueError("OnGrid needs a grid: use attn=exact.")
+                raise Unsupported("OnGrid needs a grid: use attn=exact.")
             return v
 
     Variant("", {0: OnGrid()}).check(DEPTH)
