@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -59,7 +60,12 @@ def of_open_clip(size: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
 def of_transformers(size: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    shape = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS}
+    shape: dict[str, Any] = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_hidden_layers": DEPTH,
+        "num_attention_heads": HEADS,
+    }
     net = CLIPVisionModel(CLIPVisionConfig(**shape, image_size=size, patch_size=PATCH))
     return net, lambda images: net(pixel_values=images).pooler_output
 
