@@ -53,20 +53,16 @@ def of_open_clip(size: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
 
     vision = {"image_size": size, "patch_size": PATCH, "width": WIDTH, "layers": DEPTH, "head_width": WIDTH // HEADS}
     text = {"context_length": 8, "vocab_size": 50, "width": 64, "heads": 2, "layers": 1}
-    net = CLIP(512, vision, text)  # type: ignore[arg-type]
+    net = CLIP(512, vision, text)
     return net, net.encode_image
 
 
 def of_transformers(size: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    shape: dict[str, Any] = {
-        "hidden_size": WIDTH,
-        "intermediate_size": 4 * WIDTH,
-        "num_hidden_layers": DEPTH,
-        "num_attention_heads": HEADS,
-    }
-    net = CLIPVisionModel(CLIPVisionConfig(**shape, image_size=size, patch_size=PATCH))
+    shape: dict[str, Any] = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS}
+    shape |= {"intermediate_size": 4 * WIDTH, "image_size": size, "patch_size": PATCH}
+    net = CLIPVisionModel(CLIPVisionConfig(**shape))
     return net, lambda images: net(pixel_values=images).pooler_output
 
 
