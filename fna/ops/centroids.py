@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fna.ops.contract import BadInput, Site
+from fna.ops.inverse import full_precision
 from fna.ops.kernels import cpu, differentiated
 from fna.ops.landmarks import FarthestPoint, check_features, features_of
 from fna.values import between
@@ -81,11 +82,38 @@ class KMeans:
         centres = x.gather(1, start.index[..., None].expand(-1, -1, x.shape[-1]))
         own = _own_group(kept, count)
         groups = _nearest(x, centres, open_, free, own)
-        for _ in range(self.steps):
-            sums, sizes = group_sums(x[:, None], groups, count)[:, 0], _members(groups, count).sum(-1)[..., None]
-            centres = torch.where(sizes > 0, sums / sizes.clamp_min(1), centres)
-            groups = _nearest(x, centres, open_, free, own)
-        return _grouped(groups, count)
+        return _grouped(_lloyd(x, groups, count, self.steps, kept, free), count)
+
+
+@dataclass(frozen=True)
+class DriftingKMeans:
+    """k-means in every block, from where the block before left off: its groups are the start, farthest points that of the first.
+
+    A token is a little like what it was, so ``steps`` Lloyd steps do the work of a new start. Groups that have become empty stay so.
+    """
+
+    features: str = "k"
+    steps: Annotated[int, between(0, 1_000)] = 2
+    gives: ClassVar[type] = Centroids
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        KMeans(self.features, self.steps)
+
+    @torch.no_grad()
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, site: Site, count: int, keep: Tensor | None = None, drop: Tensor | None = None
+    ) -> Centroids:
+        key = ("groups", self, site.tokens.version, k.shape[2], count)
+        before: Centroids | None = site.memo.get(key)
+        if before is None:
+            groups = KMeans(self.features, self.steps)(q, k, v, site, count, keep, drop)
+        else:
+            kept, free = _kept_and_free(q, keep, drop)
+            x = features_of(self.features, q, k, v, site)
+            groups = _grouped(_lloyd(x - x.mean(1, keepdim=True), before.assignment, count, self.steps, kept, free), count)
+        site.memo[key] = groups
+        return groups
 
 
 def group_sums(x: Tensor, assignment: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
@@ -141,6 +169,17 @@ def _kept_and_free(q: Tensor, keep: Tensor | None, drop: Tensor | None) -> tuple
     return kept, ~kept if drop is None else ~(kept | drop)
 
 
+def _lloyd(x: Tensor, groups: Tensor, count: int, steps: int, kept: Tensor, free: Tensor) -> Tensor:
+    """``groups`` int64 ``[B, N]`` after ``steps`` Lloyd steps on ``x`` ``[B, N, D]``; no token joins an empty group or a kept one's."""
+    own = _own_group(kept, count)
+    others = torch.arange(count, device=x.device) >= kept.sum(1, keepdim=True)
+    for _ in range(steps):
+        with full_precision(x):
+            sums, sizes = group_sums(x[:, None], groups, count)[:, 0], _members(groups, count).sum(-1)
+        groups = _nearest(x, sums / sizes.clamp_min(1)[..., None], others & (sizes > 0), free, own)
+    return groups
+
+
 def _own_group(kept: Tensor, count: int) -> Tensor:
     """The groups of kept tokens, in ascending order from 0; -1 for other tokens and for those beyond ``count``."""
     rank = kept.cumsum(1) - 1
@@ -150,7 +189,8 @@ def _own_group(kept: Tensor, count: int) -> Tensor:
 def _nearest(x: Tensor, centres: Tensor, open_: Tensor, free: Tensor, own: Tensor) -> Tensor:
     """The group of every token, int64 ``[B, N]``: for free tokens the nearest open centre, the lowest index among equals."""
     size = centres.square().sum(-1).masked_fill(~open_, float("inf"))[:, None, :]
-    nearest = torch.baddbmm(size, x, centres.mT, alpha=-2).argmin(-1)
+    with full_precision(x):
+        nearest = torch.baddbmm(size, x, centres.mT, alpha=-2).argmin(-1)
     return torch.where(free & open_.any(1, keepdim=True), nearest, own)
 
 

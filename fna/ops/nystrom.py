@@ -153,7 +153,7 @@ def through_landmarks(
     if landmark_bias is not None and alive is not None:
         landmark_bias = torch.where(alive, landmark_bias, 0.0)
     with clock("landmark block"):
-        block = _landmark_block(q_landmarks, k_landmarks, scale, landmark_bias, counts)
+        block = landmark_block(q_landmarks, k_landmarks, scale, landmark_bias, counts)
     with clock("landmarks over tokens"):
         summary = few_queries(q_landmarks, k, v, scale, bias)
     with clock("inverse"):
@@ -199,7 +199,7 @@ def few_keys(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=_mask(bias, q), scale=scale)
 
 
-def _landmark_block(q: Tensor, k: Tensor, scale: float, bias: Tensor | None, counts: Tensor | None) -> Tensor:
+def landmark_block(q: Tensor, k: Tensor, scale: float, bias: Tensor | None, counts: Tensor | None) -> Tensor:
     """``A`` ``[B, H, M, M]`` in float32 at least. A landmark that does not count is an identity row and a zero column."""
     dtype = torch.promote_types(q.dtype, torch.float32)
     with full_precision(q):

@@ -1,0 +1,82 @@
+"""The fused version for CPUs of windows and clusters under one softmax (`fna.ops.local.windowed`): an operator, as those of `cpu`."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from fna.ops.kernels.cpu import Long, _address, _loaded, _scratch, _View
+
+
+class _Grid(ctypes.Structure):
+    _fields_ = (
+        *((name, _View) for name in ("q", "k", "v", "out")),
+        *((name, ctypes.c_void_p) for name in ("key_sums", "value_sums", "mass", "weight", "group")),
+        *((name, Long) for name in ("batches", "heads", "tokens", "start", "rows", "columns", "reach", "groups", "width")),
+        ("scale", ctypes.c_float),
+    )  # fmt: skip
+
+
+@torch.library.custom_op("fna::windowed", mutates_args=(), device_types="cpu")
+def windowed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_sums: Tensor,
+    value_sums: Tensor,
+    mass: Tensor,
+    group: Tensor,
+    start: int,
+    rows: int,
+    columns: int,
+    reach: int,
+    scale: float,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """q, k, v ``[B, H, N, d]``, sums of the groups ``[B, H, M, d]``, their mass ``[B, M]``, group int64 and weight ``[B, N]``.
+
+    Gives ``[B, H, rows * columns, d]``, the answers of the tokens from ``start`` on.
+    """
+    batch, heads, tokens, width = q.shape
+    out = _cells(q, rows * columns)
+    q, k, v = (tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (q, k, v))
+    key_sums, value_sums, mass, group = (tensor.contiguous() for tensor in (key_sums, value_sums, mass, group))
+    weight = None if weight is None else weight.to(torch.float32).contiguous()
+    grid = _Grid(
+        *(_View(tensor.data_ptr(), *tensor.stride()[:3]) for tensor in (q, k, v, out)),
+        *map(_address, (key_sums, value_sums, mass, weight, group)),
+        batch, heads, tokens, start, rows, columns, reach, mass.shape[1], width, scale,
+    )  # fmt: skip
+    library, threads = _loaded(), torch.get_num_threads()
+    library.fna_local_scratch.restype = Long
+    scratch = _scratch(q, threads * library.fna_local_scratch(ctypes.byref(grid)))
+    library.fna_local(ctypes.byref(grid), _address(scratch), Long(threads))
+    return out
+
+
+@windowed.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, key_sums: Tensor, value_sums: Tensor, mass: Tensor, group: Tensor, start: int, rows: int,
+    columns: int, reach: int, scale: float, weight: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    return _cells(q, rows * columns)
+
+
+def _cells(q: Tensor, cells: int) -> Tensor:
+    """Room for the answers, heads of a token side by side as models want them."""
+    return q.new_empty(q.shape[0], cells, q.shape[1], q.shape[3]).transpose(1, 2)
+
+
+@register_flop_formula(torch.ops.fna.windowed)
+def _windowed_flops(
+    q: Sequence[int], k: Any, v: Any, key_sums: Sequence[int], value_sums: Any, mass: Any, group: Any, start: int, rows: int,
+    columns: int, reach: int, *args: Any, **kwargs: Any,
+) -> int:  # fmt: skip
+    """Two products with the groups and two with the window."""
+    batch, heads, _, width = q
+    return 4 * batch * heads * rows * columns * width * (key_sums[2] + (2 * reach + 1) ** 2)

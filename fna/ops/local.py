@@ -1,0 +1,192 @@
+"""Local and clustered attention (ours): each token's neighbourhood exactly, the rest through clusters; for all blocks.
+
+Early blocks are nearly local and not of low rank, so Nyström methods fail there. Here every token sees the 5 x 5 grid cells around
+it as they are, and all others through M groups that are drawn anew in every block. A key counts once: for query i the group c
+is what is left of it outside the window W_i,
+
+    n_ic = |c \\ W_i|,  k_ic = mean of k_j, v_ic = mean of v_j, over j in c \\ W_i,
+    out_i = [sum_{j in W_i} e^{s q_i k_j} v_j + sum_c n_ic e^{s q_i k_ic} v_ic] / [sum_j e^{s q_i k_j} + sum_c n_ic e^{s q_i k_ic}].
+
+One normaliser, all weights positive, no inverse. Linear in N, since s q_i k_ic = (s q_i K_c - sum_{j in W_i and c} s q_i k_j) / n_ic
+with the group's sum K_c, whose second term the window knows; and with f_ic = e^{s q_i k_ic} the numerator is
+
+    sum_c f_ic V_c + sum_{j in W_i} (e^{s q_i k_j} - f_{i c(j)}) v_j.
+
+Prefix and suffix tokens are groups of their own (exact as keys), and exact as queries. Then, with ``ridge``, what one token of each
+group is off by (its exact row less the above) is spread over the others by Nyström weights. docs/fna_local.md has cost, each part
+switched off, and where it fails.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor
+
+from fna.ops.centroids import CentroidSampler, Centroids, DriftingKMeans, group_mass, group_sums
+from fna.ops.contract import BadInput, Site, Unsupported, refuse, same_tokens, whole
+from fna.ops.drawing import check_landmarks, check_sampler, draw
+from fna.ops.exact import exact_rows
+from fna.ops.inverse import full_precision
+from fna.ops.kernels import cpu, cpu_local, differentiated
+from fna.ops.nystrom import additive, few_queries
+from fna.ops.rows import gather_rows
+from fna.ops.windows import tiles
+from fna.values import Count, between
+
+RESIDUE = 1e-5  # of a group's mass: less than that outside the window is rounding, or nothing
+
+
+@dataclass(frozen=True)
+class LocalClusters:
+    """Windows and clusters. ``landmarks``: how many groups, prefix tokens among them, a count or a fraction of the tokens below 1.
+
+    ``window``: cells a side, odd. ``ridge``: of the residual's Nyström weights, 0 leaves the residual out. Without a grid (merged
+    tokens) the tokens stand in one row. Honours ``keys`` and ``key_bias`` (b counts as exp(b) copies of a token); refuses ``causal``
+    and ``dense``, and queries that are not the keys' tokens.
+    """
+
+    sampler: CentroidSampler = field(default_factory=DriftingKMeans)
+    landmarks: Count | float = 32
+    window: Annotated[int, between(1, 1_001)] = 5
+    residual: bool = True
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_landmarks(self.landmarks)
+        check_sampler(self, self.sampler, Centroids)
+        if self.window < 1 or self.window % 2 == 0:
+            raise BadInput(f"window={self.window}: give an odd number of cells a side, so that the token is in the middle.")
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+        """q, k, v ``[B, H, N, d]`` to ``[B, H, N, d]`` in q's dtype."""
+        refuse(self, site, "causal", "dense")
+        same_tokens(self, q, k, site)
+        layout = _layout(whole(k.shape[2]), site)
+        if not layout.cells:
+            return exact_rows(torch.zeros_like(q), q, k, v, layout.outside(q.device), site)
+        landmarks = self.landmarks if self.landmarks < 1 else max(self.landmarks, layout.ends + 1)
+        groups = draw(self.sampler, q, k, v, site, min(landmarks, whole(k.shape[2])), resample_every=1)
+        bias = additive(site.keys, site.key_bias)
+        with site.clock("windows and clusters"), full_precision(q):  # what is taken out of a group must be what was put in
+            middle = windowed(q, k, v, groups, layout, self.window // 2, site.scale, bias).to(q.dtype)
+            out = torch.cat([torch.zeros_like(q[:, :, : layout.start]), middle, torch.zeros_like(q[:, :, layout.stop :])], 2)
+        if self.residual:
+            with site.clock("residual"):
+                out = out + residual(out, q, k, v, groups, layout, site.scale, bias)
+        return exact_rows(out, q, k, v, layout.outside(q.device), site) if layout.ends else out
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the grid lies in a sequence of ``tokens``: ``cells`` tokens from ``start`` on, (rows, columns) of them."""
+
+    tokens: int
+    start: int
+    grid: tuple[int, int]
+
+    @property
+    def cells(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def stop(self) -> int:
+        """The first token after the grid."""
+        return self.start + self.cells
+
+    @property
+    def ends(self) -> int:
+        """How many tokens are not of the grid."""
+        return self.tokens - self.cells
+
+    def outside(self, device: torch.device) -> Tensor:
+        """The tokens that are not of the grid: int64 ``[ends]``."""
+        position = torch.arange(self.ends, device=device)
+        return torch.where(position < self.start, position, position + self.cells)
+
+
+def _layout(tokens: int, site: Site) -> Layout:
+    """The grid that the site tells, or all tokens between prefix and suffix in one row."""
+    start, free = min(site.tokens.prefix, tokens), max(0, tokens - site.tokens.prefix - site.tokens.suffix)
+    grid = site.tokens.grid or (1, free)
+    if grid[0] * grid[1] != free:
+        raise Unsupported(
+            f"LocalClusters: a grid of {grid[0]} x {grid[1]} cells does not hold {free} tokens (block {site.layer}): "
+            "say what the tokens are now, or use attn=exact there."
+        )
+    return Layout(tokens, start, grid)
+
+
+def windowed(
+    q: Tensor, k: Tensor, v: Tensor, groups: Centroids, layout: Layout, reach: int, scale: float, bias: Tensor | None
+) -> Tensor:
+    """The first formula above for the grid's tokens, ``[B, H, cells, d]``, in float32 at least.
+
+    q, k, v ``[B, H, N, d]``; ``bias`` ``[B, N]`` on the keys, -inf hides one. A query that sees nothing gets zeros.
+    """
+    weight = None if bias is None else _weights(bias)
+    key_sums, value_sums = (group_sums(x, groups.assignment, groups.sizes.shape[1], weight) for x in (k, v))
+    mass = group_mass(groups, weight, key_sums.dtype)
+    if cpu.serves(q, k, v) and not (weight is not None and differentiated(weight)):
+        return cpu_local.windowed(
+            q, k, v, key_sums, value_sums, mass, groups.assignment, layout.start, *layout.grid, reach, scale, weight
+        )
+    return _plain(q, k, v, key_sums, value_sums, mass, groups.assignment, layout, reach, scale, weight)
+
+
+def _plain(
+    q: Tensor, k: Tensor, v: Tensor, key_sums: Tensor, value_sums: Tensor, mass: Tensor, group: Tensor, layout: Layout, reach: int,
+    scale: float, weight: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """`windowed` in tiles of the grid: a tile's logits are products, and so is taking them out of groups and putting them in."""
+    dtype = mass.dtype
+    cut, cells = tiles(layout.grid, reach, q.device), slice(layout.start, layout.stop)
+    queries = q[:, :, cells][:, :, cut.queries].to(dtype) * scale  # [B, H, T, Q, d]
+    keys, values = (x[:, :, cells][:, :, cut.keys].to(dtype) for x in (k, v))  # [B, H, T, K, d]
+    member = (group[:, cells][:, cut.keys][..., None] == torch.arange(mass.shape[1], device=q.device)).to(dtype)  # [B, T, K, M]
+    if weight is not None:
+        weight = weight[:, cells][:, cut.keys].to(dtype)
+        member = member * weight[..., None]
+    near = cut.near.to(dtype)
+    left = mass[:, None, None] - near @ member  # [B, T, Q, M]
+    there = (left > RESIDUE * mass[:, None, None])[:, None]
+    logits = queries @ keys.mT
+    far = (queries.flatten(2, 3) @ key_sums.mT).unflatten(2, queries.shape[2:4]) - (logits * near) @ member[:, None]
+    far = (far / torch.where(there, left[:, None], 1.0)).masked_fill(~there, float("-inf"))
+    logits = (logits if weight is None else logits + weight.log()[:, None, :, None]).masked_fill(~cut.near, float("-inf"))
+    top = torch.maximum(logits.amax(-1, keepdim=True), far.amax(-1, keepdim=True)).detach()
+    top = top.masked_fill(torch.isneginf(top), 0.0)
+    far, logits = (far - top).exp(), (logits - top).exp()
+    total = logits.sum(-1, keepdim=True) + (far * left[:, None]).sum(-1, keepdim=True)
+    corrected = logits - near * (far @ member[:, None].mT)
+    sums = (far.flatten(2, 3) @ value_sums).unflatten(2, queries.shape[2:4]) + corrected @ values
+    return (sums / total.masked_fill(total == 0, 1.0)).flatten(2, 3)[:, :, cut.place]
+
+
+def residual(
+    out: Tensor, q: Tensor, k: Tensor, v: Tensor, groups: Centroids, layout: Layout, scale: float, bias: Tensor | None
+) -> Tensor:
+    """What is to be added to ``out`` ``[B, H, N, d]``: for a member of group c, exact attention less ``out`` at c's typical token."""
+    rows = typical(k, groups)
+    off = few_queries(gather_rows(q, rows), k, v, scale, bias) - gather_rows(out, rows)
+    off = off * ((groups.sizes > 0) & (rows >= layout.start) & (rows < layout.stop))[:, None, :, None]
+    shared = gather_rows(off, groups.assignment.clamp_min(0))
+    return shared if bias is None else shared * (groups.assignment >= 0)[:, None, :, None]
+
+
+def typical(k: Tensor, groups: Centroids) -> Tensor:
+    """The member of each group whose head-mean key is nearest to the group's, int64 ``[B, M]``; 0 for an empty group."""
+    x = k.detach().mean(1, dtype=torch.promote_types(k.dtype, torch.float32))
+    means = group_sums(x[:, None], groups.assignment, groups.sizes.shape[1])[:, 0] / groups.sizes.clamp_min(1)[..., None]
+    own = means.gather(1, groups.assignment.clamp_min(0)[..., None].expand_as(x))
+    distance = (x - own).square().sum(-1)
+    member = groups.assignment[:, None, :] == torch.arange(means.shape[1], device=k.device)[:, None]
+    return distance[:, None, :].masked_fill(~member, float("inf")).argmin(-1)
+
+
+def _weights(bias: Tensor) -> Tensor:
+    """How many tokens each counts for, relative to the one that counts most: ``[B, N]``, 0 for hidden ones."""
+    top = bias.amax(-1, keepdim=True)
+    return (bias - top.masked_fill(torch.isneginf(top), 0.0)).exp()
