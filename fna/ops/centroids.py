@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from fna.ops.contract import BadInput, Site
+from fna.ops.contract import BadInput, Site, whole
 from fna.ops.inverse import full_precision
 from fna.ops.kernels import cpu, differentiated
 from fna.ops.landmarks import FarthestPoint, check_features, features_of
@@ -104,7 +104,7 @@ class DriftingKMeans:
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, site: Site, count: int, keep: Tensor | None = None, drop: Tensor | None = None
     ) -> Centroids:
-        key = ("groups", self, site.tokens.version, k.shape[2], count)
+        key = ("groups", self, site.tokens.version, whole(k.shape[2]), count)
         before: Centroids | None = site.memo.get(key)
         if before is None:
             groups = KMeans(self.features, self.steps)(q, k, v, site, count, keep, drop)
@@ -175,7 +175,7 @@ def _lloyd(x: Tensor, groups: Tensor, count: int, steps: int, kept: Tensor, free
     others = torch.arange(count, device=x.device) >= kept.sum(1, keepdim=True)
     for _ in range(steps):
         with full_precision(x):
-            sums, sizes = group_sums(x[:, None], groups, count)[:, 0], _members(groups, count).sum(-1)
+            sums, sizes = group_sums(x[:, None], groups, count)[:, 0], _sizes(groups, count)
         groups = _nearest(x, sums / sizes.clamp_min(1)[..., None], others & (sizes > 0), free, own)
     return groups
 
@@ -196,4 +196,10 @@ def _nearest(x: Tensor, centres: Tensor, open_: Tensor, free: Tensor, own: Tenso
 
 def _grouped(assignment: Tensor, count: int) -> Centroids:
     """`Centroids` of an assignment, its members counted."""
-    return Centroids(assignment, _members(assignment, count).sum(-1))
+    return Centroids(assignment, _sizes(assignment, count))
+
+
+def _sizes(assignment: Tensor, count: int) -> Tensor:
+    """How many tokens each group has: int64 ``[B, M]``. Whole numbers, so that the order of a scatter does not show."""
+    found = assignment.new_zeros(assignment.shape[0], count + 1)
+    return found.scatter_add(1, assignment + 1, torch.ones_like(assignment))[:, 1:]

@@ -23,11 +23,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fna.ops.centroids import CentroidSampler, Centroids, DriftingKMeans, group_mass, group_sums
 from fna.ops.contract import BadInput, Site, Unsupported, refuse, same_tokens, whole
-from fna.ops.drawing import check_landmarks, check_sampler, draw
+from fna.ops.drawing import check_landmarks, check_sampler, count_landmarks, draw
 from fna.ops.exact import exact_rows
 from fna.ops.inverse import full_precision
 from fna.ops.kernels import cpu, cpu_local, differentiated
@@ -65,18 +66,20 @@ class LocalClusters:
         refuse(self, site, "causal", "dense")
         same_tokens(self, q, k, site)
         layout = _layout(whole(k.shape[2]), site)
+        ends = layout.outside(q.device)
         if not layout.cells:
-            return exact_rows(torch.zeros_like(q), q, k, v, layout.outside(q.device), site)
-        landmarks = self.landmarks if self.landmarks < 1 else max(self.landmarks, layout.ends + 1)
-        groups = draw(self.sampler, q, k, v, site, min(landmarks, whole(k.shape[2])), resample_every=1)
+            return exact_rows(torch.zeros_like(q), q, k, v, ends, site)
+        count = max(count_landmarks(self.landmarks, layout.tokens), min(layout.ends + 1, layout.tokens))
+        groups = draw(self.sampler, q, k, v, site, count, resample_every=1)
         bias = additive(site.keys, site.key_bias)
         with site.clock("windows and clusters"), full_precision(q):  # what is taken out of a group must be what was put in
-            middle = windowed(q, k, v, groups, layout, self.window // 2, site.scale, bias).to(q.dtype)
-            out = torch.cat([torch.zeros_like(q[:, :, : layout.start]), middle, torch.zeros_like(q[:, :, layout.stop :])], 2)
+            out = windowed(q, k, v, groups, layout, self.window // 2, site.scale, bias).to(q.dtype)
         if self.residual:
             with site.clock("residual"):
-                out = out + residual(out, q, k, v, groups, layout, site.scale, bias)
-        return exact_rows(out, q, k, v, layout.outside(q.device), site) if layout.ends else out
+                out = out + residual(out, q, k, v, groups, site.scale, bias)
+            if bias is None:
+                return out  # a token outside the grid is its group's typical one: exact already
+        return exact_rows(out, q, k, v, ends, site)
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def _layout(tokens: int, site: Site) -> Layout:
 def windowed(
     q: Tensor, k: Tensor, v: Tensor, groups: Centroids, layout: Layout, reach: int, scale: float, bias: Tensor | None
 ) -> Tensor:
-    """The first formula above for the grid's tokens, ``[B, H, cells, d]``, in float32 at least.
+    """The first formula above for the grid's tokens, zeros elsewhere: ``[B, H, N, d]``, in float32 at least.
 
     q, k, v ``[B, H, N, d]``; ``bias`` ``[B, N]`` on the keys, -inf hides one. A query that sees nothing gets zeros.
     """
@@ -162,28 +165,36 @@ def _plain(
     total = logits.sum(-1, keepdim=True) + (far * left[:, None]).sum(-1, keepdim=True)
     corrected = logits - near * (far @ member[:, None].mT)
     sums = (far.flatten(2, 3) @ value_sums).unflatten(2, queries.shape[2:4]) + corrected @ values
-    return (sums / total.masked_fill(total == 0, 1.0)).flatten(2, 3)[:, :, cut.place]
+    middle = (sums / total.masked_fill(total == 0, 1.0)).flatten(2, 3)[:, :, cut.place]
+    return F.pad(middle, (0, 0, layout.start, layout.tokens - layout.stop))
 
 
-def residual(
-    out: Tensor, q: Tensor, k: Tensor, v: Tensor, groups: Centroids, layout: Layout, scale: float, bias: Tensor | None
-) -> Tensor:
-    """What is to be added to ``out`` ``[B, H, N, d]``: for a member of group c, exact attention less ``out`` at c's typical token."""
+def residual(out: Tensor, q: Tensor, k: Tensor, v: Tensor, groups: Centroids, scale: float, bias: Tensor | None) -> Tensor:
+    """What is to be added to ``out`` ``[B, H, N, d]``: for members of a group, exact attention less ``out`` at its typical token."""
     rows = typical(k, groups)
     off = few_queries(gather_rows(q, rows), k, v, scale, bias) - gather_rows(out, rows)
-    off = off * ((groups.sizes > 0) & (rows >= layout.start) & (rows < layout.stop))[:, None, :, None]
-    shared = gather_rows(off, groups.assignment.clamp_min(0))
+    batch, heads, count, width = off.shape
+    place = groups.assignment.clamp_min(0) + torch.arange(batch, device=q.device)[:, None] * count
+    tokens = off.transpose(1, 2).reshape(batch * count, heads * width).index_select(0, place.flatten())
+    shared = tokens.view(batch, k.shape[2], heads, width).transpose(1, 2)
     return shared if bias is None else shared * (groups.assignment >= 0)[:, None, :, None]
 
 
 def typical(k: Tensor, groups: Centroids) -> Tensor:
-    """The member of each group whose head-mean key is nearest to the group's, int64 ``[B, M]``; 0 for an empty group."""
+    """The member of each group whose head-mean key is nearest to the group's, int64 ``[B, M]``; 0 for an empty group.
+
+    The first among equals, by two scatters whose order cannot show.
+    """
+    (batch, count), tokens = groups.sizes.shape, k.shape[2]
     x = k.detach().mean(1, dtype=torch.promote_types(k.dtype, torch.float32))
-    means = group_sums(x[:, None], groups.assignment, groups.sizes.shape[1])[:, 0] / groups.sizes.clamp_min(1)[..., None]
-    own = means.gather(1, groups.assignment.clamp_min(0)[..., None].expand_as(x))
+    means = group_sums(x[:, None], groups.assignment, count)[:, 0] / groups.sizes.clamp_min(1)[..., None]
+    slot = groups.assignment.masked_fill(groups.assignment < 0, count)
+    own = F.pad(means, (0, 0, 0, 1)).gather(1, slot[..., None].expand_as(x))
     distance = (x - own).square().sum(-1)
-    member = groups.assignment[:, None, :] == torch.arange(means.shape[1], device=k.device)[:, None]
-    return distance[:, None, :].masked_fill(~member, float("inf")).argmin(-1)
+    least = distance.new_full((batch, count + 1), float("inf")).scatter_reduce(1, slot, distance, "amin")
+    position = torch.arange(tokens, device=k.device).where(distance <= least.gather(1, slot), tokens)
+    first = position.new_full((batch, count + 1), tokens).scatter_reduce(1, slot, position, "amin")[:, :count]
+    return first.where(first < tokens, 0)
 
 
 def _weights(bias: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from fna.ops.kernels.cpu import Long, _address, _loaded, _scratch, _View
+from fna.ops.kernels.cpu import Long, _address, _like, _loaded, _scratch, _View
 
 
 class _Grid(ctypes.Structure):
@@ -40,10 +40,11 @@ def windowed(
 ) -> Tensor:
     """q, k, v ``[B, H, N, d]``, sums of the groups ``[B, H, M, d]``, their mass ``[B, M]``, group int64 and weight ``[B, N]``.
 
-    Gives ``[B, H, rows * columns, d]``, the answers of the tokens from ``start`` on.
+    Gives ``[B, H, N, d]``: the answers of the grid's tokens, which start at ``start``, and zeros for the others.
     """
     batch, heads, tokens, width = q.shape
-    out = _cells(q, rows * columns)
+    out = _like(q)
+    out[:, :, :start], out[:, :, start + rows * columns :] = 0, 0
     q, k, v = (tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (q, k, v))
     key_sums, value_sums, mass, group = (tensor.contiguous() for tensor in (key_sums, value_sums, mass, group))
     weight = None if weight is None else weight.to(torch.float32).contiguous()
@@ -64,12 +65,7 @@ def _(
     q: Tensor, k: Tensor, v: Tensor, key_sums: Tensor, value_sums: Tensor, mass: Tensor, group: Tensor, start: int, rows: int,
     columns: int, reach: int, scale: float, weight: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    return _cells(q, rows * columns)
-
-
-def _cells(q: Tensor, cells: int) -> Tensor:
-    """Room for the answers, heads of a token side by side as models want them."""
-    return q.new_empty(q.shape[0], cells, q.shape[1], q.shape[3]).transpose(1, 2)
+    return _like(q)
 
 
 @register_flop_formula(torch.ops.fna.windowed)

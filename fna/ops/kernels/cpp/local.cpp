@@ -20,7 +20,7 @@ struct View {  // of a tensor [batch, heads, rows, width]; strides in numbers, w
 };
 
 struct Grid {
-    View q, k, v, out;                    // out: the grid's tokens alone
+    View q, k, v, out;
     const float *key_sums, *value_sums;   // [batch, heads, groups, width]
     const float *mass;                    // [batch, groups]
     const float *weight;                  // [batch, tokens], or null: all 1
@@ -36,8 +36,8 @@ struct Grid {
 struct Room {  // of one thread
     float *keys, *log_weight, *weight;  // [width, places], [places] each
     float *sums, *values;               // of the groups: [width, lanes], [groups, padded width]
-    float *tokens;                      // values [(strip + 2 reach) columns, padded width] where rows are no whole vectors
-    float *queries, *logits, *scores, *left, *shares, *out;
+    float *tokens;                      // values [(strip + 2 reach) columns, padded width]
+    float *mass, *nothing, *queries, *logits, *scores, *left, *shares, *out, *end;
     int32_t *group;  // [places]
     long places, lanes, row, padding;
     Room(const Grid &g, float *at) {
@@ -47,11 +47,10 @@ struct Room {  // of one thread
         keys = at, log_weight = keys + g.width * places, weight = log_weight + places;
         group = reinterpret_cast<int32_t *>(weight + places);
         sums = weight + 2 * places, values = sums + g.width * lanes, tokens = values + g.groups * padding;
-        queries = tokens + (padding == g.width ? 0 : (g.strip() + 2 * g.reach) * g.columns * padding);
-        logits = queries + g.width * LANES, scores = logits + window * LANES, left = scores + LANES * row;
-        shares = left + row, out = shares + LANES * window, end = out + LANES * padding;
+        mass = tokens + (g.strip() + 2 * g.reach) * g.columns * padding;
+        nothing = mass + row, queries = nothing + g.width, logits = queries + g.width * LANES, scores = logits + window * LANES, left = scores + LANES * row;
+        shares = left + LANES * row, out = shares + LANES * window, end = out + LANES * padding;
     }
-    float *end;
 };
 
 // A few steps along one line of the windows: LANES queries [width, LANES] times the keys that many places on.
@@ -119,17 +118,18 @@ struct Strip {
             for (long c = 0; c < g.width; c++) room.sums[c * room.lanes + i] = sums[i * g.width + c];
             memcpy(room.values + i * room.padding, values + i * g.width, g.width * sizeof(float));
         }
-        if (room.padding == g.width) return;
+        memcpy(room.mass, g.mass + b * g.groups, g.groups * sizeof(float));
+        memset(room.nothing, 0, g.width * sizeof(float));
+        memset(room.mass + g.groups, 0, (room.row - g.groups) * sizeof(float));
         for (long row = -g.reach; row < rows + g.reach; row++)
             for (long column = 0; inside(row) && column < g.columns; column++) {
                 float *to = room.tokens + ((row + g.reach) * g.columns + column) * room.padding;
-                memset(to, 0, room.padding * sizeof(float));
+                memset(to + g.width, 0, (room.padding - g.width) * sizeof(float));
                 memcpy(to, g.v.at(b, h) + (g.start + token(row, column)) * g.v.row, g.width * sizeof(float));
             }
     }
 
     const float *value(long row, long column) const {
-        if (room.padding == g.width) return g.v.at(b, h) + (g.start + token(row, column)) * g.v.row;
         return room.tokens + ((row + g.reach) * g.columns + column) * room.padding;
     }
 
@@ -139,17 +139,17 @@ struct Strip {
     void answer(long place) const {
         const long side = g.side(), window = side * side;
         long row[LANES], column[LANES];
-        memset(room.queries, 0, g.width * LANES * sizeof(float));
-        for (long i = 0; i < LANES; i++) {
-            row[i] = (place - base + i) / g.line(), column[i] = (place - base + i) % g.line();
-            if (row[i] >= rows || column[i] >= g.columns) row[i] = -1;
-            else {
-                const float *from = g.q.at(b, h) + (g.start + token(row[i], column[i])) * g.q.row;
-                for (long c = 0; c < g.width; c++) room.queries[c * LANES + i] = from[c] * g.scale;
-            }
+        const float *from[LANES];
+        for (long i = 0, y = (place - base) / g.line(), x = (place - base) % g.line(); i < LANES; i++, x++) {
+            if (x == g.line()) x = 0, y++;
+            row[i] = y < rows && x < g.columns ? y : -1, column[i] = x;
+            from[i] = row[i] < 0 ? room.nothing : g.q.at(b, h) + (g.start + token(y, x)) * g.q.row;
         }
+        for (long c = 0; c < g.width; c++)
+            for (long i = 0; i < LANES; i++) room.queries[c * LANES + i] = from[i][c] * g.scale;
         product(LANES, room.lanes, g.width, room.queries, 1, LANES, room.sums, room.lanes,
                 [&](long i, long c, vec sum) { store(room.scores + i * room.row + c, sum); });
+        for (long i = 0; i < LANES; i++) store(room.scores + i * room.row + room.lanes, vec{});
         const long above = (place - base) / g.line(), below = (place - base + LANES - 1) / g.line();
         vec top = fill(NEVER);
         for (long dy = 0; dy < side; dy++) {
@@ -167,13 +167,10 @@ struct Strip {
             remaining<MOST_STEPS - 1>(side - dx, g.width, room.queries, room.keys + from + dx, room.places, logits + dx * LANES);
             for (dx = 0; dx < side; dx++) top = larger(load(logits + dx * LANES) + load(room.log_weight + from + dx), top);
         }
-        for (long i = 0; i < LANES; i++) {
-            if (row[i] < 0) memset(room.scores + i * room.row, 0, room.row * sizeof(float));
-            else top[i] = leave_out(place + i, i, top[i]);
-        }
-        const vec shift = top == NEVER ? vec{} : top;
+        leave_out(place);
         vec total = {};
-        for (long i = 0; i < LANES; i++) total[i] = room.out[i];
+        for (long i = 0; i < LANES; i++) weigh(i, top, total);
+        const vec shift = top == NEVER ? vec{} : top;
         for (long dy = 0, j = 0; dy < side; dy++)
             for (long dx = 0; dx < side; dx++, j++) {
                 const long from = place + (dy - g.reach) * g.line() + dx - g.reach;
@@ -194,42 +191,46 @@ struct Strip {
             if (row[i] >= 0) finish(row[i], column[i], room.shares + i * window, room.out + i * room.padding, total[i]);
     }
 
-    // Takes the window of the query at `place` out of its groups: `scores` of lane i become e^(logit - highest) of what is left of
-    // each group. Gives the highest logit; leaves the groups' share of the total in `out`[i].
-    float leave_out(long place, long i, float top) const {
-        float *scores = room.scores + i * room.row;
-        const float *mass = g.mass + b * g.groups;
-        memcpy(room.left, mass, g.groups * sizeof(float));
-        memset(room.left + g.groups, 0, (room.row - g.groups) * sizeof(float));
-        for (long dy = 0, j = 0; dy < g.side(); dy++) {
-            const long from = place + (dy - g.reach) * g.line() - g.reach;
+    // Takes each query's window out of its groups: what is left of their mass, and of their logits' sums in `scores`.
+    void leave_out(long place) const {
+        for (long i = 0; i < LANES; i++) memcpy(room.left + i * room.row, room.mass, room.row * sizeof(float));
+        for (long dy = 0, j = 0; dy < g.side(); dy++)
             for (long dx = 0; dx < g.side(); dx++, j++) {
-                const float counts = room.weight[from + dx];
-                room.left[room.group[from + dx]] -= counts;
-                scores[room.group[from + dx]] -= counts * room.logits[j * LANES + i];
+                const long from = place + (dy - g.reach) * g.line() + dx - g.reach;
+                for (long i = 0; i < LANES; i++) {  // queries side by side, so that no sum waits for the one before
+                    const long slot = i * room.row + room.group[from + i];
+                    const float counts = room.weight[from + i];
+                    room.left[slot] -= counts;
+                    room.scores[slot] -= counts * room.logits[j * LANES + i];
+                }
             }
+    }
+
+    // Scores of query i become e^(logit - highest) of what is left of each group; `top` and `total` take note.
+    void weigh(long i, vec &top, vec &total) const {
+        float *scores = room.scores + i * room.row, *left = room.left + i * room.row;
+        vec most = fill(NEVER), sum = {};
+        for (long c = 0; c < room.row; c += LANES) {
+            const vec rest = load(left + c), logit = load(scores + c) / rest;
+            const auto there = rest > RESIDUE * load(room.mass + c);
+            store(left + c, there ? rest : vec{});
+            store(scores + c, there ? logit : fill(NEVER));
+            most = larger(load(scores + c), most);
         }
-        for (long c = 0; c < g.groups; c++) {
-            const bool there = room.left[c] > RESIDUE * mass[c];
-            scores[c] = there ? scores[c] / room.left[c] : NEVER;
-            room.left[c] = there ? room.left[c] : 0;
-            top = scores[c] > top ? scores[c] : top;
-        }
-        for (long c = g.groups; c < room.row; c++) scores[c] = NEVER, room.left[c] = 0;
-        const float shift = top == NEVER ? 0 : top;
-        vec total = {};
+        const float highest_of_groups = highest(most);
+        top[i] = highest_of_groups > top[i] ? highest_of_groups : top[i];
+        const float shift = top[i] == NEVER ? 0 : top[i];
         for (long c = 0; c < room.row; c += LANES) {
             const vec share = exponential(load(scores + c) - shift);
             store(scores + c, share);
-            total += share * load(room.left + c);
+            sum += share * load(left + c);
         }
-        room.out[i] = ::total(total);
-        return top;
+        total[i] = ::total(sum);
     }
 
     void finish(long row, long column, const float *shares, const float *sums, float total) const {
         const float whole = total == 0 ? 0 : 1 / total;
-        float *out = g.out.at(b, h) + token(row, column) * g.out.row;
+        float *out = g.out.at(b, h) + (g.start + token(row, column)) * g.out.row;
         for (long c = 0; c < room.padding; c += 4 * LANES) {
             const long count = smaller(4, (room.padding - c) / LANES);
             if (count == 4) add<4>(row, column, shares, sums + c, c, whole, out);
@@ -245,11 +246,12 @@ struct Strip {
         for (long y = row - g.reach; y <= row + g.reach; y++) {
             if (!inside(y)) continue;
             const float *share = shares + (y - row + g.reach) * g.side() + g.reach - column;
+            const float *from = value(y, left) + c;
             for (long x = left; x <= right; x++) {
-                const float *from = value(y, x) + c;
                 const vec times = fill(share[x]);
 #pragma GCC unroll 4
                 for (long j = 0; j < VECTORS; j++) sum[j] += times * load(from + j * LANES);
+                from += room.padding;
             }
         }
         for (long j = 0; j < VECTORS; j++) store_some(out + c + j * LANES, sum[j] * whole, g.width - c - j * LANES);
