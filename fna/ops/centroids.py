@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fna.ops.contract import BadInput, Site, whole
 from fna.ops.inverse import full_precision
-from fna.ops.kernels import cpu, differentiated
+from fna.ops.kernels import cpu, differentiated, for_onnx
 from fna.ops.landmarks import FarthestPoint, check_features, features_of
 from fna.values import between
 
@@ -89,7 +89,7 @@ class KMeans:
 class DriftingKMeans:
     """k-means in every block, from where the block before left off: its groups are the start, farthest points that of the first.
 
-    A token is a little like what it was, so ``steps`` Lloyd steps do the work of a new start. Groups that have become empty stay so.
+    A token is much like what it was, so ``steps`` Lloyd steps do the work of a new start. Groups that have become empty stay so.
     """
 
     features: str = "k"
@@ -119,12 +119,16 @@ class DriftingKMeans:
 def group_sums(x: Tensor, assignment: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
     """Weighted sums of ``x`` ``[B, H, N, d]`` over the groups, ``[B, H, M, d]``, in float32 at least.
 
-    A product with the membership matrix, not a scatter, whose order, and so whose rounding, varies on a GPU; on a CPU one read of
-    the tokens in C++.
+    On a CPU one read of the tokens, in their own order. Elsewhere the order of a scatter, and so its rounding, would vary: a product
+    with the membership matrix.
     """
     if cpu.serves(x) and not (weights is not None and differentiated(weights)):
         return cpu.group_sums(x, assignment, count, weights)
     dtype = torch.promote_types(x.dtype, torch.float32)
+    if x.device.type == "cpu" and not for_onnx():
+        tokens = x.to(dtype) if weights is None else x.to(dtype) * weights[:, None, :, None].to(dtype)
+        slot = (assignment + 1)[:, None, :, None].expand_as(tokens)  # 0: no group
+        return tokens.new_zeros(*x.shape[:2], count + 1, x.shape[3]).scatter_add(2, slot, tokens)[:, :, 1:]
     member = _members(assignment, count).to(dtype)
     if weights is not None:
         member = member * weights[:, None, :].to(dtype)
@@ -170,7 +174,7 @@ def _kept_and_free(q: Tensor, keep: Tensor | None, drop: Tensor | None) -> tuple
 
 
 def _lloyd(x: Tensor, groups: Tensor, count: int, steps: int, kept: Tensor, free: Tensor) -> Tensor:
-    """``groups`` int64 ``[B, N]`` after ``steps`` Lloyd steps on ``x`` ``[B, N, D]``; no token joins an empty group or a kept one's."""
+    """``groups`` int64 ``[B, N]`` after ``steps`` Lloyd steps on ``x`` ``[B, N, D]``; empty and kept ones stay so."""
     own = _own_group(kept, count)
     others = torch.arange(count, device=x.device) >= kept.sum(1, keepdim=True)
     for _ in range(steps):

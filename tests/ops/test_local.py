@@ -103,12 +103,12 @@ def test_a_window_as_large_as_the_grid_is_exact_attention() -> None:
         close(LocalClusters(landmarks=3, window=window)(q, k, v, site), softmax_attention(q, k, v, 0.4), 1e-12)
 
 
-@pytest.mark.parametrize("residual", [True, False])
-def test_as_many_groups_as_tokens_are_exact_attention(residual: bool) -> None:
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_as_many_groups_as_tokens_are_exact_attention(rows: int) -> None:
     q, k, v = random_qkv(2, 2, 2 + 4 * 7, 8)
     site = Site(scale=0.4, tokens=Tokens(prefix=2, grid=(4, 7)))
     for window in (1, 5):
-        op = LocalClusters(KMeans(features="k"), landmarks=30, window=window, residual=residual)
+        op = LocalClusters(KMeans(features="k"), landmarks=30, window=window, rows=rows)
         close(op(q, k, v, Site(**{**vars(site), "memo": {}})), softmax_attention(q, k, v, 0.4), 1e-12)
 
 
@@ -126,6 +126,14 @@ def test_tokens_outside_the_grid_are_exact_as_queries(prefix: int, suffix: int) 
     out = LocalClusters(landmarks=9, window=3)(q, k, v, Site(scale=0.4, tokens=Tokens(prefix, suffix, (6, 6))))
     ends = [*range(prefix), *range(tokens - suffix, tokens)]
     torch.testing.assert_close(out[:, :, ends], softmax_attention(q, k, v, 0.4)[:, :, ends])
+
+
+def test_as_many_rows_as_tokens_are_exact_attention() -> None:
+    q, k, v = random_qkv(2, 2, 1 + 36, 8)
+    out = LocalClusters(KMeans(features="k"), landmarks=4, rows=10, window=3)(
+        q, k, v, Site(scale=0.4, tokens=Tokens(1, grid=(6, 6)))
+    )
+    close(out, softmax_attention(q, k, v, 0.4), 1e-12)
 
 
 def test_fewer_landmarks_than_tokens_outside_the_grid_leave_one_group() -> None:
@@ -162,7 +170,10 @@ def test_a_grid_that_does_not_fit_is_refused() -> None:
         LocalClusters()(q, k, v, Site(scale=0.4, tokens=Tokens(1, grid=(5, 5))))
 
 
-@pytest.mark.parametrize(("options", "words"), [({"window": 4}, "odd number"), ({"landmarks": 0}, "landmarks=0"), ({"sampler": FarthestPoint()}, "groups of tokens")])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"window": 4}, "odd number"), ({"landmarks": 0}, "landmarks=0"), ({"sampler": FarthestPoint()}, "groups of tokens")],
+)
 def test_nonsense_is_refused(options: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         LocalClusters(**options)
@@ -195,7 +206,7 @@ def test_tiles_hold_every_cell_and_every_neighbour_once(grid: tuple[int, int], r
     assert cut.queries.flatten()[cut.place].tolist() == list(range(cells))
     row, column = torch.arange(cells) // grid[1], torch.arange(cells) % grid[1]
     expected = ((row[:, None] - row).abs() <= reach) & ((column[:, None] - column).abs() <= reach)
-    near, queries, keys = (x.flatten(0, 1) for x in (cut.near, cut.queries, cut.keys[:, None].expand_as(cut.near)))
+    near, keys = (x.flatten(0, 1) for x in (cut.near, cut.keys[:, None].expand_as(cut.near)))
     for cell in range(cells):
         at = int(cut.place[cell])
         found = keys[at][near[at]].tolist()

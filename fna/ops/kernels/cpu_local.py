@@ -1,4 +1,4 @@
-"""The fused version for CPUs of windows and clusters under one softmax (`fna.ops.local.windowed`): an operator, as those of `cpu`."""
+"""Windows and clusters under one softmax (`fna.ops.local.windowed`), fused for CPUs: an operator like those of `cpu`."""
 
 from __future__ import annotations
 
