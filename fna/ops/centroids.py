@@ -110,25 +110,35 @@ class DriftingKMeans:
             groups = KMeans(self.features, self.steps)(q, k, v, site, count, keep, drop)
         else:
             kept, free = _kept_and_free(q, keep, drop)
-            x = features_of(self.features, q, k, v, site)
+            x = self._seen(q, k, v, site)
             groups = _grouped(_lloyd(x - x.mean(1, keepdim=True), before.assignment, count, self.steps, kept, free), count)
         site.memo[key] = groups
         return groups
+
+    def _seen(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+        """The features of this block, taken once for all counts of groups."""
+        here = (site.layer, site.tokens.version, whole(k.shape[2]))
+        place, x = site.memo.get(("features", self.features), (None, None))
+        if place != here:
+            x = features_of(self.features, q, k, v, site)
+            site.memo["features", self.features] = (here, x)
+        return x
 
 
 def group_sums(x: Tensor, assignment: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
     """Weighted sums of ``x`` ``[B, H, N, d]`` over the groups, ``[B, H, M, d]``, in float32 at least.
 
-    On a CPU one read of the tokens, in their own order. Elsewhere the order of a scatter, and so its rounding, would vary: a product
-    with the membership matrix.
+    On a CPU one read of the tokens, in their own order; elsewhere a product with the membership matrix, as the order of a scatter,
+    and so its rounding, would vary.
     """
     if cpu.serves(x) and not (weights is not None and differentiated(weights)):
         return cpu.group_sums(x, assignment, count, weights)
     dtype = torch.promote_types(x.dtype, torch.float32)
     if x.device.type == "cpu" and not for_onnx():
-        tokens = x.to(dtype) if weights is None else x.to(dtype) * weights[:, None, :, None].to(dtype)
-        slot = (assignment + 1)[:, None, :, None].expand_as(tokens)  # 0: no group
-        return tokens.new_zeros(*x.shape[:2], count + 1, x.shape[3]).scatter_add(2, slot, tokens)[:, :, 1:]
+        counted = x.to(dtype) if weights is None else x.to(dtype) * weights[:, None, :, None].to(dtype)
+        slot = (assignment + 1)[:, None, :, None].expand_as(counted)  # 0: no group
+        nothing = counted.new_zeros((x.shape[0], x.shape[1], count + 1, x.shape[3]))
+        return nothing.scatter_add(2, slot, counted)[:, :, 1:]
     member = _members(assignment, count).to(dtype)
     if weights is not None:
         member = member * weights[:, None, :].to(dtype)

@@ -52,7 +52,7 @@ class LocalClusters:
     sampler: CentroidSampler = field(default_factory=DriftingKMeans)
     landmarks: Count | float = 32
     window: Annotated[int, between(1, 1_001)] = 5
-    rows: Annotated[int, between(0, 100)] = 2
+    rows: Annotated[int, between(0, 100)] = 3
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SIDE = 4  # of a tile: 64 keys for 16 queries with 5 x 5 windows, the fewest products for grids of 14 to 64 cells a side
+SIDE = 3  # of a tile: 49 keys for 9 queries with 5 x 5 windows; smaller ones copy more, larger ones multiply more in vain
 
 
 @dataclass(frozen=True, eq=False)

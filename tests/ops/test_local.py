@@ -294,4 +294,4 @@ def test_work_grows_with_the_tokens_not_their_square() -> None:
             LocalClusters(landmarks=8)(q, k, v, Site(scale=0.25, tokens=Tokens(1, grid=(side, side))))
         return counter.get_total_flops()
 
-    assert counted(32) < 4.2 * counted(16)
+    assert counted(32) < 4.6 * counted(16)
