@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -91,7 +92,7 @@ def test_twins_leave_full_attention_room_and_show_what_an_approximation_loses() 
 
     model, _, tokenizer = load()
     scenes = scenes_of("test", 100, "twins")
-    pixels = torch.stack([torch.from_numpy(draw(scene, 256)[0]) for scene in scenes]).permute(0, 3, 1, 2) / 127.5 - 1
+    pixels = torch.from_numpy(np.stack([draw(scene, 256)[0] for scene in scenes])).permute(0, 3, 1, 2) / 127.5 - 1
 
     def recall() -> list[float]:
         """R@1, image to text and text to image."""
