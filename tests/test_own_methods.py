@@ -1,4 +1,4 @@
-"""What fna's own methods promise on real weights and photographs (docs/fna_plus.md); bounds with room for other images."""
+"""What fna's own methods promise on real weights and photographs (docs/fna_plus.md, docs/fna_local.md); bounds with room for other images."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def photographs(shared_data: Path, vit: Model) -> Tensor:
     return torch.stack([vit.transform(Image.open(file).convert("RGB")) for file in files[:: len(files) // IMAGES][:IMAGES]])
 
 
-def output_error(vit: Model, photographs: Tensor, name: str, landmarks: int) -> float:
-    """Mean over images of the relative error of the logits, blocks 6 to 11 swapped."""
+def output_error(vit: Model, photographs: Tensor, name: str, landmarks: int, layers: str = "6-11") -> float:
+    """Mean over images of the relative error of the logits."""
     with torch.inference_mode():
         full = vit.tower(photographs)
-        with swap(vit.tower, build_attention(name, landmarks=landmarks), layers="6-11"):
+        with swap(vit.tower, build_attention(name, landmarks=landmarks), layers=layers):
             found = vit.tower(photographs)
     return float(((found - full).norm(dim=1) / full.norm(dim=1)).mean())
 
@@ -44,3 +44,9 @@ def test_fna_plus_stays_near_full_attention_in_the_last_half(vit: Model, photogr
     plus = output_error(vit, photographs, "fna_plus", landmarks)
     assert plus <= bound
     assert plus < 0.5 * output_error(vit, photographs, "fna", landmarks)
+
+
+def test_fna_local_stays_near_full_attention_in_all_blocks(vit: Model, photographs: Tensor) -> None:
+    local = output_error(vit, photographs, "fna_local", 32, "all")
+    assert local <= 0.11
+    assert local < 0.2 * output_error(vit, photographs, "fna", 32, "all")

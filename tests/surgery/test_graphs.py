@@ -31,6 +31,7 @@ METHODS = [
     {"attn": "fna", "inverse": "exact"},
     {"attn": "nystromformer", "sampler": "segment_means"},
     {"attn": "nystromformer", "sampler": "kmeans"},
+    {"attn": "fna_local"},
     {"attn": "fna", "mask": "massive"},
 ]
 
