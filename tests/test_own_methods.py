@@ -1,4 +1,4 @@
-"""What fna's own methods promise on real weights and photographs (docs/fna_plus.md, docs/fna_local.md); bounds with room for other images."""
+"""What fna's own methods promise on real weights and photographs (docs/fna_plus.md, docs/fna_local.md); bounds leave room."""
 
 from __future__ import annotations
 

@@ -93,12 +93,14 @@ class DriftingKMeans:
     """
 
     features: str = "k"
-    steps: Annotated[int, between(0, 1_000)] = 2
+    steps: Annotated[int, between(1, 1_000)] = 2
     gives: ClassVar[type] = Centroids
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        KMeans(self.features, self.steps)
+        check_features(self.features)
+        if self.steps < 1:
+            raise BadInput(f"sampler.steps={self.steps}: give 1 or more Lloyd steps, since tokens move from block to block.")
 
     @torch.no_grad()
     def __call__(
@@ -111,7 +113,8 @@ class DriftingKMeans:
         else:
             kept, free = _kept_and_free(q, keep, drop)
             x = self._seen(q, k, v, site)
-            groups = _grouped(_lloyd(x - x.mean(1, keepdim=True), before.assignment, count, self.steps, kept, free), count)
+            start = before.assignment.masked_fill(~(kept | free), -1)  # what can no longer be seen
+            groups = _grouped(_lloyd(x - x.mean(1, keepdim=True), start, count, self.steps, kept, free), count)
         site.memo[key] = groups
         return groups
 

@@ -37,6 +37,7 @@ from fna.ops.rows import gather_rows
 from fna.ops.windows import tiles
 from fna.values import Count, between
 
+MOST_ROWS = 100
 RESIDUE = 1e-5  # of a group's mass: less than that outside the window is rounding, or nothing
 
 
@@ -52,12 +53,14 @@ class LocalClusters:
     sampler: CentroidSampler = field(default_factory=DriftingKMeans)
     landmarks: Count | float = 32
     window: Annotated[int, between(1, 1_001)] = 5
-    rows: Annotated[int, between(0, 100)] = 3
+    rows: Annotated[int, between(0, MOST_ROWS)] = 3
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_landmarks(self.landmarks)
         check_sampler(self, self.sampler, Centroids)
+        if not 0 <= self.rows <= MOST_ROWS:
+            raise BadInput(f"rows={self.rows}: give 0 (no residual) or up to {MOST_ROWS} exact rows a landmark.")
         if self.window < 1 or self.window % 2 == 0:
             raise BadInput(f"window={self.window}: give an odd number of cells a side, so that the token is in the middle.")
 
@@ -73,7 +76,7 @@ class LocalClusters:
         groups = draw(self.sampler, q, k, v, site, count, resample_every=1)
         bias = additive(site.keys, site.key_bias)
         with site.clock("windows and clusters"), full_precision(q):  # what is taken out of a group must be what was put in
-            out = windowed(q, k, v, groups, layout, self.window // 2, site.scale, bias).to(q.dtype)
+            out = windowed(q, k, v, groups, layout, min(self.window // 2, max(layout.grid) - 1), site.scale, bias).to(q.dtype)
         if self.rows:
             fine = draw(self.sampler, q, k, v, site, min(self.rows * count, layout.tokens), resample_every=1)
             with site.clock("residual"):

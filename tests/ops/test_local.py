@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fna.errors import UserError
-from fna.ops.centroids import Centroids, DriftingKMeans, KMeans, SegmentMeans
+from fna.ops.centroids import Centroids, DriftingKMeans, KMeans, SegmentMeans, _lloyd
 from fna.ops.contract import Site, Tokens, Unsupported
 from fna.ops.kernels import cpu, cpu_local
 from fna.ops.landmarks import FarthestPoint
@@ -172,7 +172,12 @@ def test_a_grid_that_does_not_fit_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"window": 4}, "odd number"), ({"landmarks": 0}, "landmarks=0"), ({"sampler": FarthestPoint()}, "groups of tokens")],
+    [
+        ({"window": 4}, "odd number"),
+        ({"landmarks": 0}, "landmarks=0"),
+        ({"sampler": FarthestPoint()}, "groups of tokens"),
+        ({"rows": -1}, "rows=-1"),
+    ],
 )
 def test_nonsense_is_refused(options: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
@@ -181,22 +186,39 @@ def test_nonsense_is_refused(options: dict, words: str) -> None:
 
 def test_any_grouping_will_do() -> None:
     q, k, v = random_qkv(1, 2, 37, 8)
-    for sampler in (SegmentMeans(), KMeans(features="qk"), DriftingKMeans(features="qk", steps=0)):
+    for sampler in (SegmentMeans(), KMeans(features="qk"), DriftingKMeans(features="qk", steps=1)):
         assert LocalClusters(sampler, landmarks=4)(q, k, v, Site(scale=0.4, tokens=Tokens(1, grid=(6, 6)))).isfinite().all()
 
 
 def test_groups_drift_from_block_to_block() -> None:
-    """The second block starts from the first one's groups: no step keeps them, and a pass of its own starts anew."""
+    """The second block takes its steps from the first one's groups; a pass of its own starts anew."""
     q, k, v = random_qkv(2, 2, 50, 8)
     memo: dict = {}
-    still = DriftingKMeans(steps=0)
-    first = still(q, k, v, Site(scale=1.0, memo=memo), 6)
-    assert torch.equal(still(v, q, k, Site(scale=1.0, layer=1, memo=memo), 6).assignment, first.assignment)
-    assert not torch.equal(still(v, q, k, Site(scale=1.0, layer=1), 6).assignment, first.assignment)
-    moving = DriftingKMeans(steps=1)
-    memo = {}
-    moving(q, k, v, Site(scale=1.0, memo=memo), 6)
-    assert not torch.equal(moving(v, q, k, Site(scale=1.0, layer=1, memo=memo), 6).assignment, first.assignment)
+    sampler = DriftingKMeans(steps=1)
+    first = sampler(q, k, v, Site(scale=1.0, memo=memo), 6)
+    second = sampler(v, q, k, Site(scale=1.0, layer=1, memo=memo), 6)
+    x, free = q.mean(1, dtype=torch.float32), torch.ones(2, 50, dtype=torch.bool)
+    expected = _lloyd(x - x.mean(1, keepdim=True), first.assignment, 6, 1, ~free, free)
+    assert torch.equal(second.assignment, expected)
+    assert not torch.equal(second.assignment, first.assignment)
+    assert not torch.equal(second.assignment, sampler(v, q, k, Site(scale=1.0, layer=1), 6).assignment)
+
+
+def test_what_a_later_block_hides_leaves_its_group() -> None:
+    """Tokens hidden from the second block on have no influence there, whatever they hold; those shown again have a group."""
+    q, k, v = random_qkv(1, 2, 50, 8)
+    hidden = (torch.arange(50) % 3 == 0)[None]
+    found = []
+    for value in (0.0, 50.0):
+        memo: dict = {}
+        sampler = DriftingKMeans()
+        sampler(q, k, v, Site(scale=1.0, memo=memo), 6)
+        other = torch.where(hidden[:, None, :, None], value, v)
+        found.append(sampler(q, other, v, Site(scale=1.0, layer=1, memo=memo), 6, None, hidden))
+        assert (found[-1].assignment[hidden] == -1).all()
+        assert (sampler(q, k, v, Site(scale=1.0, layer=2, memo=memo), 6).assignment >= 0).all()
+    assert int(found[0].sizes.sum()) == 50 - int(hidden.sum())
+    assert torch.equal(*(one.assignment[~hidden] for one in found))
 
 
 @pytest.mark.parametrize(("grid", "reach"), [((14, 14), 2), ((5, 3), 1), ((1, 9), 4), ((37, 37), 2), ((2, 2), 7)])

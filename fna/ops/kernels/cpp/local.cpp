@@ -260,7 +260,10 @@ struct Strip {
 
 }  // namespace
 
-extern "C" long fna_local_scratch(const Grid *grid) { return Room(*grid, nullptr).end - static_cast<float *>(nullptr); }
+extern "C" long fna_local_scratch(const Grid *grid) {
+    float nowhere;
+    return Room(*grid, &nowhere).end - &nowhere;
+}
 
 // `scratch` for as many at once as threads.
 extern "C" void fna_local(const Grid *grid, float *scratch, long threads) {
