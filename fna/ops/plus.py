@@ -30,12 +30,15 @@ from fna.values import Count, Positive, between
 
 @dataclass(frozen=True)
 class ClusterNystrom:
-    """FNA+. ``sizes``, ``prior``, ``exact_prefix``: False leaves out log n, v̄ or the exact rows. The rest as `FastNystrom`.
+    """FNA+. ``early``: what draws the groups in the first half of the tower, anew in each block, as the stream changes fast there;
+    ``sampler`` and ``resample_every``: in later blocks. ``sizes``, ``prior``, ``exact_prefix``: False leaves out log n, v̄ or the
+    exact rows. The rest as `FastNystrom`.
 
     ``key_bias`` b counts as exp(b) copies of a token: in the means and in n.
     """
 
     sampler: CentroidSampler = field(default_factory=lambda: KMeans(features="sketch", steps=1))
+    early: CentroidSampler = field(default_factory=lambda: KMeans(features="k", steps=1))
     landmarks: Count | float = 64
     inverse: str = "ridge"
     steps: Count = 6
@@ -49,13 +52,16 @@ class ClusterNystrom:
     def __post_init__(self) -> None:
         check_landmarks(self.landmarks)
         check_sampler(self, self.sampler, Centroids)
+        check_sampler(self, self.early, Centroids)
         check_inverse(self.inverse, self.steps, self.ridge, self.resample_every)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """q, k, v ``[B, H, N, d]`` to ``[B, H, N, d]`` in q's dtype."""
         refuse(self, site, "causal", "dense")
         same_tokens(self, q, k, site)
-        groups = draw(self.sampler, q, k, v, site, self.landmarks, self.resample_every)
+        early = 2 * site.layer < site.depth
+        sampler, every = (self.early, 1) if early else (self.sampler, self.resample_every)
+        groups = draw(sampler, q, k, v, site, self.landmarks, every)
         with site.clock("gather"):
             bias = additive(site.keys, site.key_bias)
             (q_means, k_means, v_means), mass = group_means(groups, bias, q, k, v)

@@ -30,7 +30,7 @@ class Given:
 
 
 def plus(groups: Tensor, **options) -> ClusterNystrom:
-    return ClusterNystrom(Given(groups), landmarks=int(groups.max()) + 1, **options)
+    return ClusterNystrom(Given(groups), Given(groups), landmarks=int(groups.max()) + 1, **options)
 
 
 @pytest.mark.parametrize("sizes", [True, False])
@@ -56,7 +56,7 @@ def test_golden(sizes: bool, prior: bool) -> None:
 
 def test_a_group_a_token_and_a_solve_is_softmax_attention() -> None:
     q, k, v = random_qkv(2, 2, 12, 8)
-    out = ClusterNystrom(KMeans(), landmarks=12, inverse="exact")(q, k, v, Site(scale=0.3))
+    out = ClusterNystrom(KMeans(), KMeans(), landmarks=12, inverse="exact")(q, k, v, Site(scale=0.3))
     torch.testing.assert_close(out, softmax_attention(q, k, v, 0.3), atol=1e-9, rtol=0)
 
 
@@ -79,7 +79,7 @@ def test_constant_values_are_kept_to_the_last_digit() -> None:
     """Weights sum to one with any inverse, since the correction of a constant is nothing; FNA's do not."""
     q, k, _ = random_qkv(2, 2, 40, 8)
     v = torch.full_like(q, 3.0)
-    out = ClusterNystrom(KMeans(), landmarks=6)(4 * q, 4 * k, v, Site(scale=0.3))
+    out = ClusterNystrom(KMeans(), KMeans(), landmarks=6)(4 * q, 4 * k, v, Site(scale=0.3))
     torch.testing.assert_close(out, v, atol=1e-12, rtol=0)
 
 
@@ -127,3 +127,19 @@ def test_a_sketch_keeps_distances(width: int) -> None:
 def test_a_sketch_of_few_features_is_the_features() -> None:
     x = torch.randn(1, 30, SKETCH)
     assert torch.equal(features_of("sketch", x[:, None], x[:, None], x[:, None], Site(scale=1.0, hidden=x)), x)
+
+
+def test_groups_are_drawn_in_each_early_block_and_shared_by_the_late_ones() -> None:
+    q, k, v = random_qkv(1, 2, 40, 8)
+    drawn = []
+
+    class Counting(Given):
+        def __call__(self, *args, **kwargs):
+            drawn.append((self, args[3].layer))
+            return super().__call__(*args, **kwargs)
+
+    late, early = (Counting(torch.arange(40)[None] % 4) for _ in range(2))
+    op, memo = ClusterNystrom(late, early, landmarks=4), {}
+    for layer in range(6):
+        op(q, k, v, Site(scale=0.3, layer=layer, depth=6, memo=memo))
+    assert drawn == [(early, 0), (early, 1), (early, 2), (late, 3)]
