@@ -97,6 +97,8 @@ def category_names(content: Entry) -> dict[str, str]:
     names: dict[str, str] = {}
     for entry in content.entries("categories"):
         ident, name = entry.ident("id"), entry.text("name")
+        if not name.strip():
+            raise entry.wrong("name", "a name")
         if names.setdefault(ident, name) != name:
             raise UserError(f"{entry.where}: id {ident} is that of {names[ident]} too; give {name} another.")
     if not names:

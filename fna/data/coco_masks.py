@@ -16,7 +16,7 @@ from fna.data.base import Segmented
 from fna.data.coco_format import Picture, Size, by_picture, category_names, pictures
 from fna.data.entries import Entry, in_order, read
 from fna.data.files import UNREADABLE
-from fna.data.layouts import check_split_name
+from fna.data.layouts import check_split_name, to_learn_from
 from fna.data.run_lengths import run_lengths
 from fna.data.segmentation import IGNORE, SegmentedDataset, check_folder
 from fna.errors import UserError
@@ -244,7 +244,7 @@ class _Segments:
 
 
 def _training(source: Any, split: str | None) -> Callable[[], SegmentedDataset] | None:
-    if split is None:
+    if to_learn_from(split, source.split) is None:
         return None
     return lambda: type(source)(**{**vars(source), "split": split, "train": None}).load(None)
 

@@ -179,6 +179,12 @@ class ImageFolder:
 
 
 def _folders(folder: Path) -> list[str]:
+    """Names of the folders in ``folder``, links to folders among them. Raises `UserError` for a link to what is not there."""
+    gone = sorted(path for path in folder.iterdir() if path.is_symlink() and not path.exists() and not is_hidden(path.name))
+    if gone:
+        raise UserError(
+            f"{gone[0]}: a link to {gone[0].readlink()}, which is not there; bring back what it links to, or remove it."
+        )
     return sorted(path.name for path in folder.iterdir() if not is_hidden(path.name) and path.is_dir())
 
 

@@ -157,7 +157,9 @@ class ImageNet:
                     image, words = row.get("ImageId"), (row.get("PredictionString") or "").split()
                     if not image or not words:
                         raise UserError(f"{file}, line {reader.line_num}: no ImageId and PredictionString; fetch it again.")
-                    labels[image] = _place(ids, words[0], file)
+                    label = _place(ids, words[0], file)
+                    if labels.setdefault(image, label) != label:
+                        raise UserError(f"{file}, line {reader.line_num}: {image} has another class above; give each image one.")
         except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(f"{file}: not a CSV ({error}); fetch it again.") from error
         return labels

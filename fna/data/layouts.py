@@ -38,6 +38,11 @@ def check_split_name(split: str | None, knob: str = "dataset.split") -> None:
         raise UserError(f"{knob}={split}: names no folder in the root; give the name of one.")
 
 
+def to_learn_from(train: str | None, split: str) -> str | None:
+    """``train`` where it is another split than the one asked about, else None: nobody is asked about what was learnt."""
+    return None if train is None or PurePath(train) == PurePath(split) else train
+
+
 def split_folder(root: Path, split: str | None, knob: str = "dataset.split") -> Path:
     """``root/split``, or ``root`` for None. Raises `UserError` where it is not there: what is there instead."""
     check_split_name(split, knob)

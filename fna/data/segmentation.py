@@ -20,7 +20,7 @@ from PIL import Image
 from fna.data import files
 from fna.data.base import Dataset, Segmented
 from fna.data.files import UNREADABLE
-from fna.data.layouts import check_split_name, looks_like
+from fna.data.layouts import check_split_name, looks_like, to_learn_from
 from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
 from fna.data.variants import Declared, refuse_by_name, refuse_by_values, refuse_colours
 from fna.errors import UserError
@@ -100,7 +100,7 @@ class LabelMaps:
         examples = self._examples(self.split)[:limit]
         _refuse_other_sizes(examples)
         self._hold_against(examples[:: max(1, len(examples) // LOOKED_AT)])
-        train = self.train
+        train = to_learn_from(self.train, self.split)
         return SegmentedDataset(
             name=self.name,
             split=self.split,
@@ -128,7 +128,7 @@ class LabelMaps:
             to_classes(each, self._lookup(), file, self.name)
 
     def _unread(self) -> list[str]:
-        """Pictures beside those that the pattern takes, which are left out."""
+        """Pictures beside those that the pattern takes, and label maps without an image, which are left out."""
         if self.listing is not None:
             return []
         folder, suffix = (Path(self.root) / self.images.format(split=self.split, name="{name}")).as_posix().split("{name}")
@@ -137,7 +137,14 @@ class LabelMaps:
         beside = [path for path in files_below(Path(folder)) if not path.name.endswith(suffix)]
         of_others = [path for path in beside if is_picture(path) and path.suffix != Path(suffix).suffix]
         notes = [f"{len(of_others)} pictures left out: they do not end in {suffix}"] if of_others else []
-        return notes + unread_note(beside)
+        return [*notes, *unread_note(beside), *self._without_image()]
+
+    def _without_image(self) -> list[str]:
+        images, labels = (path.format(split=self.split, name="{name}") for path in (self.images, self.labels))
+        if labels.count("{name}") != 1:
+            return []
+        bare = sorted({*names_below(Path(self.root), labels)} - {*names_below(Path(self.root), images)})
+        return [f"{len(bare)} label maps left out: they have no image (first: {bare[0]})"] if bare else []
 
     def _lookup(self) -> Array:
         return lookup(len(class_names(self.classes)), self.ignored, self.absent)
@@ -245,9 +252,11 @@ def to_classes(values: Array, table: Array, file: Path, name: str) -> Array:
 
 def names_below(root: Path, pattern: str) -> list[str]:
     """What ``{name}`` stands for in the files that exist, sorted; it may span folders."""
-    folder, suffix = pattern.split("{name}")
-    found = (file.relative_to(root / folder).as_posix() for file in (root / folder).rglob(f"*{suffix}"))
-    return sorted(name.removesuffix(suffix) for name in found if not any(map(is_hidden, name.split("/"))))
+    before, suffix = pattern.split("{name}")
+    above, _, start = before.rpartition("/")
+    found = (file.relative_to(root / above).as_posix() for file in files_below(root / above))
+    named = (name for name in found if name.startswith(start) and name.endswith(suffix))
+    return sorted(name.removeprefix(start).removesuffix(suffix) for name in named)
 
 
 def check_split(root: Path, stem: str, split: str) -> None:

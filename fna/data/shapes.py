@@ -132,7 +132,8 @@ class ShapesSegmented(_Drawn):
         from fna.data.coco_masks import CocoInstances
 
         data = CocoInstances(str(self._folder()), self.split, name=self.name, domain=self.domain).load(limit)
-        data.training = lambda: replace(self, split=self.train, count=self.train_count).load(None)
+        if self.train != self.split:
+            data.training = lambda: replace(self, split=self.train, count=self.train_count).load(None)
         return data
 
 

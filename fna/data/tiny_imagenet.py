@@ -10,7 +10,7 @@ from fna.data.bank import LabelledDataset, part_note
 from fna.data.base import Labelled
 from fna.data.imagefolder import ImageFolder
 from fna.data.layouts import TINY_LABELS
-from fna.data.pictures import unread_note
+from fna.data.pictures import files_below, is_picture, unread_note
 from fna.errors import UserError
 
 
@@ -45,7 +45,9 @@ class TinyImageNet(ImageFolder):
         whole = [Labelled(f"{wnid[name]}/{name}", images / name, label[wnid[name]]) for name in order]
         examples = files.first(whole, limit)
         split = self._split_name(source.parent)
-        notes = [*unread_note(images / name for name in order), *part_note(examples, whole)]
+        bare = sum(is_picture(path) and path.name not in wnid for path in files_below(images))
+        notes = [f"{bare} pictures left out: {source.name} gives them no label"] * bool(bare)
+        notes += [*unread_note(images / name for name in order), *part_note(examples, whole)]
         return LabelledDataset(self.name, split, self.domain, files.digest(split, examples), examples, names, ids, notes)
 
     def _annotations(self) -> Path:
@@ -57,9 +59,14 @@ def _read_labels(source: Path) -> dict[str, str]:
     """File name -> WordNet id. Raises `UserError` for what is no table of them."""
     try:
         rows = [line.split("\t") for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
-        found = {row[0]: row[1].strip() for row in rows}
+        pairs = [(row[0], row[1].strip()) for row in rows]
     except (UnicodeDecodeError, IndexError) as error:
         raise UserError(f"{source}: no table of file name and WordNet id ({error}); unpack tiny-imagenet-200.zip again.") from error
+    found = dict(pairs)
+    bare = next((name for name, label in pairs if not label), None)
+    other = next((name for name, label in pairs if found[name] != label), None)
+    if bare or other:
+        raise UserError(f"{source}: {bare or other} has {'no label' if bare else 'two labels'}; give each picture one.")
     if len(set(found.values())) < 2:
         raise UserError(f"{source}: names {len(set(found.values()))} class; unpack tiny-imagenet-200.zip again.")
     return found

@@ -49,6 +49,8 @@ class TsvCaptions:
                 reader = csv.DictReader(file, delimiter="\t")
                 if not {"filepath", "captions"} <= set(reader.fieldnames or ()):
                     raise UserError(f"{source}: has columns {reader.fieldnames}; filepath and captions are needed.")
+                if len(reader.fieldnames or ()) > len(set(reader.fieldnames or ())):
+                    raise UserError(f"{source}: has a column twice, {reader.fieldnames}; name each once.")
                 for row in reader:
                     key = row["filepath"]
                     if not key or not key.strip():

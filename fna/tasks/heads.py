@@ -70,7 +70,10 @@ class LinearHead:
         if self.checkpoint is not None:
             _load(Path(self.checkpoint), dataset)
         elif dataset.training is None:
-            raise UserError(f"{dataset.name} has no training split here: give dataset.train=SPLIT or task.head.checkpoint=PATH.")
+            raise UserError(
+                f"{dataset.name} has nothing to train on: give dataset.train=SPLIT, another than {dataset.split}, which is asked "
+                "about, or task.head.checkpoint=PATH."
+            )
 
     def features(self, model: Model, images: Tensor) -> Tensor:
         """``[b, D, rows, columns]`` of images as the model wants them."""

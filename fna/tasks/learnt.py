@@ -138,7 +138,8 @@ class Neighbours(Learnt):
         def vote(queries: Array) -> Array:
             alike = queries @ bank.T
             near = np.argsort(-alike, axis=1, kind="stable")[:, : self.k]
-            weights = np.exp(np.take_along_axis(alike, near, 1) / self.temperature)
+            close = np.take_along_axis(alike, near, 1)
+            weights = np.exp((close - close[:, :1]) / self.temperature)  # less the largest, which exp would overflow at
             weights /= weights.sum(1, keepdims=True)
             return np.einsum("nk,nkc->nc", weights, one_hot[near])
 

@@ -168,6 +168,7 @@ REFUSED: list[tuple[Edit, str]] = [
     (lambda made: made["categories"].append({"id": 0, "name": "plate"}), r"categories\[2\]: id 0 is that of cup too"),
     (without("categories", "name"), r"categories\[0\]: name is missing"),
     (lambda made: made["categories"][0].update(name=5), r"categories\[0\]: name is 5"),
+    (lambda made: made["categories"][0].update(name=" "), r"categories\[0\]: name is ' '; a name is needed"),
     (lambda made: made["categories"].clear(), r"made\.json: holds no categories"),
     (lambda made: made.pop("categories"), r"not a COCO instances file \(it has no list of categories"),
     (lambda made: made.update(images={"0": "a.png"}), r"not a COCO instances file \(it has no list of images"),

@@ -77,6 +77,10 @@ def test_kaggles_labels(tmp_path: Path) -> None:
     picture(tmp_path / FLAT.format(1))
     (tmp_path / "LOC_val_solution.csv").write_text(f"ImageId,PredictionString\nILSVRC2012_val_00000001,{IDS[65]} 1 2 3 4 \n")
     assert list(labels(tmp_path).values()) == [65]
+    with (tmp_path / "LOC_val_solution.csv").open("a") as file:
+        file.write(f"ILSVRC2012_val_00000001,{IDS[66]} 1 2 3 4 \n")
+    with pytest.raises(UserError, match="line 3: ILSVRC2012_val_00000001 has another class above; give each image one"):
+        labels(tmp_path)
 
 
 def test_flat_images_without_labels_say_what_they_need(tmp_path: Path) -> None:

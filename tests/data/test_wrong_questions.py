@@ -15,6 +15,8 @@ from fna.data.imagefolder import ImageFolder
 from fna.data.imagenet import ImageNet
 from fna.data.pictures import pages_note
 from fna.data.segmentation import LabelMaps
+from fna.data.shapes import ShapesSegmented
+from fna.data.tiny_imagenet import TinyImageNet
 from fna.errors import UserError
 
 
@@ -177,3 +179,66 @@ def test_masks_that_cover_no_pixel_are_counted(tmp_path: Path) -> None:
     content = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": told, "categories": [{"id": 1, "name": "cat"}]}
     (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
     assert CocoInstances(str(tmp_path)).load(None).notes == ["1 of 2 masks cover no pixel"]
+
+
+def maps(root: Path, *names: str, **changes: object) -> LabelMaps:
+    """A picture and a label map of 0 and 1 for each name."""
+    for name in names:
+        for file, made in ((f"img/val/{name}.png", Image.new("RGB", (4, 2))), (f"ann/val/{name}.png", Image.new("L", (4, 2), 1))):
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            made.save(root / file)
+    places = {"images": "img/{split}/{name}.png", "labels": "ann/{split}/{name}.png"}
+    return LabelMaps(**{"name": "mine", "root": str(root), "split": "val", "classes": ["a", "b"], **places, **changes})  # type: ignore[arg-type]
+
+
+def test_label_maps_behind_a_link_to_a_folder_are_read(tmp_path: Path) -> None:
+    source = maps(tmp_path / "data", "bonn/0", "ulm/1")
+    (tmp_path / "data/img/val/bonn").rename(tmp_path / "elsewhere")
+    (tmp_path / "data/img/val/bonn").symlink_to(tmp_path / "elsewhere")
+    assert [example.key for example in source.load(None).examples] == ["bonn/0", "ulm/1"]
+
+
+def test_names_may_start_within_the_file_name(tmp_path: Path) -> None:
+    source = maps(tmp_path, "x_0", "x_1", images="img/{split}/x_{name}.png", labels="ann/{split}/x_{name}.png")
+    assert [example.key for example in source.load(None).examples] == ["0", "1"]
+
+
+def test_label_maps_without_an_image_are_counted(tmp_path: Path) -> None:
+    source = maps(tmp_path, "0", "1", "2")
+    (tmp_path / "img/val/1.png").unlink()
+    assert source.load(None).notes == ["1 label maps left out: they have no image (first: 1)"]
+
+
+def test_nobody_is_asked_about_what_a_head_was_trained_on(tmp_path: Path) -> None:
+    assert maps(tmp_path, "0", train="val").load(None).training is None
+    assert maps(tmp_path, "0", train="val/").load(None).training is None
+    assert maps(tmp_path, "0", train="train").load(None).training is not None
+    assert ShapesSegmented(root=str(tmp_path / "drawn"), split="train", count=2, size=32).load(None).training is None
+
+
+def test_a_link_to_a_class_folder_that_is_gone_is_no_missing_class(tmp_path: Path) -> None:
+    tree(tmp_path, "cat", "dog")
+    (tmp_path / "fish").symlink_to("/nowhere/fish")
+    with pytest.raises(UserError, match=r"fish: a link to /nowhere/fish, which is not there; bring back .*or remove it\.$"):
+        ImageFolder(str(tmp_path), split=None).load(None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("0.png\tn1\n1.png\tn2\n0.png\tn2\n", r"0\.png has two labels; give each picture one"),
+        ("0.png\tn1\n1.png\t \n", r"1\.png has no label; give each picture one"),
+    ],
+)
+def test_labels_that_say_two_things_or_nothing_are_refused(lines: str, said: str, tmp_path: Path) -> None:
+    tree(tmp_path, "val/images")
+    (tmp_path / "val/val_annotations.txt").write_text(lines)
+    with pytest.raises(UserError, match=said):
+        TinyImageNet(str(tmp_path)).load(None)
+
+
+def test_pictures_that_no_label_is_given_for_are_counted(tmp_path: Path) -> None:
+    tree(tmp_path, "val/images")
+    Image.new("RGB", (8, 8)).save(tmp_path / "val/images/new.png")
+    (tmp_path / "val/val_annotations.txt").write_text("0.png\tn1\n1.png\tn2\n")
+    assert TinyImageNet(str(tmp_path)).load(None).notes == ["1 pictures left out: val_annotations.txt gives them no label"]

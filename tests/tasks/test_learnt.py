@@ -44,6 +44,11 @@ def test_a_probe_separates_what_can_be_separated_and_is_seeded() -> None:
     assert np.array_equal(scores, probe.fit(features, labels, 3, 0)(features))
 
 
+def test_a_low_temperature_lets_the_nearest_vote_alone() -> None:
+    scores = Neighbours(k=3, temperature=1e-4).fit(unit(np.eye(3)), np.array([0, 1, 1]), 2, 0)(unit(np.array([[3.0, 2.0, 2.0]])))
+    assert np.allclose(scores, [[1, 0]])
+
+
 @pytest.mark.parametrize("task", [Neighbours(k=1), Probe(epochs=20, batch=4, rates=[1.0])], ids=["knn", "probe"])
 def test_through_the_task(task: Neighbours | Probe, clip: Model, labelled: Dataset[Labelled], tmp_path: Path) -> None:
     learnt = replace(labelled, examples=[example for example in labelled.examples for _ in range(4)])
