@@ -66,6 +66,8 @@ Pixels = Annotated[int, between(1, 16_384)]
 Positive = Annotated[float, above(0)]
 NotNegative = Annotated[float, at_least(0)]
 Share = Annotated[float, between(0, 1)]
+Channels = Annotated[Sequence[Share], of_length(3)]  # means of pixels, which are from 0 to 1, not to 255
+Spreads = Annotated[Sequence[Annotated[float, within(0, 1)]], of_length(3)]  # their standard deviations
 Domain = Literal["photographs", "generated"]
 
 

@@ -28,7 +28,7 @@ from fna.models.text import TEXT_BATCH, TOKENIZER_FILES, texts_digest
 from fna.ops.contract import Tokens
 from fna.surgery.blocks import find_tower
 from fna.surgery.resolution import set_image_size
-from fna.values import Domain, Positive, check_fields, of_length
+from fna.values import Channels, Domain, Spreads, check_fields
 
 # model_type -> the class without a head, the one with a classifier, and mean and std where no processor says them.
 HALF = ([0.5] * 3, [0.5] * 3)
@@ -61,8 +61,8 @@ class HuggingFaceModel:
     part: str | None = None
     tokenizer: str | None = None
     classes: str | None = None
-    mean: Annotated[Sequence[float], of_length(3)] | None = None
-    std: Annotated[Sequence[Positive], of_length(3)] | None = None
+    mean: Channels | None = None
+    std: Spreads | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
     domain: Domain = "photographs"
 

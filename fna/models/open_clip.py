@@ -20,7 +20,7 @@ from fna.models.settings import activation_of, in_words, otherwise, resampled, r
 from fna.models.text import TEXT_BATCH, TOKENIZER_FILES, texts_digest
 from fna.ops.contract import Tokens
 from fna.surgery.resolution import set_image_size
-from fna.values import Count, Domain, Positive, check_fields, of_length
+from fna.values import Channels, Count, Domain, Positive, Spreads, check_fields
 
 ZOO = Path(__file__).parent / "zoo"
 FOLDER_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin")
@@ -52,8 +52,8 @@ class OpenClipModel:
     domain: Domain = "photographs"
     depth: Count | None = None
     patch_size: Count | None = None
-    mean: Annotated[Sequence[float], of_length(3)] | None = None
-    std: Annotated[Sequence[Positive], of_length(3)] | None = None
+    mean: Channels | None = None
+    std: Spreads | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
     resize_mode: Literal["shortest", "longest", "squash"] | None = None
     part: str | None = None

@@ -17,7 +17,7 @@ from fna.models.hf_files import folder_of, model_config, preprocessing, unread_c
 from fna.models.hf_pixels import share, squashes
 from fna.models.settings import activation_of, in_words, otherwise, resampled, resampling_note, unresampled_note
 from fna.ops.contract import Tokens
-from fna.values import Count, Domain, Positive, between, check_fields, of_length, within
+from fna.values import Channels, Count, Domain, Positive, Spreads, between, check_fields, within
 
 HUB = ("hf-hub:", "hf_hub:")
 DATA_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
@@ -46,8 +46,8 @@ class TimmModel:
     norm_eps: Positive | None = None
     depth: Count | None = None
     patch_size: Count | None = None
-    mean: Annotated[Sequence[float], of_length(3)] | None = None
-    std: Annotated[Sequence[Positive], of_length(3)] | None = None
+    mean: Channels | None = None
+    std: Spreads | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
     crop_pct: Annotated[float, within(0, 1)] | None = None
     crop_mode: Literal["center", "squash", "border"] | None = None

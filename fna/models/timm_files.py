@@ -96,6 +96,8 @@ def options(
     rows = head.shape[0] if head is not None and head.dim() == 2 else 0
     if classes is None and rows != net.num_classes:
         found["num_classes"] = rows
+    if ("reg_token" in state) != (getattr(net, "reg_token", None) is not None):
+        return found  # another model, not another size: `fit` says so
     table, own = state.get("pos_embed"), getattr(net, "pos_embed", None)
     if table is None or own is None or table.dim() != 3 or table.shape == own.shape or table.shape[2] != own.shape[2]:
         return found
@@ -155,5 +157,7 @@ def _takes(name: str, state: Mapping[str, Tensor]) -> bool:
     with torch.device("meta"):
         expected = timm.create_model(name, num_classes=0).state_dict()
     apart = ("pos_embed", "head.weight", "head.bias")
+    if ("pos_embed" in expected) != ("pos_embed" in state):
+        return False
     left, right = ({key: value for key, value in part.items() if key not in apart} for part in (expected, state))
     return not weights.misfit(left, right)

@@ -142,7 +142,11 @@ def _check_plus(override: Override, options: Options, extra: Sequence[Path]) -> 
     """Refuse a + before what is there already; two before a key of it are Hydra's way to set it in any case."""
     key, word = override.key_or_group, str(override.input_line)
     group, _, path = key.partition(".")
-    there = not path or key in ACCEPTED or any(path in raw_values(group, name, extra) for name in options.get(group, ()))
+    said = [raw[path] for name in options.get(group, ()) if path in (raw := raw_values(group, name, extra))] if path else []
+    knob = next((value.strip("${}") for value in said if isinstance(value, str) and value.startswith("${")), None)
+    if knob is not None and (override.is_add() or override.is_force_add()):
+        raise UserError(f"{word}: {key} follows {knob}; set {knob}=... instead.")
+    there = not path or key in ACCEPTED or bool(said)
     if (override.is_add() and there) or (override.is_force_add() and key in options):
         raise UserError(f"{word}: is there already; write {word.lstrip('+')}")
 

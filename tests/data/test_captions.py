@@ -244,5 +244,5 @@ def test_a_folder_of_a_name_that_is_no_utf8_is_refused_at_load(tmp_path: Path) -
 
 def test_a_table_that_has_a_column_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "captions.tsv").write_text("filepath\tcaptions\tcaptions\na.jpg\t['a']\t['b']\n")
-    with pytest.raises(UserError, match="has a column twice, .*; name each once"):
+    with pytest.raises(UserError, match=r"has a column twice, .*; name each once"):
         TsvCaptions(str(tmp_path), "captions.tsv").load(None)

@@ -221,3 +221,14 @@ def test_a_name_on_the_hub_without_a_network(offline: bool, monkeypatch: pytest.
             source.check()
     with pytest.raises(UserError, match="no name on the hub"):
         TimmModel("hf-hub:a b/c/d", pretrained=True).check()
+
+
+def test_weights_without_positions_or_with_registers_are_not_said_to_be_another_size(tmp_path: Path) -> None:
+    source = replace(SMALL, random=False, num_classes=None, checkpoint=str(tmp_path / "c.safetensors"))
+    bare = {key: tensor for key, tensor in timm.create_model(SMALL.name).state_dict().items() if key != "pos_embed"}
+    save_file(bare, tmp_path / "c.safetensors")
+    with pytest.raises(UserError, match=r"1 of 152 tensors are missing \(first: pos_embed\)\.$"):
+        source.build(**CPU)
+    save_file(timm.create_model(SMALL.name, reg_tokens=4).state_dict(), tmp_path / "c.safetensors")
+    with pytest.raises(UserError, match=r"pos_embed is \[1, 201, 192\], expected \[1, 197, 192\]"):
+        source.build(**CPU)
