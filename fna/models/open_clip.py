@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from fna.models.settings import activation_of, in_words, otherwise, resampled, r
 from fna.models.text import TEXT_BATCH, TOKENIZER_FILES, texts_digest
 from fna.ops.contract import Tokens
 from fna.surgery.resolution import set_image_size
-from fna.values import Channels, Count, Domain, Positive, Spreads, check_fields
+from fna.values import Channels, Count, Domain, Spreads, check_fields
 
 ZOO = Path(__file__).parent / "zoo"
 FOLDER_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin")

@@ -98,3 +98,16 @@ def raw_values(group: str, name: str, extra: Sequence[Path] = ()) -> dict[str, A
     found = OmegaConf.to_container(load_option(group, name, extra), resolve=False)
     assert isinstance(found, dict)
     return {str(key): value for key, value in found.items()}
+
+
+def followed(raw: Any) -> str | None:
+    """The root knob that a value of an option's YAML follows (``${landmarks}``), None where it is one of its own."""
+    return raw.strip("${}") if isinstance(raw, str) and raw.startswith("${") else None
+
+
+def already(word: str, key: str, raw: Sequence[Any]) -> str:
+    """What is said of a + before a key that is there, with the values ``raw``: how to set it, or the knob that it follows."""
+    knob = next(filter(None, map(followed, raw)), None)
+    return (
+        f"{word}: {key} follows {knob}; set {knob}=... instead." if knob else f"{word}: is there already; write {word.lstrip('+')}"
+    )

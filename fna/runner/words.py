@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 
 from fna.configs import choices
 from fna.errors import UserError
-from fna.runner.chosen import check_option_file, chosen, follows, globbed, groups, raw_values, sweeps, values
+from fna.runner.chosen import already, check_option_file, chosen, followed, follows, globbed, groups, raw_values, sweeps, values
 from fna.runner.hydras import check_hydras, is_hydras
 from fna.runner.remedies import Known, Options, as_text, kind_of, takes, written
 from fna.schema import ACCEPTED, Knobs
@@ -143,12 +143,9 @@ def _check_plus(override: Override, options: Options, extra: Sequence[Path]) -> 
     key, word = override.key_or_group, str(override.input_line)
     group, _, path = key.partition(".")
     said = [raw[path] for name in options.get(group, ()) if path in (raw := raw_values(group, name, extra))] if path else []
-    knob = next((value.strip("${}") for value in said if isinstance(value, str) and value.startswith("${")), None)
-    if knob is not None and (override.is_add() or override.is_force_add()):
-        raise UserError(f"{word}: {key} follows {knob}; set {knob}=... instead.")
     there = not path or key in ACCEPTED or bool(said)
     if (override.is_add() and there) or (override.is_force_add() and key in options):
-        raise UserError(f"{word}: is there already; write {word.lstrip('+')}")
+        raise UserError(already(word, key, said))
 
 
 def _check_sweep(override: Override, sweep: bool, searching: bool, known: Known, kind: Callable[[str], Any]) -> None:
@@ -188,9 +185,7 @@ def _check_following(override: Override, options: Options, extra: Sequence[Path]
     group, _, path = override.key_or_group.partition(".")
     key, _, rest = path.partition(".")
     for name in options.get(group, ()) if rest else ():
-        followed = raw_values(group, name, extra).get(key)
-        if isinstance(followed, str) and followed.startswith("${"):
-            knob = followed.strip("${}")
+        if knob := followed(raw_values(group, name, extra).get(key)):
             raise UserError(f"{override.input_line}: {group}.{key} follows {knob}; set {knob}.{rest}=... instead.")
 
 
