@@ -212,25 +212,3 @@ def test_a_named_contender_has_the_landmarks_of_the_first_where_it_says_none(mod
     found = fna.compare(model, loader, "fna", landmarks=4, versus=versus, **QUICK).result["contenders"]
     assert [one["landmarks"] for one in found[:4]] == [4, 4, 4, 8]
     assert found[1]["fidelity"] == found[2]["fidelity"]
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"seed": "x"}, "seed=x: give a whole number from 0"),
-        ({"bootstrap": 1}, "bootstrap=1: give a whole number from 100"),
-        ({"rounds": -1}, "rounds=-1: give a whole number from 0"),
-    ],
-)
-def test_numbers_are_held_against_what_the_command_line_takes(
-    options: dict[str, Any], said: str, model: nn.Module, data: TensorDataset
-) -> None:
-    with pytest.raises(fna.UserError, match=said):
-        fna.compare(model, DataLoader(data, batch_size=8), "exact", **{**QUICK, **options})
-
-
-def test_bytes_are_no_images_that_a_model_takes_unless_forward_makes_them_so(model: nn.Module) -> None:
-    loader = [torch.arange(4, dtype=torch.uint8)[:, None, None, None].expand(4, 3, 96, 96)]
-    with pytest.raises(fna.UserError, match=r"images of torch\.uint8: .*hand over forward="):
-        fna.compare(model, loader, "exact", **QUICK)
-    assert fna.compare(model, loader, "exact", forward=lambda images: model(images / 255), **QUICK).result["samples"] == 4

@@ -86,11 +86,6 @@ def compare(
     dataset, count = own_dataset(loader, "a loader")
     run = forward or _forward_of(model)
     image = dataset.examples[0].pixels[None]
-    if forward is None and not image.is_floating_point():
-        raise UserError(
-            f"the loader gives images of {image.dtype}: have it give them as the model takes them, scaled and normalised, or hand "
-            "over forward=, a function of images that does that."
-        )
     own = own_model(model, image, type(model).__name__, run)
     _try(own, image)
     asked = [(attn, {"layers": layers, **options}), *(_others(one, layers) for one in versus)]
