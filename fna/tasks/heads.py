@@ -71,7 +71,7 @@ class LinearHead:
             _load(Path(self.checkpoint), dataset)
         elif dataset.training is None:
             raise UserError(
-                f"{dataset.name} has nothing to train on: give dataset.train=SPLIT, another than {dataset.split}, which is asked "
+                f"{dataset.name} has no training split here: give dataset.train=SPLIT, another than {dataset.split}, which is asked "
                 "about, or task.head.checkpoint=PATH."
             )
 
