@@ -71,8 +71,8 @@ class LinearHead:
             _load(Path(self.checkpoint), dataset)
         elif dataset.training is None:
             raise UserError(
-                f"{dataset.name} has no training split here: give dataset.train=SPLIT, another than {dataset.split}, which is asked "
-                "about, or task.head.checkpoint=PATH."
+                f"{dataset.name} has no training split here: give dataset.train=SPLIT, another than {dataset.split}, which is "
+                "asked about, or task.head.checkpoint=PATH."
             )
 
     def features(self, model: Model, images: Tensor) -> Tensor:
