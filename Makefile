@@ -8,7 +8,7 @@ ARGS ?=
 
 run: $(STAMP)
 	$(BIN)/python run.py model=clip attn=fna landmarks=64 $(ARGS)
-	@echo "next: $(BIN)/python run.py -m attn=fna,nystromformer landmarks=16,64 limit=100    (a sweep; --help lists every choice)"
+	@echo "next: $(BIN)/python run.py -m attn=fna,fna_plus,nystromformer landmarks=16 limit=100    (a sweep; --help lists every choice)"
 
 test: test-fast test-slow
 

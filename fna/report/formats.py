@@ -8,7 +8,7 @@ from typing import Any
 from fna.report.results import IDENTITY, interval, number
 
 NAMES = {
-    "fna": "FNA", "fna_plus": "FNA+", "exact": "exact attention", "nystromformer": "Nyströmformer",
+    "fna": "FNA", "fna_plus": "FNA+", "fna_local": "FNA local", "exact": "exact attention", "nystromformer": "Nyströmformer",
     "tome": "ToMe", "pitome": "PiToMe", "tofu": "ToFu", "evit": "EViT", "atc": "ATC", "cubist": "CubistMerge",
     "random_drop": "random dropping", "resize": "a smaller input",
 }  # fmt: skip
