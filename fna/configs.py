@@ -121,6 +121,8 @@ def _write_back(node: DictConfig, typed: dict[str, Any]) -> None:
     for key, value in typed.items():
         if isinstance(value, dict):
             _write_back(node[key], value)
+        elif isinstance(value, Path):
+            node[key] = str(value)  # in a result it is text
         elif not isinstance(value, list) and (node[key] != value or type(node[key]) is not type(value)):
             node[key] = value
 
@@ -180,14 +182,23 @@ MEMBERS = {
 
 
 def _check_made(made: Any, place: str, target: str) -> None:
-    lacks = [name for name in MEMBERS.get(place, ()) if not hasattr(made, name)]
+    lacks = [name for name in MEMBERS.get(place, ()) if not _has(made, name)]
     if not lacks and place == "attn":
         try:
-            inspect.signature(made).bind("q", "k", "v", "site")
+            inspect.signature(getattr(made, "forward", made)).bind("q", "k", "v", "site")  # what torch's modules hand all on to
         except (TypeError, ValueError):
             lacks = ["__call__(self, q, k, v, site)"]
     if lacks:
         raise UserError(f"{origin(target, place)}{target}: makes no {place}, it has no {', '.join(lacks)}; see the README.")
+
+
+def _has(made: Any, name: str) -> bool:
+    """Whether an object has that member; a property is not run, which may read files that its ``check`` is to refuse."""
+    try:
+        inspect.getattr_static(made, name)
+    except AttributeError:
+        return False
+    return True
 
 
 def _check_nested(found: Any, kind: Any, place: str) -> None:

@@ -78,7 +78,7 @@ def load_option(group: str, name: str, extra: Sequence[Path] = (), above: Sequen
         raise UserError(f"{file}: its defaults lead back to it ({' -> '.join([*above, name])}); take it out of the list.")
     node = _read(file)
     _check_package(file, group)
-    siblings = [entry for entry in _defaults(file, node) if isinstance(entry, str)]
+    siblings = [entry for entry in _defaults(file, node, group) if isinstance(entry, str)]
     parts = []
     for entry in siblings:
         if entry != "_self_" and entry not in known:
@@ -122,13 +122,31 @@ def _check_hydras_keys(file: Path, values: Any) -> None:
         _check_hydras_keys(file, value)
 
 
-def _defaults(file: Path, node: DictConfig) -> list[Any]:
-    """The defaults list, taken out of ``node``: names of siblings, and overrides of other groups. `UserError` for anything else."""
+def _defaults(file: Path, node: DictConfig, group: str) -> list[Any]:
+    """The defaults list, taken out of ``node``: names of siblings, each once, and an experiment's choices in other groups.
+
+    `UserError` for anything else.
+    """
     listed = node.pop("defaults", None)
     entries = OmegaConf.to_container(listed, resolve=False) if isinstance(listed, ListConfig) else listed or []
     if not isinstance(entries, list) or not all(isinstance(entry, str | dict) for entry in entries):
         raise UserError(f"{file}: defaults is no list of names; write each on a line of its own, - fna, for one.")
+    if twice := [entry for entry in entries if entries.count(entry) > 1]:
+        raise UserError(f"{file}: defaults: names {shown(twice[0])} twice; keep one.")
+    for key in (str(key) for entry in entries if isinstance(entry, dict) for key in entry):
+        _check_choice(file, key, group)
     return entries
+
+
+def _check_choice(file: Path, key: str, group: str) -> None:
+    """Refuse an entry that chooses an option of another group in a way that Hydra has none of."""
+    other = key.removeprefix("override ").lstrip("/").partition("@")[0]
+    groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+    if other.partition("/")[0] not in groups:
+        raise UserError(f"{file}: defaults: {key}: no such group; {nearest(other, groups)}there is {', '.join(groups)}.")
+    there = "" if group == "experiment" or other.startswith("hydra/") else f"@_global_.{other}"
+    if key not in (f"override /{other}{there}", f"override {other}{there}"):
+        raise UserError(f"{file}: defaults: {key}: is chosen already; write - override /{other}{there}: NAME")
 
 
 def _check_package(file: Path, group: str) -> None:

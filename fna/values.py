@@ -10,6 +10,7 @@ import inspect
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from fna.errors import UserError
@@ -116,6 +117,8 @@ def _fit(kind: Any, value: Any) -> Any:
         return _sequence(origin or kind, parts, value)
     if origin in (dict, Mapping) or kind in (dict, Mapping):
         _require(isinstance(value, Mapping))
+    elif kind is Path:
+        return Path(_str(value))
     elif isinstance(kind, type) and kind is not object:  # an object of its own: what `_target_` builds
         _require(isinstance(value, Mapping) and "_target_" in value)
     return value
@@ -183,7 +186,15 @@ _PLAIN: Mapping[Any, Callable[[Any], Any]] = {
     None: _none,
     type(None): _none,
 }
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", None: "null", type(None): "null"}
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+    None: "null",
+    type(None): "null",
+}
 
 
 def accepted(kind: Any) -> str:
@@ -213,8 +224,12 @@ class Options(NamedTuple):
 
 def options_of(constructor: Callable[..., Any]) -> Options:
     """From the fields of a dataclass, else from the signature; an annotation that cannot be resolved lets everything through."""
+    try:
+        parameters = inspect.signature(constructor).parameters
+    except ValueError:  # of some builtins nobody knows
+        return Options({}, [], True)
     kinds, required, others = {}, [], False
-    for name, parameter in inspect.signature(constructor).parameters.items():
+    for name, parameter in parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             others = others or parameter.kind == parameter.VAR_KEYWORD
         elif not name.startswith("_") and name not in OWN:

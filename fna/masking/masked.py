@@ -8,7 +8,7 @@ the row renormalises; "sink" sets their weights to zero after it, so they still 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +19,8 @@ from fna.ops.rows import row_logits, softmax_rows
 from fna.ops.spread import at_first
 
 FOUND = "found"  # under which a mask keeps its tokens in the memo; whoever else seeks tokens uses a name of their own
-MODES = ("mask", "sink")
+Mode = Literal["mask", "sink"]
+MODES = get_args(Mode)
 CATEGORIES = ("massive", "artifact", "both")
 
 # pattern -> (keys taken from queries outside T, keys taken from queries in T)

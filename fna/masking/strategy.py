@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fna.errors import UserError
-from fna.masking.masked import FOUND, Found, Masked, Watched, check_words
+from fna.masking.masked import FOUND, Found, Masked, Mode, Watched, check_words
 from fna.masking.rules import ClsProxy, Rule, make_rule
 from fna.masking.sinks import Window, sink_set
 from fna.ops.contract import Attention, Memo, not_traced
@@ -36,7 +36,7 @@ class Masking:
     """
 
     tokens: str = "both"
-    mode: str = "mask"
+    mode: Mode = "mask"
     pattern: str = "type1"
     blocks: str | int | Sequence[int] = -1
     rule: str | Rule = "cls_proxy"

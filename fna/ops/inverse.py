@@ -7,6 +7,7 @@ squared singular value, is the largest column sum. No inverse is ever formed: ea
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from torch import Tensor
 from fna.ops.contract import BadInput
 from fna.ops.kernels import cpu
 
-METHODS = ("newton", "exact", "ridge")
+Inverse = Literal["newton", "exact", "ridge"]
+METHODS = get_args(Inverse)
 SURE = 6  # steps that are always taken: the published ones, whose cost stays as it is
 _BLOWN_UP = 1e10  # a solution this much larger than its right-hand side is rounding noise, even in float64
 

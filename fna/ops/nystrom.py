@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fna.ops.contract import BadInput, Clock, Site, Unsupported, no_clock, refuse, same_tokens
 from fna.ops.drawing import check_landmarks, check_sampler, draw
-from fna.ops.inverse import METHODS, apply_inverse, full_precision
+from fna.ops.inverse import METHODS, Inverse, apply_inverse, full_precision
 from fna.ops.kernels import cpu, differentiated, gpu
 from fna.ops.landmarks import FarthestPoint, Landmarks, TokenSampler
 from fna.ops.rows import gather_rows
@@ -43,7 +43,7 @@ class FastNystrom:
 
     sampler: TokenSampler = field(default_factory=FarthestPoint)
     landmarks: Count | float = 64
-    inverse: str = "newton"
+    inverse: Inverse = "newton"
     steps: Count = 6
     ridge: Positive = 1e-4
     resample_every: Annotated[int, between(0, 1_000)] = 0

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fna.ops.contract import Site, refuse, same_tokens
 from fna.ops.drawing import check_landmarks, check_sampler, draw
-from fna.ops.inverse import apply_inverse, full_precision
+from fna.ops.inverse import Inverse, apply_inverse, full_precision
 from fna.ops.landmarks import FarthestPoint, Landmarks, TokenSampler
 from fna.ops.nystrom import additive, check_inverse, few_keys
 from fna.ops.ratio import ratio
@@ -35,7 +35,7 @@ class NystromRatio:
 
     sampler: TokenSampler = field(default_factory=FarthestPoint)
     landmarks: Count | float = 64
-    inverse: str = "newton"
+    inverse: Inverse = "newton"
     steps: Annotated[int, between(1, 16)] = 6
     ridge: Positive = 1e-4
     resample_every: Annotated[int, between(0, 1_000)] = 0

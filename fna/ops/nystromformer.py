@@ -16,6 +16,7 @@ from torch import Tensor
 from fna.ops.centroids import Centroids, CentroidSampler, SegmentMeans, group_means, logarithm
 from fna.ops.contract import Site, refuse, same_tokens
 from fna.ops.drawing import check_landmarks, check_sampler, draw
+from fna.ops.inverse import Inverse
 from fna.ops.nystrom import additive, check_inverse, through_landmarks
 from fna.values import Count, Positive, between
 
@@ -29,7 +30,7 @@ class Nystromformer:
 
     sampler: CentroidSampler = field(default_factory=SegmentMeans)
     landmarks: Count | float = 64
-    inverse: str = "newton"
+    inverse: Inverse = "newton"
     steps: Count = 6
     ridge: Positive = 1e-4
     resample_every: Annotated[int, between(0, 1_000)] = 0

@@ -24,6 +24,7 @@ from torch import Tensor
 from fna.ops.centroids import Centroids, CentroidSampler, KMeans, group_means, logarithm
 from fna.ops.contract import Site, refuse, same_tokens
 from fna.ops.drawing import check_landmarks, check_sampler, draw
+from fna.ops.inverse import Inverse
 from fna.ops.nystrom import additive, check_inverse, through_landmarks
 from fna.values import Count, Positive, between
 
@@ -40,7 +41,7 @@ class ClusterNystrom:
     sampler: CentroidSampler = field(default_factory=lambda: KMeans(features="sketch", steps=1))
     early: CentroidSampler = field(default_factory=lambda: KMeans(features="k", steps=1))
     landmarks: Count | float = 64
-    inverse: str = "ridge"
+    inverse: Inverse = "ridge"
     steps: Count = 6
     ridge: Positive = 3e-4
     resample_every: Annotated[int, between(0, 1_000)] = 0

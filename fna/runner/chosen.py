@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from fna.configs import CONF, choices, load_option, search_path
 from fna.errors import UserError
 
+FOLLOWING = ("attn", "reduce", "mask", "kv")  # groups whose YAML may follow the knobs of `USED`
+USED = ("landmarks", "sampler")  # knobs that do nothing unless a method follows them
+SAID = {"landmarks": "counts no landmarks", "sampler": "does not draw tokens by it"}
+MOST_JOBS = 10_000  # of one word
 BARE = ("mask", "reduce", "kv", "logger", "experiment")  # groups of which a run needs none
 
 
@@ -111,3 +116,20 @@ def already(word: str, key: str, raw: Sequence[Any]) -> str:
     return (
         f"{word}: {key} follows {knob}; set {knob}=... instead." if knob else f"{word}: is there already; write {word.lstrip('+')}"
     )
+
+
+def check_range(word: str, asked: RangeSweep) -> None:
+    """Refuse steps that lead nowhere, and more jobs than anybody waits for."""
+    length, step = float(asked.stop or 0) - float(asked.start or 0), float(asked.step)
+    if not math.isfinite(length) or not math.isfinite(step) or step == 0 or length / step > MOST_JOBS:
+        raise UserError(f"{word}: is no list of at most {MOST_JOBS} values, a job each; write range(1,4), for one.")
+
+
+def check_used(overrides: Sequence[Override], chosen: Mapping[str, Sequence[str]], extra: Sequence[Path]) -> None:
+    """Refuse a typed count of landmarks or sampler that no chosen method uses; in a sweep it is enough that one of them does."""
+    options = [(group, name) for group in FOLLOWING for name in chosen.get(group, ())]
+    for override in overrides:
+        knob = override.key_or_group.partition(".")[0]
+        if knob in USED and not any(follows(group, name, knob, extra) for group, name in options):
+            methods = " and ".join(f"attn={name}" for name in chosen["attn"])
+            raise UserError(f"{override.input_line}: {methods} {SAID[knob]}; leave it out.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hydra.conf import HydraConf
 from hydra.core.override_parser.types import Override, OverrideType
 
 from fna.errors import UserError
@@ -18,6 +19,8 @@ def check_hydras(override: Override) -> None:
     key, word = override.key_or_group, override.input_line
     if override.type == OverrideType.DEL:
         raise UserError(f"{word}: Hydra cannot do without; drop the word.")
+    if key.startswith("hydra.") and key.split(".")[1] not in HydraConf.__dataclass_fields__:
+        raise UserError(f"{word}: Hydra has no such setting; drop the word.")
     if key == "hydra":
         raise UserError(f"{word}: Hydra's settings are set one by one; write hydra.job.name=mine, for one.")
     if key.startswith("hydra.callbacks"):

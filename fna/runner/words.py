@@ -19,16 +19,26 @@ from hydra.errors import HydraException
 
 from fna.configs import choices
 from fna.errors import UserError
-from fna.runner.chosen import already, check_option_file, chosen, followed, follows, globbed, groups, raw_values, sweeps, values
+from fna.runner.chosen import (
+    already,
+    check_option_file,
+    check_range,
+    check_used,
+    chosen,
+    followed,
+    globbed,
+    groups,
+    raw_values,
+    sweeps,
+    values,
+)
+from fna.runner.experiments import check_experiment
 from fna.runner.hydras import check_hydras, is_hydras
 from fna.runner.remedies import Known, Options, as_text, kind_of, takes, written
 from fna.schema import ACCEPTED, Knobs
 from fna.values import held, shown
 
-FOLLOWING = ("attn", "reduce", "mask", "kv")  # groups whose YAML may follow the knobs of `USED`
-USED = ("landmarks", "sampler")  # knobs that do nothing unless a method follows them
 HYDRAS_KEYS = ("_args_", "_convert_", "_partial_", "_recursive_")  # they change how an object is built, not which
-SAID = {"landmarks": "counts no landmarks", "sampler": "does not draw tokens by it"}
 LISTED = re.compile(r"[\w.-]+(,[\w.-]+)*")  # words that can only be meant one by one
 
 
@@ -49,6 +59,8 @@ def check_words(words: Sequence[str], *, sweep: bool = False, extra: Sequence[Pa
     for group, names in options.items():
         for name in names:
             check_option_file(group, name, extra)
+    for name in options["experiment"]:
+        check_experiment(name, known, extra)
     several = any(sweeps(name, extra) for name in options.get("experiment", ()))
     told = sweep or any(override.key_or_group == "hydra.mode" for override in overrides)
     searching = any(override.key_or_group == "hydra/sweeper" for override in overrides)
@@ -60,7 +72,7 @@ def check_words(words: Sequence[str], *, sweep: bool = False, extra: Sequence[Pa
         _check_plus(override, options, extra)
         _check_values(override)
         _check_following(override, options, extra)
-    _check_used(ours, options, extra)
+    check_used(ours, options, extra)
 
 
 def _options(words: Sequence[str], known: Known, extra: Sequence[Path]) -> Options:
@@ -82,6 +94,8 @@ def _read(word: str) -> Override | None:
 def parsed(word: str, kind: Callable[[str], Any] = lambda key: Any) -> Override:
     """A word as Hydra reads it; `UserError` says how to write what Hydra cannot read. ``kind``: what a key takes."""
     if (override := _read(word)) is not None:
+        if isinstance(override._value, RangeSweep):
+            check_range(word, override._value)
         return override
     key, equals, value = word.partition("=")
     if not equals:
@@ -187,13 +201,3 @@ def _check_following(override: Override, options: Options, extra: Sequence[Path]
     for name in options.get(group, ()) if rest else ():
         if knob := followed(raw_values(group, name, extra).get(key)):
             raise UserError(f"{override.input_line}: {group}.{key} follows {knob}; set {knob}.{rest}=... instead.")
-
-
-def _check_used(overrides: Sequence[Override], chosen: Options, extra: Sequence[Path]) -> None:
-    """Refuse a typed count of landmarks or sampler that no chosen method uses; in a sweep it is enough that one of them does."""
-    options = [(group, name) for group in FOLLOWING for name in chosen.get(group, ())]
-    for override in overrides:
-        knob = override.key_or_group.partition(".")[0]
-        if knob in USED and not any(follows(group, name, knob, extra) for group, name in options):
-            methods = " and ".join(f"attn={name}" for name in chosen["attn"])
-            raise UserError(f"{override.input_line}: {methods} {SAID[knob]}; leave it out.")

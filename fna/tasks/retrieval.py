@@ -18,7 +18,7 @@ from fna.metrics.recall import alike, hits_per_group, search
 from fna.models.base import Model
 from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.images import look
-from fna.tasks.texts import sentence
+from fna.tasks.texts import Template, sentence
 
 KS = (1, 5, 10)
 SHARED = 0.1  # of the captions: a larger share that stands with several images is noted
@@ -33,7 +33,7 @@ class Retrieval:
     are encoded once for given weights and captions.
     """
 
-    prompt: str = "{}"
+    prompt: Template = "{}"
     version: int = 3
     _texts: dict[object, Array] = field(default_factory=dict, repr=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.nn.functional import normalize
 from fna.models.base import Model
 from fna.models.open_clip import openai_templates
 from fna.tasks.cache import cached_rows, digest_of
+from fna.values import Limit, Says
 
 Sentence = Callable[[str], str]
 
@@ -29,11 +31,19 @@ SCENE = (
 CLASSES_AT_ONCE = 16  # texts of so many classes are encoded before they are kept
 
 
+def _is_sentence(text: str) -> bool:
+    before, braces, after = text.partition("{}")
+    return bool(braces) and not set("{}") & set(before + after)
+
+
+Template = Annotated[str, Limit("", _is_sentence), Says("a text with {} in it, once, and no other brace")]
+
+
 def sentence(template: str, knob: str = "task.templates", what: str = "class name") -> Sentence:
     """A function from a name to a sentence. Raises `ValueError` unless ``template`` has one {} and no other brace."""
-    before, braces, after = str(template).partition("{}")
-    if not isinstance(template, str) or not braces or set("{}") & set(before + after):
+    if not isinstance(template, str) or not _is_sentence(template):
         raise ValueError(f"{knob}={template}: put {{}} where the {what} goes, once, and no other brace.")
+    before, _, after = template.partition("{}")
     return lambda name: f"{before}{name}{after}"
 
 

@@ -12,10 +12,12 @@ from tests.reliability.lines import asked
 
 METHOD = """
 from dataclasses import dataclass
+from pathlib import Path
 
 @dataclass
 class Mine:
     weight: float = 1.0
+    file: Path | None = None
     def __call__(self, q, k, v, site):
         return v
 
@@ -89,7 +91,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("_target_: os.getcwd\n", "os.getcwd: makes no attn, it has no __call__"),
         ("_target_: mine_all_my_own.Sampler\n", "makes no attn, it has no __call__(self, q, k, v, site)"),
         ("_target_: mine_all_my_own.number\n", "is no class or function that could be called"),
-        ("_target_: mine_all_my_own.Mine\nwidth: 3\n", "attn.width: mine_all_my_own.Mine has no such key; it has weight."),
+        ("_target_: mine_all_my_own.Mine\nwidth: 3\n", "attn.width: mine_all_my_own.Mine has no such key; it has weight, file."),
         ("_target_: mine_all_my_own.Mine\nweight: wide\n", "attn.weight=wide: give a number."),
         ("_target_: mine_all_my_own.plain\nweight: 1.5\n", "attn.weight=1.5: give a whole number."),
         ("_target_: 3\n", "_target_=3 is no name; give that of the class to build, package.Class."),
@@ -109,9 +111,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("defaults:\n  - mine\n", "its defaults lead back to it (mine -> mine); take it out of the list."),
         ("defaults: fna\n", "defaults is no list of names"),
         ("defaults: [null]\n", "defaults is no list of names"),
-        ("_target_: mine_all_my_own.Divides\n", "line 22: ZeroDivisionError: division by zero); mend that."),
+        ("_target_: mine_all_my_own.Divides\n", "line 24: ZeroDivisionError: division by zero); mend that."),
         ("_target_: mine_all_my_own.Leaves\n", "ends the program"),
         ("_target_: sys.exit\n", "ends the program"),
+        ("_target_: torch.nn.Softmax\n", "makes no attn, it has no __call__(self, q, k, v, site)"),
+        ("_target_: builtins.dict\n", "makes no attn, it has no __call__"),
+        ("defaults: [_self_, _self_]\n", "defaults: names _self_ twice; keep one."),
+        ("defaults:\n  - sampler: fps\n", "is chosen already; write - override /sampler@_global_.sampler: NAME"),
+        ("defaults:\n  - override /sampler: fps\n", "write - override /sampler@_global_.sampler: NAME"),
+        ("defaults:\n  - override /sampel: fps\n", "no such group; did you mean sampler? there is attn, dataset"),
         ("defaults:\n  - nowhere\n_target_: mine_all_my_own.Mine\n", "attn=nowhere: no such attn"),
     ],
 )  # fmt: skip
@@ -164,6 +172,53 @@ def test_an_experiment_whose_keys_would_go_nowhere_is_refused(folder: Path) -> N
     (folder / "experiment").mkdir()
     (folder / "experiment" / "mine.yaml").write_text("# one of mine\nseed: 3\n")
     assert "begin the file with '# @package _global_'" in str(asked(["experiment=mine"]))
+
+
+def test_what_the_remedy_says_an_option_can_choose_is_taken(folder: Path) -> None:
+    (folder / "attn" / "mine.yaml").write_text(
+        "defaults:\n  - fna\n  - _self_\n  - override /sampler@_global_.sampler: random\nsteps: 3\n"
+    )
+    assert asked(["attn=mine"]) is None
+
+
+def test_a_path_is_given_to_a_method_as_one(folder: Path) -> None:
+    (folder / "attn" / "mine.yaml").write_text("_target_: mine_all_my_own.Mine\nfile: a/b.txt\n")
+    assert build_attention("mine").file == Path("a/b.txt")
+    assert asked(["attn=mine", "attn.file=null"]) is None
+    assert str(asked(["attn=mine", "attn.file=[a]"])) == "attn.file=[a]: give a path or null."
+
+
+@pytest.mark.parametrize(
+    ("yaml", "said"),
+    [
+        ("attn: exact\n", "attn: exact chooses no option here; write under defaults: - override /attn: NAME"),
+        ("dataset: 3\n", "dataset: 3 chooses no option here"),
+        ("defaults:\n  - /attn: exact\n", "defaults: /attn: is chosen already; write - override /attn: NAME"),
+        ("defaults:\n  - override /atn: exact\n", "no such group; did you mean attn?"),
+        ("landmark: 3\n", "landmark: no such knob; did you mean landmarks?"),
+        ("landmarks: x\n", "landmarks=x: give a count of at least 1"),
+        ("seed: null\n", "seed=null: give a whole number"),
+        ("versus: exact\n", "versus=exact: give a list of contenders"),
+        ("timing: false\n", "timing: false: set timing.enabled or timing.rounds"),
+        ("timing:\n  round: 3\n", "timing.round: no such knob; did you mean timing.rounds?"),
+        ("hydra:\n  sweeper:\n    params:\n      landmark: 8,16\n", "landmark: no such knob; did you mean landmarks?"),
+    ],
+)  # fmt: skip
+def test_an_experiment_that_no_run_could_follow_is_refused_with_its_file(folder: Path, yaml: str, said: str) -> None:
+    (folder / "experiment").mkdir()
+    file = folder / "experiment" / "mine.yaml"
+    file.write_text(f"# @package _global_\n{yaml}")
+    found = str(asked(["experiment=mine"]))
+    assert found.startswith(f"{file}: ")
+    assert said in found
+
+
+def test_an_experiment_with_values_that_follow_others_is_taken(folder: Path) -> None:
+    (folder / "experiment").mkdir()
+    (folder / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /attn: low_rank\nlandmarks: 8\nbatch_size: ${landmarks}\n"
+    )
+    assert asked(["experiment=mine"]) is None
 
 
 def test_a_file_that_is_no_text(folder: Path) -> None:

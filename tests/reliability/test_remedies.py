@@ -113,6 +113,17 @@ def test_a_word_to_drop_is_told_so(word: str) -> None:
 @pytest.mark.parametrize(
     ("word", "said"),
     {
+        "task.prompt={}{}": "give a text with {} in it, once, and no other brace.",
+        "task.prompt=a photo of {x}": "give a text with {} in it, once",
+        "attn.inverse=bool(x)": "give newton, exact or ridge.",
+        "mask=both mask.mode=bool(x)": "give mask or sink.",
+        # an endless sweep, and one of more jobs than anybody waits for
+        "seed=range(0,1,0)": "is no list of at most 10000 values, a job each; write range(1,4)",
+        "seed=range(0,nan)": "is no list of at most 10000 values",
+        "seed=range(1000000000)": "is no list of at most 10000 values",
+        "+hydra.nonsense=3": "+hydra.nonsense=3: Hydra has no such setting; drop the word.",
+        # the folder that was typed, not one that was looked for
+        "model=hf model.checkpoint=facebook/dinov2-small": "facebook/dinov2-small: no such checkpoint; model=hf takes a folder",
         # as another value it would be refused again: what is taken is told instead
         "seed=glob(*)": "glob(...) stands for options of a group; name the values.",
         "tolerance=interval(0,1)": "interval(...) is for a sweeper that searches; name the values.",
@@ -146,7 +157,7 @@ def test_a_word_to_drop_is_told_so(word: str) -> None:
     }.items(),
 )  # fmt: skip
 def test_refused_in_our_words(word: str, said: str) -> None:
-    found = asked(word.split())
+    found = asked([word] if word.startswith("task.prompt") else word.split())
     assert found is not None, "was taken"
     assert said in found
     assert "full_key" not in found

@@ -1,0 +1,56 @@
+"""What an experiment's YAML says of the root knobs and groups, held against them before Hydra composes it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from fna.configs import load_option
+from fna.errors import UserError
+from fna.runner.remedies import Known
+from fna.schema import ACCEPTED, Knobs
+from fna.values import held, shown
+
+
+def check_experiment(name: str, known: Known, extra: Sequence[Path]) -> None:
+    """Raise `UserError` for a key that no run has, and for a value that a root knob does not take."""
+    file = known["experiment"][name]
+    said = OmegaConf.to_container(load_option("experiment", name, extra), resolve=False)
+    assert isinstance(said, dict)
+    for key, value in said.items():
+        if key in known:
+            _check_group(file, key, value)
+        elif key != "hydra":
+            _check_root(file, key, value)
+    hydras = said.get("hydra")
+    sweeper = hydras.get("sweeper") if isinstance(hydras, dict) else None
+    params = sweeper.get("params") if isinstance(sweeper, dict) else None
+    for key in params if isinstance(params, dict) else ():
+        _check_name(file, str(key).split(".")[0], [*known, *Knobs.__dataclass_fields__])
+
+
+def _check_group(file: Path, group: str, value: Any) -> None:
+    if value is not None and not isinstance(value, Mapping):
+        raise UserError(f"{file}: {group}: {shown(value)} chooses no option here; write under defaults: - override /{group}: NAME")
+
+
+def _check_root(file: Path, key: str, value: Any) -> None:
+    _check_name(file, key, list(Knobs.__dataclass_fields__))
+    below = [name for name in ACCEPTED if name.startswith(f"{key}.")]
+    if below and not isinstance(value, Mapping):
+        raise UserError(f"{file}: {key}: {shown(value)}: set {' or '.join(below)} instead, each on a line below {key}.")
+    for name, one in ((f"{key}.{rest}", one) for rest, one in value.items()) if below else [(key, value)]:
+        _check_name(file, name, [*ACCEPTED])
+        if not (isinstance(one, str) and "${" in one):
+            held(ACCEPTED[name], one, f"{file}: {name}")
+
+
+def _check_name(file: Path, key: str, names: Iterable[str]) -> None:
+    names = list(names)
+    if key not in names:
+        near = difflib.get_close_matches(key, names, 1)
+        raise UserError(f"{file}: {key}: no such knob; {f'did you mean {near[0]}?' if near else 'there is ' + ', '.join(names)}")
