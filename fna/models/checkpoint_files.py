@@ -192,9 +192,8 @@ def _sharded(index: Path) -> dict[str, torch.Tensor]:
         places = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{index}: no index of weights ({error}); it must hold weight_map. Fetch it again.") from error
-    odd = next((part for part in places.values() if not isinstance(part, str) or part.endswith(".json")), None)
-    if odd is not None:
-        raise UserError(f"{index}: no index of weights (weight_map names {odd!r}, no file of tensors). Fetch it again.")
+    if odd := [part for part in places.values() if not isinstance(part, str) or part.endswith(".json")]:
+        raise UserError(f"{index}: no index of weights (weight_map names {odd[0]!r}, no file of tensors). Fetch it again.")
     found: dict[str, torch.Tensor] = {}
     for shard in sorted(set(places.values())):
         if not (index.parent / shard).is_file():

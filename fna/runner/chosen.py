@@ -42,13 +42,17 @@ def globbed(pattern: Glob, names: Mapping[str, Path]) -> list[str]:
 
 
 def chosen(group: str, overrides: Sequence[Override], known: Mapping[str, Mapping[str, Path]], extra: Sequence[Path]) -> list[str]:
-    """The options of a group that the words come to: as typed, else as an experiment has it, else the default."""
+    """The options of a group that the words come to: as typed, else as an experiment or a data set has it, else the default."""
     for override in overrides:
         if override.key_or_group == group:
             found = globbed(override._value, known[group]) if isinstance(override._value, Glob) else list(values(override))
             return [name for name in found if isinstance(name, str)]
     of_experiments = [] if group == "experiment" else chosen("experiment", overrides, known, extra)
     found = [name for experiment in of_experiments for name in _in_experiment(group, experiment, extra)]
+    if group == "task" and not found:
+        found = [
+            name for data in chosen("dataset", overrides, known, extra) for name in _in_defaults("dataset", data, group, extra)
+        ]
     return found or [name for name in [_default(group)] if name is not None]
 
 
@@ -59,12 +63,24 @@ def _in_experiment(group: str, name: str, extra: Sequence[Path]) -> list[str]:
     swept = params.get(group) if isinstance(params, DictConfig) else None
     if swept is not None:
         return [part.strip() for part in str(swept).split(",")]
-    listed = OmegaConf.select(OmegaConf.load(choices("experiment", extra)[name]), "defaults") or []
+    return _in_defaults("experiment", name, group, extra)
+
+
+def _in_defaults(kind: str, name: str, group: str, extra: Sequence[Path]) -> list[str]:
+    """What an option of ``kind`` chooses of another group in its defaults list, last word first."""
+    known = choices(kind, extra)
+    if name not in known:
+        return []
+    load_option(kind, name, extra)  # refuses what is no list of names, or leads back to itself
+    listed = OmegaConf.select(OmegaConf.load(known[name]), "defaults") or []
     for entry in reversed(listed):
-        if isinstance(entry, str) and entry != "_self_" and (found := _in_experiment(group, entry, extra)):
-            return found
-        if not isinstance(entry, str) and f"override /{group}" in entry:
-            return [str(entry[f"override /{group}"])]
+        if isinstance(entry, str) and entry != "_self_":
+            found = _in_experiment(group, entry, extra) if kind == "experiment" else _in_defaults(kind, entry, group, extra)
+            if found:
+                return found
+        for key in (f"override /{group}", f"override /{group}@_global_.{group}"):
+            if not isinstance(entry, str) and key in entry:
+                return [str(entry[key])]
     return []
 
 

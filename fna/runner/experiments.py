@@ -21,7 +21,7 @@ def check_experiment(name: str, known: Known, extra: Sequence[Path]) -> None:
     file = known["experiment"][name]
     said = OmegaConf.to_container(load_option("experiment", name, extra), resolve=False)
     assert isinstance(said, dict)
-    for key, value in said.items():
+    for key, value in ((str(key), value) for key, value in said.items()):
         if key in known:
             _check_group(file, key, value)
         elif key != "hydra":

@@ -78,8 +78,9 @@ def _compose(words: Sequence[str], own: Sequence[str]) -> tuple[DictConfig, dict
     """The run's config with a contender's words: what they say again is left out of the run's own, a new option with its keys."""
     from hydra import compose
 
+    from fna.runner.chosen import USED
     from fna.runner.refusals import REFUSALS, one_line
-    from fna.runner.words import USED, check_words
+    from fna.runner.words import check_words
 
     said = {_key(word) for word in own}
     fresh = tuple(f"{key}." for key in said if key in GROUPS)

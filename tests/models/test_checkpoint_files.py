@@ -210,6 +210,14 @@ def test_folders_and_parts_of_an_index(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.parametrize("part", [3, None, ["a"], "model.safetensors.index.json", "other.safetensors.index.json"])
+def test_an_index_whose_parts_are_no_files_of_tensors(part: Any, tmp_path: Path) -> None:
+    """An index that names itself would be followed for ever."""
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": part}}))
+    with pytest.raises(UserError, match=r"no index of weights \(weight_map names .+, no file of tensors\)"):
+        load(tmp_path)
+
+
 def test_folders_that_hold_none_or_several(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such checkpoint: the folder holds no weights"):
         weights_file(tmp_path)

@@ -168,6 +168,14 @@ def test_a_folder_or_a_link_called_as_an_option_is_none(folder: Path) -> None:
     assert str(asked(["attn=a"])).startswith("attn=a: no such attn; there is ")
 
 
+def test_a_data_set_whose_file_is_broken_is_named(folder: Path) -> None:
+    """Also where another word asks for the task that it would choose."""
+    (folder / "dataset").mkdir()
+    for yaml in ("a: b: c\n", "defaults: [mine]\n", "3\n"):
+        (folder / "dataset" / "mine.yaml").write_text(yaml)
+        assert str(asked(["dataset=mine", "task.prompt={}{}"])).startswith(f"{folder / 'dataset' / 'mine.yaml'}: ")
+
+
 def test_an_experiment_whose_keys_would_go_nowhere_is_refused(folder: Path) -> None:
     (folder / "experiment").mkdir()
     (folder / "experiment" / "mine.yaml").write_text("# one of mine\nseed: 3\n")

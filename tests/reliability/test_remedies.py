@@ -129,7 +129,7 @@ def test_a_word_to_drop_is_told_so(word: str) -> None:
         "tolerance=interval(0,1)": "interval(...) is for a sweeper that searches; name the values.",
         "strict=bool(no)": "give true or false.",
         "image_size=(224,224)": "rows and columns ([352,480])",
-        "attn==fna": "give exact, fna",
+        "attn==fna": "give agent, clustered, exact, fna",
         "mask=both mask.mode=x,y": "mask.mode=x,y: several values are a sweep, which needs -m.",
         "hydra/launcher=basic,joblib": "several values are a sweep, which needs -m.",
         "experiment=masking_start_block,low_rank": "several values are a sweep, which needs -m.",

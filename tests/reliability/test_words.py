@@ -52,7 +52,7 @@ READ = {("dataset.root", "/data/a,b")}  # what Hydra reads as it stands, as seve
         "dataset.count=1.5": "dataset.count=1.5: give a whole number",
         "dataset.captions=[full]": "dataset.captions=[full]: give terse, coloured, related, detailed, full or all.",
         "strict=5": "strict=5: give true or false.",
-        "task.prompt=": "task.prompt=: give a text.",
+        "task.prompt=": "task.prompt=: give a text with {} in it, once",
         "foo=1": "foo: no such knob",
         "+foo=1": "foo: no such knob",
         "+attn.foo=1": "attn.foo: fna.ops.nystrom.FastNystrom has no such key; it has sampler",
