@@ -62,4 +62,4 @@ def test_a_sweep_whose_jobs_share_one_folder_is_refused(cli: Cli) -> None:
     """Each would write over the one before, and the sweep exit 0."""
     done = cli("-m", "attn=fna", "landmarks=16,8", "hydra.sweep.subdir=same")
     assert done.returncode == 1
-    assert "hydra.sweep.subdir=same: every job would write over the one before" in done.stderr
+    assert "hydra.sweep.subdir=same: a job would write over another one in same" in done.stderr
