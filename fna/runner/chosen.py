@@ -149,3 +149,12 @@ def check_used(overrides: Sequence[Override], chosen: Mapping[str, Sequence[str]
         if knob in USED and not any(follows(group, name, knob, extra) for group, name in options):
             methods = " and ".join(f"attn={name}" for name in chosen["attn"])
             raise UserError(f"{override.input_line}: {methods} {SAID[knob]}; leave it out.")
+
+
+def check_following(override: Override, options: Mapping[str, Sequence[str]], extra: Sequence[Path]) -> None:
+    """Refuse ``attn.sampler.features``, a key below one that follows a root group (``sampler: ${sampler}``): it has none."""
+    group, _, path = override.key_or_group.partition(".")
+    key, _, rest = path.partition(".")
+    for name in options.get(group, ()) if rest else ():
+        if knob := followed(raw_values(group, name, extra).get(key)):
+            raise UserError(f"{override.input_line}: {group}.{key} follows {knob}; set {knob}.{rest}=... instead.")

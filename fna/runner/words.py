@@ -25,7 +25,6 @@ from fna.runner.chosen import (
     check_range,
     check_used,
     chosen,
-    followed,
     globbed,
     groups,
     raw_values,
@@ -71,7 +70,7 @@ def check_words(words: Sequence[str], *, sweep: bool = False, extra: Sequence[Pa
     for override in ours:
         _check_plus(override, options, extra)
         _check_values(override)
-        _check_following(override, options, extra)
+        check_following(override, options, extra)
     check_used(ours, options, extra)
 
 
@@ -192,12 +191,3 @@ def _check_values(override: Override) -> None:
             fitted = held(ACCEPTED[key], value, key)
             if type(fitted) is int and isinstance(value, float):  # OmegaConf takes no float for a whole number
                 raise UserError(f"{word}: is a whole number with a point or an exponent; write {key}={fitted}")
-
-
-def _check_following(override: Override, options: Options, extra: Sequence[Path]) -> None:
-    """Refuse ``attn.sampler.features``, a key below one that follows a root group (``sampler: ${sampler}``): it has none."""
-    group, _, path = override.key_or_group.partition(".")
-    key, _, rest = path.partition(".")
-    for name in options.get(group, ()) if rest else ():
-        if knob := followed(raw_values(group, name, extra).get(key)):
-            raise UserError(f"{override.input_line}: {group}.{key} follows {knob}; set {knob}.{rest}=... instead.")
