@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -107,7 +108,7 @@ def best(runs: Sequence[Run]) -> tuple[Run, str] | None:
     """The run to name first, and in which words.
 
     The fastest of those that show no loss, if it is faster beyond the noise; else the best of them; if all lose, the one that
-    loses least. None where the runs are not of one model on one data set, or their metrics are findings: then nothing is better
+    loses least. Of equal losses the smaller output error goes first. None where the runs are not of one model on one data set, or their metrics are findings: then nothing is better
     than another. Full attention beside itself, as ``auto`` may leave it, is none of them.
     """
     if set(varying(runs)) & {"model", "dataset", "task"}:
@@ -116,7 +117,7 @@ def best(runs: Sequence[Run]) -> tuple[Run, str] | None:
     safe = [run for run in rated if words.judge(*_delta(run)) in ("keeps", "gains")]
     faster = [run for run in safe if words.judge_speed(run.result) == "good"]
     if faster:
-        return max(faster, key=lambda run: (_speed(run) or 0.0, _quality(run))), FASTEST
+        return max(faster, key=lambda run: (_speed(run) or 0.0, *_quality(run))), FASTEST
     if safe:
         timed = any(_speed(run) is not None for run in safe)
         return max(safe, key=_quality), NOT_FASTER if timed else BEST
@@ -128,8 +129,10 @@ def _speed(run: Run) -> float | None:
     return None if words.unmeasured(run.result) else number(dig(run.result, "cost", "speedup", "median"))
 
 
-def _quality(run: Run) -> float:
-    return -100.0 if (delta := number(_delta(run)[0])) is None else delta
+def _quality(run: Run) -> tuple[float, float]:
+    """The difference; of equal ones, which few samples often give, the smaller output error is the better."""
+    delta, error = number(_delta(run)[0]), number(dig(run.result, "fidelity", "output_error"))
+    return -100.0 if delta is None else delta, -math.inf if error is None else -error
 
 
 def _delta(run: Run) -> tuple[object, object, object]:

@@ -113,6 +113,19 @@ def test_the_fastest_that_keeps_the_quality_is_never_a_slower_one(tmp_path: Path
     assert "fastest" not in printed(load(tmp_path)).lower()
 
 
+@pytest.mark.parametrize("ci", [[-9.0, -1.0], [-9.0, 1.0], [-1.0, 1.0]])
+def test_of_equal_losses_the_smaller_output_error_is_named(tmp_path: Path, ci: list[float]) -> None:
+    """Whether all lose, none can be told apart from full, or all keep: the first row is no better for being first."""
+    metric = {"full": 90.0, "variant": 87.5, "delta": -2.5 if ci[0] == -9.0 else 0.0, "ci": ci}
+    for place, (attn, error) in enumerate({"fna": 0.166, "fna_plus": 0.084, "window": None}.items()):
+        cost = {"speedup": {"median": 1.0, "ci": [0.9, 1.1]}}
+        fidelity = {"agreement": 95.0, "output_error": error}
+        write_run(tmp_path / str(place), result(attn=attn, metrics={"top1": metric}, fidelity=fidelity, cost=cost))
+    found = best(load(tmp_path))
+    assert found is not None
+    assert found[0].result["attn"] == "fna_plus"
+
+
 def test_a_run_on_a_busy_machine_is_not_the_fastest(tmp_path: Path) -> None:
     busy = {"quiet": False, "reasons": ["other processes took 1.0 of 2 cores while 2 were needed"]}
     write_run(tmp_path / "0", result())
