@@ -12,6 +12,8 @@ from fna.errors import UserError
 from fna.ops.checks import check_site, check_tensors
 from fna.ops.contract import Attention, Site, Tokens
 from fna.ops.landmarks import sample_landmarks as sample_landmarks
+from fna.options import UNUSED, follows, unused
+from fna.values import Landmarks, held
 
 if TYPE_CHECKING:
     from fna.runner.compare import Comparison
@@ -55,13 +57,25 @@ def swap(
 
 
 def _op(attn: str | Attention, **options: Any) -> Attention:
-    """The attention of that name, or ``attn`` itself, which has its options already: any but a default is refused."""
+    """The attention of that name, or ``attn`` itself, which has its options already: any but a default is refused.
+
+    So are landmarks and a sampler, unless they are the defaults, of a name whose method follows none.
+    """
+    defaults = build_attention.__kwdefaults__ or {}
+    given = [name for name, value in options.items() if name not in defaults or value != defaults[name]]
     if isinstance(attn, str):
+        for knob in UNUSED:
+            if knob in given and not follows("attn", attn, knob):
+                raise unused(f"{knob}={options[knob]}", [attn], knob)
+        if options.get("landmarks") == "auto":
+            raise UserError(
+                "landmarks=auto: is measured on the data of a run, on the command line alone; give a count, or a share of the "
+                "tokens below 1."
+            )
+        held(Landmarks, options.get("landmarks", 64), "landmarks")
         return build_attention(attn, **options)
     if not isinstance(attn, Attention) or isinstance(attn, type):
         raise UserError(f"attn={attn!r}: give a name of conf/attn, or an attention of your own, called on q, k, v and a site.")
-    defaults = build_attention.__kwdefaults__ or {}
-    given = [name for name, value in options.items() if name not in defaults or value != defaults[name]]
     if given:
         raise UserError(
             f"{type(attn).__name__} is made already: give it {', '.join(given)} yourself, or hand over a name of conf/attn."

@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,10 +92,32 @@ def load_option(group: str, name: str, extra: Sequence[Path] = (), above: Sequen
     return merged
 
 
+# Knobs that do nothing unless a method's YAML follows them, and what is said of a method that does not.
+UNUSED = {"landmarks": "counts no landmarks", "sampler": "does not draw tokens by it"}
+
+
+def follows(group: str, name: str, knob: str, extra: Sequence[Path] = ()) -> bool:
+    """Whether the YAML of an option says ``${knob}``."""
+    said = OmegaConf.to_container(load_option(group, name, extra), resolve=False)
+    return re.search(rf"\$\{{{knob}[.}}]", str(said)) is not None
+
+
+def unused(word: str, methods: Sequence[str], knob: str) -> UserError:
+    """What is said of ``landmarks=16``, a knob of `UNUSED`, that none of the methods follows."""
+    return UserError(f"{word}: {' and '.join(f'attn={name}' for name in methods)} {UNUSED[knob]}; leave it out.")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The option that may have been meant, as a question before a list; "" where nothing is near."""
-    near = difflib.get_close_matches(name, [*known], 1)
-    return f"did you mean {near[0]}? " if near else ""
+    spelt = {_spelling(option): option for option in known}
+    near = difflib.get_close_matches(_spelling(name), [*spelt], 1)
+    return f"did you mean {spelt[near[0]]}? " if near else ""
+
+
+def _spelling(name: str) -> str:
+    """A name without what tables write otherwise: FNA+ is fna_plus, FNA local fna_local, Nyströmformer nystromformer."""
+    letters = unicodedata.normalize("NFKD", name.replace("+", "_plus")).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[\W_]+", "_", letters).strip("_")
 
 
 def _read(file: Path) -> DictConfig:

@@ -9,18 +9,15 @@ from typing import Annotated, Any, Literal
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from fna.values import Limit, Pixels, Positive, Says, between, held, of_length
+from fna.values import Landmarks, Limit, Pixels, Positive, Says, between, held, of_length
 
 DTYPES = ("float32", "bfloat16", "float16")
 DRAWS = 100  # of fewer, a 95 % interval is made of the two or three outermost
 
 
 LAYERS = re.compile(r"(all|last-half|auto|-?\d+(--?\d+)?)( *, *(all|last-half|-?\d+(--?\d+)?))*")
+LEAST_ROUNDS = 6  # of timing: below, two halves cannot be compared
 DEVICE = re.compile(r"[a-z]+(:\d+)?")
-
-
-def _is_landmarks(value: float) -> bool:
-    return 0 < value < 1 or (value >= 1 and float(value).is_integer())
 
 
 @dataclass
@@ -74,7 +71,7 @@ def register() -> None:
 # What a root knob takes, by its full name; the types above are what OmegaConf makes of it before that.
 ACCEPTED: dict[str, Any] = {
     "landmarks": Annotated[
-        Annotated[int, between(1, 1_000_000)] | Annotated[float, Limit("", _is_landmarks)] | Literal["auto"],
+        Landmarks | Literal["auto"],
         Says("a count of at least 1, a fraction of the tokens between 0 and 1, or auto"),
     ],
     "layers": Annotated[

@@ -69,6 +69,11 @@ NotNegative = Annotated[float, at_least(0)]
 Share = Annotated[float, between(0, 1)]
 Channels = Annotated[Sequence[Share], of_length(3)]  # means of pixels, which are from 0 to 1, not to 255
 Spreads = Annotated[Sequence[Annotated[float, within(0, 1)]], of_length(3)]  # their standard deviations
+Landmarks = Annotated[
+    Annotated[int, between(1, 1_000_000)]
+    | Annotated[float, Limit("", lambda value: 0 < value < 1 or (value >= 1 and value % 1 == 0))],
+    Says("a count of at least 1, or a fraction of the tokens between 0 and 1"),
+]
 Domain = Literal["photographs", "generated"]
 
 

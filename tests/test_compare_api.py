@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fna
 from fna.configs import KEYWORDS
+from fna.ops.exact import Exact
+from fna.ops.nystrom import FastNystrom
 from tests.surgery.zoo import zoo
 
 QUICK: dict[str, Any] = {"rounds": 0, "bootstrap": 100}
@@ -73,6 +75,15 @@ def test_the_result_says_which_sampler_drew(model: nn.Module, data: TensorDatase
     )
     assert [one["sampler"] for one in found.result["contenders"]] == ["fps", "random", "none"]
     assert found.result["contenders"][2]["landmarks"] is None
+
+
+def test_the_result_says_how_many_landmarks_each_has(model: nn.Module, data: TensorDataset) -> None:
+    class Toy(Exact):
+        """A method of one's own, which has none."""
+
+    versus = [FastNystrom(landmarks=7), Toy(), "window", {"attn": "hyper", "landmarks": 5}]
+    found = fna.compare(model, DataLoader(data, batch_size=8), "fna", landmarks=4, versus=versus, **QUICK)
+    assert [one["landmarks"] for one in found.result["contenders"]] == [4, 7, None, None, 5]
 
 
 def test_a_metric_of_ones_own(model: nn.Module, data: TensorDataset) -> None:
@@ -183,6 +194,33 @@ def test_the_nearest_option_is_named(model: nn.Module, data: TensorDataset, typo
         fna.compare(model, DataLoader(data, batch_size=8), **{**QUICK, typo: 3})
     with pytest.raises(fna.UserError, match=f"has no option {typo}; did you mean {near}\\?"):
         fna.swap(model, **{typo: 3})
+
+
+@pytest.mark.parametrize(
+    ("attn", "options", "said"),
+    [
+        ("fna_plus", {"sampler": "random"}, "sampler=random: attn=fna_plus does not draw tokens by it; leave it out."),
+        ("window", {"landmarks": 16}, "landmarks=16: attn=window counts no landmarks; leave it out."),
+        ("exact", {"landmarks": 0.5}, "landmarks=0.5: attn=exact counts no landmarks; leave it out."),
+        ("nystromformer", {"sampler": "kmeans"}, "sampler=kmeans: attn=nystromformer does not draw tokens by it; leave it out."),
+        ("FNA+", {"landmarks": 16}, "attn=FNA+: no such attn; did you mean fna_plus?"),
+        ("fna", {"landmarks": "auto"}, "landmarks=auto: is measured on the data of a run, on the command line alone; give a count"),
+        ("fna", {"landmarks": "many"}, "landmarks=many: give a count of at least 1, or a fraction of the tokens between 0 and 1."),
+        ("fna", {"landmarks": 1.5}, "landmarks=1.5: give a count of at least 1, or a fraction"),
+        ("fna", {"layers": "auto"}, "layers=auto: auto stands alone, and on the command line only, which measures it; use all,"),
+    ],
+)
+def test_what_a_method_does_not_use_is_refused_as_on_the_command_line(
+    model: nn.Module, data: TensorDataset, attn: str, options: dict[str, Any], said: str
+) -> None:
+    loader, q = DataLoader(data, batch_size=8), torch.zeros(1, 1, 5, 4)
+    calls = [lambda: fna.swap(model, attn, **options), lambda: fna.compare(model, loader, attn, **QUICK, **options)]
+    calls.append(lambda: fna.compare(model, loader, "fna", versus=[{"attn": attn, **options}], **QUICK))
+    calls += [] if "layers" in options else [lambda: fna.attention(q, q, q, attn, **options)]
+    for call in calls:
+        with pytest.raises(fna.UserError) as refusal:
+            call()
+        assert str(refusal.value).startswith(said)
 
 
 def test_every_keyword_can_be_the_one_that_was_meant() -> None:

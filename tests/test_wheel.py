@@ -34,10 +34,12 @@ sys.meta_path = [Lean if finder is PathFinder else finder for finder in sys.meta
 LIBRARY = """
 import torch, fna
 from fna.configs import choices
+from fna.options import follows
 
 q = torch.ones(1, 2, 40, 8)
 for name in choices("attn"):
-    assert fna.attention(q, q, q, name, landmarks=8).shape == q.shape
+    counts = {"landmarks": 8} if follows("attn", name, "landmarks") else {}
+    assert fna.attention(q, q, q, name, **counts).shape == q.shape
 assert fna.sample_landmarks(torch.rand(2, 40, 8), 5).shape == (2, 5)
 fna.swap(torch.nn.Linear(2, 2))
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fna.report import formats
 from fna.report.results import Result, dig, number
 from fna.report.words import is_idle, is_random, primary, unmeasured
+from fna.schema import LEAST_ROUNDS
 
 DOUBT = ("scores", "belong together", "random weights")  # in a note that says that the figures mean nothing
 NAMED = 3  # skipped images that are named
@@ -58,8 +59,16 @@ def _caveats(result: Result) -> list[str]:
         more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
         notes.append(f"{len(skipped)} unreadable, left out: {', '.join(skipped[:NAMED])}{more}")
     if why := unmeasured(result):
-        notes.append(f"no measurement of the speed: {why}; run it again when nothing else runs")
+        notes.append(f"no measurement of the speed: {why}; {again(result)}")
     return notes
+
+
+def again(*results: Result) -> str:
+    """What to type after a timing that was no measurement: of `fna.compare` its keyword, else the knobs."""
+    own = {result.get("task") for result in results} == {"own"}
+    rounds, off = ("rounds", "rounds=0") if own else ("timing.rounds", "timing.enabled=false")
+    kept = "" if own else ", finished rows stay"
+    return f"run it again when nothing else runs ({rounds}={LEAST_ROUNDS} is enough and quicker{kept}), or leave it out: {off}"
 
 
 AGREEMENT = {  # what is decided alike, by task

@@ -64,7 +64,7 @@ def plots(runs: Sequence[Run]) -> list[Plot]:
     for metric in dict.fromkeys(key for run in whole for key in words.primary(run.result)):
         called = formats.metric_name(metric)
         drawn.append(draw(f"{called}: what it costs, what it buys (broad: the frontier)", whole, keys, quality_cost(metric)))
-        if "landmarks" in keys:
+        if len({run.result.get("landmarks") for run in whole} - {None}) > 1:  # None: a method that has none
             drawn.append(draw(f"{called} over {_amount(whole)}", whole, keys, over_landmarks(metric, _amount(whole))))
         if "mask_start" in keys:
             drawn.append(draw(f"{called} over the first masked block", whole, keys, over_start(metric)))

@@ -108,8 +108,9 @@ def best(runs: Sequence[Run]) -> tuple[Run, str] | None:
     """The run to name first, and in which words.
 
     The fastest of those that show no loss, if it is faster beyond the noise; else the best of them; if all lose, the one that
-    loses least. Of equal losses the smaller output error goes first. None where the runs are not of one model on one data set, or their metrics are findings: then nothing is better
-    than another. Full attention beside itself, as ``auto`` may leave it, is none of them.
+    loses least; of equal ones that with the smaller output error. None where the runs are not of one model on one data set, or
+    their metrics are findings: then nothing is better than another. Full attention beside itself, as ``auto`` may leave it, is
+    none of them.
     """
     if set(varying(runs)) & {"model", "dataset", "task"}:
         return None
@@ -147,7 +148,8 @@ def _caveats(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     if not busy:
         return wrong
     named = ", ".join(label(run, keys) for run in busy[:SHOWN]) + (f" and {len(busy) - SHOWN} more" if len(busy) > SHOWN else "")
-    return [*wrong, f"speedups in brackets are no measurements ({named}): {words.unmeasured(busy[0].result)}; run them again"]
+    again = notes.again(*(run.result for run in busy))
+    return [*wrong, f"speedups in brackets are no measurements ({named}): {words.unmeasured(busy[0].result)}; {again}"]
 
 
 def _title(count: int, found: tuple[Run, str] | None, keys: Sequence[str]) -> list[Part]:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from fna.configs import instantiate, load_option
 from fna.errors import UserError
 from fna.report.expected import placed, read_figures
+from fna.runner.chosen import counted
 from fna.runner.env import choose_device
 from fna.runner.settings import by_knob, check_resolves, check_settings
 from fna.runner.suits import ANY_MODEL, check_examples, instead, lacks
@@ -77,11 +78,15 @@ class Asked:
         """One line that says what will be done."""
         limit = "all" if self.cfg.limit is None else f"the first {self.cfg.limit}"
         first = self.contenders[0]
-        masked = f", mask={first.names['mask']}" if first.mask is not None else ""
+        count = counted(first.cfg, first.names)
+        told = [
+            f", landmarks={count}" if count is not None else "",
+            f", mask={first.names['mask']}" if first.mask is not None else "",
+        ]
         others = f", and {len(self.contenders) - 1} more" if len(self.contenders) > 1 else ""
         return (
             f"{self.names['task']} on {limit} samples of {self.names['dataset']} with {self.names['model']}: full attention "
-            f"against {first.names['attn']} in blocks {first.cfg.layers}, landmarks={first.cfg.landmarks}{masked}{others}"
+            f"against {first.names['attn']} in blocks {first.cfg.layers}{''.join(told)}{others}"
         )
 
 

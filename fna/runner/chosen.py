@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from fna.configs import CONF, choices, load_option, search_path
 from fna.errors import UserError
+from fna.options import UNUSED, follows, unused
 
-FOLLOWING = ("attn", "reduce", "mask", "kv")  # groups whose YAML may follow the knobs of `USED`
-USED = ("landmarks", "sampler")  # knobs that do nothing unless a method follows them
-SAID = {"landmarks": "counts no landmarks", "sampler": "does not draw tokens by it"}
+FOLLOWING = ("attn", "reduce", "mask", "kv")  # groups whose YAML may follow the root's landmarks and sampler
 MOST_JOBS = 10_000  # of one word
 BARE = ("mask", "reduce", "kv", "logger", "experiment")  # groups of which a run needs none
 
@@ -109,9 +107,11 @@ def groups(extra: Sequence[Path] = ()) -> list[str]:
     return sorted({folder.name for folder in folders} - {"hydra"})
 
 
-def follows(group: str, name: str, knob: str, extra: Sequence[Path]) -> bool:
-    """Whether the YAML of an option says ``${knob}``."""
-    return re.search(rf"\$\{{{knob}[.}}]", str(raw_values(group, name, extra))) is not None
+def counted(cfg: DictConfig, names: Mapping[str, str]) -> Any:
+    """How many landmarks a contender has: its attention's own count, the root's where it follows that, None where it has none."""
+    own = cfg.attn.get("landmarks")
+    options = [(group, name) for group in FOLLOWING if (name := names.get(group, "none")) in choices(group)]
+    return cfg.landmarks if own is None and any(follows(*option, "landmarks") for option in options) else own
 
 
 def raw_values(group: str, name: str, extra: Sequence[Path] = ()) -> dict[str, Any]:
@@ -146,9 +146,8 @@ def check_used(overrides: Sequence[Override], chosen: Mapping[str, Sequence[str]
     options = [(group, name) for group in FOLLOWING for name in chosen.get(group, ())]
     for override in overrides:
         knob = override.key_or_group.partition(".")[0]
-        if knob in USED and not any(follows(group, name, knob, extra) for group, name in options):
-            methods = " and ".join(f"attn={name}" for name in chosen["attn"])
-            raise UserError(f"{override.input_line}: {methods} {SAID[knob]}; leave it out.")
+        if knob in UNUSED and not any(follows(group, name, knob, extra) for group, name in options):
+            raise unused(str(override.input_line), chosen["attn"], knob)
 
 
 def check_following(override: Override, options: Mapping[str, Sequence[str]], extra: Sequence[Path]) -> None:

@@ -19,6 +19,7 @@ from fna.data.loading import Kept
 from fna.errors import UserError
 from fna.models.base import Model
 from fna.ops.landmarks import FarthestPoint
+from fna.options import follows
 from fna.records import json_bytes, write_atomic
 from fna.report import results, table
 from fna.report.page import write_page
@@ -140,21 +141,28 @@ def _wanted(
     """A contender of the library as one of the command line: ``given`` names it, ``shared`` holds where it says nothing."""
     layers = given.pop("layers")
     blocks = list(parse_layers(layers, depth))
-    op, mask, reduce = build(attn, seed=seed, **{**(shared if isinstance(attn, str) else {}), **given})
+    counts = isinstance(attn, str) and bool(shared) and follows("attn", attn, "landmarks")
+    op, mask, reduce = build(attn, seed=seed, **{**(shared if counts else {}), **given})
     name = attn if isinstance(attn, str) else type(attn).__name__
     told = {key: _told(value) for key, value in given.items() if value is not None}
     own = {group: str(told.get(group, "none")) for group in ("mask", "reduce")} | {"sampler": _sampler(op, told)}
     settings: dict[str, Any] = {
         "layers": blocks,
-        "landmarks": told.get("landmarks", shared.get("landmarks", 64)) if hasattr(op, "landmarks") else None,
+        "landmarks": told.get("landmarks", shared.get("landmarks", 64)),
         "tolerance": 0.1,
         "rows_dir": "rows",
-        "attn": {} if own["sampler"] == "none" else {"sampler": own["sampler"]},
+        "attn": _count(op) | ({"sampler": own["sampler"]} if own["sampler"] != "none" else {}),
         "sampler": own["sampler"],
     }
     cfg = OmegaConf.create(settings | {"timing": {"batch_size": 8, "rounds": rounds}})
     label = " ".join([name, *(f"{key}={value}" for key, value in told.items())])
     return Wanted(label, {"attn": name, "kv": "none", **own}, cfg, op, mask, reduce)
+
+
+def _count(op: Any) -> dict[str, Any]:
+    """The op's own number of landmarks, where it has one."""
+    count = getattr(op, "landmarks", None)
+    return {"landmarks": count} if isinstance(count, int | float) else {}
 
 
 def _sampler(op: Any, told: Mapping[str, Any]) -> str:

@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from fna.schema import LEAST_ROUNDS
+
 STAT = Path("/proc/stat")
 BUSY = (0, 1, 2, 5, 6, 7)  # of a line of STAT: user, nice, system, irq, softirq, steal
 CROWDED = 0.15  # cores lacking for each of our threads above which the times are those of the crowd
 NEAR = 0.05  # by which the ratios of the two halves may differ whatever their intervals say
 TICKS = 2  # of the kernel's counters, by which what they say of a core may be off
-LEAST = 6  # rounds below which two halves cannot be compared
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ def judge(baseline: np.ndarray, variant: np.ndarray, load: Load) -> dict[str, An
     if load.crowded:
         were, plural = "was" if load.threads == 1 else "were", "s" * (load.cores > 1)
         reasons.append(f"other processes took {load.others:.1f} of {load.cores} core{plural} while {load.threads} {were} needed")
-    if len(baseline) < LEAST:
-        reasons.append(f"{len(baseline)} rounds are too few to be held against each other (give timing.rounds={LEAST} or more)")
+    if len(baseline) < LEAST_ROUNDS:
+        reasons.append(f"{len(baseline)} rounds are too few to be held against each other ({LEAST_ROUNDS} are enough)")
     halves = _halves(np.asarray(baseline, float) / np.asarray(variant, float))
     if halves is not None and not _agree(*halves):
         first, second = (float(np.median(half)) for half in halves)
@@ -124,7 +125,7 @@ def judge(baseline: np.ndarray, variant: np.ndarray, load: Load) -> dict[str, An
 
 
 def _halves(ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    return None if len(ratios) < LEAST else (ratios[: len(ratios) // 2], ratios[len(ratios) // 2 :])
+    return None if len(ratios) < LEAST_ROUNDS else (ratios[: len(ratios) // 2], ratios[len(ratios) // 2 :])
 
 
 def _agree(first: np.ndarray, second: np.ndarray) -> bool:

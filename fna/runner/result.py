@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from fna.runner.asked import Asked, Wanted
+from fna.runner.chosen import counted
 
 if TYPE_CHECKING:  # a job that is refused before torch is loaded writes its result too
     from fna.runner.compared import Compared, Pair
@@ -42,7 +43,8 @@ def header(asked: Asked, loaded: Loaded) -> dict[str, Any]:
 def options(wanted: Wanted) -> dict[str, Any]:
     """The identity columns of one contender."""
     names = {group: wanted.names.get(group, "none") for group in ("attn", "reduce", "mask", "kv")}
-    return {"label": wanted.label, **names, "sampler": _sampler(wanted.cfg, wanted.names), "landmarks": wanted.cfg.landmarks}
+    found = {"sampler": _sampler(wanted.cfg, wanted.names), "landmarks": counted(wanted.cfg, wanted.names)}
+    return {"label": wanted.label, **names, **found}
 
 
 def entry(one: Compared, depth: int) -> dict[str, Any]:

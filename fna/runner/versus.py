@@ -78,14 +78,14 @@ def _compose(words: Sequence[str], own: Sequence[str]) -> tuple[DictConfig, dict
     """The run's config with a contender's words: what they say again is left out of the run's own, a new option with its keys."""
     from hydra import compose
 
-    from fna.runner.chosen import USED
+    from fna.options import UNUSED
     from fna.runner.refusals import REFUSALS, one_line
     from fna.runner.words import check_words
 
     said = {_key(word) for word in own}
     fresh = tuple(f"{key}." for key in said if key in GROUPS)
     kept = [word for word in words if _key(word) not in said | {"versus"} and not word.startswith(fresh)]
-    ours = [word for word in kept if not word.startswith("hydra.") and _key(word) not in USED]  # those may serve the others
+    ours = [word for word in kept if not word.startswith("hydra.") and _key(word) not in UNUSED]  # those may serve the others
     check_words([*ours, *own])
     try:
         whole = compose("config", [*kept, *own], return_hydra_config=True)

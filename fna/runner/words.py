@@ -19,8 +19,10 @@ from hydra.errors import HydraException
 
 from fna.configs import choices
 from fna.errors import UserError
+from fna.options import nearest
 from fna.runner.chosen import (
     already,
+    check_following,
     check_option_file,
     check_range,
     check_used,
@@ -146,8 +148,8 @@ def _check_option(override: Override, known: Known) -> None:
         raise UserError(f"{override.input_line}: matches none of {', '.join(known[group])}.")
     for name in values(override):
         if not isinstance(name, str) or name not in known[group]:
-            near = ["none"] if name is None and "none" in known[group] else difflib.get_close_matches(str(name), [*known[group]], 1)
-            hint = f"did you mean {near[0]}? " if near else ""
+            none = name is None and "none" in known[group]
+            hint = "did you mean none? " if none else nearest(str(name), known[group])
             raise UserError(f"{group}={shown(name)}: no such {group}; {hint}there is {', '.join(known[group])}.")
 
 

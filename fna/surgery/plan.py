@@ -45,6 +45,8 @@ def _blocks(part: int | str, asked: str, depth: int) -> range:
         return range(depth)
     if part == "last-half":
         return range(depth // 2, depth)
+    if part == "auto":
+        raise UserError(f"{asked}: auto stands alone, and on the command line only, which measures it; {_choices(depth)}")
     # True is an int to Python and block 1 to nobody.
     match = None if isinstance(part, bool) else _RANGE.fullmatch(str(part))
     if match is None:

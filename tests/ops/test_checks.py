@@ -128,8 +128,8 @@ def test_a_number_that_is_none_comes_out_as_none() -> None:
     """NaN in one token never comes out as a figure in that token, whatever the method."""
     for tensors in ({"q": Q.clone()}, {"v": V.clone()}):
         next(iter(tensors.values()))[0, :, 5] = math.nan
-        for attn in ("exact", "fna"):
-            out = fna.attention(**{"q": Q, "k": K, "v": V, **tensors}, attn=attn, landmarks=8)
+        for attn, options in {"exact": {}, "fna": {"landmarks": 8}}.items():
+            out = fna.attention(**{"q": Q, "k": K, "v": V, **tensors}, attn=attn, **options)
             assert out[0, :, 5].isnan().all()
             assert out[1].isfinite().all()
 

@@ -36,6 +36,12 @@ def test_nothing_is_drawn_of_one_run_or_without_numbers(tmp_path: Path) -> None:
     assert plots(load(tmp_path)) == []
 
 
+def test_one_count_beside_a_method_without_landmarks_is_no_line(tmp_path: Path) -> None:
+    for place, (attn, landmarks) in enumerate({"fna": 64, "fna_plus": 64, "window": None}.items()):
+        write_run(tmp_path / str(place), result(attn=attn, landmarks=landmarks))
+    assert "top-1 over landmarks" not in [plot.title for plot in plots(load(tmp_path))]
+
+
 def test_drawing_twice_gives_the_same(sweep_folder: Path) -> None:
     runs = load(sweep_folder)
     assert plots(runs) == plots(runs)

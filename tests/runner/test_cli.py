@@ -22,6 +22,10 @@ from fna.runner.cli import main
         ("timing.rounds=many", "timing.rounds=many: give a whole number from 1 to 100000."),
         ("hydra.run.dir=/proc/x", "/proc/x: cannot write there"),
         ("attn=fma", "attn=fma: no such attn; did you mean fna?"),
+        ("attn=fna+", "attn=fna+: no such attn; did you mean fna_plus?"),  # as tables print it, here and below
+        ("attn=FNA local", "attn=FNA local: no such attn; did you mean fna_local?"),
+        ("attn=Nyströmformer", "attn=Nyströmformer: no such attn; did you mean nystromformer?"),
+        ("reduce=PiToMe", "reduce=PiToMe: no such reduce; did you mean pitome?"),
     ],
 )
 def test_refused_in_one_line(word: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

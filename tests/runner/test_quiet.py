@@ -64,7 +64,7 @@ def test_too_few_rounds_have_no_halves_and_are_no_measurement(count: int) -> Non
     """One round has an interval of no width, which would pass for certainty."""
     verdict = judge(*rounds(1.2, count=count), IDLE)
     assert verdict["halves"] is None
-    assert verdict["reasons"] == [f"{count} rounds are too few to be held against each other (give timing.rounds=6 or more)"]
+    assert verdict["reasons"] == [f"{count} rounds are too few to be held against each other (6 are enough)"]
 
 
 @pytest.mark.parametrize(

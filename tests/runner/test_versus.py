@@ -51,6 +51,15 @@ def test_contenders_share_a_run_and_keep_their_rows(cli: Cli, image_folder: Path
         assert f"row {contenders[label]['hash']} is there" in again.stderr
 
 
+def test_a_method_without_landmarks_is_told_without_them(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
+    """The root's count is that of the methods whose YAML follows it: of hyper the blocks, of low_rank the rank."""
+    done = cli(*words(image_folder, 'versus=["attn=window","attn=exact","attn=hyper"]', *QUICK))
+    assert done.returncode == 0, done.stderr
+    counts = {one["attn"]: one["landmarks"] for one in the_result(tmp_path)["contenders"]}
+    assert counts == {"fna": 8, "window": None, "exact": None, "hyper": 8}
+    assert "Window with" not in done.stdout
+
+
 def test_a_contender_that_fails_leaves_the_others(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
     """low_rank by category needs tokens that were found, and refuses; full's row and the others' are there."""
     done = cli(*words(image_folder, 'versus=["attn=low_rank attn.partition=true","attn=exact"]', *QUICK))

@@ -23,14 +23,13 @@ def images(count: int, seed: int = 0) -> torch.Tensor:
 
 
 METHODS = [
-    {"attn": "exact"},
+    {"attn": "exact", "landmarks": 64},
     {"attn": "fna"},
     {"attn": "fna", "sampler": "random"},
     {"attn": "fna", "sampler": "uniform"},
     {"attn": "fna", "landmarks": 0.3, "resample_every": 2},
     {"attn": "fna", "inverse": "exact"},
-    {"attn": "nystromformer", "sampler": "segment_means"},
-    {"attn": "nystromformer", "sampler": "kmeans"},
+    {"attn": "nystromformer"},
     {"attn": "fna_local"},
     {"attn": "fna", "mask": "massive"},
 ]
@@ -57,7 +56,7 @@ def test_a_trace_that_would_keep_the_examples_tokens_is_refused(mask: str) -> No
 @pytest.mark.parametrize("options", METHODS[:4], ids=lambda options: "-".join(map(str, options.values())))
 def test_an_export_is_the_eager_model(options: dict) -> None:
     model = vit()
-    with torch.no_grad(), fna.swap(model, layers="all", landmarks=8, **options):
+    with torch.no_grad(), fna.swap(model, layers="all", **{"landmarks": 8, **options}):
         exported = torch.export.export(model, (images(2),), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
         for x in (images(2, seed=1), images(5, seed=2)):
             torch.testing.assert_close(exported(x), model(x), atol=1e-5, rtol=1e-4)
@@ -74,7 +73,7 @@ def test_onnx_has_plain_operators_only(options: dict, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     model, x = vit(), images(3, seed=1)
-    with torch.no_grad(), fna.swap(model, layers="all", landmarks=8, **options):
+    with torch.no_grad(), fna.swap(model, layers="all", **{"landmarks": 8, **options}):
         torch.onnx.export(model, (images(2),), tmp_path / "m.onnx", dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False)
         session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
         out = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
