@@ -79,14 +79,12 @@ class Asked:
         limit = "all" if self.cfg.limit is None else f"the first {self.cfg.limit}"
         first = self.contenders[0]
         count = counted(first.cfg, first.names)
-        told = [
-            f", landmarks={count}" if count is not None else "",
-            f", mask={first.names['mask']}" if first.mask is not None else "",
-        ]
+        told = f", landmarks={count}" if count is not None else ""
+        told += f", mask={first.names['mask']}" if first.mask is not None else ""
         others = f", and {len(self.contenders) - 1} more" if len(self.contenders) > 1 else ""
         return (
             f"{self.names['task']} on {limit} samples of {self.names['dataset']} with {self.names['model']}: full attention "
-            f"against {first.names['attn']} in blocks {first.cfg.layers}{''.join(told)}{others}"
+            f"against {first.names['attn']} in blocks {first.cfg.layers}{told}{others}"
         )
 
 
