@@ -107,7 +107,8 @@ def parsed(word: str, kind: Callable[[str], Any] = lambda key: Any) -> Override:
     if not re.fullmatch(r"\+{0,2}[A-Za-z_][\w./@-]*", key) or re.search(r"[./@]{2}|[./@]$", key):
         raise UserError(f"{word}: '{key}' is no knob's name; write knob=value without spaces around =, such as landmarks=64.")
     plain = key.lstrip("+")
-    raise UserError(f"{word}: Hydra reads some of these signs as its own; {as_text(plain, value, kind(plain))}")
+    near = nearest(value, choices(plain)) if plain in groups() else ""
+    raise UserError(f"{word}: Hydra reads some of these signs as its own; {near}{as_text(plain, value, kind(plain))}")
 
 
 def _check_key(override: Override, known: Known) -> None:

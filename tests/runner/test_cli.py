@@ -24,7 +24,7 @@ from fna.runner.cli import main
         ("attn=fma", "attn=fma: no such attn; did you mean fna?"),
         ("attn=fna+", "attn=fna+: no such attn; did you mean fna_plus?"),  # as tables print it, here and below
         ("attn=FNA local", "attn=FNA local: no such attn; did you mean fna_local?"),
-        ("attn=Nyströmformer", "attn=Nyströmformer: no such attn; did you mean nystromformer?"),
+        ("attn=Nyströmformer", "attn=Nyströmformer: Hydra reads some of these signs as its own; did you mean nystromformer?"),
         ("reduce=PiToMe", "reduce=PiToMe: no such reduce; did you mean pitome?"),
     ],
 )
