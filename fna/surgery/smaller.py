@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -80,7 +81,7 @@ class Smaller:
         if size == self.size and _same(_state(self.swap.tower), self.after):
             return
         self._put_back()
-        self.options = set_image_size(self.swap.tower.module, size)
+        self.options = _set(self.swap.tower.module, size)
         self.size, self.after = size, _state(self.swap.tower)
 
     def remove(self) -> None:
@@ -94,9 +95,15 @@ class Smaller:
         for part, name, value in self.before:
             setattr(part, name, value)
         if tower.family == "timm" and rope is not None:
-            set_image_size(tower.module, tower.module.patch_embed.img_size)  # type: ignore[union-attr, arg-type]  # rotary tables
+            _set(tower.module, tower.module.patch_embed.img_size)  # type: ignore[union-attr, arg-type]  # rotary tables
             for part, name, value in self.before:
                 setattr(part, name, value)
+
+
+def _set(module: nn.Module, size: tuple[int, int]) -> dict[str, Any]:
+    """`set_image_size` whose new tables serve a later training step too, whatever mode the pass runs in."""
+    with torch.inference_mode(False), torch.no_grad():
+        return set_image_size(module, size)
 
 
 State = list[tuple[nn.Module, str, Any]]

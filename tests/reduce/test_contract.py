@@ -306,3 +306,13 @@ def test_merged_tokens_weigh_by_their_size() -> None:
         torch.testing.assert_close(run(model, y), stock, rtol=1e-3, atol=1e-3)
     with bare.on(model):
         assert not torch.allclose(run(model, y), stock, atol=1e-2)
+
+
+@pytest.mark.parametrize("family", ["eva", "eva_dinov3", "timm"])
+def test_a_model_that_saw_smaller_images_in_inference_mode_can_be_trained_afterwards(family: str) -> None:
+    """Rotary tables are made anew for the size, and again when it is given back: as plain tensors, which autograd takes."""
+    model = fresh(family)
+    with torch.inference_mode(), fna.swap(model, "exact", layers="all", reduce=Resize(0.75)):
+        run(model, images())
+    run(model, images()).square().sum().backward()
+    assert all(not buffer.is_inference() for buffer in model.buffers())

@@ -134,7 +134,7 @@ def test_a_word_without_a_value_is_no_job(
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 1
-    assert re.search(r"names no value, so that there is no job|matches none of exact", one_error(capsys))
+    assert re.search(r"names no value, so that there is no job|matches none of agent", one_error(capsys))
 
 
 BUSY = """

@@ -198,7 +198,7 @@ def test_the_handle_says_what_it_did():
     assert swap.active
     assert current_swap(model) is swap
     assert list(swap.plan) == [0, 2]
-    assert repr(swap) == "<Swap of timm.VisionTransformer, 3 blocks; blocks 0: Exact(); blocks 2: Keep()>"
+    assert repr(swap) == "<Swap of timm.VisionTransformer, 3 blocks; blocks 0: Exact(kernel='torch'); blocks 2: Keep()>"
     swap.restore()
     swap.restore()
     assert not swap.active

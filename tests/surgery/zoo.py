@@ -180,7 +180,8 @@ FEW = ["timm_registers", "eva", "open_clip", "open_clip_custom", "hf_clip", "hf_
 def zoo(name: str) -> nn.Module:
     """The model of that name, the same object each time: a test that changes it must change it back."""
     torch.manual_seed(0)
-    return liven(BUILDERS[name]())
+    with torch.inference_mode(False):  # whoever asks first: others train it
+        return liven(BUILDERS[name]())
 
 
 def fresh(name: str, seed: int = 0) -> nn.Module:
