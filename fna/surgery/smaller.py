@@ -102,7 +102,8 @@ class Smaller:
 
 def _set(module: nn.Module, size: tuple[int, int]) -> dict[str, Any]:
     """`set_image_size` whose new tables serve a later training step too, whatever mode the pass runs in."""
-    with torch.inference_mode(False), torch.no_grad():
+    made_so = any(tensor.is_inference() for tensor in (*module.parameters(), *module.buffers()))
+    with torch.inference_mode(made_so), torch.no_grad():
         return set_image_size(module, size)
 
 

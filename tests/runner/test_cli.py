@@ -14,7 +14,7 @@ from fna.runner.cli import main
     [
         ("attn.foo=3", "attn has no key foo; it has sampler, landmarks, inverse, steps, ridge, resample_every."),
         ("attn.sampler.foo=3", "attn.sampler.foo=3: attn.sampler follows sampler; set sampler.foo=... instead."),
-        ("hydra.foo=3", "hydra has no key foo; it has run, "),
+        ("hydra.foo=3", "hydra.foo=3: Hydra has no such setting; drop the word."),
         ("batch_size=x", "batch_size=x: give a whole number from 1 to 65536."),
         ("strict=maybe", "strict=maybe: give true or false."),
         ("timing=false", "timing=false: set timing.enabled or timing.rounds or timing.batch_size."),
