@@ -16,7 +16,6 @@ DRAWS = 100  # of fewer, a 95 % interval is made of the two or three outermost
 
 
 LAYERS = re.compile(r"(all|last-half|auto|-?\d+(--?\d+)?)( *, *(all|last-half|-?\d+(--?\d+)?))*")
-LEAST_ROUNDS = 6  # of timing: below, two halves cannot be compared
 DEVICE = re.compile(r"[a-z]+(:\d+)?")
 
 

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from fna.errors import UserError
 
+LEAST_ROUNDS = 6  # of timing: below, two halves cannot be compared
+
 BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # YAML 1.1; Hydra reads the outer two
 OWN = ("version",)  # a field that is raised by hand with the code, and no option
 LARGEST = 2**63 - 1

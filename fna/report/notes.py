@@ -5,7 +5,7 @@ from __future__ import annotations
 from fna.report import formats
 from fna.report.results import Result, dig, number
 from fna.report.words import is_idle, is_random, primary, unmeasured
-from fna.schema import LEAST_ROUNDS
+from fna.values import LEAST_ROUNDS
 
 DOUBT = ("scores", "belong together", "random weights")  # in a note that says that the figures mean nothing
 NAMED = 3  # skipped images that are named

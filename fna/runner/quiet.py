@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from fna.schema import LEAST_ROUNDS
+from fna.values import LEAST_ROUNDS
 
 STAT = Path("/proc/stat")
 BUSY = (0, 1, 2, 5, 6, 7)  # of a line of STAT: user, nice, system, irq, softirq, steal
