@@ -25,24 +25,6 @@ float residual(const float *y, long m, long lanes) {
     return sum;
 }
 
-float widest_column(const float *a, long m, long lanes) {
-    vec widest = {};
-    for (long i = 0; i < lanes; i += LANES) {
-        vec sum = {};
-        for (long row = 0; row < m; row++) sum += load(a + row * lanes + i);
-        widest = larger(sum, widest);
-    }
-    return highest(widest);
-}
-
-void copy_rows(const float *from, long rows, long columns, float *to) {
-    const long lanes = padded(columns);
-    for (long i = 0; i < rows; i++) {
-        memcpy(to + i * lanes, from + i * columns, columns * sizeof(float));
-        memset(to + i * lanes + columns, 0, (lanes - columns) * sizeof(float));
-    }
-}
-
 constexpr long SURE = 6;  // steps that are always taken; beyond them a matrix ends where its residual no longer falls
 
 long scratch_of(long m, long width) { return 5 * m * padded(m) + 3 * m * padded(width); }

@@ -6,24 +6,6 @@
 
 namespace {
 
-float widest_column(const float *a, long m) {
-    float widest = 0;
-    for (long j = 0; j < m; j++) {
-        float sum = 0;
-        for (long i = 0; i < m; i++) sum += a[i * m + j];
-        widest = sum > widest ? sum : widest;
-    }
-    return widest;
-}
-
-void copy_rows(const float *from, long rows, long columns, float *to) {
-    const long lanes = padded(columns);
-    for (long i = 0; i < rows; i++) {
-        memcpy(to + i * lanes, from + i * columns, columns * sizeof(float));
-        memset(to + i * lanes + columns, 0, (lanes - columns) * sizeof(float));
-    }
-}
-
 // to -= times * from, whole vectors from `start` on.
 inline void take(float *to, const float *from, float times, long start, long stop) {
     for (long c = start / LANES * LANES; c < stop; c += LANES) store(to + c, load(to + c) - times * load(from + c));
@@ -66,7 +48,7 @@ void solve(const float *block, const float *rhs, long m, long width, float ridge
     copy_rows(rhs, m, width, values);
     product(m, lanes, m, a, 1, lanes, a, lanes, [&](long i, long j, vec sum) { store(gram + i * lanes + j, sum); });
     product(m, columns, m, a, 1, lanes, values, columns, [&](long i, long j, vec sum) { store(x + i * columns + j, sum); });
-    const float more = ridge * widest_column(block, m);
+    const float more = ridge * widest_column(a, m, lanes);
     for (long i = 0; i < m; i++) gram[i * lanes + i] += more;
     factor(gram, m, lanes);
     substitute(gram, m, lanes, x, columns);

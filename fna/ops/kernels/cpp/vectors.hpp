@@ -114,3 +114,23 @@ inline void product(long rows, long columns, long depth, const float *a, long a_
         panel<COLUMNS>(rows, depth, a, a_row, a_step, b + column, b_step, shifted);
     for (; column < columns; column += LANES) panel<1>(rows, depth, a, a_row, a_step, b + column, b_step, shifted);
 }
+
+// The largest column sum of a [m, m] in rows of `lanes`, zeros beyond.
+inline float widest_column(const float *a, long m, long lanes) {
+    vec widest = {};
+    for (long i = 0; i < lanes; i += LANES) {
+        vec sum = {};
+        for (long row = 0; row < m; row++) sum += load(a + row * lanes + i);
+        widest = larger(sum, widest);
+    }
+    return highest(widest);
+}
+
+// Rows of `columns` numbers to rows of whole vectors, zeros beyond.
+inline void copy_rows(const float *from, long rows, long columns, float *to) {
+    const long lanes = padded(columns);
+    for (long i = 0; i < rows; i++) {
+        memcpy(to + i * lanes, from + i * columns, columns * sizeof(float));
+        memset(to + i * lanes + columns, 0, (lanes - columns) * sizeof(float));
+    }
+}
