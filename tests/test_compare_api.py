@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fna
 from fna.configs import KEYWORDS
+from fna.errors import UserError
 from fna.ops.exact import Exact
 from fna.ops.nystrom import FastNystrom
 from tests.surgery.zoo import zoo
@@ -250,3 +251,11 @@ def test_a_named_contender_has_the_landmarks_of_the_first_where_it_says_none(mod
     found = fna.compare(model, loader, "fna", landmarks=4, versus=versus, **QUICK).result["contenders"]
     assert [one["landmarks"] for one in found[:4]] == [4, 4, 4, 8]
     assert found[1]["fidelity"] == found[2]["fidelity"]
+
+
+@pytest.mark.parametrize("sizes", [(3, 64, 64), (1, 96, 96), (3, 96, 100)])
+def test_a_later_batch_of_another_size_is_named_in_one_line(model: nn.Module, sizes: tuple[int, ...]) -> None:
+    loader = [torch.zeros(2, 3, 96, 96), torch.zeros(2, *sizes)]
+    with pytest.raises(UserError, match=f"{sizes[0]} x {sizes[1]} x {sizes[2]} after ones of 3 x 96 x 96") as refused:
+        fna.compare(model, loader, "exact", **QUICK)
+    assert "\n" not in str(refused.value)
