@@ -12,7 +12,7 @@ from typing import Any
 
 from fna.report.contenders import apart
 from fna.report.results import IDENTITY, Result, Run, overrides
-from fna.report.sweep import SHOWN, Summary, counted, summarise
+from fna.report.sweep import SHOWN, Summary, counted, decisive, order, summarise
 from fna.report.words import Part
 
 TOGETHER = ("model", "dataset", "task")  # what the runs of a section share
@@ -59,7 +59,7 @@ def read_day(found: Sequence[Run]) -> Day:
     for run in whole:
         groups.setdefault(tuple(str(run.result.get(key)) for key in TOGETHER), []).append(run)
     sections = [
-        Section(f"part{place}", f"{model} on {dataset}, {task}", members, summarise(members))
+        _section(f"part{place}", f"{model} on {dataset}, {task}", sorted(members, key=order))
         for place, ((model, dataset, task), members) in enumerate(groups.items())
     ]
     title, repeated = _title(sections, len(whole), len(runs) - len(whole)), len(found) - len(newest(found))
@@ -74,6 +74,10 @@ def read_day(found: Sequence[Run]) -> Day:
         remarks,
         explained,
     )
+
+
+def _section(anchor: str, title: str, runs: list[Run]) -> Section:
+    return Section(anchor, title, runs, summarise(runs))
 
 
 def _shared(sections: Sequence[Section], kind: str) -> list[tuple[Any, list[Section]]]:
@@ -132,8 +136,8 @@ def _title(sections: Sequence[Section], whole: int, failed: int) -> list[Part]:
         first, *rest = sections[0].summary.title  # the count, then the sentence on the one to take
         count, dot, lead = first.text.partition(".")
         return [Part(f"{count}{lost}{dot}{lead}", first.mark), *rest]
-    among = f" of {counted(len(sections), 'kind')}" if sections else ""
-    return [Part(f"{counted(whole, 'comparison')}{among}{lost}.")]
+    among = f" in {len(sections)} sections, one for each model, data set and task" if sections else ""
+    return [Part(f"{counted(whole, 'comparison')} with full attention{among}{',' if among and lost else ''}{lost}.")]
 
 
 def _why(run: Run) -> str:
@@ -147,7 +151,7 @@ def failures(runs: Sequence[Run]) -> list[tuple[str, str]]:
     reasons: dict[str, list[str]] = {}
     for run in runs:
         if not run.ok:
-            own = " ".join(word for word in run.result.get("overrides") or [] if word not in shared)
+            own = " ".join(word for word in run.result.get("overrides") or [] if word not in shared and decisive(word))
             reasons.setdefault(_why(run), []).append(f"{run.name} ({own})" if own else run.name)
     return [
         (", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""), why)

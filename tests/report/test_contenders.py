@@ -51,7 +51,7 @@ def test_each_contender_is_a_line_and_a_failed_one_is_told(versus: Path) -> None
     day = read_day(load(versus))
     assert [len(section.runs) for section in day.sections] == [3]
     assert day.failures[0][1] == "made-up refusal"
-    assert "3 comparisons and 1 failure" in printed(load(versus))
+    assert "3 comparisons with full attention and 1 failure" in printed(load(versus))
 
 
 def test_a_tie_is_grey(versus: Path) -> None:

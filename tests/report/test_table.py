@@ -61,7 +61,7 @@ def test_a_sweep_has_a_line_for_each_result_and_the_failures_last(sweep_folder: 
     assert sum("[1.05, 1.30]" in line for line in lines) == 9
     assert lines[-2] == "failed: 9: landmarks=0: give a count"
     assert lines[-1].startswith("failed: 10: result.json cannot be read")
-    assert "9 comparisons and 2 failures" in lines[0]
+    assert "9 comparisons with full attention and 2 failures" in lines[0]
 
 
 def test_a_narrow_terminal_keeps_the_columns_that_matter(sweep_folder: Path) -> None:
@@ -193,13 +193,13 @@ def test_no_best_among_different_data(tmp_path: Path) -> None:
     write_run(tmp_path / "0", result())
     write_run(tmp_path / "1", result(dataset="made_up_too"))
     assert summarise(load(tmp_path)).best is None
-    assert printed(load(tmp_path)).startswith("2 comparisons of 2 kinds.\n")
+    assert printed(load(tmp_path)).startswith("2 comparisons with full attention in 2 sections, ")
 
 
 def test_a_sweep_of_failures_only(tmp_path: Path) -> None:
     write_run(tmp_path / "0", failed())
     write_run(tmp_path / "1", failed())
-    assert "0 comparisons and 2 failures" in printed(load(tmp_path))
+    assert "0 comparisons with full attention and 2 failures" in printed(load(tmp_path))
 
 
 def test_markdown(sweep_folder: Path, run_folder: Path) -> None:
