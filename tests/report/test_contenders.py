@@ -73,3 +73,15 @@ def test_without_contenders_a_result_is_one_run(run_folder: Path) -> None:
 def test_the_first_variant_among_its_contenders_is_not_counted_twice(run_folder: Path) -> None:
     write_run(run_folder, result(contenders=[contender("me") | {"hash": "00aa11bb22cc"}]))
     assert len(apart(load(run_folder))) == 1
+
+
+def test_pairs_call_the_contenders_as_the_table_does(tmp_path: Path) -> None:
+    entries = [contender("fna"), contender("fna landmarks=16", landmarks=16), contender("nystromformer", attn="nystromformer")]
+    metric = {"top1": {"delta": -0.3, "ci": [-0.9, 0.2]}}
+    compared = [{"a": "fna", "b": "fna landmarks=16", "metrics": metric}, {"a": "fna", "b": "nystromformer", "metrics": metric}]
+    grid = pairs(result(hash="fna", contenders=entries, pairs=compared))
+    assert grid is not None
+    assert [(row[0].text, row[1].text) for row in grid[1]] == [
+        ("FNA, 64 landmarks", "FNA, 16 landmarks"),
+        ("FNA, 64 landmarks", "Nyströmformer, 64 landmarks"),
+    ]
