@@ -108,19 +108,24 @@ def _without(section: Section, lines: Container[Any]) -> Section:
 
 
 def newest(runs: Sequence[Run]) -> list[Run]:
-    """Of runs that were made more than once the newest; the order stays."""
+    """Of runs that were made more than once the newest, of those whose speed was measured if any was; the order stays."""
     last: dict[str, Run] = {}
     for run in runs:
         key = _key(run.result) or run.name
-        if key not in last or run.made >= last[key].made:
+        if key not in last or _rank(run) >= _rank(last[key]):
             last[key] = run
     kept = {run.name for run in last.values()}
     return [run for run in runs if run.name in kept]
 
 
+def _rank(run: Run) -> tuple[bool, float]:
+    return bool(run.result.get("cost")), run.made
+
+
 def _key(result: Result) -> str | None:
     """What makes two runs equal: all that decides their figures, or of failures what was typed and why. None: nothing told."""
-    parts: list[Any] = [sorted(overrides(result).items(), key=str), {key: result.get(key) for key in IDENTITY}]
+    typed = {key: value for key, value in overrides(result).items() if not key.startswith("timing.")}
+    parts: list[Any] = [sorted(typed.items(), key=str), {key: result.get(key) for key in IDENTITY}]
     if result.get("status") == "ok" and result.get("hash"):
         parts += [result["hash"], result.get("rows"), result.get("expected")]
     elif result.get("overrides"):

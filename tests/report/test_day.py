@@ -151,6 +151,13 @@ def test_a_run_made_twice_is_one_and_the_newest(tmp_path: Path) -> None:
     assert "2 runs made more than once" in sweep_markdown(runs)
 
 
+def test_of_equal_runs_the_one_whose_speed_was_measured_stands(tmp_path: Path) -> None:
+    write_run(tmp_path / "timed", result(overrides=["timing.rounds=6"]))
+    write_run(tmp_path / "untimed", result(overrides=["timing.enabled=false"], cost={}))
+    os.utime(tmp_path / "timed" / "result.json", (100, 100))  # the older one
+    assert [run.name for run in newest(load(tmp_path))] == ["timed"]
+
+
 @pytest.mark.parametrize(
     "change",
     [
