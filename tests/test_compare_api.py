@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -237,12 +238,22 @@ def test_a_model_in_training_mode_is_told_of(model: nn.Module, data: TensorDatas
     assert "training mode" not in str(fna.compare(model, [data.tensors[0]], "exact", **QUICK))
 
 
+def test_more_landmarks_than_tokens_are_a_note_and_no_warning_of_python(model: nn.Module, data: TensorDataset) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the cost is measured and pictures are made too
+        found = fna.compare(model, [data.tensors[0][:4]], "fna", landmarks=500, rounds=1, bootstrap=100)
+    assert [line for line in found.result["warnings"] if line.startswith("landmarks=500 is more than the 37 tokens there are")]
+    assert str(found).count("landmarks=500 is more") == 1
+
+
 def test_all_contenders_are_printed(model: nn.Module, data: TensorDataset) -> None:
     found = fna.compare(model, DataLoader(data, batch_size=8), "fna", landmarks=4, versus=["nystromformer"], metric="top1", **QUICK)
     text = str(found)
-    assert text.startswith("2 comparisons.")
+    assert text.startswith("2 comparisons with full attention.")
+    assert "FNA " in text
     assert "Nyströmformer" in text
     assert "McNemar p" in text
+    assert "nystromformer" not in text
 
 
 def test_a_named_contender_has_the_landmarks_of_the_first_where_it_says_none(model: nn.Module, data: TensorDataset) -> None:
