@@ -47,10 +47,10 @@ RESIDUE = 1e-5  # of a group's mass: less than that outside the window is roundi
 class LocalClusters:
     """Windows and clusters. ``landmarks``: how many groups, prefix tokens among them, a count or a fraction of the tokens below 1.
 
-    ``window``: cells a side, odd. ``rows``: so many times as many exact rows as groups for the residual, 0 for none. ``early_window``
-    and ``early_rows`` stand in their place in the blocks after the first and before the share ``early`` of the depth (1 and 2 of 12):
-    what those miss, all later ones see. Without a grid (merged tokens) the tokens stand in one row. Honours ``keys`` and ``key_bias`` (b counts as exp(b) copies of a token); refuses
-    ``causal`` and ``dense``, and queries that are not the keys' tokens.
+    ``window``: cells a side, odd. ``rows``: so many times as many exact rows as groups for the residual, 0 for none. Blocks after
+    the first and before the share ``early`` of the depth (1 and 2 of 12) have ``early_window`` and ``early_rows`` instead: what
+    those miss, all later ones see. Without a grid (merged tokens) the tokens stand in one row. Honours ``keys`` and ``key_bias``
+    (b counts as exp(b) copies of a token); refuses ``causal`` and ``dense``, and queries that are not the keys' tokens.
     """
 
     sampler: CentroidSampler = field(default_factory=DriftingKMeans)
@@ -59,7 +59,7 @@ class LocalClusters:
     rows: Rows = 2
     early: Share = 0.25
     early_window: Window = 9
-    early_rows: Rows = 4
+    early_rows: Rows = 5
     version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:

@@ -119,8 +119,8 @@ def launch(
     out[:, :, :start], out[:, :, start + rows * columns :] = 0, 0
     marks = max(16, triton.next_power_of_2(groups))
     _windowed[(triton.cdiv(rows, SIDE) * triton.cdiv(columns, SIDE), batch * heads)](
-        q, k, v, key_sums, value_sums, mass, group.contiguous(), mass if weight is None else weight.float().contiguous(), out, scale,
-        heads, tokens, start, rows, columns, reach, groups, width,
+        q, k, v, key_sums, value_sums, mass, group.contiguous(), mass if weight is None else weight.float().contiguous(), out,
+        scale, heads, tokens, start, rows, columns, reach, groups, width,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         HAS_WEIGHT=weight is not None, SIDE=SIDE, KEYS=KEYS, MARKS=marks, WIDTH=max(16, triton.next_power_of_2(width)),
         num_warps=8 if marks > 64 else 4, num_stages=1,
