@@ -1,20 +1,23 @@
 """Where a model keeps its transformer: the tower, its blocks, and what each block is made of.
 
-One table row a library class; nothing here imports a model library. Classes are recognised by the library's top package and their
-name, because files move between releases and names rarely do. ``x`` is the residual stream, ``[B, N, D]`` (sequence-first towers
+One table row a library class; what has none is found by its structure (`fna.surgery.stacks`). Nothing here imports a model library.
+Classes are recognised by the library's top package and their name, because files move between releases and names rarely do; where
+timm has the same name in many files, by the file too. ``x`` is the residual stream, ``[B, N, D]`` (sequence-first towers
 of old open_clip: ``[N, B, D]``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
 
 from fna.errors import UserError
+from fna.surgery import stacks
+from fna.surgery.plan import Layers, parse_layers
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class BlockSpec:
 
     x = x + scale1(post1(attention(norm1(x)))), then x = x + scale2(post2(mlp(norm2(x)))); a None is left out. ``call`` is
     what to call where it is not the attention module itself. ``extras`` names the block's further positional arguments, which
-    all belong to attention. Stochastic depth is left out: these describe a model in eval mode.
+    all belong to attention. ``pieces``: False where only the attention's place is known: the block can be changed, and what takes
+    it apart (reducers, registers, looking into it) is refused. Stochastic depth is left out: these describe a model in eval mode.
     """
 
     attention: str
@@ -36,11 +40,17 @@ class BlockSpec:
     scale2: str | None = None
     call: str | None = None
     extras: tuple[str, ...] = ()
+    pieces: bool = True
 
     def attend(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """``x`` after the attention branch; further arguments are those that the block's own forward was given."""
+        self.taken_apart(block)
         kwargs |= {name: value for name, value in zip(self.extras, args, strict=False) if value is not None}
-        y = attrgetter(self.call or self.attention)(block)(_apply(block, self.norm1, x), **kwargs)
+        attention, y = attrgetter(self.call or self.attention)(block), _apply(block, self.norm1, x)
+        if isinstance(attention, nn.MultiheadAttention):
+            y = attention(y, y, y, need_weights=False, **kwargs)
+        else:
+            y = attention(y, **kwargs)
         y = y[0] if isinstance(y, tuple) else y
         return x + _apply(block, self.scale1, _apply(block, self.post1, y))
 
@@ -50,11 +60,20 @@ class BlockSpec:
         return x + _apply(block, self.scale2, _apply(block, self.post2, y))
 
     def attention_of(self, block: nn.Module) -> nn.Module:
-        """The block's attention module."""
-        return attrgetter(self.attention)(block)
+        """The block's attention module; the block itself where the path is empty."""
+        return attrgetter(self.attention)(block) if self.attention else block
+
+    def taken_apart(self, block: nn.Module) -> None:
+        """Raise `UserError` for a block that can only be changed as a whole."""
+        if not self.pieces:
+            raise UserError(
+                f"a {_name(type(block))} can have its attention changed, but fna does not know its norms and MLP: leave out "
+                "reduce=, registers and what looks into its blocks."
+            )
 
     def mlp_out(self, block: nn.Module) -> nn.Module:
         """The last linear layer of the MLP: its input is the activation ``[B, N, hidden]`` (after gate and norm, if any)."""
+        self.taken_apart(block)
         return [module for module in attrgetter(self.mlp)(block).modules() if isinstance(module, nn.Linear)][-1]
 
 
@@ -68,6 +87,10 @@ def _apply(block: nn.Module, path: str | None, x: Tensor) -> Tensor:
 
 _TIMM = BlockSpec("attn", norm1="norm1", norm2="norm2", scale1="ls1", scale2="ls2", extras=("attn_mask", "is_causal"))
 _TIMM_POST = BlockSpec("attn", norm1=None, norm2=None, post1="norm1", post2="norm2", extras=("attn_mask", "is_causal"))
+_BEIT = BlockSpec("attn", "norm1", "norm2", scale1="gamma_1", scale2="gamma_2", extras=("shared_rel_pos_bias",))
+_RELATIVE = BlockSpec("attn", norm1="norm1", norm2="norm2", scale1="ls1", scale2="ls2", extras=("shared_rel_pos",))
+_RELATIVE_POST = BlockSpec("attn", norm1=None, norm2=None, post1="norm1", post2="norm2", extras=("shared_rel_pos",))
+_SAM = BlockSpec("attn", norm1="norm1", norm2="norm2", scale1="ls1", scale2="ls2", pieces=False)  # [B, rows, columns, D], windows
 _EVA_EXTRAS = ("rope", "attn_mask", "is_causal")
 _EVA = BlockSpec("attn", norm1="norm1", norm2="norm2", scale1="gamma_1", scale2="gamma_2", extras=_EVA_EXTRAS)
 _EVA_POST = BlockSpec("attn", norm1=None, norm2=None, post1="norm1", post2="norm2", extras=_EVA_EXTRAS)
@@ -86,10 +109,15 @@ _LLAMA = BlockSpec("self_attn", norm1="input_layernorm", norm2="post_attention_l
 SPECS: dict[str, BlockSpec] = {
     "timm.Block": _TIMM,
     "timm.ResPostBlock": _TIMM_POST,
+    "timm.beit.Block": _BEIT,
+    "timm.RelPosBlock": _RELATIVE,
+    "timm.ResPostRelPosBlock": _RELATIVE_POST,
+    "timm.vision_transformer_sam.Block": _SAM,
     "timm.EvaBlock": _EVA,
     "timm.EvaBlockPostNorm": _EVA_POST,
     "open_clip.ResidualAttentionBlock": _OPEN_CLIP,
     "open_clip.CustomResidualAttentionBlock": _OPEN_CLIP_CUSTOM,
+    "torchvision.EncoderBlock": BlockSpec("self_attention", norm1="ln_1", norm2="ln_2"),
     "transformers.CLIPEncoderLayer": _CLIP,
     "transformers.SiglipEncoderLayer": _CLIP,
     "transformers.Dinov2Layer": _DINO,
@@ -113,6 +141,11 @@ _HF_DINO = Kind("encoder.layer", "embeddings.patch_embeddings.projection")
 KINDS: dict[str, Kind] = {
     "timm.VisionTransformer": Kind("blocks", "patch_embed.proj"),
     "timm.Eva": Kind("blocks", "patch_embed.proj"),
+    "timm.Beit": Kind("blocks", "patch_embed.proj"),
+    "timm.VisionTransformerRelPos": Kind("blocks", "patch_embed.proj"),
+    "timm.VisionTransformerSAM": Kind("blocks", "patch_embed.proj"),
+    "timm.NaFlexVit": Kind("blocks", "embeds.proj"),
+    "torchvision.VisionTransformer": Kind("encoder.layers", "conv_proj"),
     "open_clip.VisionTransformer": Kind("transformer.resblocks", "conv1"),
     "transformers.CLIPVisionModel": _HF,
     "transformers.CLIPVisionTransformer": _HF,
@@ -129,7 +162,8 @@ class Tower:
     """A transformer found inside a model. ``kind`` is its class as the tables name it ("timm.Eva"), ``family`` the library.
 
     ``specs[i]`` describes ``blocks[i]``. ``patches`` is the module whose output ``[B, D, rows, columns]`` shows the grid of
-    the image at hand; ``grid`` is the one that the model was made for.
+    the image at hand; ``grid`` is the one that the model was made for. ``windowed``: blocks that attend in windows, each with how
+    many tokens. ``seam``: what stands in for the forward of ``blocks``, where somebody brought one of their own.
     """
 
     kind: str
@@ -137,9 +171,26 @@ class Tower:
     blocks: tuple[nn.Module, ...]
     specs: tuple[BlockSpec, ...]
     prefix: int
-    grid: tuple[int, int] | None
-    patches: nn.Module | None
+    grid: tuple[int, int] | None = None
+    patches: nn.Module | None = None
     batch_first: bool = True
+    windowed: Mapping[int, int] = field(default_factory=dict)
+    seam: Callable[..., Any] | None = None
+
+    def layers(self, spec: Layers) -> tuple[int, ...]:
+        """The blocks that ``spec`` names (`parse_layers`): by "all" and "last-half" those that see the whole image."""
+        return parse_layers(spec, len(self.blocks), local=self.windowed)
+
+    def windows(self) -> str | None:
+        """What has to be said of its windows, in words."""
+        if not self.windowed:
+            return None
+        sizes = sorted(set(self.windowed.values()))
+        seeing = ", ".join(str(layer) for layer in range(len(self.blocks)) if layer not in self.windowed) or "none"
+        return (
+            f"blocks {seeing} are global; the others attend in windows of {' or '.join(map(str, sizes))} tokens and stay exact "
+            "unless a number names them"
+        )
 
     @property
     def family(self) -> str:
@@ -147,33 +198,42 @@ class Tower:
         return self.kind.partition(".")[0]
 
 
-def find_tower(model: nn.Module, part: str = "vision") -> Tower:
+def find_tower(model: nn.Module | Tower, part: str = "vision") -> Tower:
     """The one tower of ``model`` (or the model itself) whose blocks can be changed.
 
     ``part``: "vision", or "language" for the decoder of a vision-language model. Raises `UserError` if there is none, more than
-    one, or a block of an unknown make.
+    one, or attention that cannot be reached. A tower is found already.
     """
+    if isinstance(model, Tower):
+        return model
     if not isinstance(model, nn.Module):
         raise UserError(f"model={type(model).__name__}: is no torch.nn.Module; hand over the model itself, built and loaded.")
     found = [(kind, module) for module in model.modules() if (kind := _kind(module, part)) is not None]
+    if not found and part == "vision":
+        holder, blocks = stacks.find(model)
+        return tower_of(holder, blocks, _name(type(holder)), prefix=int(getattr(holder, "num_prefix_tokens", 0)))
     if not found:
-        inside = _name(type(model))
-        raise UserError(f"{inside} holds no {part} transformer that fna knows; it knows {_known(part)}.")
+        raise UserError(f"{_name(type(model))} holds no {part} transformer that fna knows; it knows {_known(part)}.")
     if len(found) > 1:
         names = ", ".join(_name(type(module)) for _, module in found)
         raise UserError(f"{_name(type(model))} holds {len(found)} {part} transformers ({names}): hand over the one that you mean.")
     kind, module = found[0]
     blocks = tuple(attrgetter(KINDS[kind].blocks)(module))
-    return Tower(
-        kind=kind,
-        module=module,
-        blocks=blocks,
-        specs=tuple(_spec(block, number) for number, block in enumerate(blocks)),
+    return tower_of(
+        module,
+        blocks,
+        kind,
         prefix=_prefix(module, kind),
         grid=_grid(module, kind),
         patches=_reach(module, KINDS[kind].patches),
         batch_first=getattr(getattr(module, "transformer", None), "batch_first", True),
     )
+
+
+def tower_of(module: nn.Module, blocks: tuple[nn.Module, ...], kind: str, *, prefix: int, **known: Any) -> Tower:
+    """The tower of ``blocks`` in ``module``; ``known``: the fields of `Tower` that are."""
+    specs = tuple(_spec(block, number) for number, block in enumerate(blocks))
+    return Tower(kind, module, blocks, specs, prefix, windowed=stacks.windows(blocks), **known)
 
 
 def run_blocks(blocks: Iterable[nn.Module], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -196,7 +256,10 @@ def forward_key(module: nn.Module) -> str:
 
 
 def _name(cls: type) -> str:
-    return f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
+    parts = cls.__module__.split(".")
+    top, file = parts[0], parts[-1]
+    shared = top == "timm" and cls.__name__ in ("Attention", "Block") and file not in ("attention", "vision_transformer")
+    return f"{top}.{file}.{cls.__name__}" if shared else f"{top}.{cls.__name__}"
 
 
 def _kind(module: nn.Module, part: str) -> str | None:
@@ -211,9 +274,7 @@ def _known(part: str) -> str:
 
 def _spec(block: nn.Module, number: int) -> BlockSpec:
     key = forward_key(block)
-    if key not in SPECS:
-        raise UserError(f"block {number} is a {key}, which fna does not know; it knows {', '.join(sorted(SPECS))}.")
-    return SPECS[key]
+    return SPECS[key] if key in SPECS else BlockSpec(stacks.place(block, number), norm1=None, norm2=None, pieces=False)
 
 
 def _reach(module: nn.Module, path: str | None) -> nn.Module | None:
@@ -227,7 +288,7 @@ def _reach(module: nn.Module, path: str | None) -> nn.Module | None:
 def _prefix(module: nn.Module, kind: str) -> int:
     """Tokens in front of the patches: CLS, distillation, registers."""
     if kind.startswith("timm."):
-        return int(module.num_prefix_tokens)  # type: ignore[arg-type]
+        return int(getattr(module, "num_prefix_tokens", 0))  # SAM has none
     if "Dinov2" in kind:
         return 1 + int(getattr(module.config, "num_register_tokens", 0))
     return 0 if "Siglip" in kind or KINDS[kind].part == "language" else 1
@@ -235,8 +296,11 @@ def _prefix(module: nn.Module, kind: str) -> int:
 
 def _grid(module: nn.Module, kind: str) -> tuple[int, int] | None:
     """(rows, columns) of patches at the image size that the model was made for."""
+    size: Sequence[int] | None
     if kind.startswith("timm."):
-        size: Sequence[int] | None = getattr(module.patch_embed, "grid_size", None)
+        size = getattr(_reach(module, "patch_embed"), "grid_size", None)
+    elif kind.startswith("torchvision."):
+        size = (module.image_size // module.patch_size,) * 2  # type: ignore[operator, assignment]
     elif kind.startswith("open_clip."):
         size = module.grid_size  # type: ignore[assignment]
     elif KINDS[kind].patches is not None:

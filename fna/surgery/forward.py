@@ -131,6 +131,7 @@ class Forward:
         if frame.alone or (layer <= frame.last and not frame.aside):
             frame = Frame(alone=True)
             self.frames[-1:] = [frame]
+        hidden = hidden.flatten(1, 2) if hidden.dim() == 4 else hidden  # [B, rows, columns, D], as SAM has it
         frame.hidden = hidden if self.batch_first else hidden.transpose(0, 1)
         frame.last, frame.seen = layer, False
 

@@ -6,22 +6,24 @@ Imports neither torch nor any model library, so that a typing mistake is found b
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 from fna.errors import UserError
 
+WORDS = ("all", "last-half")
 Layers = str | int | Sequence[int | str]
 
 _RANGE = re.compile(r"(-?\d+)(?:-(-?\d+))?")
 
 
-def parse_layers(spec: Layers, depth: int, knob: str = "layers") -> tuple[int, ...]:
+def parse_layers(spec: Layers, depth: int, knob: str = "layers", local: Collection[int] = ()) -> tuple[int, ...]:
     """The chosen blocks of a model with ``depth`` blocks, ascending; one that is named twice is a mistyped other.
 
     ``spec``: "all"; "last-half" (of an odd depth the larger half); one number; a range with both ends included ("13-23"); a comma
-    list of these; a sequence of them. Negative numbers count from the end, in a range both or neither. Raises `UserError`, which
-    names ``knob``, for anything else.
+    list of these; a sequence of them. Negative numbers count from the end, in a range both or neither. ``local``: blocks that see
+    a window alone; "all" and "last-half" leave them out, a number does not. Raises `UserError`, which names ``knob``, for anything
+    else.
     """
     if isinstance(spec, str):
         parts: Sequence[int | str] = [part.strip() for part in spec.split(",")]
@@ -30,7 +32,9 @@ def parse_layers(spec: Layers, depth: int, knob: str = "layers") -> tuple[int, .
     else:
         parts = [spec]
     asked = f"{knob}={_shown(spec)}"
-    chosen = sorted(block for part in parts for block in _blocks(part, asked, depth))
+    chosen = sorted(block for part in parts for block in _blocks(part, asked, depth) if part not in WORDS or block not in local)
+    if not chosen and local and spec in WORDS:
+        raise UserError(f"{asked}: these blocks all attend in windows, which are left exact unless named: {_choices(depth)}")
     if not chosen:
         raise UserError(f"{asked} names no block: {_choices(depth)}")
     twice = next((block for block, after in pairwise(chosen) if block == after), None)

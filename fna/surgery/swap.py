@@ -19,9 +19,12 @@ from fna.ops.contract import Attention, Clock, Memo, Tokens, no_clock
 from fna.ops.spread import spread
 from fna.surgery.blocks import Tower, find_tower, run_blocks
 from fna.surgery.forward import Forward, Frame
-from fna.surgery.seams import Port, make_seam
+from fna.surgery.seams import Port
+from fna.surgery.stacks import compiled
+from fna.surgery.ways import make_seam
 
 _MARK = "_fna_swap"
+_COMPILED = "this model is already compiled: swap first and call torch.compile inside the with block."
 
 
 class Swap:
@@ -103,7 +106,9 @@ class Swap:
         for layer, op in self.plan.items():
             ops.setdefault(repr(op), []).append(layer)
         changed = "; ".join(f"blocks {','.join(map(str, layers))}: {op}" for op, layers in ops.items())
-        return f"<{'Swap' if self._active else 'restored Swap'} of {self.tower.kind}, {len(self.tower.blocks)} blocks; {changed}>"
+        windows = "" if (said := self.tower.windows()) is None else f"; {said}"
+        state = "Swap" if self._active else "restored Swap"
+        return f"<{state} of {self.tower.kind}, {len(self.tower.blocks)} blocks; {changed}{windows}>"
 
     def install(self) -> None:
         """Put everything in place, or nothing."""
@@ -135,7 +140,7 @@ class Swap:
         ports: dict[int, Port] = {}
         for layer, op in self.plan.items():
             module = self.tower.specs[layer].attention_of(self.tower.blocks[layer])
-            seam = make_seam(self._run, layer, op, module)
+            seam = make_seam(self._run, layer, op, module, self.tower.seam)
             self._set(module, "forward", seam.forward)
             ports[layer] = seam
         return ports
@@ -147,7 +152,7 @@ class Swap:
 
 
 def swap_tower(
-    model: nn.Module,
+    model: nn.Module | Tower,
     plan: Mapping[int, Attention],
     *,
     clock: Clock | None = None,
@@ -160,9 +165,11 @@ def swap_tower(
     landmarks lie there). ``part``: "vision" or "language". Raises `UserError` for an unknown model, an empty plan, a block that
     is not there, a tower that is already changed, or attention that cannot be changed; the model is then as it was.
     """
-    if hasattr(model, "_orig_mod"):
-        raise UserError("this model is already compiled: swap first and call torch.compile inside the with block.")
+    if isinstance(model, nn.Module) and compiled([model]):
+        raise UserError(_COMPILED)
     tower = find_tower(model, part)
+    if compiled([tower.module, *tower.blocks]):
+        raise UserError(_COMPILED)
     depth = len(tower.blocks)
     if not plan:
         raise UserError(f"nothing to swap: the plan names no block; this model has blocks 0-{depth - 1}.")

@@ -1,0 +1,86 @@
+"""Attention found by structure: a run of blocks of one kind, each of which calls torch's attention in one place.
+
+What calls it is an `nn.MultiheadAttention`, or a module whose own code names ``scaled_dot_product_attention``. No table of classes,
+no model library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from torch import nn
+
+from fna.errors import UserError
+
+RECIPE = "fna.swap(model, blocks=[...], seam=...), ten lines in docs/models_timm.md"
+_FUSED = "scaled_dot_product_attention"
+
+
+def find(model: nn.Module) -> tuple[nn.Module, tuple[nn.Module, ...]]:
+    """The one run of blocks in ``model``, and the module that holds it. Raises `UserError`, which says what there is instead."""
+    found = list(_stacks(model))
+    if len(found) == 1:
+        return found[0]
+    name = type(model).__name__
+    if found:
+        told = ", ".join(f"{len(blocks)} {type(blocks[0]).__name__} in {type(holder).__name__}" for holder, blocks in found[:6])
+        raise UserError(f"{name} holds {len(found)} runs of blocks ({told}): hand over the one that you mean, or use {RECIPE}.")
+    own = sorted({type(module).__name__ for module in model.modules() if _sounds(module)})
+    if own:
+        raise UserError(
+            f"{name} holds no vision transformer that fna knows: its attention ({', '.join(own[:4])}) is not torch's own, as with "
+            f"talking heads or linear attention, or lies in blocks of several kinds; use {RECIPE}."
+        )
+    raise UserError(f"{name} holds no vision transformer that fna knows, and no attention: there is nothing to swap.")
+
+
+def place(block: nn.Module, number: int) -> str:
+    """The path of the module in ``block`` that calls attention, "" for the block itself. Raises `UserError` unless there is one."""
+    found = attentions(block)
+    if len(found) == 1:
+        return found[0]
+    inside = f"{len(found)} of them ({', '.join(found)})" if found else "none"
+    name = type(block).__name__
+    raise UserError(f"block {number} ({name}) should call torch's attention in one place and has {inside}: use {RECIPE}.")
+
+
+def attentions(block: nn.Module) -> list[str]:
+    """Paths of the modules in ``block`` that call attention, the block itself as ""."""
+    return [name for name, module in block.named_modules() if calls(module)]
+
+
+def calls(module: nn.Module) -> bool:
+    """Whether this module itself calls torch's attention."""
+    if isinstance(module, nn.MultiheadAttention):
+        return True
+    codes = [getattr(value, "__code__", None) for base in type(module).__mro__ for value in vars(base).values()]
+    return any(_FUSED in code.co_names for code in codes if code is not None)
+
+
+def windows(blocks: Sequence[nn.Module]) -> dict[int, int]:
+    """Block number -> tokens of a window, for blocks that say that they attend in windows (``window_size``)."""
+    sides = {number: getattr(block, "window_size", 0) for number, block in enumerate(blocks)}
+    return {number: side**2 for number, side in sides.items() if isinstance(side, int) and side > 0}
+
+
+def compiled(modules: Iterable[nn.Module]) -> bool:
+    """Whether any of these was handed to torch.compile, as a copy or in place."""
+    return any(hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None for module in modules)
+
+
+def _stacks(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[nn.Module, ...]]]:
+    """Lists of modules of one class that each hold attention, not those inside another's blocks."""
+    seen: set[nn.Module] = set()
+    for module in model.modules():
+        if module in seen:
+            continue
+        for child in (module, *module.children()):
+            blocks = tuple(child) if isinstance(child, nn.ModuleList | nn.Sequential) and child not in seen else ()
+            if len({type(block) for block in blocks}) == 1 and all(attentions(block) for block in blocks):
+                yield module, blocks
+                seen.update(child.modules())
+
+
+def _sounds(module: nn.Module) -> bool:
+    name = type(module).__name__.lower()
+    return "att" in name or name == "xca"
