@@ -74,8 +74,14 @@ ACCEPTED: dict[str, Any] = {
         Says("a count of at least 1, a fraction of the tokens between 0 and 1, or auto"),
     ],
     "layers": Annotated[
-        int | Annotated[str, Limit("", lambda text: LAYERS.fullmatch(text.strip()) is not None)] | list[int | str],
-        Says('all, last-half, auto, a block, a range with both ends such as "6-11", or a list such as "0,3,6-8"'),
+        int
+        | Annotated[str, Limit("", lambda text: LAYERS.fullmatch(text.strip()) is not None)]
+        | list[int | str]
+        | Annotated[dict[str, str], Limit("", lambda plan: all(isinstance(name, str) for name in plan.values()))],
+        Says(
+            'all, last-half, auto, a block, a range with both ends such as "6-11", a list such as "0,3,6-8", or a method for each '
+            "range, {0-5: exact, 6-11: fna}"
+        ),
     ],
     "image_size": Annotated[
         Pixels | Annotated[list[Pixels], of_length(1, 2)] | None,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from fna.errors import UserError
 from fna.metrics.compare import aligned
 from fna.runner import cost, env, result, shown
-from fna.runner.asked import Asked, Wanted
+from fna.runner.asked import Asked
 from fna.runner.compared import Compared, Ran, Versus
 from fna.runner.failures import keep_traceback, line, mendable
 from fna.runner.loaded import Loaded
@@ -19,6 +19,7 @@ from fna.runner.outcomes import Rows, Scored
 from fna.runner.progress import bar, say
 from fna.runner.rows import heard
 from fna.runner.settled import Contender, settle
+from fna.runner.wanted import Wanted
 from fna.surgery.trunk import Trunk
 from fna.surgery.variant import FULL
 from fna.tasks.base import notes

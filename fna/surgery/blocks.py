@@ -186,10 +186,11 @@ class Tower:
         if not self.windowed:
             return None
         sizes = sorted(set(self.windowed.values()))
-        seeing = ", ".join(str(layer) for layer in range(len(self.blocks)) if layer not in self.windowed) or "none"
+        seeing = [str(layer) for layer in range(len(self.blocks)) if layer not in self.windowed]
+        told = {0: "no block is", 1: f"block {''.join(seeing)} is"}.get(len(seeing), f"blocks {', '.join(seeing)} are")
         return (
-            f"blocks {seeing} are global; the others attend in windows of {' or '.join(map(str, sizes))} tokens and stay exact "
-            "unless a number names them"
+            f"{told} global; the others attend in windows of {' or '.join(map(str, sizes))} tokens and stay exact unless a number "
+            "names them"
         )
 
     @property

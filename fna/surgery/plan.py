@@ -1,4 +1,5 @@
-"""Which blocks to change: "all", "last-half", "13-23", "0,3,6-8", 6 or a sequence of ints, as a sorted tuple of block numbers.
+"""Which blocks to change: "all", "last-half", "13-23", "0,3,6-8", 6 or a sequence of ints, as a sorted tuple of block numbers; and
+plans, which give ranges a method each.
 
 Imports neither torch nor any model library, so that a typing mistake is found before anything is loaded.
 """
@@ -6,13 +7,16 @@ Imports neither torch nor any model library, so that a typing mistake is found b
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 from fna.errors import UserError
 
 WORDS = ("all", "last-half")
 Layers = str | int | Sequence[int | str]
+
+Method = TypeVar("Method")
 
 _RANGE = re.compile(r"(-?\d+)(?:-(-?\d+))?")
 
@@ -41,6 +45,21 @@ def parse_layers(spec: Layers, depth: int, knob: str = "layers", local: Collecti
     if twice is not None:
         raise UserError(f"{asked}: names block {twice} twice; name each once.")
     return tuple(chosen)
+
+
+def parse_plan(
+    plan: Mapping[int | str, Method], depth: int, knob: str = "layers", local: Collection[int] = ()
+) -> dict[int, Method]:
+    """Block -> method, ascending, of ranges with a method each: ``{"0-5": "exact", "6-11": "fna"}``; else as `parse_layers`."""
+    if not plan:
+        raise UserError(f"{knob}={{}}: names no block; write {{0-5: exact, 6-11: fna}}, a method for each range.")
+    found: dict[int, Method] = {}
+    for spec, method in plan.items():
+        for block in parse_layers(spec, depth, knob, local):
+            if block in found:
+                raise UserError(f"{knob}: names block {block} twice ({spec}: {method}); give each block one method.")
+            found[block] = method
+    return dict(sorted(found.items()))
 
 
 def _blocks(part: int | str, asked: str, depth: int) -> range:

@@ -53,14 +53,15 @@ def calls(module: nn.Module) -> bool:
     """Whether this module itself calls torch's attention."""
     if isinstance(module, nn.MultiheadAttention):
         return True
-    codes = [getattr(value, "__code__", None) for base in type(module).__mro__ for value in vars(base).values()]
-    return any(_FUSED in code.co_names for code in codes if code is not None)
+    own = {name: value for base in reversed(type(module).__mro__) for name, value in vars(base).items()}
+    return any(_FUSED in value.__code__.co_names for value in own.values() if hasattr(value, "__code__"))
 
 
 def windows(blocks: Sequence[nn.Module]) -> dict[int, int]:
     """Block number -> tokens of a window, for blocks that say that they attend in windows (``window_size``)."""
     sides = {number: getattr(block, "window_size", 0) for number, block in enumerate(blocks)}
-    return {number: side**2 for number, side in sides.items() if isinstance(side, int) and side > 0}
+    sizes = {number: side[0] * side[1] if isinstance(side, tuple) else side**2 for number, side in sides.items()}
+    return {number: size for number, size in sizes.items() if size}
 
 
 def compiled(modules: Iterable[nn.Module]) -> bool:
@@ -76,7 +77,7 @@ def _stacks(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[nn.Module, ...]
             continue
         for child in (module, *module.children()):
             blocks = tuple(child) if isinstance(child, nn.ModuleList | nn.Sequential) and child not in seen else ()
-            if len({type(block) for block in blocks}) == 1 and all(attentions(block) for block in blocks):
+            if len({type(block) for block in blocks}) == 1 and all(len(attentions(block)) == 1 for block in blocks):
                 yield module, blocks
                 seen.update(child.modules())
 

@@ -14,7 +14,7 @@ from torch import nn
 from fna.errors import UserError
 from fna.ops.contract import Attention, Site, Tokens, probe
 from fna.ops.exact import Exact
-from fna.surgery.blocks import find_tower
+from fna.surgery.blocks import Tower, find_tower
 from fna.surgery.lookahead import Masking, masked_blocks, swap_masked
 from fna.surgery.reduce import Reducer, check_reducer, reducing, tokens_after
 from fna.surgery.registers import Registers
@@ -42,14 +42,14 @@ class Variant:
         """Whether the model stays as it is."""
         return not self.ops and self.mask is None and self.reduce is None and self.kv is None
 
-    def on(self, model: nn.Module, **options: Any) -> AbstractContextManager[Any]:
+    def on(self, model: nn.Module | Tower, **options: Any) -> AbstractContextManager[Any]:
         """Put it in force on ``model`` until the context ends, which gives the model back bit for bit.
 
         ``options`` are those of `swap_tower`. Raises `UserError` where this model cannot be changed so.
         """
         return nullcontext() if self.untouched else self.swap(model, **options)
 
-    def swap(self, model: nn.Module, **options: Any) -> Swap:
+    def swap(self, model: nn.Module | Tower, **options: Any) -> Swap:
         """The handle of `on`, for a variant that does something."""
         if self.reduce is None or isinstance(self.reduce, Resize):
             swap = swap_masked(model, self.ops, self.mask, **options)
