@@ -85,6 +85,8 @@ class Decomposed:
 
     def rows(self, index: Tensor) -> Tensor:
         down, across = _rows(self.down, index), _rows(self.across, index)
+        if index.dim() == 1:  # a run of queries for a fused kernel, which reads row by row
+            return (down[..., None] + across[..., None, :]).flatten(-2)
         # Made with the queries along memory, as `fna.ops.kernels.cpu.few_queries` reads it.
         return (down.mT.contiguous()[:, :, :, None] + across.mT.contiguous()[:, :, None]).flatten(2, 3).mT
 

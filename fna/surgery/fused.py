@@ -26,6 +26,14 @@ LOWEST = -1e4  # below it an addition to a logit hides a key
 class FusedSeam(Seam):
     """Whatever module: its own forward, with the op in place of the fused kernel."""
 
+    def __init__(self, run: Forward, layer: int, op: Attention, module: nn.Module) -> None:
+        super().__init__(run, layer, op, module)
+        if getattr(module, "fused_attn", True) is False:
+            raise UserError(
+                f"block {layer} ({type(module).__name__}) multiplies its attention out instead of calling torch's: set fused_attn "
+                "of that module to True first, or leave the block out of layers=."
+            )
+
     def changed(self, *args: Any, **kwargs: Any) -> Any:
         with _Instead(self):
             return type(self.module).forward(self.module, *args, **kwargs)
@@ -50,7 +58,8 @@ class FusedSeam(Seam):
         if query.dim() != 4 and attn_mask is not None and attn_mask.dim() > 2:
             raise UserError(f"block {self.layer} masks an attention of {query.dim()} axes, which fna cannot read; leave it out.")
         q, k, v = (_four(part) for part in (query, key, value))
-        fields = relative(mask_fields(attn_mask, q))
+        mask = None if attn_mask is None else attn_mask[(None,) * (4 - attn_mask.dim())]  # it broadcasts, heads and images too
+        fields = relative(mask_fields(mask, q))
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         out = self.attend(q, k, v, scale=scale, dropout=dropout_p, causal=is_causal, **fields)
         return out if query.dim() == 4 else out.view(*query.shape[:-1], out.shape[-1])

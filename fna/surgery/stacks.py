@@ -25,7 +25,7 @@ def find(model: nn.Module) -> tuple[nn.Module, tuple[nn.Module, ...]]:
     if found:
         told = ", ".join(f"{len(blocks)} {type(blocks[0]).__name__} in {type(holder).__name__}" for holder, blocks in found[:6])
         raise UserError(f"{name} holds {len(found)} runs of blocks ({told}): hand over the one that you mean, or use {RECIPE}.")
-    own = sorted({type(module).__name__ for module in model.modules() if _sounds(module)})
+    own = sorted({type(module).__name__ for module in model.modules() if named_attention(type(module))})
     if own:
         raise UserError(
             f"{name} holds no vision transformer that fna knows: its attention ({', '.join(own[:4])}) is not torch's own, as with "
@@ -82,6 +82,6 @@ def _stacks(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[nn.Module, ...]
                 seen.update(child.modules())
 
 
-def _sounds(module: nn.Module) -> bool:
-    name = type(module).__name__.lower()
-    return "att" in name or name == "xca"
+def named_attention(cls: type) -> bool:
+    """Whether a class is called attention: Attention, TalkingHeadAttn, XCA."""
+    return "Att" in cls.__name__ or cls.__name__ == "XCA"
