@@ -10,6 +10,7 @@ from torch import nn
 
 from fna.errors import UserError
 from fna.surgery.blocks import BlockSpec, Tower, find_tower, tower_of
+from fna.surgery.stacks import check_uncompiled
 
 _WHOLE = BlockSpec("", norm1=None, norm2=None, pieces=False)  # a block that is its own attention
 
@@ -25,6 +26,7 @@ def named_tower(
 
     ``seam(module, attend, *args, **kwargs)`` stands in for the forward of each of ``blocks``. Raises `UserError` for what is none.
     """
+    check_uncompiled([model])
     if prefix is not None and (not isinstance(prefix, int) or isinstance(prefix, bool) or prefix < 0):
         raise UserError(f"prefix={prefix!r}: give how many tokens stand before the patches, a whole number of at least 0.")
     if grid is not None and not (len(grid) == 2 and all(isinstance(side, int) and side > 0 for side in grid)):

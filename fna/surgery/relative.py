@@ -18,12 +18,13 @@ class RelativeSeam(Seam):
     """timm's BEiT attention and ``RelPosAttention``; positions of the block's own, shared by all blocks, or both."""
 
     def changed(self, x: Tensor, shared_rel_pos_bias: Tensor | None = None, shared_rel_pos: Tensor | None = None) -> Tensor:
-        """``x`` ``[B, N, D]`` -> ``[B, N, D]``; a shared table is ``[1, heads, N, N]``."""
+        """``x`` ``[B, N, D]`` -> ``[B, N, D]``; a shared table is ``[(1,) heads, N, N]``."""
         m = self.module
         q, k, v = project(m, x)
         if hasattr(m, "q_norm"):
             q, k = m.q_norm(q), m.k_norm(k)
         shared = shared_rel_pos if shared_rel_pos_bias is None else shared_rel_pos_bias
+        shared = shared if shared is None or shared.dim() == 4 else shared[None]
         dropout = m.attn_drop.p if m.training else 0.0
         out = self.attend(q, k, v, scale=m.scale, dropout=dropout, dense=self.positions(x.shape[1], shared))
         return m.proj_drop(m.proj(merge_heads(out)))

@@ -64,9 +64,10 @@ def windows(blocks: Sequence[nn.Module]) -> dict[int, int]:
     return {number: size for number, size in sizes.items() if size}
 
 
-def compiled(modules: Iterable[nn.Module]) -> bool:
-    """Whether any of these was handed to torch.compile, as a copy or in place."""
-    return any(hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None for module in modules)
+def check_uncompiled(modules: Iterable[nn.Module]) -> None:
+    """Raise `UserError` where one of these was handed to torch.compile, as a copy or in place: its graph would not change."""
+    if any(hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None for module in modules):
+        raise UserError("this model is already compiled: swap first and call torch.compile inside the with block.")
 
 
 def _stacks(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[nn.Module, ...]]]:

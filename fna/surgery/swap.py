@@ -20,11 +20,10 @@ from fna.ops.spread import spread
 from fna.surgery.blocks import Tower, find_tower, run_blocks
 from fna.surgery.forward import Forward, Frame
 from fna.surgery.seams import Port
-from fna.surgery.stacks import compiled
+from fna.surgery.stacks import check_uncompiled
 from fna.surgery.ways import make_seam
 
 _MARK = "_fna_swap"
-_COMPILED = "this model is already compiled: swap first and call torch.compile inside the with block."
 
 
 class Swap:
@@ -165,11 +164,9 @@ def swap_tower(
     landmarks lie there). ``part``: "vision" or "language". Raises `UserError` for an unknown model, an empty plan, a block that
     is not there, a tower that is already changed, or attention that cannot be changed; the model is then as it was.
     """
-    if isinstance(model, nn.Module) and compiled([model]):
-        raise UserError(_COMPILED)
+    check_uncompiled([model] if isinstance(model, nn.Module) else [])
     tower = find_tower(model, part)
-    if compiled([tower.module, *tower.blocks]):
-        raise UserError(_COMPILED)
+    check_uncompiled([tower.module, *tower.blocks])
     depth = len(tower.blocks)
     if not plan:
         raise UserError(f"nothing to swap: the plan names no block; this model has blocks 0-{depth - 1}.")
