@@ -262,6 +262,17 @@ def test_wrong_input_that_only_a_pass_shows() -> None:
         model("sam")(pixels("sam"))
 
 
+@torch.inference_mode()
+def test_torchvisions_blocks_can_be_taken_apart() -> None:
+    net, x = model("torchvision"), pixels("torchvision")
+    stock = net(x)
+    with fna.swap(net, "exact", layers="all", reduce="tome") as swap:
+        out = net(x)
+    assert swap.tower.prefix == 1
+    assert out.shape == stock.shape
+    assert not torch.equal(out, stock)
+
+
 def test_a_tower_compiled_in_place_is_refused() -> None:
     net = liven(VisionTransformer(**SMALL))
     net.blocks[1].compile()
