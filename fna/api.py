@@ -34,12 +34,14 @@ def swap(
     seam: Callable[..., Any] | None = None,
     prefix: int | None = None,
     grid: tuple[int, int] | None = None,
+    part: str = "vision",
     **options: Any,
 ) -> Swap:
     """Route the attention of chosen blocks of ``model`` through ``attn``; a handle that is also a context manager.
 
-    ``model``: an open_clip model or its visual tower, a timm or torchvision ViT, a Hugging Face CLIP, DINOv2 or SigLIP, or what
-    holds blocks of one kind that call torch's attention. ``attn``: a name of ``conf/attn``, an attention of your own, or a plan,
+    ``model``: an open_clip model or its visual tower, a timm or torchvision ViT, whatever asks transformers' attention table, or
+    what holds blocks of one kind that call torch's attention (docs/models.md). ``part``: which tower of several, "vision",
+    "language" or the path of a module inside ``model``. ``attn``: a name of ``conf/attn``, an attention of your own, or a plan,
     ``{"0-5": "exact", "6-11": "fna"}``. ``layers``: "all", "last-half", "13-23" or ints (negative from the end); blocks that
     attend in windows only where a number names them.
     ``blocks``: which modules of ``model`` those are, where it is none of these; ``seam(module, attend, *args, **kwargs)`` stands in
@@ -60,7 +62,7 @@ def swap(
     from fna.surgery.variant import Variant
 
     shared = {"landmarks": landmarks, "sampler": sampler, "seed": seed, **options}
-    tower = named_tower(model, blocks, seam, prefix, grid)
+    tower = named_tower(model, blocks, seam, prefix, grid, part)
     if isinstance(attn, Mapping):
         methods = _plan(attn, layers, shared)
         ops = parse_plan(methods, len(tower.blocks), "attn", tower.windowed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,8 +22,9 @@ def named_tower(
     seam: Callable[..., Any] | None = None,
     prefix: int | None = None,
     grid: tuple[int, int] | None = None,
+    part: str = "vision",
 ) -> Tower:
-    """The tower of ``model``, or of ``blocks`` in it, with the ``prefix`` and ``grid`` that are given.
+    """The tower of ``model`` (that ``part`` of it), or of ``blocks`` in it, with the ``prefix`` and ``grid`` that are given.
 
     ``seam(module, attend, *args, **kwargs)`` stands in for the forward of each of ``blocks``. Raises `UserError` for what is none.
     """
@@ -34,9 +36,12 @@ def named_tower(
     if blocks is None:
         if seam is not None:
             raise UserError("seam= says how blocks are changed: give blocks=[...], the modules whose forward it stands in for.")
-        tower = find_tower(model)
+        tower = find_tower(model, part)
     else:
         tower = _of_blocks(model, tuple(blocks), seam)
+    count = None if tower.grid is None else tower.prefix + math.prod(tower.grid)
+    if prefix is not None and count is not None and prefix >= count:
+        raise UserError(f"prefix={prefix}: this {tower.kind} has {count} tokens, patches included; give a smaller one.")
     return replace(tower, prefix=tower.prefix if prefix is None else prefix, grid=tower.grid if grid is None else grid)
 
 

@@ -29,7 +29,7 @@ class Port:
 
     def enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pre-hook of the block; its first argument is the residual stream."""
-        self.run.enter(self.layer, args[0] if args else next(iter(kwargs.values())))
+        self.run.enter(self.layer, args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()))))
 
     def leave(self, block: nn.Module, args: Any, output: Any) -> None:
         """Hook of the block: one that never handed over its q, k and v would silently be measured as if it had."""

@@ -112,10 +112,10 @@ class Swap:
     def install(self) -> None:
         """Put everything in place, or nothing."""
         try:
-            self._set(self.tower.module, _MARK, self)
+            self._set(self.tower.blocks[0], _MARK, self)
             self._active = True
             self._hook_ends()
-            if self.tower.family == "transformers":
+            if self.tower.calls:
                 from fna.surgery.seams_hf import install_table
 
                 ports: Mapping[int, Port] = install_table(self.tower, self.plan, self._run, self._set)
@@ -172,7 +172,7 @@ def swap_tower(
         raise UserError(f"nothing to swap: the plan names no block; this model has blocks 0-{depth - 1}.")
     if wrong := [layer for layer in plan if not 0 <= layer < depth]:
         raise UserError(f"blocks {wrong} are not there: this model has blocks 0-{depth - 1}.")
-    if (present := vars(tower.module).get(_MARK)) is not None:
+    if (present := vars(tower.blocks[0]).get(_MARK)) is not None:
         raise UserError(f"this tower is already changed ({present!r}): restore that first, or put all ops into one plan.")
     run = Forward(
         depth=depth, prefix=tower.prefix, grid=tower.grid, batch_first=tower.batch_first, clock=clock or no_clock, on_end=on_end
@@ -184,4 +184,4 @@ def swap_tower(
 
 def current_swap(model: nn.Module, part: str = "vision") -> Swap | None:
     """The handle of the change in force on ``model``, also on a copy of a changed model; None if there is none."""
-    return vars(find_tower(model, part).module).get(_MARK)
+    return vars(find_tower(model, part).blocks[0]).get(_MARK)

@@ -9,11 +9,11 @@ from torch import nn
 
 from fna.errors import UserError
 from fna.ops.contract import Attention
-from fna.surgery.blocks import forward_key
 from fna.surgery.forward import Forward
 from fna.surgery.fused import FusedSeam, OwnSeam
 from fna.surgery.relative import RelativeSeam, SamSeam
 from fna.surgery.seams import MultiheadSeam, OpenClipSeam, Seam, TimmSeam
+from fna.surgery.spec import forward_key
 from fna.surgery.stacks import RECIPE, calls
 
 SEAMS: dict[str, Callable[..., Seam]] = {
