@@ -205,9 +205,12 @@ def _own_group(kept: Tensor, count: int) -> Tensor:
 
 def _nearest(x: Tensor, centres: Tensor, open_: Tensor, free: Tensor, own: Tensor) -> Tensor:
     """The group of every token, int64 ``[B, N]``: for free tokens the nearest open centre, the lowest index among equals."""
-    size = centres.square().sum(-1).masked_fill(~open_, float("inf"))[:, None, :]
-    with full_precision(x):
-        nearest = torch.baddbmm(size, x, centres.mT, alpha=-2).argmin(-1)
+    size = centres.square().sum(-1).masked_fill(~open_, float("inf"))
+    if cpu.serves(x, centres):
+        nearest = cpu.nearest(x, centres, size)
+    else:
+        with full_precision(x):
+            nearest = torch.baddbmm(size[:, None, :], x, centres.mT, alpha=-2).argmin(-1)
     return torch.where(free & open_.any(1, keepdim=True), nearest, own)
 
 

@@ -162,6 +162,19 @@ def test_group_sums_equal_the_product_with_membership(weighted: bool, width: int
     close(cpu.group_sums(x, group, 9, weights), member[:, None] @ x.double(), 1e-5)
 
 
+@pytest.mark.parametrize(("tokens", "centres"), [(1, 1), (70, 5), (130, 33), (64, 160)])
+def test_the_nearest_centre_is_the_first_among_equals_and_open(tokens: int, centres: int) -> None:
+    """Whole numbers, so that equal distances are equal to the bit; half of the centres are there twice, a fifth is closed."""
+    generator = torch.Generator().manual_seed(0)
+    x, centre = (torch.randint(-3, 4, (3, n, 16), generator=generator).float() for n in (tokens, centres))
+    centre[:, centres // 2 :] = centre[:, : centres - centres // 2].clone()
+    size = centre.square().sum(-1).masked_fill(torch.rand(3, centres, generator=generator) < 0.2, float("inf"))
+    size[2] = float("inf")
+    found, distance = cpu.nearest(x, centre, size), size[:, None] - 2 * x @ centre.mT
+    assert torch.equal(found[:2], distance[:2].argmin(-1))
+    assert (found[2] == -1).all()
+
+
 def test_newton_corrects_its_own_rounding() -> None:
     """Forty steps on a block of softmax rows: the true inverse, as far as float32 goes, not NaN."""
     q, k, v = random_qkv(1, 2, 48, 16, torch.float32)
@@ -247,7 +260,7 @@ def test_operators_are_well_formed() -> None:
         (cpu.few_queries, (q[:, :, :9], k, v, 0.25)), (cpu.few_keys, (q, k[:, :, :9], v[:, :, :9], 0.25, torch.zeros(2, 9))),
         (cpu.few_keys, (torch.randn(2, 2, 16, 70).transpose(2, 3), k[:, :, :9], v[:, :, :9], 0.25)),
         (cpu.newton, (block, v[:, :, :9], 6)), (cpu.farthest_points, (q.mean(1), 6)), (cpu.ridge, (block, v[:, :, :9], 1e-3)),
-        (cpu.group_sums, (k, torch.arange(70).expand(2, -1) % 9, 9)),
+        (cpu.group_sums, (k, torch.arange(70).expand(2, -1) % 9, 9)), (cpu.nearest, (q.mean(1), k[:, 0, :9], torch.zeros(2, 9))),
     ]  # fmt: skip
     for operator, arguments in cases:
         torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
@@ -300,6 +313,7 @@ q = torch.randn(2, 4, 600, 16)
 cpu.few_keys(q, q[:, :, :9], q[:, :, :9], 0.25); cpu.few_queries(q[:, :, :9], q, q, 0.25)
 cpu.newton(torch.rand(2, 4, 9, 9), q[:, :, :9], 6); cpu.farthest_points(q[:, 0], 9)
 cpu.ridge(torch.rand(2, 4, 9, 9), q[:, :, :9], 0.1); cpu.group_sums(q, torch.zeros(2, 600, dtype=torch.int64), 3)
+cpu.nearest(q[:, 0], q[:, 0, :9], torch.zeros(2, 9))
 print(len(os.listdir("/proc/self/task")) - before)
 """
 

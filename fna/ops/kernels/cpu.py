@@ -18,6 +18,7 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
@@ -66,7 +67,7 @@ def _library() -> ctypes.CDLL | None:
     except build.NotBuilt as reason:
         LOG.warning("fna: plain version instead of the CPU kernels: %s.", reason)
         return None
-    found.fna_farthest_points_scratch.restype = Long
+    found.fna_farthest_points_scratch.restype = found.fna_lanes.restype = Long
     found.fna_newton_scratch.restype = found.fna_ridge_scratch.restype = Long
     return found
 
@@ -200,6 +201,31 @@ def _(x: Tensor, assignment: Tensor, count: int, weights: Tensor | None = None) 
     return x.new_empty(x.shape[0], x.shape[1], count, x.shape[3])
 
 
+@torch.library.custom_op("fna::nearest", mutates_args=(), device_types="cpu")
+def nearest(x: Tensor, centres: Tensor, size: Tensor) -> Tensor:
+    """The centre ``j`` of ``[B, M, D]`` whose ``size_j - 2 x . centre_j`` is least, for ``x`` ``[B, N, D]``: int64 ``[B, N]``.
+
+    ``size`` ``[B, M]``, infinite for centres that are closed; the first among equals, -1 where all are closed.
+    """
+    batch, tokens, width = x.shape
+    library = _loaded()
+    room = library.fna_lanes(Long(size.shape[1])) - size.shape[1]
+    turned = F.pad(centres.mT, (0, room)).contiguous()
+    size = F.pad(size, (0, room), value=float("inf")).contiguous()
+    x = x.contiguous()
+    group = torch.empty(batch, tokens, dtype=torch.int64)
+    library.fna_nearest(
+        _address(x), _address(turned), _address(size), *map(Long, (batch, tokens, width, size.shape[1])), _address(group),
+        Long(torch.get_num_threads()),
+    )  # fmt: skip
+    return group
+
+
+@nearest.register_fake
+def _(x: Tensor, centres: Tensor, size: Tensor) -> Tensor:
+    return x.new_empty(x.shape[:2], dtype=torch.int64)
+
+
 @torch.library.custom_op("fna::farthest_points_cpu", mutates_args=(), device_types="cpu")
 def farthest_points(x: Tensor, count: int, kept: Tensor | None = None, allowed: Tensor | None = None) -> Tensor:
     """`fna.ops.farthest.farthest_points` of finite float32 ``x`` ``[B, N, D]``: int64 ``[B, count]``. A thread a row."""
@@ -247,6 +273,13 @@ def _group_sums_flops(x: Sequence[int], *args: Any, **kwargs: Any) -> int:
     """An addition a number."""
     batch, heads, tokens, width = x
     return batch * heads * tokens * width
+
+
+@register_flop_formula(torch.ops.fna.nearest)
+def _nearest_flops(x: Sequence[int], centres: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    """One product."""
+    batch, tokens, width = x
+    return 2 * batch * tokens * width * centres[1]
 
 
 @register_flop_formula(torch.ops.fna.farthest_points_cpu)

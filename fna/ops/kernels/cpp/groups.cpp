@@ -1,4 +1,5 @@
-// Sums of tokens over groups, in float32: what means of clusters are made of. One read of the tokens, in their own order.
+// Clusters of tokens, in float32: sums over groups, what their means are made of, in one read of the tokens in their own order; and
+// the nearest centre of each token, with no matrix of distances in between.
 #include <omp.h>
 
 #include "vectors.hpp"
@@ -23,6 +24,32 @@ void gather(const float *rows, long stride, long tokens, long width, const int64
     }
 }
 
+constexpr long BLOCK = 64;  // tokens whose distances are held at once
+
+// The open centre whose size - 2 x . centre is least, the first among equals, of `tokens` <= BLOCK rows; -1 where none is.
+// centres [width, lanes], turned; size [lanes], infinite for those that are closed.
+void nearest(const float *rows, long stride, long tokens, long width, const float *centres, const float *size, long lanes, int64_t *group) {
+    vec least[BLOCK];
+    ivec where[BLOCK];
+    ivec lane;
+    for (long i = 0; i < LANES; i++) lane[i] = int32_t(i);
+    for (long t = 0; t < tokens; t++) least[t] = fill(-NEVER), where[t] = lane - lane - 1;
+    product(tokens, lanes, width, rows, stride, 1, centres, lanes, [&](long t, long column, vec sum) {
+        const vec distance = load(size + column) - 2 * sum;
+        const auto closer = distance < least[t];
+        least[t] = closer ? distance : least[t];
+        where[t] = closer ? lane + int32_t(column) : where[t];
+    });
+    for (long t = 0; t < tokens; t++) {
+        long best = 0;
+        for (long i = 1; i < LANES; i++) {
+            const bool less = least[t][i] < least[t][best], equal = least[t][i] == least[t][best];
+            if (where[t][i] >= 0 && (where[t][best] < 0 || less || (equal && where[t][i] < where[t][best]))) best = i;
+        }
+        group[t] = where[t][best];
+    }
+}
+
 }  // namespace
 
 // x a View; group int64 [batches, tokens]; weight [batches, tokens] or null; sums [batches, heads, groups, width], contiguous.
@@ -35,3 +62,18 @@ extern "C" void fna_group_sums(const View *x, const int64_t *group, const float 
                sums + pair * groups * width);
     }
 }
+
+// x [batches, tokens, width], contiguous; centres [batches, width, lanes] and size [batches, lanes], lanes a whole number of vectors
+// (fna_lanes), padded with infinite sizes; group int64 [batches, tokens].
+extern "C" void fna_nearest(const float *x, const float *centres, const float *size, long batches, long tokens, long width, long lanes,
+                            int64_t *group, long threads) {
+    const long blocks = (tokens + BLOCK - 1) / BLOCK;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (long task = 0; task < batches * blocks; task++) {
+        const long b = task / blocks, first = task % blocks * BLOCK;
+        nearest(x + (b * tokens + first) * width, width, smaller(BLOCK, tokens - first), width, centres + b * width * lanes,
+                size + b * lanes, lanes, group + b * tokens + first);
+    }
+}
+
+extern "C" long fna_lanes(long count) { return padded(count); }
