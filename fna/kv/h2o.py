@@ -47,7 +47,9 @@ class H2O:
 
     def _evicted(self, state: LayerState) -> Kept:
         # Half a token of slack: a share times a length is a whole number of tokens only up to rounding.
-        room = state.memo["room"] if self.budget > 1 else (state.memo["share"] * state.memo["length"] + 0.5).long()
+        room = (state.memo["share"] * state.memo["length"] + 0.5).long()
+        if self.budget > 1:  # a count stays what it is, but a row of which nothing went keeps everything
+            room = torch.where(state.memo["share"] == 1, room, state.memo["room"])
         valid, held = state.valid, state.valid.sum(-1)
         last = (room * self.recent).long()
         recent = valid & (ranks(valid) >= (held - last)[..., None])
