@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from fna.ops.exact import Exact
 from fna.runner.auto import Choice, choose
 from fna.runner.loaded import Loaded
 from fna.runner.wanted import Wanted
@@ -54,7 +55,7 @@ def settle(wanted: Wanted, loaded: Loaded) -> list[Contender]:
     model, folder = loaded.model, Path(wanted.cfg.rows_dir).parent
     choice = _chosen(wanted, loaded, folder / CHOICES) if wanted.auto else None
     if choice is None:
-        ops = wanted.ops(model.depth, find_tower(model.tower).windowed)
+        ops = wanted.ops(model.depth, find_tower(model.tower).windowed) if _attends(wanted, loaded) else {}
         layers = tuple(ops)
     else:
         layers = choice.blocks(model.depth)
@@ -74,6 +75,12 @@ def settle(wanted: Wanted, loaded: Loaded) -> list[Contender]:
         names = {**wanted.names, "mask": "none"}
         found.append(Contender(replace(wanted, label=bare.label, names=names, mask=None), bare, layers, choice))
     return found
+
+
+def _attends(wanted: Wanted, loaded: Loaded) -> bool:
+    """Whether any block is changed: of a language model without eyes the cache is what is asked for, where attention is exact."""
+    model = loaded.model
+    return model.tokens.grid is not None or model.decoder is None or not isinstance(wanted.op, Exact)
 
 
 def _chosen(wanted: Wanted, loaded: Loaded, folder: Path) -> Choice:
