@@ -20,7 +20,8 @@ ARROWS = {
     "ops": set(),
     "masking": {"ops"},
     "reduce": {"ops", "surgery"},
-    "surgery": {"ops"},
+    "kv": {"ops"},
+    "surgery": {"ops", "kv"},
     "models": {"ops", "surgery"},
     "data": set(),
     "metrics": set(),
@@ -172,9 +173,9 @@ def test_doors(file: Path) -> None:
             assert name.startswith(doors), f"{name} imports {module}; only {', '.join(doors)} may"
 
 
-def test_ops_import_torch_and_nothing_else() -> None:
+def test_ops_and_policies_import_torch_and_nothing_else() -> None:
     allowed = {"torch", "torch_quickfps", "triton", "sageattention", "fna", *sys.stdlib_module_names}
-    for file in (ROOT / "fna" / "ops").rglob("*.py"):
+    for file in [*(ROOT / "fna" / "ops").rglob("*.py"), *(ROOT / "fna" / "kv").rglob("*.py")]:
         outside = {module for module, _ in imports(file) if module.split(".")[0] not in allowed}
         assert not outside, f"{file.relative_to(ROOT)} imports {sorted(outside)}"
 
