@@ -32,6 +32,7 @@ class Columns:
         self.left: Tensor | None = None  # int64 [B, n]; None: all of them
         self.there: Tensor | None = None
         self.whole: Tensor | None = None  # [B, N, D], what dropped columns end as
+        self.sight: Any = None  # what the vision tower saw (`fna.surgery.sight.Sight`), for policies before block 0
         self.memo: dict[str, Any] = {}
 
     def install(self, decoder: nn.Module, undo: ExitStack) -> None:
@@ -50,7 +51,8 @@ class Columns:
         if number == 0:
             if hidden.shape[1] != prompt.valid.shape[1]:
                 raise UserError("kv: a policy that prunes inside the decoder needs the prompt in one piece; leave out chunks.")
-            self.before, self.left, self.whole, self.memo, self.total = None, None, None, {}, hidden.shape[1]
+            self.before, self.left, self.whole, self.total = None, None, None, hidden.shape[1]
+            self.memo = {"sight": self.sight}
         prompt = prompt.repeated(len(hidden))
         if number in self.session.chosen:
             hidden = self._prune(number, hidden, prompt)
