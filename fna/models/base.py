@@ -14,7 +14,7 @@ from fna.models.settings import in_words
 from fna.ops.contract import Tokens
 
 # The fields of a `Model` that are None where it cannot do that.
-ABILITIES = ("classify", "encode_image", "encode_text", "patches")
+ABILITIES = ("classify", "encode_image", "encode_text", "patches", "answer")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Model:
     ``tower`` is the module whose blocks `fna.swap` reaches (for CLIP the whole model or its visual tower). ``transform`` maps a PIL
     image to float ``[3, h, w]``. What the model cannot do is None: ``classify`` ``[B, 3, h, w] -> [B, C]`` logits,
     ``encode_image`` ``[B, 3, h, w] -> [B, E]``, ``encode_text`` list of str ``-> [T, E]`` (neither normalised), ``patches``
-    ``[B, 3, h, w] -> [B, rows * columns, D]`` dense features. ``classes`` are the head's class names in its order, ``class_ids``
+    ``[B, 3, h, w] -> [B, rows * columns, D]`` dense features, ``answer`` a `fna.models.llava.Talk`, by which a vision-language
+    model is asked. ``classes`` are the head's class names in its order, ``class_ids``
     (WordNet ids, say) likewise; None where unknown. ``config``: the settings it was built with beside its weights, empty where
     nobody said. ``settings``: how the weights are run (activation, mean and std of pixels, interpolation, ...).
     """
@@ -56,6 +57,7 @@ class Model:
     encode_image: Callable[[Tensor], Tensor] | None = None
     encode_text: Callable[[Sequence[str]], Tensor] | None = None
     patches: Callable[[Tensor], Tensor] | None = None
+    answer: Any = None
     classes: Sequence[str] | None = None
     class_ids: Sequence[str] | None = None
     notes: list[str] = field(default_factory=list)
