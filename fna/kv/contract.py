@@ -68,10 +68,10 @@ class Kept:
 class LayerState:
     """A layer as a policy sees it, after its attention has run.
 
-    ``q`` ``[B, H, Q, d]``: the queries of this forward, at columns ``asked`` int64 ``[B, Q]``. At the end of the prompt these are
-    all of its queries (of a prompt that came in chunks: the last chunk's). ``entries``: everything that the layer holds, the new
-    entries last. ``step``: 0 at the end of the prompt, then 1, 2, ... ``memo``: the policy's own, per layer and conversation:
-    tensors ``[B, ...]`` by name, which follow their rows through a beam search.
+    ``q`` ``[B, H, Q, d]``: the queries of this forward, at columns ``asked`` int64 ``[B, Q]``, -1 for padding. At the end of the
+    prompt these are all of its queries (of a prompt that came in chunks: the last chunk's). ``entries``: everything that the
+    layer holds, the new entries last. ``step``: 0 at the end of the prompt, then 1, 2, ... ``memo``: the policy's own, per layer
+    and conversation: tensors ``[B, ...]`` by name, which follow their rows through a beam search.
     """
 
     q: Tensor
@@ -120,8 +120,9 @@ class LayerState:
 class Block:
     """The prompt before a block: ``hidden`` ``[B, n, D]`` at ``columns`` int64 ``[B, n]``; ``there`` bool ``[B, n]``: no padding.
 
-    ``image`` bool ``[B, n]``: which of them may be dropped. ``before``: what the block before attended to (None in block 0), its
-    state as `LayerState`. ``memo``: one for all blocks of this prompt; "sight" in it: what the vision tower saw.
+    ``image`` bool ``[B, n]``: which of them may be dropped. ``embedded`` ``[B, P, D]``: what entered block 0. ``before``: what
+    the block before attended to (None in block 0), its state as `LayerState`. ``memo``: one for all blocks of this prompt; "sight"
+    in it: what the vision tower saw.
     """
 
     layer: int
@@ -131,6 +132,7 @@ class Block:
     there: Tensor
     image: Tensor
     prompt: Prompt
+    embedded: Tensor
     before: LayerState | None
     memo: dict[str, Any]
 

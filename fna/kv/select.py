@@ -9,15 +9,15 @@ from torch import Tensor
 
 from fna.errors import UserError
 from fna.kv.contract import Kept, LayerState
+from fna.ops.seeded import uniform
+from fna.values import Budget, held
 
 SLAB = 256  # query rows whose weights are in memory at a time
 
 
 def check_budget(budget: float) -> None:
     """Raise `UserError` unless ``budget`` is a share of the tokens up to 1, or a count of at least 2."""
-    number = isinstance(budget, int | float) and not isinstance(budget, bool)
-    if not number or not (0 < budget <= 1 or (budget >= 2 and budget == int(budget))):
-        raise UserError(f"kv.budget={budget}: give a share of the image tokens above 0 and up to 1, or a count of at least 2.")
+    held(Budget, budget, "kv.budget")
 
 
 def counts(budget: float, available: Tensor) -> Tensor:
@@ -50,20 +50,43 @@ def best(scores: Tensor, among: Tensor, count: Tensor) -> Tensor:
     return among & (rank < count[..., None])
 
 
-def take(entries: Kept, mask: Tensor) -> Kept:
-    """The entries where ``mask`` bool ``[B, G, N]`` holds, in the order that they lie in."""
-    if bool(mask.all()):
-        return entries
-    index, valid = places(mask)
-    wide = index[..., None].expand(-1, -1, -1, entries.k.shape[-1])
-    wide_v = index[..., None].expand(-1, -1, -1, entries.v.shape[-1])
+def rest_and(state: LayerState, chosen: Tensor) -> Tensor:
+    """Of the entries that may be compressed the ``chosen``, and all others: bool ``[B, G, N]``."""
+    return state.valid & (chosen | ~state.image)
+
+
+def lay_out(entries: Kept, index: Tensor, valid: Tensor) -> Kept:
+    """The entries at ``index`` int64 ``[B, G, n]``, of which ``valid`` count."""
+    rows = index[..., None]
+    if entries.valid is not None:
+        valid = valid & entries.valid.gather(2, index)
     return Kept(
-        entries.k.gather(2, wide),
-        entries.v.gather(2, wide_v),
+        entries.k.gather(2, rows.expand(-1, -1, -1, entries.k.shape[-1])),
+        entries.v.gather(2, rows.expand(-1, -1, -1, entries.v.shape[-1])),
         entries.positions.gather(2, index),
         None if bool(valid.all()) else valid,
         None if entries.bias is None else entries.bias.gather(2, index),
     )
+
+
+def take(entries: Kept, mask: Tensor) -> Kept:
+    """The entries where ``mask`` bool ``[B, G, N]`` holds, in the order that they lie in."""
+    return entries if bool(mask.all()) else lay_out(entries, *places(mask))
+
+
+def ranks(mask: Tensor) -> Tensor:
+    """Of each entry where ``mask`` bool ``[..., N]`` holds how many such come before it; of others anything."""
+    return (mask.long().cumsum(-1) - 1).clamp_min(0)
+
+
+def drawn(mask: Tensor, *key: object) -> Tensor:
+    """Random numbers ``[B, N]`` by ``key``, by how many entries of the row are in ``mask``, and by the place among them."""
+    held = mask.sum(-1)
+    out = torch.zeros(mask.shape, dtype=torch.float64)
+    for count in held.unique().tolist():
+        row = uniform((max(count, 1),), *key, count)
+        out = torch.where((held == count).cpu()[:, None], row[ranks(mask).cpu().clamp(max=max(count, 1) - 1)], out)
+    return out.to(mask.device)
 
 
 def last_queries(state: LayerState, count: int) -> tuple[Tensor, Tensor]:
@@ -71,7 +94,7 @@ def last_queries(state: LayerState, count: int) -> tuple[Tensor, Tensor]:
 
     A row with fewer than the longest has -1 as further columns.
     """
-    there = _queries_there(state)
+    there = state.asked >= 0
     place = there.long().cumsum(1)
     index, valid = places(there & (place > place[:, -1:] - count))
     index = torch.where(valid, index, index[:, :1])
@@ -83,7 +106,7 @@ def last_queries(state: LayerState, count: int) -> tuple[Tensor, Tensor]:
 def weights(state: LayerState, q: Tensor, columns: Tensor) -> Tensor:
     """Softmax weights over all entries of ``q`` ``[B, H, w, d]`` at ``columns`` ``[B, w]``: float32 ``[B, G, H / G, w, N]``.
 
-    Causal. A column of -1 is no query: its weights are zero.
+    Causal, parked entries apart. A column of -1 is no query: its weights are zero.
     """
     entries = state.entries
     groups = entries.k.shape[1]
@@ -92,6 +115,7 @@ def weights(state: LayerState, q: Tensor, columns: Tensor) -> Tensor:
     if entries.bias is not None:
         logits = logits + entries.bias[:, :, None, None].float()
     seen = state.valid[:, :, None] & (entries.positions[:, :, None] <= columns[:, None, :, None])
+    seen[..., : entries.parked] = False
     logits = logits.masked_fill(~seen[:, :, None], float("-inf"))
     blind = ~seen.any(-1, keepdim=True)[:, :, None]
     return logits.masked_fill(blind, 0).softmax(-1).masked_fill(blind, 0)
@@ -99,12 +123,17 @@ def weights(state: LayerState, q: Tensor, columns: Tensor) -> Tensor:
 
 def all_weights(state: LayerState) -> Iterator[Tensor]:
     """`weights` of every query that is no padding, a slab at a time."""
-    columns = torch.where(_queries_there(state), state.asked, -1)
-    for q, part in zip(state.q.split(SLAB, 2), columns.split(SLAB, 1), strict=True):
+    for q, part in zip(state.q.split(SLAB, 2), state.asked.split(SLAB, 1), strict=True):
         yield weights(state, q, part)
 
 
-def _queries_there(state: LayerState) -> Tensor:
-    """Which queries are no padding, bool ``[B, Q]``; after the prompt all are taken for real."""
-    valid, last = state.prompt.valid, state.prompt.valid.shape[1] - 1
-    return valid.gather(1, state.asked.clamp(max=last)) | (state.asked > last)
+def total_budget(budget: float, state: LayerState) -> Tensor:
+    """How many entries of a layer stay when ``budget`` is kept of those that may be compressed, and all others: ``[B, G]``."""
+    valid, image = state.valid.sum(-1), state.image.sum(-1)
+    return valid - image + counts(budget, image)
+
+
+def whole_prompt(policy: object, state: LayerState) -> None:
+    """Raise `UserError` where the prompt came in chunks, so that only the last one's queries are at hand."""
+    if state.q.shape[2] != state.k.shape[2]:
+        raise UserError(f"kv: {type(policy).__name__} needs the queries of the whole prompt; leave out prefill_chunk_size.")

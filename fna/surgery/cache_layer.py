@@ -50,7 +50,8 @@ class KeptLayer(CacheLayerMixin):
     """``seen``: the true length. ``answered``: how many forwards came after the prompt. ``memo``: the policy's, see `LayerState`.
 
     ``columns`` int64 ``[B, m]``: which columns the next entries are, of ``total`` that this forward brings; None: those that
-    follow. ``new`` bool ``[B, m]``: which of them are no padding; None: all. ``asked`` ``[B, m]``: which columns came last.
+    follow. ``new`` bool ``[B, m]``: which of them are no padding; None: all. ``asked`` ``[B, m]``: which columns came last, -1 for
+    padding.
     """
 
     is_croppable = False
@@ -90,9 +91,10 @@ class KeptLayer(CacheLayerMixin):
         """Append k, v ``[B, G, m, d]`` and hand back what this forward attends to."""
         batch, heads, count = key_states.shape[:3]
         next_ones = torch.arange(self.seen, self.seen + count, device=key_states.device).expand(batch, -1)
-        self.asked = next_ones if self.columns is None else self.columns
+        columns = next_ones if self.columns is None else self.columns
+        self.asked = columns if self.new is None else torch.where(self.new, columns, -1)
         self.seen += count if self.columns is None else self.total
-        new = {"k": key_states, "v": value_states, "positions": self.asked[:, None].expand(-1, heads, -1)}
+        new = {"k": key_states, "v": value_states, "positions": columns[:, None].expand(-1, heads, -1)}
         if self.new is not None:
             new["valid"] = self.new[:, None].expand(-1, heads, -1)
         if not self.parts:

@@ -29,6 +29,7 @@ class Columns:
         self.session = session
         self.before: LayerState | None = None
         self.total = 0
+        self.embedded = torch.empty(0)
         self.left: Tensor | None = None  # int64 [B, n]; None: all of them
         self.there: Tensor | None = None
         self.whole: Tensor | None = None  # [B, N, D], what dropped columns end as
@@ -51,8 +52,8 @@ class Columns:
         if number == 0:
             if hidden.shape[1] != prompt.valid.shape[1]:
                 raise UserError("kv: a policy that prunes inside the decoder needs the prompt in one piece; leave out chunks.")
-            self.before, self.left, self.whole, self.total = None, None, None, hidden.shape[1]
-            self.memo = {"sight": self.sight}
+            self.before, self.left, self.whole, self.memo = None, None, None, {"sight": self.sight}
+            self.embedded, self.total = hidden, hidden.shape[1]
         prompt = prompt.repeated(len(hidden))
         if number in self.session.chosen:
             hidden = self._prune(number, hidden, prompt)
@@ -71,7 +72,7 @@ class Columns:
         columns = torch.arange(self.total, device=hidden.device).expand(len(hidden), -1) if self.left is None else self.left
         there = prompt.valid if self.there is None or self.left is None else self.there
         image = prompt.image.gather(1, columns) & there
-        block = Block(number, self.session.depth, hidden, columns, there, image, prompt, self.before, self.memo)
+        block = Block(number, self.session.depth, hidden, columns, there, image, prompt, self.embedded, self.before, self.memo)
         stay = self.session.policy.prune(block)
         if stay is None:
             return hidden
@@ -91,7 +92,8 @@ class Columns:
         rows, entries = self.there.nonzero(as_tuple=True)
         whole = self.whole.clone()
         whole[rows, self.left[rows, entries]] = out[rows, entries]
-        self.left = self.there = self.whole = None
+        self.left = self.there = self.whole = self.before = None
+        self.embedded = torch.empty(0)
         return (whole, *output[1:]) if isinstance(output, tuple) else whole
 
 
