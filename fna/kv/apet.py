@@ -24,6 +24,7 @@ class ApET(ImageTokens):
     """
 
     basis: Count = 10
+    eyes: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def choose(self, picture: Picture, count: int) -> Choice:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from fna.kv.contract import Block, Stay
-from fna.kv.select import check_budget, counts
+from fna.kv.select import counts
+from fna.values import Budget
 
 
 class Tower(Protocol):
@@ -89,12 +90,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """``budget``: how many of an image's tokens are kept, a share up to 1 or a count. A method says which: `choose`."""
+    """``budget``: how many of an image's tokens are kept, a share up to 1 or a count. A method says which: `choose`.
 
-    budget: float = 0.25
+    ``eyes``: whether it asks what the vision tower saw, beside what enters the decoder.
+    """
 
-    def __post_init__(self) -> None:
-        check_budget(self.budget)
+    budget: Budget = 0.25
+    eyes: ClassVar[bool] = False
 
     def choose(self, picture: Picture, count: int) -> Choice:
         """``count`` of the tokens, at most ``picture.count``."""

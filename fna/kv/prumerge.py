@@ -25,6 +25,7 @@ class PruMerge(ImageTokens):
 
     neighbours: Count = 32
     spatial: Share = 0.0
+    eyes: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def choose(self, picture: Picture, count: int) -> Choice:

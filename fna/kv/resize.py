@@ -20,6 +20,7 @@ class ResizedImage(ImageTokens):
     resamples positions (CLIP, SigLIP); a model that takes images of any size is shown a smaller one instead (``image_size``).
     """
 
+    eyes: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def smaller(self, grid: tuple[int, int]) -> tuple[int, int]:

@@ -23,6 +23,7 @@ class VisionZip(ImageTokens):
     """
 
     dominant: Annotated[float, within(0, 1)] = 54 / 64
+    eyes: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def choose(self, picture: Picture, count: int) -> Choice:

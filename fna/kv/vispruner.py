@@ -22,6 +22,7 @@ class VisPruner(ImageTokens):
     """
 
     important: Share = 0.5
+    eyes: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def choose(self, picture: Picture, count: int) -> Choice:

@@ -47,9 +47,9 @@ class Model:
     PIL image to float ``[3, h, w]``. What the model cannot do is None: ``classify`` ``[B, 3, h, w] -> [B, C]`` logits,
     ``encode_image`` ``[B, 3, h, w] -> [B, E]``, ``encode_text`` list of str ``-> [T, E]`` (neither normalised), ``patches`` ``[B,
     3, h, w] -> [B, rows * columns, D]`` dense features, ``decoder`` what writes text, ``answer`` what is asked about images.
-    ``classes`` are the head's class names in its order, ``class_ids`` (WordNet ids, say) likewise; None where unknown. ``config``: the settings it was built with beside
-    its weights, empty where nobody said. ``settings``: how the weights are run (activation, mean and std of pixels,
-    interpolation, ...).
+    ``classes`` are the head's class names in its order, ``class_ids`` (WordNet ids, say) likewise; None where unknown.
+    ``config``: the settings it was built with beside its weights, empty where nobody said. ``settings``: how the weights are run
+    (activation, mean and std of pixels, interpolation, ...).
     """
 
     name: str
