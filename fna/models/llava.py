@@ -30,11 +30,15 @@ SHARDS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bi
 
 @dataclass(frozen=True)
 class Talk:
-    """A vision-language model ready to be asked: ``net`` in eval mode, its ``processor``, and the words around a question."""
+    """A vision-language model ready to be asked: ``net`` in eval mode, its ``processor``, and the words around a question.
+
+    ``pad``: whether pictures are first made square with a margin of the processor's mean colour.
+    """
 
     net: Any
     processor: Any
     style: Style
+    pad: bool = False
 
     def inputs(self, pictures: Sequence[Sequence[Image.Image]], talks: Sequence[Sequence[Turn]]) -> dict[str, Tensor]:
         """What ``net`` takes for a batch of conversations, each with its own pictures; padded on the left.
@@ -42,7 +46,8 @@ class Talk:
         Raises `UserError` where the model's processor cannot place so many pictures.
         """
         texts = [prompt(self.style, self.processor, talk, len(seen)) for seen, talk in zip(pictures, talks, strict=True)]
-        flat = [[picture.convert("RGB") for picture in seen] for seen in pictures]
+        mean = self.processor.image_processor.image_mean if self.pad else None
+        flat = [[squared(picture.convert("RGB"), mean) for picture in seen] for seen in pictures]
         nested = type(self.processor).__name__.startswith(("SmolVLM", "Idefics3"))
         shown: Any = flat if nested else [picture for seen in flat for picture in seen]
         self.processor.tokenizer.padding_side = "left"
@@ -72,13 +77,15 @@ class Talk:
 class VisionLanguageModel:
     """A model by ``checkpoint``: a folder that save_pretrained made, a name on the hub, or "zoo:NAME" for an embedded one.
 
-    ``prompt``: see `fna.models.vlm_prompts`. ``bits``: 8 loads the decoder's weights in 8 bits, where bitsandbytes is there.
-    ``random``: weights drawn from the seed for that config.
+    ``prompt``: see `fna.models.vlm_prompts`. ``pad``: pictures are made square before the processor sees them, as LLaVA-1.5's
+    authors do; its processor in transformers crops the middle instead. ``bits``: 8 loads the decoder's weights in
+    8 bits, where bitsandbytes is there. ``random``: weights drawn from the seed for that config.
     """
 
     checkpoint: str | None = None
     random: bool = False
     prompt: Style = "template"
+    pad: bool = False
     bits: Literal[8] | None = None
     domain: Domain = "photographs"
 
@@ -123,7 +130,7 @@ class VisionLanguageModel:
             net, loaded = self._loaded(device, getattr(torch, dtype), seed)
             processor = self._processor()
         check_decoder(find_decoder(net).config)
-        talk = Talk(net, processor, self.prompt)
+        talk = Talk(net, processor, self.prompt, self.pad)
         vision = net.config.vision_config
         side, patch = getattr(vision, "image_size", None), int(vision.patch_size)
         size = pixels(side) or (patch, patch)
@@ -139,7 +146,7 @@ class VisionLanguageModel:
             device=torch.device(device),
             dtype=getattr(torch, dtype),
             answer=talk,
-            config={"bits": self.bits},
+            config={"bits": self.bits, "pad": self.pad},
             settings={"prompt": _digest(prompt(self.prompt, processor, [("?", None)])), "processor": _digest(_settings(processor))},
         )
 
@@ -215,6 +222,16 @@ def _check_bits() -> None:
 
     if importlib.util.find_spec("bitsandbytes") is None or not torch.cuda.is_available():
         raise UserError("model.bits=8: needs bitsandbytes and a GPU; leave it out, and take dtype=bfloat16 for half the memory.")
+
+
+def squared(picture: Image.Image, mean: Sequence[float] | None) -> Image.Image:
+    """``picture`` in the middle of a square of ``mean`` (channels in 0..1); as it is where that is None."""
+    if mean is None or picture.width == picture.height:
+        return picture
+    side = max(picture.size)
+    square = Image.new("RGB", (side, side), tuple(int(255 * channel) for channel in mean))
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square
 
 
 def _untouched(image: Image.Image) -> Tensor:

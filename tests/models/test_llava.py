@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from fna.errors import UserError
-from fna.models.llava import VisionLanguageModel
+from fna.models.llava import VisionLanguageModel, squared
 from fna.models.vlm_prompts import VICUNA, prompt
 from fna.surgery.cache import kept, read_prompt
 from tests.kv import eyes
@@ -199,6 +199,14 @@ def test_a_folder_without_weights_and_one_of_another_kind(llava_folder: Path, tm
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UserError, match="model_type is llama, no vision-language model that fna knows"):
         VisionLanguageModel(str(tmp_path)).check()
+
+
+def test_pictures_are_made_square_as_llavas_authors_do() -> None:
+    """(122, 116, 104) is what they fill with: 255 times CLIP's mean, cut to whole numbers."""
+    made = squared(Image.new("RGB", (40, 20), (255, 0, 0)), (0.48145466, 0.4578275, 0.40821073))
+    assert made.size == (40, 40)
+    assert made.getpixel((0, 9)) == (122, 116, 104) == made.getpixel((39, 30))
+    assert made.getpixel((0, 10)) == (255, 0, 0) == made.getpixel((39, 29))
 
 
 def test_images_are_sized_by_the_processor(llava_folder: Path) -> None:
