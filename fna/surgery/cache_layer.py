@@ -74,14 +74,14 @@ class KeptLayer(CacheLayerMixin):
         view = {name: part.view for name, part in self.parts.items()}
         return Kept(view["k"], view["v"], view["positions"], view.get("valid"), view.get("bias"), self.parked)
 
-    def put(self, kept: Kept, before: Kept) -> None:
+    def put(self, kept: Kept, before: Kept | None = None) -> None:
         """Store ``kept`` in the place of ``before``, which `entries` gave; tensors that are the same ones keep their spare room."""
         self.parked = kept.parked
         for name in PARTS:
             part = getattr(kept, name)
             if part is None:
                 self.parts.pop(name, None)
-            elif part is not getattr(before, name):
+            elif before is None or part is not getattr(before, name):
                 self.parts[name] = Growing(part)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
