@@ -10,7 +10,12 @@ from omegaconf import DictConfig
 from fna.data.base import Captioned, Labelled, Segmented
 from fna.errors import UserError
 
-CALLED = {"encode_text": "text tower", "classify": "classification head", "decoder": "language model", "answer": "language model that sees"}
+CALLED = {
+    "encode_text": "text tower",
+    "classify": "classification head",
+    "decoder": "language model",
+    "answer": "language model that sees",
+}
 HELD = {Captioned: "captions", Labelled: "class for each image", Segmented: "label maps"}
 ANY_MODEL = "fidelity"  # the task that every model can do on any images
 
