@@ -67,7 +67,7 @@ def tell(talk: Talk, made: dict[str, Any], pictures: Sequence[Image.Image], ques
                     first = last
                     for layer, state in zip(cache.kept, watch.states.values(), strict=True):  # type: ignore[attr-defined]
                         layer.seen, layer.complete = inputs["input_ids"].shape[1], True
-                        layer.put(own.keep(replace(state, memo=layer.memo)) if own else state.entries, state.entries)
+                        layer.put(own.keep(replace(state, memo=layer.memo)) if own else state.entries)
                 size = held(cache)
                 told = talk.text(after(talk, cache, first, inputs["attention_mask"].sum(1, keepdim=True)))
             found.add(name, told, questions[part], size)
