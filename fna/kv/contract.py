@@ -121,7 +121,8 @@ class Block:
     """The prompt before a block: ``hidden`` ``[B, n, D]`` at ``columns`` int64 ``[B, n]``; ``there`` bool ``[B, n]``: no padding.
 
     ``image`` bool ``[B, n]``: which of them may be dropped. ``embedded`` ``[B, P, D]``: what entered block 0. ``before``: what
-    the block before attended to (None in block 0), its state as `LayerState`. ``memo``: one for all blocks of this prompt.
+    the block before attended to (None in block 0), its state as `LayerState`. ``memo``: one for all blocks of this prompt; "sight"
+    in it: what the vision tower saw.
     """
 
     layer: int

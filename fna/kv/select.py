@@ -10,14 +10,8 @@ from torch import Tensor
 from fna.errors import UserError
 from fna.kv.contract import Kept, LayerState
 from fna.ops.seeded import uniform
-from fna.values import Budget, held
 
 SLAB = 256  # query rows whose weights are in memory at a time
-
-
-def check_budget(budget: float) -> None:
-    """Raise `UserError` unless ``budget`` is a share of the tokens up to 1, or a count of at least 2."""
-    held(Budget, budget, "kv.budget")
 
 
 def counts(budget: float, available: Tensor) -> Tensor:

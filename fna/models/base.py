@@ -14,7 +14,7 @@ from fna.models.settings import in_words
 from fna.ops.contract import Tokens
 
 # The fields of a `Model` that are None where it cannot do that.
-ABILITIES = ("classify", "encode_image", "encode_text", "patches", "decoder")
+ABILITIES = ("classify", "encode_image", "encode_text", "patches", "decoder", "answer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +46,10 @@ class Model:
     ``tower`` is the module whose blocks `fna.swap` reaches (for CLIP the whole model or its visual tower). ``transform`` maps a
     PIL image to float ``[3, h, w]``. What the model cannot do is None: ``classify`` ``[B, 3, h, w] -> [B, C]`` logits,
     ``encode_image`` ``[B, 3, h, w] -> [B, E]``, ``encode_text`` list of str ``-> [T, E]`` (neither normalised), ``patches`` ``[B,
-    3, h, w] -> [B, rows * columns, D]`` dense features, ``decoder`` what writes text. ``classes`` are the head's class names in
-    its order, ``class_ids`` (WordNet ids, say) likewise; None where unknown. ``config``: the settings it was built with beside
-    its weights, empty where nobody said. ``settings``: how the weights are run (activation, mean and std of pixels,
-    interpolation, ...).
+    3, h, w] -> [B, rows * columns, D]`` dense features, ``decoder`` what writes text, ``answer`` what is asked about images.
+    ``classes`` are the head's class names in its order, ``class_ids`` (WordNet ids, say) likewise; None where unknown.
+    ``config``: the settings it was built with beside its weights, empty where nobody said. ``settings``: how the weights are run
+    (activation, mean and std of pixels, interpolation, ...).
     """
 
     name: str
@@ -66,6 +66,7 @@ class Model:
     encode_text: Callable[[Sequence[str]], Tensor] | None = None
     patches: Callable[[Tensor], Tensor] | None = None
     decoder: Decoder | None = None
+    answer: Any = None
     classes: Sequence[str] | None = None
     class_ids: Sequence[str] | None = None
     notes: list[str] = field(default_factory=list)

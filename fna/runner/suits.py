@@ -10,7 +10,12 @@ from omegaconf import DictConfig
 from fna.data.base import Captioned, Labelled, Segmented
 from fna.errors import UserError
 
-CALLED = {"encode_text": "text tower", "classify": "classification head", "decoder": "language model"}
+CALLED = {
+    "encode_text": "text tower",
+    "classify": "classification head",
+    "decoder": "language model",
+    "answer": "language model that sees",
+}
 HELD = {Captioned: "captions", Labelled: "class for each image", Segmented: "label maps"}
 ANY_MODEL = "fidelity"  # the task that every model can do on any images
 
@@ -40,6 +45,13 @@ def check_examples(task: Any, source: Any, names: Mapping[str, str]) -> None:
         )
 
 
+def check_kv(own: Mapping[str, str], source: Any, names: Mapping[str, str]) -> None:
+    """Raise `UserError` for a KV policy beside a model that keeps no cache; a source that says nothing is let through."""
+    name, can = own.get("kv", "none"), getattr(source, "abilities", None)
+    if name != "none" and can is not None and not {"decoder", "answer"} & can:
+        raise UserError(f"kv={name}: model={names['model']} has no language model, and no cache to compress; leave kv out.")
+
+
 def check_size(cfg: DictConfig, names: Mapping[str, str]) -> None:
     """Refuse sizes that the model's YAML rules out, before torch is loaded; what it leaves open, building checks."""
     patch = cfg.model.get("patch_size")
@@ -49,13 +61,6 @@ def check_size(cfg: DictConfig, names: Mapping[str, str]) -> None:
     if any(side % patch for side in sides):
         near = max(patch, round(sides[0] / patch) * patch)
         raise UserError(f"image_size={cfg.image_size}: {names['model']} has patches of {patch} px; give multiples, such as {near}.")
-
-
-def check_kv(own: Mapping[str, str], source: Any, names: Mapping[str, str]) -> None:
-    """Raise `UserError` for a KV policy beside a model that keeps no cache; a source that says nothing is let through."""
-    name, can = own.get("kv", "none"), getattr(source, "abilities", None)
-    if name != "none" and can is not None and "decoder" not in can:
-        raise UserError(f"kv={name}: model={names['model']} has no language model, and no cache to compress; leave kv out.")
 
 
 def instead(lacking: str, words: Sequence[str]) -> str:

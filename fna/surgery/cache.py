@@ -30,6 +30,7 @@ from fna.kv.contract import LayerState, Prompt, Pruning, Stepping
 from fna.surgery.cache_layer import KeptCache, KeptLayer
 from fna.surgery.columns import Columns
 from fna.surgery.plan import Layers, parse_layers
+from fna.surgery.sight import Sight
 
 NAME = "fna_kept"
 _SESSION = "_fna_kept"
@@ -54,6 +55,9 @@ def kept(model: nn.Module, policy: Any, layers: Layers = "all", prompt: Prompt |
     chosen = parse_layers(layers, len(decoder.layers))
     session = Session(policy, frozenset(chosen), KeptCache(len(decoder.layers)), prompt, decoder.config._attn_implementation)
     with ExitStack() as undo:
+        if session.columns is not None:
+            session.columns.sight = Sight(model, getattr(policy, "smaller", None))
+            session.columns.sight.install(undo)
         session.install(decoder, undo)
         yield session.cache
 

@@ -33,6 +33,7 @@ class Columns:
         self.left: Tensor | None = None  # int64 [B, n]; None: all of them
         self.there: Tensor | None = None
         self.whole: Tensor | None = None  # [B, N, D], what dropped columns end as
+        self.sight: Any = None  # what the vision tower saw (`fna.surgery.sight.Sight`), for policies before block 0
         self.memo: dict[str, Any] = {}
 
     def install(self, decoder: nn.Module, undo: ExitStack) -> None:
@@ -51,7 +52,7 @@ class Columns:
         if number == 0:
             if hidden.shape[1] != prompt.valid.shape[1]:
                 raise UserError("kv: a policy that prunes inside the decoder needs the prompt in one piece; leave out chunks.")
-            self.before, self.left, self.whole, self.memo = None, None, None, {}
+            self.before, self.left, self.whole, self.memo = None, None, None, {"sight": self.sight}
             self.embedded, self.total = hidden, hidden.shape[1]
         prompt = prompt.repeated(len(hidden))
         if number in self.session.chosen:

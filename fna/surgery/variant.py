@@ -53,12 +53,12 @@ class Variant:
         return nullcontext() if self.untouched else self.swap(model, **options)
 
     @contextmanager
-    def _conversing(self, model: nn.Module, options: Mapping[str, Any]) -> Iterator[None]:
+    def _conversing(self, model: nn.Module | Tower, options: Mapping[str, Any]) -> Iterator[None]:
         """With the policy in force for every prompt, and whatever else there is."""
         with ExitStack() as held:
             if self.ops or self.mask is not None or self.reduce is not None:
                 held.enter_context(self.swap(model, **options))
-            held.enter_context(in_force(model, self.kv))
+            held.enter_context(in_force(model.module if isinstance(model, Tower) else model, self.kv))
             yield
 
     def swap(self, model: nn.Module | Tower, **options: Any) -> Swap:

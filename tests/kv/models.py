@@ -22,9 +22,9 @@ FULL = {"budget": 1.0, "rate": 0.0, "compute_rate": 0.0}
 
 
 def policies() -> list[str]:
-    """The choices of conf/kv that act inside a decoder."""
+    """The choices of conf/kv that need no more than a decoder."""
     names = sorted(set(choices("kv")) - {"none"})
-    return [name for name in names if isinstance(made(name), CachePolicy | Pruning)]
+    return [name for name in names if isinstance(made(name), CachePolicy | Pruning) and not getattr(made(name), "eyes", False)]
 
 
 def made(name: str, **options: Any) -> Any:

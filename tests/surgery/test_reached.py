@@ -257,7 +257,7 @@ def test_wrong_input_that_a_pass_shows_or_the_tower_itself() -> None:
     with fna.swap(net, "fna", layers="all", landmarks=4), pytest.raises(UserError, match="already changed"):
         fna.swap(net, "fna")
     with fna.swap(net, "fna", layers="all", landmarks=8, reduce="tome"), pytest.raises(UserError, match="relative positions of 17"):
-        net(x)
+        net(pixels("beit"))
     with pytest.raises(UserError, match="does not know its norms and MLP"), fna.swap(model("sam"), "fna", reduce="tome"):
         model("sam")(pixels("sam"))
 
