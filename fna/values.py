@@ -227,7 +227,8 @@ def accepted(kind: Any) -> str:
         said = next((part.words for part in parts[1:] if isinstance(part, Says)), None)
         return said or " ".join([accepted(parts[0]), *(part.words for part in parts[1:] if isinstance(part, Limit))])
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(accepted(part) for part in parts))
+        words = list(dict.fromkeys(accepted(part) for part in parts))
+        return (", or " if words[0].startswith("a list") else " or ").join(words)  # not "a list, each a text or null"
     if origin is Literal:
         return _listed([str(part) for part in parts])
     if isinstance(kind, type) and issubclass(kind, Enum):

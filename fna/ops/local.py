@@ -31,13 +31,15 @@ from fna.ops.contract import BadInput, Site, Unsupported, refuse, same_tokens, w
 from fna.ops.drawing import check_landmarks, check_sampler, count_landmarks, draw
 from fna.ops.exact import exact_rows
 from fna.ops.inverse import full_precision
-from fna.ops.kernels import cpu, cpu_local, differentiated
+from fna.ops.kernels import cpu, cpu_local, differentiated, gpu
 from fna.ops.nystrom import additive, few_queries
 from fna.ops.rows import gather_rows
 from fna.ops.windows import tiles
-from fna.values import Count, between
+from fna.values import Count, Share, between
 
 MOST_ROWS = 100
+Window = Annotated[int, between(1, 1_001)]
+Rows = Annotated[int, between(0, MOST_ROWS)]
 RESIDUE = 1e-5  # of a group's mass: less than that outside the window is rounding, or nothing
 
 
@@ -45,24 +47,39 @@ RESIDUE = 1e-5  # of a group's mass: less than that outside the window is roundi
 class LocalClusters:
     """Windows and clusters. ``landmarks``: how many groups, prefix tokens among them, a count or a fraction of the tokens below 1.
 
-    ``window``: cells a side, odd. ``rows``: so many times as many exact rows as groups for the residual, 0 for none. Without a grid
-    (merged tokens) the tokens stand in one row. Honours ``keys`` and ``key_bias`` (b counts as exp(b) copies of a token); refuses
-    ``causal`` and ``dense``, and queries that are not the keys' tokens.
+    ``window``: cells a side, odd. ``rows``: so many times as many exact rows as groups for the residual, 0 for none. Blocks after
+    the first and before the share ``early`` of the depth (1 and 2 of 12) have ``early_window`` and ``early_rows`` instead: what
+    those miss, all later ones see. Without a grid (merged tokens) the tokens stand in one row. Honours ``keys`` and ``key_bias``
+    (b counts as exp(b) copies of a token); refuses ``causal`` and ``dense``, and queries that are not the keys' tokens.
     """
 
     sampler: CentroidSampler = field(default_factory=DriftingKMeans)
     landmarks: Count | float = 32
-    window: Annotated[int, between(1, 1_001)] = 5
-    rows: Annotated[int, between(0, MOST_ROWS)] = 3
-    version: ClassVar[int] = 1
+    window: Window = 5
+    rows: Rows = 2
+    early: Share = 0.25
+    early_window: Window = 9
+    early_rows: Rows = 5
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_landmarks(self.landmarks)
         check_sampler(self, self.sampler, Centroids)
-        if not 0 <= self.rows <= MOST_ROWS:
-            raise BadInput(f"rows={self.rows}: give 0 (no residual) or up to {MOST_ROWS} exact rows a landmark.")
-        if self.window < 1 or self.window % 2 == 0:
-            raise BadInput(f"window={self.window}: give an odd number of cells a side, so that the token is in the middle.")
+        if not 0 <= self.early <= 1:
+            raise BadInput(f"early={self.early}: give a share of the blocks, from 0 (none are special) to 1.")
+        for name in ("rows", "early_rows"):
+            if not 0 <= getattr(self, name) <= MOST_ROWS:
+                raise BadInput(f"{name}={getattr(self, name)}: give 0 (no residual) or up to {MOST_ROWS} exact rows a landmark.")
+        for name in ("window", "early_window"):
+            if getattr(self, name) < 1 or getattr(self, name) % 2 == 0:
+                raise BadInput(
+                    f"{name}={getattr(self, name)}: give an odd number of cells a side, so that the token is in the middle."
+                )
+
+    def here(self, site: Site) -> tuple[int, int]:
+        """The window and the exact rows a landmark of the site's block."""
+        early = 0 < site.layer < self.early * site.depth
+        return (self.early_window, self.early_rows) if early else (self.window, self.rows)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """q, k, v ``[B, H, N, d]`` to ``[B, H, N, d]`` in q's dtype."""
@@ -72,13 +89,14 @@ class LocalClusters:
         ends = layout.outside(q.device)
         if not layout.cells:
             return exact_rows(torch.zeros_like(q), q, k, v, ends, site)
+        window, rows = self.here(site)
         count = max(count_landmarks(self.landmarks, layout.tokens), min(layout.ends + 1, layout.tokens))
         groups = draw(self.sampler, q, k, v, site, count, resample_every=1)
         bias = additive(site.keys, site.key_bias)
         with site.clock("windows and clusters"), full_precision(q):  # what is taken out of a group must be what was put in
-            out = windowed(q, k, v, groups, layout, min(self.window // 2, max(layout.grid) - 1), site.scale, bias).to(q.dtype)
-        if self.rows:
-            fine = draw(self.sampler, q, k, v, site, min(self.rows * count, layout.tokens), resample_every=1)
+            out = windowed(q, k, v, groups, layout, min(window // 2, max(layout.grid) - 1), site.scale, bias).to(q.dtype)
+        if rows:
+            fine = draw(self.sampler, q, k, v, site, min(rows * count, layout.tokens), resample_every=1)
             with site.clock("residual"):
                 out = out + residual(out, q, k, v, fine, site.scale, bias)
             if bias is None:
@@ -129,14 +147,15 @@ def _layout(tokens: int, site: Site) -> Layout:
 def windowed(
     q: Tensor, k: Tensor, v: Tensor, groups: Centroids, layout: Layout, reach: int, scale: float, bias: Tensor | None
 ) -> Tensor:
-    """The first formula above for the grid's tokens, zeros elsewhere: ``[B, H, N, d]``, in float32 at least.
+    """The first formula above for the grid's tokens, zeros elsewhere: ``[B, H, N, d]``; summed in float32 at least.
 
     q, k, v ``[B, H, N, d]``; ``bias`` ``[B, N]`` on the keys, -inf hides one. A query that sees nothing gets zeros.
     """
     weight = None if bias is None else _weights(bias)
     key_sums, value_sums = (group_sums(x, groups.assignment, groups.sizes.shape[1], weight) for x in (k, v))
     mass = group_mass(groups, weight, key_sums.dtype)
-    if cpu.serves(q, k, v) and not (weight is not None and differentiated(weight)):
+    derived = differentiated(k, v) if weight is None else differentiated(k, v, weight)
+    if not derived and (cpu.serves(q, k, v) or gpu.available(q, mass.shape[1])):
         return cpu_local.windowed(
             q, k, v, key_sums, value_sums, mass, groups.assignment, layout.start, *layout.grid, reach, scale, weight
         )

@@ -54,6 +54,24 @@ def llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def next_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LLaVA-NeXT: images in tiles with newlines, grouped heads."""
+    from transformers import LlavaNextImageProcessor, LlavaNextProcessor
+
+    folder = tmp_path_factory.mktemp("next")
+    model = eyes.llava_next()
+    model.save_pretrained(folder)
+    side = {"height": eyes.SIDE, "width": eyes.SIDE}
+    pictures = LlavaNextImageProcessor(
+        size={"shortest_edge": eyes.SIDE}, crop_size=side, image_grid_pinpoints=model.config.image_grid_pinpoints
+    )
+    LlavaNextProcessor(
+        pictures, tokenizer(), patch_size=eyes.PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen2.5-VL: images of any size, grouped heads, positions in three parts."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, Qwen2VLImageProcessor
@@ -122,21 +140,24 @@ def picture(seed: int, size: tuple[int, int] = (30, 40)) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("family", ["llava_folder", "qwen_folder"])
+STYLES = {"llava_folder": "vicuna", "next_folder": "mistral", "qwen_folder": "template"}
+
+
+@pytest.mark.parametrize("family", STYLES)
 def test_a_batch_is_answered_as_its_rows_alone(family: str, request: pytest.FixtureRequest) -> None:
-    model = build(request.getfixturevalue(family))
+    model = build(request.getfixturevalue(family), prompt=STYLES[family])
     pictures = [[picture(0)], [picture(1, (60, 30))]]
     talks = [[("what is this ?", None)], [("is this red and is that ?", None)]]
     together = answers(model, pictures, talks)
     assert together == [answers(model, [seen], [talk])[0] for seen, talk in zip(pictures, talks, strict=True)]
 
 
-@pytest.mark.parametrize("family", ["llava_folder", "qwen_folder"])
-def test_policies_for_image_tokens_serve_both_families(family: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("family", STYLES)
+def test_policies_for_image_tokens_serve_every_family(family: str, request: pytest.FixtureRequest) -> None:
     from fna.kv.divprune import DivPrune
     from fna.kv.random import RandomTokens
 
-    model = build(request.getfixturevalue(family))
+    model = build(request.getfixturevalue(family), prompt=STYLES[family])
     shown: Any = ([[picture(0)]], [[("what is this ?", None)]])
     stock = answers(model, *shown)
     for policy in (RandomTokens, DivPrune):

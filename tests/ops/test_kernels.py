@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 pytest.importorskip("triton")
-from fna.ops.kernels import fps, gpu, nystrom
+from fna.ops.centroids import Centroids, group_mass, group_sums
+from fna.ops.kernels import cpu_local, fps, gpu, local, nystrom
+from fna.ops.local import Layout, _weights, windowed
+from tests.ops.test_local import drawn
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -196,6 +199,58 @@ def test_hidden_keys_weigh_nothing() -> None:
     assert error(out, plain_fna(q, k, v, index, 0.25, bias)) < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("grid", "prefix", "suffix", "width", "count", "reach", "dtype"),
+    [
+        ((9, 11), 1, 0, 16, 7, 2, torch.float32),
+        ((1, 19), 0, 0, 40, 3, 1, torch.float32),
+        ((8, 5), 2, 1, 64, 33, 4, torch.bfloat16),
+        ((3, 3), 1, 0, 16, 4, 2, torch.float16),  # every window is the grid
+        ((17, 8), 1, 0, 8, 9, 0, torch.float32),
+    ],
+)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_windows_and_clusters_equal_the_plain_version(
+    grid: tuple[int, int], prefix: int, suffix: int, width: int, count: int, reach: int, dtype: torch.dtype, weighted: bool
+) -> None:
+    layout = Layout(prefix + grid[0] * grid[1] + suffix, prefix, grid)
+    q, k, v = heads(2, 2, layout.tokens, width, dtype)
+    bias = torch.linspace(-2, 2, layout.tokens, dtype=torch.float32, device=DEVICE).expand(2, -1).clone() if weighted else None
+    if bias is not None:
+        bias[1, ::3] = -torch.inf
+    groups = drawn(2, layout, layout.ends + count, hidden=None if bias is None else bias.isneginf().cpu())
+    expected = windowed(*(x.double().cpu() for x in (q, k, v)), groups, layout, reach, 0.3, None if bias is None else bias.cpu())
+    out = fused_windows(q, k, v, groups, layout, reach, 0.3, bias)
+    assert out.dtype == dtype
+    assert error(out.cpu(), expected) < LIMITS[dtype]
+
+
+def test_a_query_that_sees_nothing_gets_zeros_and_a_row_does_not_touch_another() -> None:
+    layout = Layout(1 + 6 * 7, 1, (6, 7))
+    q, k, v = heads(2, 1, layout.tokens, 16)
+    bias = torch.zeros(2, layout.tokens, device=DEVICE)
+    bias[1] = -torch.inf
+    groups = drawn(2, layout, 5, hidden=bias.isneginf().cpu())
+    out = fused_windows(q, k, v, groups, layout, 1, 0.25, bias)
+    assert not out[1].any()
+    assert error(out[:1], fused_windows(q[:1], k[:1], v[:1], _first(groups), layout, 1, 0.25, None)) < 1e-5
+
+
+def fused_windows(
+    q: Tensor, k: Tensor, v: Tensor, groups: Centroids, layout: Layout, reach: int, scale: float, bias: Tensor | None
+) -> Tensor:
+    """`windowed` by the Triton kernel, on the device of these tests."""
+    weight = None if bias is None else _weights(bias)
+    group, count = groups.assignment.to(DEVICE), groups.sizes.shape[1]
+    sums = [group_sums(x, group, count, weight) for x in (k, v)]
+    mass = group_mass(Centroids(group, groups.sizes.to(DEVICE)), weight)
+    return local.launch(q, k, v, *sums, mass, group, layout.start, *layout.grid, reach, scale, weight)
+
+
+def _first(groups: Centroids) -> Centroids:
+    return Centroids(groups.assignment[:1], groups.sizes[:1])
+
+
 def test_operators_are_well_formed() -> None:
     """Fake versions agree with the real ones, nothing is changed in place: what torch.compile relies on."""
     q, k, v = heads(1, 2, 70, 16)
@@ -203,6 +258,9 @@ def test_operators_are_well_formed() -> None:
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(gpu.farthest_points, (x, 6, 1), test_utils=tests)
     torch.library.opcheck(gpu.fast_nystrom, (q, k, v, index, 0.25), test_utils=tests)
+    mass, group = torch.full((1, 3), 23.0, device=DEVICE), torch.arange(70, device=DEVICE)[None] % 3
+    sums = group_sums(k, group, 3)
+    torch.library.opcheck(cpu_local.windowed, (q, k, v, sums, sums, mass, group, 1, 3, 23, 1, 0.25), test_utils=tests)
 
 
 def test_a_layer_is_three_launches(monkeypatch: pytest.MonkeyPatch) -> None:

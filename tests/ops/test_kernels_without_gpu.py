@@ -28,12 +28,14 @@ def test_in_the_interpreter() -> None:
 
 TYPES = {
     "scale": "fp32", "index": "*i64", "chosen": "*i64", "slots": "*i64", "arrived": "*i64", "keep": "*i8", "drop": "*i8",
-    "valid": "*i8", "state": "*fp32", "part": "*fp32", "top": "*fp32", "total": "*fp32",
+    "valid": "*i8", "state": "*fp32", "part": "*fp32", "top": "*fp32", "total": "*fp32", "key_sums": "*fp32", "value_sums": "*fp32",
+    "mass": "*fp32", "weight": "*fp32", "group": "*i64",
 }  # fmt: skip
 TILES = ("q", "k", "v", "x", "values", "out", "bias")
 MARKS_64 = {"MARKS": 64, "WIDTH": 64, "PRECISION": "tf32x3"}
 MARKS_128 = MARKS_64 | {"MARKS": 128}
 POINTS = {"HAS_KEEP": True, "HAS_DROP": True, "BLOCK": 128, "WIDTH": 64}
+GRID = {"SIDE": 8, "KEYS": 32, "WIDTH": 64}
 CASES = [
     ("fps", "_farthest_points", "fp32", 8, POINTS | {"PROGRAMS": 1}),
     ("fps", "_farthest_points", "fp32", 8, POINTS | {"PROGRAMS": 8}),
@@ -43,6 +45,8 @@ CASES = [
     ("nystrom", "_pseudo_values", "bf16", 8, MARKS_128 | {"STEPS": 6, "LOW": True}),
     ("nystrom", "_tokens_over_landmarks", "bf16", 4, MARKS_64 | {"KEYS": 64}),
     ("nystrom", "_tokens_over_landmarks", "fp32", 4, MARKS_128 | {"KEYS": 64}),
+    ("local", "_windowed", "bf16", 4, GRID | {"HAS_WEIGHT": True, "MARKS": 32}),
+    ("local", "_windowed", "fp32", 8, GRID | {"HAS_WEIGHT": False, "MARKS": 128}),
 ]
 
 

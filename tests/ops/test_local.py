@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -177,11 +178,36 @@ def test_a_grid_that_does_not_fit_is_refused() -> None:
         ({"landmarks": 0}, "landmarks=0"),
         ({"sampler": FarthestPoint()}, "groups of tokens"),
         ({"rows": -1}, "rows=-1"),
+        ({"early_rows": 101}, "early_rows=101"),
+        ({"early_window": 0}, "early_window=0: give an odd number"),
+        ({"early": 1.5}, "early=1.5"),
     ],
 )
 def test_nonsense_is_refused(options: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         LocalClusters(**options)
+
+
+def test_early_blocks_after_the_first_have_a_window_and_rows_of_their_own() -> None:
+    """Blocks 1 and 2 of 12, 1 of 8; with ``early=0`` none. The windows are those that the answers show."""
+    q, k, v = random_qkv(1, 2, 1 + 8 * 8, 8)
+    here, there = LocalClusters(landmarks=4, window=3, rows=1), LocalClusters(landmarks=4, window=7, rows=2)
+    mixed = LocalClusters(landmarks=4, window=3, rows=1, early=0.25, early_window=7, early_rows=2)
+
+    def special(op: LocalClusters, depth: int) -> list[int]:
+        found = []
+        for layer in range(depth):
+            outs = [
+                one(q, k, v, Site(scale=0.4, layer=layer, depth=depth, tokens=Tokens(1, grid=(8, 8))))
+                for one in (op, *(replace(other, early=0.0) for other in (here, there)))
+            ]
+            assert torch.equal(outs[0], outs[1]) != torch.equal(outs[0], outs[2])
+            found += [layer] if torch.equal(outs[0], outs[2]) else []
+        return found
+
+    assert special(mixed, 12) == [1, 2]
+    assert special(mixed, 8) == [1]
+    assert special(replace(mixed, early=0.0), 8) == []
 
 
 def test_any_grouping_will_do() -> None:

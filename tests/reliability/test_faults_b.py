@@ -26,7 +26,7 @@ __all__ = ["images", "run"]
     ("words", "said"),
     {
         # a list's items are held too: a rate of training below 0 makes a model worse, one of 0 leaves it as it was
-        "dataset=shapes_single task=probe task.rates=[-1]": "task.rates=[-1]: give a list [...], each a number above 0.",
+        "dataset=shapes_single task=probe task.rates=[-1]": "task.rates=[-1]: give a list of rates, each from 1e-06 to 100.",
         "dataset=shapes_single task=probe task.rates=[0.1,0]": "task.rates=[0.1,0]: give a list",
         "dataset=shapes_segmented task.boundary=0": "task.boundary=0: give a number above 0 and up to 1.",
         "dataset=shapes_segmented task.boundary=1.5": "task.boundary=1.5: give a number above 0 and up to 1.",
@@ -79,7 +79,7 @@ def test_a_bound_that_leaves_out_its_lower_end() -> None:
 def test_a_list_of_classes_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     said = asked(["model=clip", "dataset=camvid", f"dataset.root={tmp_path}", "dataset.classes=nonsense"])
     assert said is not None
-    assert said.startswith("dataset.classes=nonsense: no such list of names; give [name,name,...] or ade20k or camvid")
+    assert said.startswith("dataset.classes=nonsense: give a list [...], each a text, or one of ade20k, camvid")
 
 
 def test_a_cpu_has_no_number() -> None:

@@ -89,7 +89,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "dataset=shapes_segmented task.inference.scales=[1,0]": "task.inference.scales=[1,0]: give a list of sizes",
         "dataset=shapes_segmented task.head.rate=1e30": "task.head.rate=1e+30: give a number from 1e-06 to 100.",
         "dataset=shapes_single task=probe task.rates=[1e30]": "task.rates=[1e+30]: give a list of rates, each from 1e-06 to 100.",
-        "dataset=camvid dataset.root=/nowhere dataset.classes=[a,b": "give a list [...], each a text or one of ade20k, camvid,",
+        "dataset=camvid dataset.root=/nowhere dataset.classes=[a,b": "give a list [...], each a text, or one of ade20k, camvid,",
     }.items(),
 )
 def test_the_word_is_named_whole(words: str, said: str) -> None:

@@ -30,7 +30,7 @@ READ = {("dataset.root", "/data/a,b")}  # what Hydra reads as it stands, as seve
         "+attn.landmarks=7": "+attn.landmarks=7: attn.landmarks follows landmarks; set landmarks=... instead",
         "sampler=random +sampler.seed=5": "+sampler.seed=5: sampler.seed follows seed; set seed=... instead",
         "model=vit model.random=true model.mean=[123.7,116.3,103.5]": "model.mean=[123.7,116.3,103.5]: give a list [...], each a "
-        "number from 0 to 1 (3 of them) or null.",
+        "number from 0 to 1 (3 of them), or null.",
         "model=clip model.random=true model.std=[58.4,57.1,57.4]": "model.std=[58.4,57.1,57.4]: give a list [...], each a number "
         "above 0 and up to 1",
         # 15: options are typed

@@ -77,7 +77,7 @@ def test_what_asks_for_found_tokens_runs_with_a_mask_that_finds_them_and_is_refu
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("mask.rule=guess", "there is channel"),
+        ("mask.rule=guess", "mask.rule=guess: give channel, cls_proxy"),
         ("mask.mode=drown", "give mask or sink"),
         ("mask.pattern=type3", "type1, type2"),
         ("mask.blocks=9", "this model has blocks 0-5"),

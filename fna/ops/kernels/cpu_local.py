@@ -1,4 +1,4 @@
-"""Windows and clusters under one softmax (`fna.ops.local.windowed`), fused for CPUs: an operator like those of `cpu`."""
+"""Windows and clusters under one softmax (`fna.ops.local.windowed`), fused for CPUs, in an operator to which `gpu` adds."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Fused versions for GPUs, written in Triton: farthest-point sampling in one launch, FNA in three.
+"""Fused versions for GPUs, written in Triton: farthest-point sampling in one launch, FNA in three, windows and clusters in one.
 
-Both are custom operators with fake versions, so that ``torch.compile`` and CUDA graphs take them as they are. Where they do not
+All are custom operators with fake versions, so that ``torch.compile`` and CUDA graphs take them as they are. Where they do not
 fit, `available` says so once and the plain version runs: same numbers, more launches. Torch's FLOP counter has a formula for each.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from fna.ops.kernels import STEPS, differentiated, for_onnx
+from fna.ops.kernels import STEPS, cpu_local, differentiated, for_onnx
 
 LOG = logging.getLogger(__name__)
 HAS_TRITON = find_spec("triton") is not None
@@ -115,3 +115,13 @@ def _fast_nystrom_flops(
     batch, heads, tokens, width = q
     marks = index[1]
     return batch * heads * (8 * tokens * marks * width + 2 * marks**2 * width + STEPS * 8 * marks**3 + 2 * marks**2 * width)
+
+
+@cpu_local.windowed.register_kernel("cuda")
+def _(
+    q: Tensor, k: Tensor, v: Tensor, key_sums: Tensor, value_sums: Tensor, mass: Tensor, group: Tensor, start: int, rows: int,
+    columns: int, reach: int, scale: float, weight: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    from fna.ops.kernels import local
+
+    return local.launch(q, k, v, key_sums, value_sums, mass, group, start, rows, columns, reach, scale, weight)
