@@ -239,7 +239,7 @@ class OwnQuestions(_Questions):
     """
 
     scoring: Scoring = "exact"
-    suffix: str = ""
+    suffix: str | None = None
     longest: Count = 16
 
     def load(self, limit: int | None) -> AskedDataset:
@@ -260,7 +260,7 @@ class OwnQuestions(_Questions):
             )
             for place, entry in enumerate(entries)
         ]
-        return self._dataset(found, limit, self.scoring, _by("id", "answer"), self.longest, self.suffix)
+        return self._dataset(found, limit, self.scoring, _by("id", "answer"), self.longest, self.suffix or "")
 
 
 def _table(source: Path) -> list[Entry]:
