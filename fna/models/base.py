@@ -74,6 +74,11 @@ class Model:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def writes(self) -> bool:
+        """Whether it writes text, and has a cache to compress."""
+        return self.decoder is not None or self.answer is not None
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What tells this model from any other wherever something of it is kept: all but the size of its images."""
         return {"weights": self.weights.digest, "config": self.config, "settings": self.settings, "dtype": str(self.dtype)}

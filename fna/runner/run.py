@@ -106,7 +106,7 @@ def _beside(full: Scored, scored: Scored) -> Scored:
 def _trunk(loaded: Loaded, contenders: Sequence[Contender]) -> Trunk:
     """The blocks that no contender changes."""
     depth = loaded.model.depth
-    shared = 0 if loaded.model.decoder is not None else min(one.variant.first_block(depth) for one in contenders)
+    shared = 0 if loaded.model.writes else min(one.variant.first_block(depth) for one in contenders)
     return Trunk(loaded.model.tower, shared, env.spare_bytes())
 
 

@@ -78,9 +78,8 @@ def settle(wanted: Wanted, loaded: Loaded) -> list[Contender]:
 
 
 def _attends(wanted: Wanted, loaded: Loaded) -> bool:
-    """Whether any block is changed: of a language model without eyes the cache is what is asked for, where attention is exact."""
-    model = loaded.model
-    return model.tokens.grid is not None or model.decoder is None or not isinstance(wanted.op, Exact)
+    """Whether any block is changed: of a language model the cache is what is asked for, where attention is exact."""
+    return not (loaded.model.writes and isinstance(wanted.op, Exact))
 
 
 def _chosen(wanted: Wanted, loaded: Loaded, folder: Path) -> Choice:

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from fna.data.base import Captioned, Labelled, Segmented
+from fna.data.base import Asked, Captioned, Labelled, Segmented
 from fna.errors import UserError
 
 CALLED = {
@@ -16,7 +16,7 @@ CALLED = {
     "decoder": "language model",
     "answer": "language model that sees",
 }
-HELD = {Captioned: "captions", Labelled: "class for each image", Segmented: "label maps"}
+HELD = {Captioned: "captions", Labelled: "class for each image", Segmented: "label maps", Asked: "questions"}
 ANY_MODEL = "fidelity"  # the task that every model can do on any images
 
 
