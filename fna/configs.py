@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import traceback
+from abc import ABCMeta
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
@@ -61,8 +63,8 @@ def instantiate(node: Any) -> Any:
         cause = error.__cause__
         if isinstance(cause, UserError):
             raise cause from None
-        if isinstance(cause, ValueError | TypeError):
-            raise UserError(_placed(str(cause), typed, place or target)) from error
+        if isinstance(cause, ValueError) or (isinstance(cause, TypeError) and _top(target) == "fna"):
+            raise UserError(f"{_foreign(target, place)}{in_place(str(cause), typed, place or target)}") from error
         if cause is None or _top(target) == "fna":  # a bug of ours
             raise
         raise UserError(f"{origin(target, place)}{target}: cannot be made ({_blamed(cause)}); mend that.") from error
@@ -84,6 +86,9 @@ def _typed(values: Any, place: str) -> dict[str, Any]:
         raise UserError(f"{_key(place, '_target_')}={shown(target)}: is no name; give that of the class to build, package.Class.")
     _check_moved(target)
     constructor = _located(target, place)
+    if inspect.isabstract(constructor):
+        lacks = ", ".join(sorted(cast("ABCMeta", constructor).__abstractmethods__))
+        raise UserError(f"{origin(target, place)}{target}: is abstract, it lacks {lacks}; name a class that has them.")
     options = options_of(constructor)
     given = {str(key): value for key, value in values.items() if key != "_target_"}
     foreign = [key for key in given if key.startswith("_")]
@@ -110,7 +115,12 @@ def _key(place: str, key: str) -> str:
     return f"{place}.{key}" if place else key
 
 
-def _placed(message: str, values: dict[str, Any], place: str) -> str:
+def _foreign(target: str, place: str) -> str:
+    """The YAML file of a class of somebody's own, as the start of a message."""
+    return "" if _top(target) == "fna" else origin(target, place)
+
+
+def in_place(message: str, values: Mapping[str, Any], place: str) -> str:
     """What a constructor says of a value, with the place of the value: "steps=0: ..." of attn is "attn.steps=0: ..."."""
     if message.partition("=")[0] in values:
         return f"{place}.{message}"
@@ -121,8 +131,8 @@ def _write_back(node: DictConfig, typed: dict[str, Any]) -> None:
     for key, value in typed.items():
         if isinstance(value, dict):
             _write_back(node[key], value)
-        elif isinstance(value, Path):
-            node[key] = str(value)  # in a result it is text
+        elif isinstance(value, Path | Enum):  # in a result they are text
+            node[key] = str(value) if isinstance(value, Path) else value.name
         elif not isinstance(value, list) and (node[key] != value or type(node[key]) is not type(value)):
             node[key] = value
 

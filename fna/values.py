@@ -10,6 +10,7 @@ import inspect
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -67,6 +68,7 @@ def of_length(*lengths: int) -> Limit:
 Count = Annotated[int, between(1, 1_000_000)]  # more of anything here is a mistyped number
 Pixels = Annotated[int, between(1, 16_384)]
 Positive = Annotated[float, above(0)]
+Rate = Annotated[float, between(1e-6, 100)]  # of learning: what lies outside learns nothing, or nothing but noise
 NotNegative = Annotated[float, at_least(0)]
 Share = Annotated[float, between(0, 1)]
 Channels = Annotated[Sequence[Share], of_length(3)]  # means of pixels, which are from 0 to 1, not to 255
@@ -131,9 +133,18 @@ def _fit(kind: Any, value: Any) -> Any:
         _require(isinstance(value, Mapping))
     elif kind is Path:
         return Path(_str(value))
+    elif isinstance(kind, type) and issubclass(kind, Enum):
+        return _member(kind, value)
     elif isinstance(kind, type) and kind is not object:  # an object of its own: what `_target_` builds
         _require(isinstance(value, Mapping) and "_target_" in value)
     return value
+
+
+def _member(kind: type[Enum], value: Any) -> Enum:
+    """A member of an Enum: itself, or told by its name or its value."""
+    found = [one for one in kind if value is one or value == one.name or (type(value) is type(one.value) and value == one.value)]
+    _require(bool(found))
+    return found[0]
 
 
 def _require(holds: bool) -> None:
@@ -218,12 +229,18 @@ def accepted(kind: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(accepted(part) for part in parts))
     if origin is Literal:
-        *most, last = map(str, parts)
-        return f"{', '.join(most)} or {last}" if most else last
+        return _listed([str(part) for part in parts])
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return _listed([one.name for one in kind])
     if origin in (list, tuple, Sequence) or kind in (list, tuple, Sequence):
         inner = accepted(parts[0]) if parts else "values"
         return f"a list [...], each {inner}" if parts else f"a list of {inner}"
     return _WORDS.get(kind) or f"a mapping with _target_ ({getattr(kind, '__name__', 'an object')})"
+
+
+def _listed(words: Sequence[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 class Options(NamedTuple):

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ def settings(part: Any) -> Any:
 
     Of an object that is no dataclass its attributes count; of a function its name. A field that stays out of ``repr`` is none.
     """
+    if isinstance(part, Enum):
+        return [settings(type(part)), part.name]
     if part is None or isinstance(part, bool | int | float | str):
         return part
     if isinstance(part, Mapping):

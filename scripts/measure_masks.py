@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, get_args
 
 import timm
 import torch
 
-from fna.masking.rules import RULES
+from fna.masking.rules import RuleName
 from fna.masking.strategy import Masking
 from fna.ops.exact import Exact
 from fna.runner.cost import in_turns, median_ratio
@@ -35,7 +35,9 @@ def main() -> None:
     torch.manual_seed(0)
     model = timm.create_model("vit_base_patch16_224").eval()
     images = torch.randn(options.batch, 3, 224, 224)
-    cheap = {name: Masking(tokens="massive", rule=name, threshold=1e9 if name == "log_gap" else None) for name in RULES}
+    cheap = {
+        name: Masking(tokens="massive", rule=name, threshold=1e9 if name == "log_gap" else None) for name in get_args(RuleName)
+    }
     report(model, images, cheap, options.rounds)
     if options.iterated:
         # Every round finds somebody: the most that a cap can cost.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fna
 from fna.configs import KEYWORDS
+from fna.errors import UserError
 from fna.ops.exact import Exact
 from fna.ops.nystrom import FastNystrom
 from tests.surgery.zoo import zoo
@@ -236,12 +238,22 @@ def test_a_model_in_training_mode_is_told_of(model: nn.Module, data: TensorDatas
     assert "training mode" not in str(fna.compare(model, [data.tensors[0]], "exact", **QUICK))
 
 
+def test_more_landmarks_than_tokens_are_a_note_and_no_warning_of_python(model: nn.Module, data: TensorDataset) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the cost is measured and pictures are made too
+        found = fna.compare(model, [data.tensors[0][:4]], "fna", landmarks=500, rounds=1, bootstrap=100)
+    assert [line for line in found.result["warnings"] if line.startswith("landmarks=500 is more than the 37 tokens there are")]
+    assert str(found).count("landmarks=500 is more") == 1
+
+
 def test_all_contenders_are_printed(model: nn.Module, data: TensorDataset) -> None:
     found = fna.compare(model, DataLoader(data, batch_size=8), "fna", landmarks=4, versus=["nystromformer"], metric="top1", **QUICK)
     text = str(found)
-    assert text.startswith("2 comparisons.")
+    assert text.startswith("2 comparisons with full attention.")
+    assert "FNA " in text
     assert "Nyströmformer" in text
     assert "McNemar p" in text
+    assert "nystromformer" not in text
 
 
 def test_a_named_contender_has_the_landmarks_of_the_first_where_it_says_none(model: nn.Module, data: TensorDataset) -> None:
@@ -250,3 +262,11 @@ def test_a_named_contender_has_the_landmarks_of_the_first_where_it_says_none(mod
     found = fna.compare(model, loader, "fna", landmarks=4, versus=versus, **QUICK).result["contenders"]
     assert [one["landmarks"] for one in found[:4]] == [4, 4, 4, 8]
     assert found[1]["fidelity"] == found[2]["fidelity"]
+
+
+@pytest.mark.parametrize("sizes", [(3, 64, 64), (1, 96, 96), (3, 96, 100)])
+def test_a_later_batch_of_another_size_is_named_in_one_line(model: nn.Module, sizes: tuple[int, ...]) -> None:
+    loader = [torch.zeros(2, 3, 96, 96), torch.zeros(2, *sizes)]
+    with pytest.raises(UserError, match=f"{sizes[0]} x {sizes[1]} x {sizes[2]} after ones of 3 x 96 x 96") as refused:
+        fna.compare(model, loader, "exact", **QUICK)
+    assert "\n" not in str(refused.value)

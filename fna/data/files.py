@@ -45,10 +45,13 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read as JSON ({error}); fetch it again.") from error
 
 
-def digest(split: str, examples: Sequence[Any], *, besides: Sequence[str] = ()) -> str:
+FIT = "give the folder that holds them (dataset.root=DIR, or dataset.images=DIR in it), or annotations that fit it"
+
+
+def digest(split: str, examples: Sequence[Any], *, besides: Sequence[str] = (), mend: str = FIT) -> str:
     """sha256 of the split's name, of ``besides`` and, for every example, of its fields, with files by what they hold.
 
-    Raises `UserError` where an annotated file is not there: how many, and which comes first.
+    Raises `UserError` where an annotated file is not there: how many, which comes first, and how to ``mend`` that.
     """
     files = [value for example in examples for value in _values(example) if isinstance(value, Path)]
     absent = [file for file in dict.fromkeys(files) if not os.path.exists(file)]
@@ -60,8 +63,7 @@ def digest(split: str, examples: Sequence[Any], *, besides: Sequence[str] = ()) 
         )
     if absent:
         raise UserError(
-            f"{len(absent)} of the annotated files are not there, {absent[0].name} in {absent[0].parent} first; "
-            "give the folder that holds them (dataset.root=DIR, or dataset.images=DIR in it), or annotations that fit it."
+            f"{len(absent)} of the annotated files are not there, {absent[0].name} in {absent[0].parent} first; {mend}."
         )
     held = contents.sha256s(files)
     total = hashlib.sha256(json.dumps([split, *besides]).encode())

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from fna.data.files import UNREADABLE
+from fna.errors import UserError
 
 # what torchvision's ImageFolder reads
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
@@ -68,7 +69,10 @@ def is_hidden(name: str) -> bool:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files below ``folder`` that are not hidden, sorted; links to folders are followed, each folder once."""
+    """All files below ``folder`` that are not hidden, sorted; links to folders are followed, each folder once.
+
+    Raises `UserError` for a link to what is not there: where it is called as no picture is, a folder of them may be missing.
+    """
     found: list[Path] = []
     seen: set[str] = set()
     for parent, inner, names in os.walk(folder, followlinks=True):
@@ -77,7 +81,13 @@ def files_below(folder: Path) -> list[Path]:
             continue
         seen.add(real)
         inner[:] = [name for name in inner if not is_hidden(name)]
-        found += [Path(parent, name) for name in names if not is_hidden(name)]
+        here = [Path(parent, name) for name in names if not is_hidden(name)]
+        for path in here:
+            if not is_picture(path) and path.is_symlink() and not path.exists():
+                raise UserError(
+                    f"{path}: a link to {path.readlink()}, which is not there; bring back what it links to, or remove it."
+                )
+        found += here
     return sorted(found)
 
 

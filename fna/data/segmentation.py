@@ -24,7 +24,7 @@ from fna.data.layouts import check_split_name, looks_like, to_learn_from
 from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
 from fna.data.variants import Declared, refuse_by_name, refuse_by_values, refuse_colours
 from fna.errors import UserError
-from fna.values import Domain, between
+from fna.values import Domain, Limit, Says, between
 
 Array = np.ndarray
 IGNORE = 255
@@ -34,6 +34,8 @@ LOSSY = ("JPEG", "MPO")  # formats that change pixel values
 LOOKED_AT = 64  # label maps, from all over the split, whose values are held against the declaration at load
 Label = Annotated[int, between(0, VALUES - 1)]
 CLASS_FILES = Path(__file__).parent / "classes"
+LISTS = tuple(sorted(file.stem for file in CLASS_FILES.glob("*.txt")))
+ClassList = Annotated[str, Limit("", lambda name: name in LISTS), Says(f"one of {', '.join(LISTS)}")]
 
 
 @dataclass
@@ -61,7 +63,7 @@ class LabelMaps:
     split: str
     images: str
     labels: str
-    classes: Sequence[str] | str
+    classes: Sequence[str] | ClassList
     ignored: Sequence[Label] = (IGNORE,)
     absent: Sequence[Label] = ()
     train: str | None = None
@@ -194,9 +196,8 @@ def class_names(classes: Sequence[str] | str) -> list[str]:
     """The names themselves, or those of a list that comes with fna (its last column)."""
     if not isinstance(classes, str):
         return list(classes)
-    known = sorted(file.stem for file in CLASS_FILES.glob("*.txt"))
-    if classes not in known:
-        raise UserError(f"dataset.classes={classes}: no such list of names; give [name,name,...] or {' or '.join(known)}.")
+    if classes not in LISTS:
+        raise UserError(f"dataset.classes={classes}: no such list of names; give [name,name,...] or {' or '.join(LISTS)}.")
     lines = (CLASS_FILES / f"{classes}.txt").read_text(encoding="utf-8").splitlines()
     return [line.split("\t")[-1] for line in lines]
 

@@ -48,7 +48,8 @@ class TinyImageNet(ImageFolder):
         bare = sum(is_picture(path) and path.name not in wnid for path in files_below(images))
         notes = [f"{bare} pictures left out: {source.name} gives them no label"] * bool(bare)
         notes += [*unread_note(images / name for name in order), *part_note(examples, whole)]
-        return LabelledDataset(self.name, split, self.domain, files.digest(split, examples), examples, names, ids, notes)
+        digest = files.digest(split, examples, mend="unpack tiny-imagenet-200.zip again")
+        return LabelledDataset(self.name, split, self.domain, digest, examples, names, ids, notes)
 
     def _annotations(self) -> Path:
         """The file of labels, which is the val split's alone."""

@@ -7,6 +7,7 @@ the row renormalises; "sink" sets their weights to zero after it, so they still 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -21,10 +22,12 @@ from fna.ops.spread import at_first
 FOUND = "found"  # under which a mask keeps its tokens in the memo; whoever else seeks tokens uses a name of their own
 Mode = Literal["mask", "sink"]
 MODES = get_args(Mode)
-CATEGORIES = ("massive", "artifact", "both")
+Category = Literal["massive", "artifact", "both"]
+CATEGORIES = get_args(Category)
+Pattern = Literal["type1", "type2", "inside", "others_to_set", "set_to_all", "set_to_others", "all", "self"]
 
 # pattern -> (keys taken from queries outside T, keys taken from queries in T)
-PATTERNS: dict[str, tuple[str, str]] = {
+PATTERNS: Mapping[str, tuple[str, str]] = {
     "type1": ("set", "set"),  # all -> T
     "type2": ("set", "set but self"),  # all -> T, but a token of T still attends to itself
     "inside": ("none", "set"),  # T -> T
@@ -46,8 +49,8 @@ class Masked:
 
     op: Attention
     tokens: Rule | Found
-    mode: str = "mask"
-    pattern: str = "type1"
+    mode: Mode = "mask"
+    pattern: Pattern = "type1"
 
     def __post_init__(self) -> None:
         check_words(self.mode, self.pattern)
@@ -62,7 +65,7 @@ class Masked:
 class Found:
     """The tokens that an earlier block or a look-ahead left in the memo: "massive", "artifact" or "both"."""
 
-    category: str
+    category: Category
 
     def __post_init__(self) -> None:
         if self.category not in CATEGORIES:

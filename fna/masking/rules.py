@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -209,6 +209,7 @@ def incoming(q: Tensor, k: Tensor, site: Site) -> Tensor:
     return total / q.shape[2]
 
 
+RuleName = Literal["channel", "cls_proxy", "fixed_norm", "incoming", "log_gap", "massive_activation", "mean_sigma"]
 RULES: dict[str, type] = {
     "channel": Channel,
     "cls_proxy": ClsProxy,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fna.masking.masked import FOUND, take_away
+from fna.masking.masked import FOUND, Mode, take_away
 from fna.masking.rules import Rule, eligible, outgrown
 from fna.ops.contract import Attention, Site, Tokens
 from fna.ops.exact import Exact
@@ -84,7 +84,7 @@ class Window:
     op: Attention
     rule: Rule
     detect: int
-    mode: str = "mask"
+    mode: Mode = "mask"
     stands: float = 0.0
     name: str = FOUND
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from fna.errors import UserError
-from fna.masking.masked import FOUND, Found, Masked, Mode, Watched, check_words
-from fna.masking.rules import ClsProxy, Rule, make_rule
+from fna.masking.masked import FOUND, Category, Found, Masked, Mode, Pattern, Watched, check_words
+from fna.masking.rules import ClsProxy, Rule, RuleName, make_rule
 from fna.masking.sinks import Window, sink_set
 from fna.ops.contract import Attention, Memo, not_traced
 from fna.ops.exact import Exact
@@ -35,11 +35,11 @@ class Masking:
     lies 4/24 of the depth before it. ``unmasked`` asks the runner for the variant without the mask as a third column.
     """
 
-    tokens: str = "both"
+    tokens: Category = "both"
     mode: Mode = "mask"
-    pattern: str = "type1"
+    pattern: Pattern = "type1"
     blocks: str | int | Sequence[int] = -1
-    rule: str | Rule = "cls_proxy"
+    rule: RuleName | Rule = "cls_proxy"
     threshold: Positive | None = None
     detect: int | None = None
     first: int | None = None

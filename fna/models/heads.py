@@ -34,6 +34,18 @@ def labels(config: Mapping[str, Any], count: int) -> list[str] | None:
     return names if named else None
 
 
+def timm_labels(config: Mapping[str, Any], count: int) -> Classes:
+    """Ids and names of the ``count`` rows of a head as timm's config.json has them: ``label_names``, a list or by row, which
+    ``label_descriptions`` put in words. (None, None) where it says nothing, or of another head."""
+    said, words = config.get("label_names"), config.get("label_descriptions")
+    if isinstance(said, dict):
+        said = [said.get(str(row)) for row in range(len(said))]
+    if not isinstance(said, list) or not len(said) == count > 0 or not all(isinstance(name, str) and name for name in said):
+        return None, None
+    words = words if isinstance(words, dict) else {}
+    return said, [str(words.get(name, name)) for name in said]
+
+
 def read_classes(path: str) -> tuple[list[str], list[str]]:
     """Ids and names in the lines of a TSV (id, name). Raises `UserError` for a file that cannot be read or is empty."""
     try:

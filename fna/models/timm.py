@@ -11,7 +11,7 @@ from fna.errors import UserError
 from fna.models import beside, timm_files, weights
 from fna.models.base import Model, Weights, pixels
 from fna.models.checkpoint_files import tensor_names
-from fna.models.heads import head_classes, labels, read_classes
+from fna.models.heads import Classes, head_classes, labels, read_classes, timm_labels
 from fna.models.hf_files import folder_of, model_config, preprocessing, unread_config
 from fna.models.hf_pixels import share, squashes
 from fna.models.settings import activation_of, in_words, otherwise, resampled, resampling_note, unresampled_note
@@ -108,8 +108,7 @@ class TimmModel:
         settings = {"activation": activation_of(net.blocks[0].mlp), **data, "norm_eps": eps, "positions": how and how[0]}
         notes += [how[1]] if how else unresampled_note(self.positions)
         notes += self._run_as(settings, pixel)
-        ids, names = head_classes(net, self.classes)
-        names = names or labels(model_config(folder_of(self.checkpoint)), net.num_classes)
+        ids, names = self._head_classes(net)
         net = net.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
         prefix = net.num_prefix_tokens
         return Model(
@@ -131,6 +130,13 @@ class TimmModel:
             settings=settings,
         )
 
+    def _head_classes(self, net: Any) -> Classes:
+        """Ids and names of the head's rows: as ``classes`` has them, else as the config.json beside the weights, else as timm."""
+        config = model_config(folder_of(self.checkpoint))
+        own = (None, None) if self.classes is not None else timm_labels(config, net.num_classes)
+        ids, names = own if own != (None, None) else head_classes(net, self.classes)
+        return ids, names or labels(config, net.num_classes)
+
     def _beside(self) -> dict[str, Any]:
         """What the files beside the weights say is done to pixels, in timm's words."""
         folder = folder_of(self.checkpoint)
@@ -151,7 +157,7 @@ class TimmModel:
 
     def _run_as(self, settings: dict[str, Any], pixel: dict[str, Any]) -> list[str]:
         """A file does not say how it is to be run: what timm's model of that name does with it, where nobody said otherwise."""
-        unread = [note] if (note := unread_config(self.checkpoint)) else []
+        unread = [note for note in (unread_config(self.checkpoint), self._made_as()) if note]
         if self.checkpoint is None or all(getattr(self, key) is not None for key in ("mean", "std", "interpolation", "crop_pct")):
             return unread
         by = " with what its config files say of pixels" if pixel else ""
@@ -161,6 +167,14 @@ class TimmModel:
             f"{self.checkpoint} is run as timm's {self.name}{by} would be: {in_words(settings)}; "
             f"if its weights were made in another way, say so with {otherwise(knobs)}, or another model.name",
         ]
+
+    def _made_as(self) -> str:
+        """A note where timm's config.json beside the weights names another architecture than they are run as."""
+        folder = folder_of(self.checkpoint)
+        made = model_config(folder).get("architecture")
+        if folder is None or not isinstance(made, str) or made == self.name.partition(".")[0] or self.name.startswith(HUB):
+            return ""
+        return f"{folder / 'config.json'} says architecture {made}, run as {self.name}: model.name={made} follows it"
 
     def _loaded(self, size: tuple[int, int] | None, seed: int) -> tuple[Any, Weights, list[str]]:
         """The network at the size that its weights were made for, where they come from, and what has to be said of them."""

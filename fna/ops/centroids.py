@@ -11,7 +11,7 @@ from torch import Tensor
 from fna.ops.contract import BadInput, Site, whole
 from fna.ops.inverse import full_precision
 from fna.ops.kernels import cpu, differentiated, for_onnx
-from fna.ops.landmarks import FarthestPoint, check_features, features_of
+from fna.ops.landmarks import FarthestPoint, Features, check_features, features_of
 from fna.values import between
 
 
@@ -59,7 +59,7 @@ class SegmentMeans:
 class KMeans:
     """k-means on ``features`` from a farthest-point start, ``steps`` Lloyd steps; kept tokens are groups of their own."""
 
-    features: str = "q"
+    features: Features = "q"
     steps: Annotated[int, between(0, 1_000)] = 3
     gives: ClassVar[type] = Centroids
     version: ClassVar[int] = 1
@@ -92,7 +92,7 @@ class DriftingKMeans:
     A token is much like what it was, so ``steps`` Lloyd steps do the work of a new start. Groups that have become empty stay so.
     """
 
-    features: str = "k"
+    features: Features = "k"
     steps: Annotated[int, between(1, 1_000)] = 2
     gives: ClassVar[type] = Centroids
     version: ClassVar[int] = 1

@@ -124,6 +124,22 @@ def same_tokens(op: object, q: Tensor, k: Tensor, site: Site) -> None:
         )
 
 
+def returned(op: object, out: object, q: Tensor, v: Tensor) -> Tensor:
+    """``out`` if it is what an attention returns: a tensor of the queries' shape ``[B, H, Nq]``, of values, in their dtype.
+
+    Raises `Unsupported` with the op's name. Under autocast any dtype will do.
+    """
+    if not isinstance(out, Tensor):
+        raise Unsupported(f"{type(op).__name__} returned {type(out).__name__}, no tensor; return one of the shape of the queries.")
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # where to ask for a shape is to hold it fast
+        return out
+    if out.shape != (*q.shape[:-1], v.shape[-1]):
+        raise Unsupported(f"{type(op).__name__} returned shape {tuple(out.shape)} for queries of shape {tuple(q.shape)}.")
+    if out.dtype != v.dtype and not torch.is_autocast_enabled(q.device.type):
+        raise Unsupported(f"{type(op).__name__} returned {out.dtype} for queries of {q.dtype}; return theirs.")
+    return out
+
+
 def probe(op: Attention, site: Site, *, heads: int = 2, tokens: int = 12, width: int = 8) -> None:
     """Call ``op`` once on a tiny random input, so that a refusal comes before any weights are loaded.
 
@@ -134,9 +150,6 @@ def probe(op: Attention, site: Site, *, heads: int = 2, tokens: int = 12, width:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what an op says about 12 tokens ("fewer than landmarks") is of no interest
         out: object = op(q, k, v, site)
-    if not isinstance(out, Tensor):
-        raise Unsupported(f"{type(op).__name__} returned {type(out).__name__}, no tensor; return one of the shape of the queries.")
-    if out.shape != q.shape:
-        raise Unsupported(f"{type(op).__name__} returned shape {tuple(out.shape)} for queries of shape {tuple(q.shape)}.")
-    if out.dtype != q.dtype:
-        raise Unsupported(f"{type(op).__name__} returned {out.dtype} for queries of {q.dtype}; return theirs.")
+    out = returned(op, out, q, v)
+    if not bool(out.isfinite().all()):
+        raise Unsupported(f"{type(op).__name__} returned NaN or infinity for {tokens} tokens of normal numbers; mend that.")

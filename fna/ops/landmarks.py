@@ -7,7 +7,7 @@ A sampler is called with q, k, v ``[B, H, N, d]``, the site, how many landmarks,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,8 @@ from fna.ops.farthest import farthest_points
 from fna.ops.seeded import uniform
 from fna.values import between
 
-FEATURES = ("q", "k", "v", "qk", "input", "sketch")
+Features = Literal["q", "k", "v", "qk", "input", "sketch"]
+FEATURES = get_args(Features)
 SKETCH = 384  # numbers of a sketch
 KNUTH = 2654435761  # whose multiples have scattered bits
 GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, spread evenly however many one takes
@@ -48,7 +49,7 @@ class TokenSampler(Protocol):
 class FarthestPoint:
     """Farthest-point sampling of ``features`` (see `features_of`), the kept tokens counted as chosen."""
 
-    features: str = "q"
+    features: Features = "q"
     gives: ClassVar[type] = Landmarks
     version: ClassVar[int] = 1
 

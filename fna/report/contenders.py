@@ -6,13 +6,15 @@ one of them does not say is as in the first. ``pairs`` compares every two: ``{"a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fna.report import formats
 from fna.report.grid import Grid
 from fna.report.results import Result, Run, dig, interval, number
+from fna.report.sweep import label, varying
 from fna.report.words import Part
 
 OWN = ("contenders", "pairs", "gallery", "auto", "warnings", "skipped", "error", "mask_blocks", "mask_start")
@@ -42,8 +44,9 @@ def pairs(result: Result, metrics: Sequence[str] | None = None) -> Grid | None:
 
     A tie, an interval that holds zero, is marked "tie".
     """
+    names = _names(result)
     rows = [
-        _row(pair, key, metric)
+        _row(pair, key, metric, names)
         for pair in result.get("pairs") or []
         for key, metric in (dig(pair, "metrics") or {}).items()
         if metrics is None or key in metrics
@@ -51,10 +54,20 @@ def pairs(result: Result, metrics: Sequence[str] | None = None) -> Grid | None:
     return (["first", "second", "metric", "second - first", "95 % interval", "McNemar p"], rows) if rows else None
 
 
-def _row(pair: Any, key: str, metric: Any) -> list[Part]:
+def _names(result: Result) -> dict[str, str]:
+    """How the table side by side calls each contender, by what was typed for it; what was typed where two are called alike."""
+    runs = apart([Run(Path(), "", result)])
+    keys = varying(runs)
+    called = {str(run.result.get("label")): label(run, keys) for run in runs}
+    first = next((str(one.get("label")) for one in result.get("contenders") or [] if one.get("hash") == result.get("hash")), None)
+    called |= {first: called.pop("None")} if first is not None and "None" in called else {}
+    return called if len(set(called.values())) == len(called) else {}
+
+
+def _row(pair: Any, key: str, metric: Any, names: Mapping[str, str]) -> list[Part]:
     ends, chance = interval(dig(metric, "ci")), number(dig(metric, "mcnemar_p"))
     mark = "tie" if ends is not None and ends[0] <= 0 <= ends[1] else ""
-    cells = [str(pair.get("a")), str(pair.get("b")), formats.metric_name(key)]
+    cells = [*(names.get(str(pair.get(side)), str(pair.get(side))) for side in "ab"), formats.metric_name(key)]
     cells += [formats.signed(dig(metric, "delta"), 2), formats.span(ends, 2)]
     cells.append(formats.NOTHING if chance is None else f"{chance:.3f}" if chance >= 0.001 else "< 0.001")
     return [Part(cell, mark) for cell in cells]

@@ -12,7 +12,7 @@ from typing import Any
 
 from fna.report.contenders import apart
 from fna.report.results import IDENTITY, Result, Run, overrides
-from fna.report.sweep import SHOWN, Summary, counted, summarise
+from fna.report.sweep import SHOWN, Summary, counted, decisive, order, summarise
 from fna.report.words import Part
 
 TOGETHER = ("model", "dataset", "task")  # what the runs of a section share
@@ -59,7 +59,7 @@ def read_day(found: Sequence[Run]) -> Day:
     for run in whole:
         groups.setdefault(tuple(str(run.result.get(key)) for key in TOGETHER), []).append(run)
     sections = [
-        Section(f"part{place}", f"{model} on {dataset}, {task}", members, summarise(members))
+        _section(f"part{place}", f"{model} on {dataset}, {task}", sorted(members, key=order))
         for place, ((model, dataset, task), members) in enumerate(groups.items())
     ]
     title, repeated = _title(sections, len(whole), len(runs) - len(whole)), len(found) - len(newest(found))
@@ -74,6 +74,10 @@ def read_day(found: Sequence[Run]) -> Day:
         remarks,
         explained,
     )
+
+
+def _section(anchor: str, title: str, runs: list[Run]) -> Section:
+    return Section(anchor, title, runs, summarise(runs))
 
 
 def _shared(sections: Sequence[Section], kind: str) -> list[tuple[Any, list[Section]]]:
@@ -104,19 +108,24 @@ def _without(section: Section, lines: Container[Any]) -> Section:
 
 
 def newest(runs: Sequence[Run]) -> list[Run]:
-    """Of runs that were made more than once the newest; the order stays."""
+    """Of runs that were made more than once the newest, of those whose speed was measured if any was; the order stays."""
     last: dict[str, Run] = {}
     for run in runs:
         key = _key(run.result) or run.name
-        if key not in last or run.made >= last[key].made:
+        if key not in last or _rank(run) >= _rank(last[key]):
             last[key] = run
     kept = {run.name for run in last.values()}
     return [run for run in runs if run.name in kept]
 
 
+def _rank(run: Run) -> tuple[bool, float]:
+    return bool(run.result.get("cost")), run.made
+
+
 def _key(result: Result) -> str | None:
     """What makes two runs equal: all that decides their figures, or of failures what was typed and why. None: nothing told."""
-    parts: list[Any] = [sorted(overrides(result).items(), key=str), {key: result.get(key) for key in IDENTITY}]
+    typed = {key: value for key, value in overrides(result).items() if not key.startswith("timing.")}
+    parts: list[Any] = [sorted(typed.items(), key=str), {key: result.get(key) for key in IDENTITY}]
     if result.get("status") == "ok" and result.get("hash"):
         parts += [result["hash"], result.get("rows"), result.get("expected")]
     elif result.get("overrides"):
@@ -132,8 +141,8 @@ def _title(sections: Sequence[Section], whole: int, failed: int) -> list[Part]:
         first, *rest = sections[0].summary.title  # the count, then the sentence on the one to take
         count, dot, lead = first.text.partition(".")
         return [Part(f"{count}{lost}{dot}{lead}", first.mark), *rest]
-    among = f" of {counted(len(sections), 'kind')}" if sections else ""
-    return [Part(f"{counted(whole, 'comparison')}{among}{lost}.")]
+    among = f" in {len(sections)} sections, one for each model, data set and task" if sections else ""
+    return [Part(f"{counted(whole, 'comparison')} with full attention{among}{',' if among and lost else ''}{lost}.")]
 
 
 def _why(run: Run) -> str:
@@ -147,7 +156,7 @@ def failures(runs: Sequence[Run]) -> list[tuple[str, str]]:
     reasons: dict[str, list[str]] = {}
     for run in runs:
         if not run.ok:
-            own = " ".join(word for word in run.result.get("overrides") or [] if word not in shared)
+            own = " ".join(word for word in run.result.get("overrides") or [] if word not in shared and decisive(word))
             reasons.setdefault(_why(run), []).append(f"{run.name} ({own})" if own else run.name)
     return [
         (", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""), why)

@@ -13,7 +13,9 @@ NAMES = {
     "random_drop": "random dropping", "resize": "a smaller input",
 }  # fmt: skip
 SHORT = {"exact": "exact"}  # in a column that is headed "attention"
-OPTIONS = {"SegmentMeans": "segment_means", "KMeans": "kmeans"}  # a method's own sampler, by the word that chooses it
+OPTIONS = {  # a method's own sampler, by the word that chooses it
+    "SegmentMeans": "segment_means", "KMeans": "kmeans", "DriftingKMeans": "drifting_kmeans",
+}  # fmt: skip
 FINDINGS = {  # neither good nor bad: what task=tokens saw
     "massive_per_image": "massive tokens an image", "artifact_per_image": "artifact tokens an image",
     "images_with_massive": "images with massive tokens", "cls_on_massive": "CLS attention on massive tokens",
@@ -135,7 +137,7 @@ def value_of(key: str, value: Any) -> str:
 def said(key: str, value: Any) -> str:
     """A setting where no head names its key: ``224 px``, ``64 landmarks``, ``blocks 4-7``, ``no mask``, ``attn.steps=3``."""
     if key == "layers":
-        return where(value)
+        return where(value, "+")
     if key not in IDENTITY:
         return f"{key}={value}"
     text = name(value) if key == "attn" else value_of(key, value)
@@ -146,8 +148,8 @@ def said(key: str, value: Any) -> str:
     return f"{field_name(key)} {text}" if key in ("seed", "mask", "mask_start", "reduce", "kv") else text
 
 
-def ranges(layers: Any) -> str:
-    """``[4, 5, 6, 7, 9]`` as ``4-7, 9``; a word stays as it is."""
+def ranges(layers: Any, between: str = "+") -> str:
+    """``[4, 5, 6, 7, 9]`` as ``4-7+9``: in a cell and a label a comma parts settings. A word stays as it is."""
     if not isinstance(layers, list | tuple):
         return str(layers)
     runs: list[list[int]] = []
@@ -156,11 +158,11 @@ def ranges(layers: Any) -> str:
             runs[-1].append(layer)
         else:
             runs.append([layer])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return between.join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def where(layers: Any) -> str:
+def where(layers: Any, between: str = ", ") -> str:
     """The blocks in a sentence."""
-    text = ranges(layers)
+    text = ranges(layers, between)
     blocks = f"block {text}" if text.isdigit() else f"blocks {text}"
     return {"all": "all blocks", "last-half": "the last half of the blocks"}.get(text, blocks if text[:1].isdigit() else text)

@@ -12,15 +12,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fna.report.contenders import apart, pairs
 from fna.report.day import Section, read_day
+from fna.report.fitting import ALWAYS, BELOW, described
 from fna.report.frontier import Frontier, frontiers
-from fna.report.grid import Grid
+from fna.report.grid import Grid, numeric_columns
 from fna.report.pictures import Album, Landmarked
 from fna.report.plots import Plot, plots
 from fna.report.results import Run, load, write_text
 from fna.report.seeds import merged
 from fna.report.sweep import label, varying
 from fna.report.view import View, study_of, view
-from fna.report.words import primary
+from fna.report.words import Part, primary
 
 PICTURES = 4  # of one run within a sweep; a page of one run shows all
 SIDE_BY_SIDE = 12
@@ -43,6 +44,9 @@ class Chapter:
     plots: list[Plot]
     frontiers: list[Frontier]
     beside: list[tuple[str, Landmarked]]
+    heads: list[str]  # of the table side by side, with no more than two columns that say which run a row is about
+    rows: list[list[Part]]
+    numeric: list[bool]
     pairs: list[tuple[Grid, Grid]]  # contenders of one run against each other: by the primary metrics, and by all
 
 
@@ -64,8 +68,12 @@ def _chapter(section: Section, album: Album) -> Chapter:
     keys = varying(section.runs)
     views = [view(run, album, PICTURES) for run in section.runs]
     labels = [label(run, keys) for run in section.runs]
-    runs = merged(section.runs)
-    return Chapter(section, views, labels, plots(runs), frontiers(runs), _side_by_side(views, labels), _pairs(section))
+    runs, summary = merged(section.runs), section.summary
+    heads, rows = summary.heads, summary.rows
+    if summary.own > ALWAYS:
+        heads, rows = described(heads, rows, summary.labels, summary.own)
+    numeric, beside = numeric_columns(rows), _side_by_side(views, labels)
+    return Chapter(section, views, labels, plots(runs), frontiers(runs), beside, heads, rows, numeric, _pairs(section))
 
 
 def _pairs(section: Section) -> list[tuple[Grid, Grid]]:
@@ -97,6 +105,8 @@ def _template(name: str) -> Any:
         lstrip_blocks=True,
     )
     environment.filters["figures"] = figures
+    environment.filters["numbers_but"] = lambda heads, *texts: [place not in texts for place in range(len(heads))]
+    environment.globals["below"] = BELOW
     return environment.get_template(f"{name}.html.jinja")
 
 

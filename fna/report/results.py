@@ -19,6 +19,7 @@ from typing import Any
 from fna.cells import csv_text
 from fna.errors import UserError
 from fna.records import write_atomic
+from fna.report.unfinished import unfinished
 
 Result = dict[str, Any]
 
@@ -63,14 +64,18 @@ class Run:
 
 
 def load(folder: Path | str) -> list[Run]:
-    """Every result.json at or below ``folder``, in the natural order of their paths (2 before 10)."""
+    """Every result.json at or below ``folder``, and the runs that never came to one, in the natural order of their paths (2 before
+    10)."""
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give one that holds result.json files, such as a folder below outputs")
-    files = sorted(root.rglob("result.json"), key=lambda path: _natural(path.relative_to(root).as_posix()))
-    if not files:
+    found = {path.parent: read(path) for path in root.rglob("result.json")}
+    whole = {tuple(map(str, result["overrides"])) for result in found.values() if isinstance(result.get("overrides"), list)}
+    found |= unfinished(root, whole)
+    if not found:
         raise UserError(f"{root}: no result.json in this folder or below it; give the folder of a run or of a sweep")
-    return [Run(path.parent, path.parent.relative_to(root).as_posix(), read(path)) for path in files]
+    runs = [Run(place, place.relative_to(root).as_posix(), result) for place, result in found.items()]
+    return sorted(runs, key=lambda run: natural(f"{run.name}/result.json" if run.name != "." else "result.json"))
 
 
 def read(path: Path) -> Result:
@@ -215,5 +220,6 @@ def _one_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def _natural(text: str) -> list[tuple[int, str]]:
+def natural(text: str) -> list[tuple[int, str]]:
+    """A key that sorts 2 before 10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]

@@ -48,7 +48,9 @@ def _mean(group: Sequence[Run]) -> Run:
         spread_of[key] = [min(deltas), max(deltas)] if deltas else None
     fidelity = {key: _average([dig(result, "fidelity", key) for result in results]) for key in ("agreement", "output_error")}
     values = [result.get("seed") for result in results]
-    seeds, said = {"values": values, "spread": spread_of}, ", ".join(map(str, values))
+    whole = sorted(value for value in values if isinstance(value, int))
+    said = formats.ranges(whole) if len(whole) == len(values) else "+".join(map(str, values))
+    seeds = {"values": values, "spread": spread_of}
     return replace(group[0], result=first | {"metrics": metrics, "fidelity": fidelity, "seeds": seeds, "seed": said})
 
 

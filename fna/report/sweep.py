@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from fna.report import formats, notes, words
 from fna.report.expected import Expected, Theirs, load_expected
 from fna.report.grid import fold, numeric_columns
-from fna.report.results import FOLLOWS, IDENTITY, Run, dig, number, overrides, ratio, reference, setting
+from fna.report.results import FOLLOWS, IDENTITY, SILENT, Result, Run, dig, natural, number, overrides, ratio, reference, setting
 from fna.report.seeds import REMARK, merged, spread
 from fna.report.words import Part
 
@@ -36,12 +37,20 @@ class Summary:
     sources: list[str]  # whose the figures beside ours are
     best: int | None  # the row that the title names, where it is one to take
     theirs: list[Theirs]  # what others measured, where no run of ours stands beside it
+    own: int  # how many columns at the left say which run a line is about
+    labels: list[str]  # what they say in words, for each line: the first of them, and below it the others
 
 
 def varying(runs: Sequence[Run]) -> list[str]:
     """The settings in which the runs differ, typed ones beside the identity, without those that only follow another."""
     keys = [key for key in _settings(runs) if key not in QUIET and _differs(runs, key)]
     return [key for key in keys if FOLLOWS.get(key) not in keys and not _told_by_attention(runs, key)]
+
+
+def decisive(word: str) -> bool:
+    """Whether a typed word says what was compared, not how it was measured or where it is kept."""
+    key = word.lstrip("+").partition("=")[0]
+    return key not in QUIET and key.partition(".")[0] not in SILENT
 
 
 def _told_by_attention(runs: Sequence[Run], key: str) -> bool:
@@ -54,6 +63,22 @@ def label(run: Run, keys: Sequence[str]) -> str:
     """A run by what sets it apart; by its folder where nothing does."""
     values = {key: setting(run.result, key) for key in keys}
     return ", ".join(formats.said(key, value) for key, value in values.items() if value is not None) or run.name
+
+
+def order(run: Run) -> tuple[Any, ...]:
+    """Where a run stands among others: those on the most samples first, then by method, count of landmarks and the rest."""
+    samples = number(run.result.get("samples")) or 0
+    method = [formats.value_of(key, run.result.get(key)).casefold() for key in ("attn", "reduce", "mask", "sampler")]
+    count = run.result.get("landmarks")
+    counted = number(count)
+    rest = [natural(formats.value_of(key, run.result.get(key))) for key in ("layers", "image_size", "seed")]
+    return (-samples, method, counted is None, counted or 0.0, str(count), rest)
+
+
+def _described(run: Run, keys: Sequence[str]) -> str:
+    first, rest = keys[:1], [key for key in keys[1:] if setting(run.result, key) != "none"]
+    doubt = " !" if notes.is_doubtful(run.result) else ""
+    return "\n".join(filter(None, [label(run, first) + doubt, label(run, rest) if rest else ""]))
 
 
 def group(run: Run, keys: Sequence[str], without: str) -> str:
@@ -78,7 +103,7 @@ def summarise(runs: Sequence[Run]) -> Summary:
     results = [run.result for run in whole]
     expected = load_expected(results)
     found = best(whole)
-    title = _title(len(runs), found, keys)
+    title = _title(len(runs), len(whole), found, keys)
     columns = _columns(whole, keys, expected)
     heads, rows, once = fold([head for head, _ in columns], [[cell(run) for _, cell in columns] for run in whole])
     best_row = whole.index(found[0]) if found else None
@@ -95,6 +120,8 @@ def summarise(runs: Sequence[Run]) -> Summary:
         expected.sources(),
         best_row,
         expected.tables(),
+        max(1, len(keys)),
+        [_described(run, keys) for run in whole],
     )
 
 
@@ -102,6 +129,7 @@ FASTEST = "The fastest that keeps the quality"
 BEST = "The best that keeps the quality"
 NOT_FASTER = "None that keeps the quality is faster; the best of them"
 CLOSEST = "None is shown to keep the quality; the closest"
+TOO_FEW = "Too few samples to show that quality is kept; the closest"
 
 
 def best(runs: Sequence[Run]) -> tuple[Run, str] | None:
@@ -110,11 +138,13 @@ def best(runs: Sequence[Run]) -> tuple[Run, str] | None:
     The fastest of those that show no loss, if it is faster beyond the noise; else the best of them; if all lose, the one that
     loses least; of equal ones that with the smaller output error. None where the runs are not of one model on one data set, or
     their metrics are findings: then nothing is better than another. Full attention beside itself, as ``auto`` may leave it, is
-    none of them.
+    none of them, nor are runs on fewer samples than others, and exact attention is not the closest to itself.
     """
     if set(varying(runs)) & {"model", "dataset", "task"}:
         return None
     rated = [run for run in runs if words.weakest(run.result) not in {None, *formats.FINDINGS} and not words.is_idle(run.result)]
+    most = max((number(run.result.get("samples")) or 0 for run in rated), default=0)
+    rated = [run for run in rated if (number(run.result.get("samples")) or 0) == most]
     safe = [run for run in rated if words.judge(*_delta(run)) in ("keeps", "gains")]
     faster = [run for run in safe if words.judge_speed(run.result) == "good"]
     if faster:
@@ -122,7 +152,14 @@ def best(runs: Sequence[Run]) -> tuple[Run, str] | None:
     if safe:
         timed = any(_speed(run) is not None for run in safe)
         return max(safe, key=_quality), NOT_FASTER if timed else BEST
-    return (max(rated, key=_quality), CLOSEST) if rated else None
+    rated = [run for run in rated if not _is_full(run.result)] or rated
+    few = 0 < most < words.FEW and any(words.judge(*_delta(run)) == "unclear" for run in rated)
+    return (max(rated, key=_quality), TOO_FEW if few else CLOSEST) if rated else None
+
+
+def _is_full(result: Result) -> bool:
+    """Whether nothing is approximated: exact attention, nothing reduced or masked."""
+    return result.get("attn") == "exact" and all(result.get(key) in (None, "none") for key in ("reduce", "mask"))
 
 
 def _speed(run: Run) -> float | None:
@@ -152,16 +189,20 @@ def _caveats(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     return [*wrong, f"speedups in brackets are no measurements ({named}): {words.unmeasured(busy[0].result)}; {again}"]
 
 
-def _title(count: int, found: tuple[Run, str] | None, keys: Sequence[str]) -> list[Part]:
-    said = f"{counted(count, 'comparison')}."
+def _title(count: int, lines: int, found: tuple[Run, str] | None, keys: Sequence[str]) -> list[Part]:
+    said = f"{counted(count, 'comparison')} with full attention{_on_lines(count, lines)}."
     if found is None:
         return [Part(said)]
     run, lead = found
     if count == 1:
         return [Part(f"{said} "), *words.headline(run.result)]
-    told = ("attn", "landmarks", "layers", "reduce", "mask", "mask_start")
+    told = ("attn", "landmarks", "layers", "reduce", "mask", "mask_start", "samples")
     extra = [key for key in keys if key not in told and setting(run.result, key) not in (None, "none")]
     return [Part(f"{said} {lead}: "), *words.headline(run.result, label(run, extra) if extra else "")]
+
+
+def _on_lines(count: int, lines: int) -> str:
+    return "" if count == lines else f" in {counted(lines, 'line')}, the seeds of a setting together"
 
 
 def _settings(runs: Sequence[Run]) -> list[str]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console
@@ -18,15 +17,13 @@ from fna.report.contenders import apart, pairs
 from fna.report.day import Section, read_day
 from fna.report.decisions import decisions
 from fna.report.expected import Expected, Theirs, load_expected
+from fna.report.fitting import fitted
 from fna.report.grid import Grid, numeric_columns
 from fna.report.results import Result, Run, dig, load, number, ratio, reference, write_text
 from fna.report.sweep import Summary
 from fna.report.words import Part
 
 WIDE = 400
-BELOW = ("95 % interval", "over seeds")
-FIRST_TO_GO = ("operations", "sampling", "against", "pieces")
-NEXT_TO_GO = ("output error", "i2t agreement", "agreement")
 STYLES = {"good": "green", "bad": "red", "even": "bold", "tie": "dim", "": ""}
 SIDES = ("full", "exact", "variant")
 
@@ -36,11 +33,12 @@ def show(result: Result, console: Console | None = None) -> None:
     console = console or _console()
     _lines(console, words.headline(result), words.compared(result))
     expected = load_expected([result])
-    _notes(console, [*notes.caveats(result), *expected.problems], [*notes.told(result), *expected.sources()])
+    _notes(console, [*notes.caveats(result), *expected.problems])
     if result.get("status") == "ok":
         for heads, rows in _grids(result, expected):
             console.print(_table(heads, rows))
         _remarks(console, [*notes.remarks(result), *(text for _, text in notes.explained(result))])
+    _remarks(console, [*notes.told(result), *expected.sources()])
 
 
 def show_sweep(runs: Sequence[Run], console: Console | None = None) -> None:
@@ -48,9 +46,9 @@ def show_sweep(runs: Sequence[Run], console: Console | None = None) -> None:
     console = console or _console()
     day = read_day(runs)
     console.print(_text(day.title), style="bold", soft_wrap=True)
-    _notes(console, day.notes, day.told)
+    _notes(console, day.notes)
     heads = [head for section in day.sections for head in _section(console, section, alone=day.sections == [section])]
-    if feet := [*day.remarks, *_meanings(day.explained, heads), *filter(None, [day.remark])]:
+    if feet := [*day.remarks, *_meanings(day.explained, heads), *day.told, *filter(None, [day.remark])]:
         console.print()
         _remarks(console, feet)
     for place, why in day.failures:
@@ -65,12 +63,14 @@ def _section(console: Console, section: Section, alone: bool) -> list[str]:
         console.print(Text(section.title, style="bold underline"), soft_wrap=True)
         console.print(_text(summary.title), soft_wrap=True)
     console.print(Text(_common(summary), style="dim"), soft_wrap=True)
-    _notes(console, summary.notes, [*summary.told, *summary.sources])
-    heads, table = _fitting(console, summary.heads, summary.rows)
-    console.print(table)
+    _notes(console, summary.notes)
+    heads, rows, lost = fitted(summary.heads, summary.rows, summary.labels, summary.own, partial(_has_room, console))
+    console.print(_table(heads, rows, gap=2 if _has_room(console, heads, rows, gap=2) else 1))
+    if lost:
+        _remarks(console, [f"no room here for {', '.join(lost)}: report.html and results.csv have all columns"])
     for grid in filter(None, (pairs(run.result, words.primary(run.result)[:1]) for run in section.runs if not run.contender)):
         console.print(_table(*grid))
-    _remarks(console, [*summary.remarks, *_meanings(summary.explained, heads)])
+    _remarks(console, [*summary.remarks, *_meanings(summary.explained, heads), *summary.told, *summary.sources])
     for theirs in summary.theirs:
         console.print(Text(theirs.title, style="bold"), soft_wrap=True)
         console.print(_table(theirs.heads, theirs.rows))
@@ -99,34 +99,31 @@ def markdown(result: Result) -> str:
     expected = load_expected([result])
     grids = [_pipes(*grid) for grid in _grids(result, expected)] if result.get("status") == "ok" else []
     lines = [f"**{_escape(words.plain(words.headline(result)))}**", _escape(" · ".join(words.compared(result)))]
-    quotes = _quotes([*notes.caveats(result), *expected.problems, *notes.told(result), *expected.sources()])
-    foot = _foot([*notes.remarks(result), *(text for _, text in notes.explained(result))]) if grids else []
+    quotes = _quotes([*notes.caveats(result), *expected.problems])
+    said = [*notes.remarks(result), *(text for _, text in notes.explained(result))] if grids else []
+    foot = _foot([*said, *notes.told(result), *expected.sources()])
     return "\n\n".join([*lines, *quotes, *grids, *foot]) + "\n"
 
 
 def sweep_markdown(runs: Sequence[Run]) -> str:
     """What `show_sweep` prints, as Markdown."""
     day = read_day(runs)
-    lines = [f"**{_escape(words.plain(day.title))}**", *_quotes([*day.notes, *day.told])]
+    lines = [f"**{_escape(words.plain(day.title))}**", *_quotes(day.notes)]
     for section in day.sections:
         summary = section.summary
         if len(day.sections) > 1:
             lines += [f"## {_escape(section.title)}", _escape(words.plain(summary.title))]
-        quotes = _quotes([*summary.notes, *summary.told, *summary.sources])
-        lines += [_escape(_common(summary)), *quotes, _pipes(summary.heads, summary.rows)]
+        lines += [_escape(_common(summary)), *_quotes(summary.notes), _pipes(summary.heads, summary.rows)]
         lines += [_pipes(*grid) for run in section.runs if not run.contender and (grid := pairs(run.result)) is not None]
-        foot = [*summary.remarks, *(text for _, text in summary.explained)]
+        foot = [*summary.remarks, *(text for _, text in summary.explained), *summary.told, *summary.sources]
         lines += [*_foot(foot), *map(_theirs_pipes, summary.theirs)]
-    lines += _foot([*day.remarks, *(text for _, text in day.explained), *filter(None, [day.remark])])
+    lines += _foot([*day.remarks, *(text for _, text in day.explained), *day.told, *filter(None, [day.remark])])
     failed = "\n".join(f"- failed: {_escape(f'{place}: {why}')}" for place, why in day.failures)
     return "\n\n".join([*lines, *filter(None, [failed])]) + "\n"
 
 
 def quality(result: Result, expected: Expected) -> Grid:
-    """Metrics of full and variant with their paired difference, then how near the outputs are.
-
-    Beside a metric: what others measured, where there is any.
-    """
+    """Metrics of full and variant with their paired difference; beside it what others measured, where there is any."""
     heads, cells = further(result, expected)
     mark = " (random weights)" if words.is_random(result) else " !" if notes.is_doubtful(result) else ""
     rows = []
@@ -136,14 +133,18 @@ def quality(result: Result, expected: Expected) -> Grid:
         values = [Part(formats.fixed(dig(metric, side))) for side in ("full", "variant")]
         row = [Part(formats.metric_name(key) + mark), *values, Part(formats.signed(delta, 2), tone), Part(formats.span(ci, 2))]
         rows.append(row + cells[key])
+    return ["quality", "full", words.called(result), "delta", "95 % interval", *heads], rows
+
+
+def fidelity(result: Result) -> Grid:
+    """How near the outputs are to those of full: measure by measure, with its interval."""
+    rows = []
     for key, value in (result.get("fidelity") or {}).items():
         if number(value) is not None:
-            digits = 2 if key == "agreement" else 4
+            digits, unit = (2, " %") if key == "agreement" else (4, "")
             ends = formats.limits(dig(result, "fidelity", f"{key}_ci"), digits, "")
-            text = formats.fixed(value, digits, " %" if key == "agreement" else "")
-            row = [Part(fidelity_name(key, result)), Part(""), Part(text), Part(""), Part(ends)]
-            rows.append(row + [Part("")] * len(heads))
-    return ["quality", "full", words.called(result), "delta", "95 % interval", *heads], rows
+            rows.append([Part(fidelity_name(key, result)), Part(formats.fixed(value, digits, unit)), Part(ends)])
+    return ["fidelity", words.called(result), "95 % interval"], rows
 
 
 def further(result: Result, expected: Expected) -> tuple[list[str], dict[str, list[Part]]]:
@@ -180,9 +181,9 @@ def fidelity_name(key: str, result: Result) -> str:
 
 
 def _grids(result: Result, expected: Expected) -> list[Grid]:
-    grids = [quality(result, expected), *([cost(result)] if result.get("cost") else [])]
+    grids = [quality(result, expected), fidelity(result), *([cost(result)] if result.get("cost") else [])]
     decided = decisions(result)
-    return grids if decided is None else [*grids, decided]
+    return [(heads, rows) for heads, rows in (*grids, *([decided] if decided else [])) if rows]
 
 
 def _only(called: str, value: str, remark: str, mark: str = "") -> list[Part]:
@@ -200,11 +201,9 @@ def _lines(console: Console, title: Sequence[Part], facts: Sequence[str]) -> Non
     console.print(Text(" · ".join(facts), style="dim"), soft_wrap=True)
 
 
-def _notes(console: Console, notes: Sequence[str], sources: Sequence[str]) -> None:
+def _notes(console: Console, notes: Sequence[str]) -> None:
     for note in notes:
         console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
-    for source in sources:
-        console.print(Text(source, style="dim"), soft_wrap=True)
 
 
 def _remarks(console: Console, remarks: Sequence[str]) -> None:
@@ -225,49 +224,9 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Part]], gap: int = 2) -
     return table
 
 
-def _fitting(console: Console, heads: list[str], rows: list[list[Part]]) -> tuple[list[str], Table]:
-    """Heads and table with no more columns than a terminal has room for; results.csv and the page have them all."""
-    sums = [head for head, after in pairwise(heads) if after == "delta"]  # that a difference goes with
-    steps: list[Callable[[list[str], list[list[Part]]], Grid]] = [
-        *(partial(_leave_out, head=head) for head in FIRST_TO_GO),
-        *(partial(_join, head=head) for head in sums),
-        _stacked,
-    ]
-    steps += [partial(_leave_out, head=head) for head in NEXT_TO_GO]
-    for step in steps:
-        table, narrow = _table(heads, rows), _table(heads, rows, gap=1)
-        fits = [
-            one
-            for one in (table, narrow)
-            if console.measure(one, options=console.options.update(max_width=WIDE)).maximum <= console.width
-        ]
-        if fits:
-            return heads, fits[0]
-        heads, rows = step(heads, rows)
-    return heads, _table(heads, rows, gap=1)
-
-
-def _leave_out(heads: list[str], rows: list[list[Part]], head: str) -> tuple[list[str], list[list[Part]]]:
-    kept = [place for place, name in enumerate(heads) if name != head]
-    return [heads[place] for place in kept], [[row[place] for place in kept] for row in rows]
-
-
-def _join(heads: list[str], rows: list[list[Part]], head: str) -> tuple[list[str], list[list[Part]]]:
-    """Without a column whose name goes over to the difference beside it."""
-    named = [f"{head}\ndelta" if place and heads[place - 1] == head else name for place, name in enumerate(heads)]
-    return _leave_out(named, rows, head)
-
-
-def _stacked(heads: list[str], rows: list[list[Part]]) -> tuple[list[str], list[list[Part]]]:
-    """Every interval, over samples and over seeds, on a line of its own below the value that it belongs to."""
-    kept = [place for place, head in enumerate(heads) if head not in BELOW]
-    ends = [*kept[1:], len(heads)]
-
-    def cell(row: list[Part], place: int, end: int) -> Part:
-        lines = [row[place].text, *(part.text for part in row[place + 1 : end] if part.text not in ("", formats.NOTHING))]
-        return Part("\n".join(lines), row[place].mark)
-
-    return [heads[place] for place in kept], [[cell(row, *both) for both in zip(kept, ends, strict=True)] for row in rows]
+def _has_room(console: Console, heads: list[str], rows: list[list[Part]], gap: int = 1) -> bool:
+    options = console.options.update(max_width=WIDE)
+    return console.measure(_table(heads, rows, gap), options=options).maximum <= console.width
 
 
 def _pipes(heads: Sequence[str], rows: Sequence[Sequence[Part]]) -> str:

@@ -167,6 +167,9 @@ def _quality(result: Result, key: str) -> list[Part]:
     amount = f"{formats.signed(delta)} {formats.span(ci)} points" if interval(ci) else f"{formats.signed(delta)} points"
     if verdict == "keeps":
         return [Part(f"keeps {called} within "), Part(amount, "even")]
+    if verdict == "unclear" and interval(ci) == (0, 0):  # of so few samples, see `judge`
+        told = f" on {formats.value_of('samples', result.get('samples'))} samples, too few to say more"
+        return [Part(f"leaves {called} "), Part("as it is", "even"), Part(told)]
     if verdict == "unclear":
         doubt = (
             f", not told apart from zero on {formats.value_of('samples', result.get('samples'))} samples" if interval(ci) else ""

@@ -15,7 +15,7 @@ from fna.report.expected import placed, read_figures
 from fna.runner.chosen import counted
 from fna.runner.env import choose_device
 from fna.runner.settings import by_knob, check_resolves, check_settings
-from fna.runner.suits import ANY_MODEL, check_examples, instead, lacks
+from fna.runner.suits import ANY_MODEL, check_examples, check_size, instead, lacks
 from fna.runner.versus import Composed
 from fna.surgery.plan import parse_layers
 
@@ -109,7 +109,7 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
     dataset.check()
     names, node = _model(cfg, first.names, dataset.domain)
     cfg = _resolved(OmegaConf.create({**cfg, "model": node}))
-    _check_shape(cfg, names)
+    check_size(cfg, names)
     model = instantiate(cfg.model)
     model.check()
     contenders = [_wanted(one, model.depth, names) for one in composed]
@@ -164,17 +164,6 @@ def _model(cfg: DictConfig, names: Mapping[str, str], domain: str) -> tuple[dict
     return {**names, "model": option}, node
 
 
-def _check_shape(cfg: DictConfig, names: Mapping[str, str]) -> None:
-    """Refuse sizes that the model's YAML rules out, before torch is loaded; what it leaves open, building checks."""
-    patch = cfg.model.get("patch_size")
-    if patch is None or cfg.image_size is None:
-        return
-    sides = [cfg.image_size] if isinstance(cfg.image_size, int) else list(cfg.image_size)
-    if any(side % patch for side in sides):
-        near = max(patch, round(sides[0] / patch) * patch)
-        raise UserError(f"image_size={cfg.image_size}: {names['model']} has patches of {patch} px; give multiples, such as {near}.")
-
-
 def _wanted(one: Composed, depth: int | None, names: Mapping[str, str]) -> Wanted:
     """A contender with its parts."""
     cfg = _resolved(one.cfg)
@@ -197,4 +186,8 @@ def _try(wanted: Wanted, depth: int | None) -> None:
     from fna.surgery.variant import Variant
 
     layer = 0 if depth is None or wanted.cfg.layers == AUTO else parse_layers(wanted.cfg.layers, depth)[0]
-    Variant(wanted.label, {layer: wanted.op}, wanted.mask, wanted.reduce, wanted.kv).try_op(wanted.op, layer)
+    try:
+        Variant(wanted.label, {layer: wanted.op}, wanted.mask, wanted.reduce, wanted.kv).try_op(wanted.op, layer)
+    except UserError as error:
+        own = str(error).partition("=")[0] in wanted.cfg.attn  # "steps=1000: ..." is of attn.steps
+        raise UserError(f"attn.{error}" if own else str(error)) from error

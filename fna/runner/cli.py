@@ -48,7 +48,7 @@ def main() -> None:
     except REFUSALS as error:
         fail(one_line(error))
     except OSError as error:
-        if error.errno in NO_ROOM:
+        if error.errno in NO_ROOM or isinstance(error, PermissionError):
             fail(line(mendable(error)))
         if _raised:  # out of a job, where it may be of reading or of the network as well
             fail(str(error) or type(error).__name__)

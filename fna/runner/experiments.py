@@ -7,10 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from fna.configs import load_option
 from fna.errors import UserError
+from fna.options import nearest
+from fna.runner.chosen import values
 from fna.runner.remedies import Known
 from fna.schema import ACCEPTED, Knobs
 from fna.values import held, shown
@@ -29,13 +33,31 @@ def check_experiment(name: str, known: Known, extra: Sequence[Path]) -> None:
     hydras = said.get("hydra")
     sweeper = hydras.get("sweeper") if isinstance(hydras, dict) else None
     params = sweeper.get("params") if isinstance(sweeper, dict) else None
-    for key in params if isinstance(params, dict) else ():
+    for key, value in params.items() if isinstance(params, dict) else ():
         _check_name(file, str(key).split(".")[0], [*known, *Knobs.__dataclass_fields__])
+        _check_swept(file, f"{key}={value}", known)
 
 
 def _check_group(file: Path, group: str, value: Any) -> None:
     if value is not None and not isinstance(value, Mapping):
         raise UserError(f"{file}: {group}: {shown(value)} chooses no option here; write under defaults: - override /{group}: NAME")
+
+
+def _check_swept(file: Path, word: str, known: Known) -> None:
+    """Refuse what a sweep of the experiment says of a group or a root knob that has no such value."""
+    try:
+        override = OverridesParser.create().parse_override(word)
+        swept = list(values(override))
+    except (HydraException, ValueError) as error:
+        raise UserError(f"{file}: hydra.sweeper.params: {word}: cannot be read; write several values as 16,32.") from error
+    key = override.key_or_group
+    for value in swept:
+        if key in known and value not in known[key]:
+            raise UserError(
+                f"{file}: {key}={shown(value)}: no such {key}; {nearest(str(value), known[key])}there is {', '.join(known[key])}."
+            )
+        if key in ACCEPTED and not (isinstance(value, str) and "${" in value):
+            held(ACCEPTED[key], value, f"{file}: {key}")
 
 
 def _check_root(file: Path, key: str, value: Any) -> None:

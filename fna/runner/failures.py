@@ -39,6 +39,8 @@ def mendable(error: Exception) -> Exception:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         place = error.filename or "the folder of the run (hydra.run.dir)"
         return UserError(f"{place}: cannot be written ({error.strerror}); free some room there.")
+    if isinstance(error, PermissionError) and error.filename:
+        return UserError(f"{error.filename}: {error.strerror}; give yourself the right to it, or name another place.")
     return error
 
 

@@ -87,7 +87,7 @@ class Rows:
         loaded = self.loaded
         with variant.on(loaded.model.tower), bar(variant.label, loaded.total) as progress:
             outcome = loaded.task.evaluate(loaded.model, loaded.dataset, replace(self.run(variant, key), progress=progress))
-        _check_finite(outcome, variant.label)
+        _check_finite(outcome, variant.label, loaded.model.dtype)
         return outcome
 
     def _stands(self, stored: Outcome) -> bool:
@@ -101,8 +101,9 @@ class Rows:
         return True
 
 
-def _check_finite(outcome: Outcome, label: str) -> None:
+def _check_finite(outcome: Outcome, label: str, dtype: torch.dtype) -> None:
     bad = ~torch.isfinite(torch.from_numpy(outcome.outputs)).all(1)
     if bad.any():
         first = outcome.keys[int(bad.nonzero()[0, 0])]
-        raise ValueError(f"{label}: {int(bad.sum())} of {len(bad)} outputs are not finite (first: {first}); try dtype=float32.")
+        mend = "mend the attention, or look at the weights" if dtype == torch.float32 else "try dtype=float32"
+        raise ValueError(f"{label}: {int(bad.sum())} of {len(bad)} outputs are not finite (first: {first}); {mend}.")

@@ -61,16 +61,17 @@ def contest(asked: Asked, loaded: Loaded, field: Field, folder: Path, started: f
     versus = Versus(full, ran, loaded.task.metrics, draws=cfg.bootstrap, seed=cfg.seed)
     beside = each(ran, lambda one: (one, versus.full(one)))
     pairs = versus.pairs([one for one, _ in beside])
-    costs = _costs(asked, loaded, [one.contender for one, _ in beside]) if cfg.timing.enabled else [{} for _ in beside]
-    compared = [
-        Compared(one.contender, one.scored, comparison, cost) for (one, comparison), cost in zip(beside, costs, strict=True)
-    ]
-    shown.hang(folder, loaded, rows, full, compared, cfg.gallery)
+    with heard() as said:
+        costs = _costs(asked, loaded, [one.contender for one, _ in beside]) if cfg.timing.enabled else [{} for _ in beside]
+        compared = [
+            Compared(one.contender, one.scored, comparison, cost) for (one, comparison), cost in zip(beside, costs, strict=True)
+        ]
+        shown.hang(folder, loaded, rows, full, compared, cfg.gallery)
     entries = _entries(asked.contenders, compared, lost, loaded.model.depth)
     told = {
         "environment": env.environment(str(loaded.model.device)),
         "overrides": result.typed(folder),
-        "warnings": field.warnings,
+        "warnings": [*field.warnings, *said],
         "notes": notes(loaded.task, full.outcome, loaded.dataset),
         "seconds": round(time.perf_counter() - started, 2),
     }

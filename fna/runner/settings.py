@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fna.configs import choices
 from fna.errors import UserError
-from fna.runner.chosen import raw_values
+from fna.runner.chosen import followed, raw_values
 from fna.runner.refusals import one_line
 from fna.schema import check_knobs
 from fna.values import Count, held, shown
@@ -51,6 +51,8 @@ def check_settings(cfg: DictConfig, names: Mapping[str, str]) -> None:
 def by_knob(said: str, group: str, name: str) -> str:
     """What is said of a key that follows a root knob ("attn.rank=0.5: ..."), of that knob, which was typed instead."""
     for key, value in raw_values(group, name).items():
+        if followed(value) and said.startswith(f"{group}.{key}."):
+            return f"{followed(value)}{said.removeprefix(f'{group}.{key}')}"
         if said.startswith(f"{group}.{key}=") and isinstance(value, str) and value.startswith("${"):
             rest = said.removeprefix(f"{group}.{key}").removesuffix(".")
             return f"{value.strip('${}')}{rest}, which {group}={name} needs."

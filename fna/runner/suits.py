@@ -1,9 +1,11 @@
-"""Whether a model and a data set can serve a task, told before weights are loaded or data is read."""
+"""Whether a model and a data set can serve a task, and a model an image size, told before weights are loaded or data is read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from omegaconf import DictConfig
 
 from fna.data.base import Captioned, Labelled, Segmented
 from fna.errors import UserError
@@ -36,6 +38,17 @@ def check_examples(task: Any, source: Any, names: Mapping[str, str]) -> None:
         raise UserError(
             f"task={names['task']}: dataset={names['dataset']} has no {HELD[asks]}; leave task out, or give task={ANY_MODEL}."
         )
+
+
+def check_size(cfg: DictConfig, names: Mapping[str, str]) -> None:
+    """Refuse sizes that the model's YAML rules out, before torch is loaded; what it leaves open, building checks."""
+    patch = cfg.model.get("patch_size")
+    if patch is None or cfg.image_size is None:
+        return
+    sides = [cfg.image_size] if isinstance(cfg.image_size, int) else list(cfg.image_size)
+    if any(side % patch for side in sides):
+        near = max(patch, round(sides[0] / patch) * patch)
+        raise UserError(f"image_size={cfg.image_size}: {names['model']} has patches of {patch} px; give multiples, such as {near}.")
 
 
 def instead(lacking: str, words: Sequence[str]) -> str:

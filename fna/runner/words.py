@@ -57,11 +57,11 @@ def check_words(words: Sequence[str], *, sweep: bool = False, extra: Sequence[Pa
     for override in ours:
         _check_option(override, known)
     options = {group: chosen(group, ours, known, extra) for group in known}
+    for name in options["experiment"]:
+        check_experiment(name, known, extra)
     for group, names in options.items():
         for name in names:
             check_option_file(group, name, extra)
-    for name in options["experiment"]:
-        check_experiment(name, known, extra)
     several = any(sweeps(name, extra) for name in options.get("experiment", ()))
     told = sweep or any(override.key_or_group == "hydra.mode" for override in overrides)
     searching = any(override.key_or_group == "hydra/sweeper" for override in overrides)
@@ -107,6 +107,8 @@ def parsed(word: str, kind: Callable[[str], Any] = lambda key: Any) -> Override:
     if not re.fullmatch(r"\+{0,2}[A-Za-z_][\w./@-]*", key) or re.search(r"[./@]{2}|[./@]$", key):
         raise UserError(f"{word}: '{key}' is no knob's name; write knob=value without spaces around =, such as landmarks=64.")
     plain = key.lstrip("+")
+    if "${" in value and value.count("${") > value.count("}"):
+        raise UserError(f"{word}: ${{ begins another key's name, as in ${{seed}}; close it with }}, or leave it out.")
     near = nearest(value, choices(plain)) if plain in groups() else ""
     raise UserError(f"{word}: Hydra reads some of these signs as its own; {near}{as_text(plain, value, kind(plain))}")
 
@@ -189,6 +191,8 @@ def _check_sweep(override: Override, sweep: bool, searching: bool, known: Known,
 
 def _check_values(override: Override) -> None:
     key, word = override.key_or_group, str(override.input_line)
+    if "???" in values(override):
+        raise UserError(f"{word}: ??? stands for a value that is missing; give one.")
     for value in values(override) if key in ACCEPTED else ():
         if not (isinstance(value, str) and "${" in value):
             fitted = held(ACCEPTED[key], value, key)

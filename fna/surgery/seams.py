@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fna.errors import UserError
-from fna.ops.contract import Attention, Site, no_clock, whole
+from fna.ops.contract import Attention, Site, no_clock, returned, whole
 from fna.surgery.blocks import forward_key
 from fna.surgery.forward import Call, Forward
 
@@ -68,7 +68,7 @@ class Port:
         # Under autocast a norm may leave q and k in float32 beside a half-precision v; stock attention then casts them too.
         q, k = q.to(v.dtype), k.to(v.dtype)
         frame.call = Call(q, k, site) if self.run.reduced and not frame.aside else None
-        return self.op(q, k, v, site)
+        return returned(self.op, self.op(q, k, v, site), q, v)
 
 
 class Seam(Port, ABC):

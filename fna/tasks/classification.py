@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ class Classification:
     """``head``: "head", "zeroshot", or "auto" (the head where there is one). ``templates``: "simple" ("a photo of a {}."),
     "openai" (the 80 of the CLIP paper) or a list of sentences with {} for the class name. ``cache``: where class texts are kept."""
 
-    head: str = "auto"
+    head: Literal["auto", "head", "zeroshot"] = "auto"
     templates: str | Sequence[str] = "simple"
     cache: str | None = None
     version: int = 3

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from fna.models.base import Model
 from fna.surgery.blocks import find_tower
 from fna.surgery.resolution import set_image_size
 from fna.surgery.smaller import SIZED
-from fna.values import Pixels
+from fna.values import Pixels, Says, between, within
 
 Size = tuple[int, int]
 Score = Callable[[Tensor], Tensor]  # images [b, 3, h, w] as the model wants them -> scores [b, C, rows, columns]
@@ -40,10 +40,10 @@ class Inference:
     probabilities.
     """
 
-    mode: str = "whole"
+    mode: Literal["whole", "slide"] = "whole"
     short_side: Pixels | None = None
-    stride: float = 2 / 3
-    scales: Sequence[float] = (1.0,)
+    stride: Annotated[float, within(0, 1)] = 2 / 3
+    scales: Annotated[Sequence[Annotated[float, between(0.1, 10)]], Says("a list of sizes, each from 0.1 to 10")] = (1.0,)
     flip: bool = False
     version: ClassVar[int] = 1
 

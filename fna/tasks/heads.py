@@ -31,7 +31,7 @@ from fna.tasks.cache import digest_of
 from fna.tasks.dense import Inference, Score
 from fna.tasks.features import patch_features
 from fna.tasks.source import Source
-from fna.values import Count, NotNegative, Positive
+from fna.values import Count, NotNegative, Rate
 
 WARM_UP = 20
 console = Console(stderr=True)
@@ -48,7 +48,7 @@ class LinearHead:
     blocks: Count = 1
     steps: Count = 300
     batch: Count = 16
-    rate: Positive = 0.01
+    rate: Rate = 0.01
     weight_decay: NotNegative = 1e-4
     images: Count | None = None
     refit: bool = False

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from fna.tasks.base import FULL, Array, Outcome, Run
 from fna.tasks.cache import cached_rows, digest_of
 from fna.tasks.exhibits import Sections, Show
 from fna.tasks.images import look
-from fna.values import Count, Positive
+from fna.values import Count, Positive, Rate, Says
 
 KS = (1, 5)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -153,7 +153,7 @@ class Probe(Learnt):
     One image in four is held out; the classifier that answers is then trained on all of them.
     """
 
-    rates: Sequence[Positive] = RATES
+    rates: Annotated[Sequence[Rate], Says("a list of rates, each from 1e-06 to 100")] = RATES
     epochs: Count = 100
     batch: Count = 256
 

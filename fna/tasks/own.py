@@ -123,7 +123,8 @@ class Own:
 
 
 def pairs(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Any]]:
-    """(images, targets or None) of every batch of a loader. Raises `UserError` for batches that hold no images."""
+    """(images, targets or None) of every batch of a loader. Raises `UserError` for ones without images, or of another size."""
+    first: tuple[int, ...] = ()
     if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
         raise UserError(f"loader={loader!r}: give one that can be gone through, such as a DataLoader.")
     for batch in loader:
@@ -138,6 +139,10 @@ def pairs(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Any]]:
             raise UserError(
                 f"the loader's images are {images.dtype}: give what the model is given, floats that went through its transform."
             )
+        first = first or tuple(images.shape[1:])
+        if images.shape[1:] != first:
+            other, shape = (" x ".join(map(str, sizes)) for sizes in (images.shape[1:], first))
+            raise UserError(f"a batch of the loader has images of {other} after ones of {shape}: give all one size.")
         yield images, rest[0] if rest else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,8 +88,10 @@ class Segmentation:
         return {**segmentation_scores(sums), "boundary_iou": boundary_score(sums)}
 
     def notes(self, outcome: Outcome, dataset: Dataset) -> list[str]:
-        """Classes that are labelled nowhere, and a large share of ignored pixels."""
-        return label_notes(outcome.counts, dataset.classes)
+        """Classes that are labelled nowhere, a large share of ignored pixels, classes that are called alike."""
+        alike = [name for name, times in Counter(dataset.classes).items() if times > 1]
+        twins = [f"several classes are called {', '.join(alike[:3])}: each counts by itself, as numbers have it"] * bool(alike)
+        return [*label_notes(outcome.counts, dataset.classes), *twins]
 
     def exhibits(self, show: Show) -> Sections:
         """``classes.csv``, and label maps where full and the variant differ most."""

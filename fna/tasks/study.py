@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fna.masking.lowrank import LowRank
-from fna.masking.masked import Masked
+from fna.masking.masked import Masked, Mode, Pattern
 from fna.masking.rules import RULES, Rule, make_rule
 from fna.masking.sinks import NAMES, categories
 from fna.masking.strategy import Masking
@@ -30,7 +30,7 @@ from fna.tasks.base import Progress
 from fna.tasks.calibration import run_images
 
 BATCH = 4
-MODES = (("mask", "type1"), ("sink", "type1"), ("sink", "type2"))
+MODES: tuple[tuple[Mode, Pattern], ...] = (("mask", "type1"), ("sink", "type1"), ("sink", "type2"))
 STEPS = (0, 1, 2, 4, 8, 16)  # how many sinks are taken away
 
 
@@ -261,7 +261,7 @@ def iterative(model: Model, images: Tensor, order: Tensor, seek: Masking, progre
 
 
 def _without_first(
-    model: Model, images: Tensor, order: Tensor, step: int, blocks: range, mode: str, pattern: str
+    model: Model, images: Tensor, order: Tensor, step: int, blocks: range, mode: Mode, pattern: Pattern
 ) -> tuple[list[float | None], list[float | None]]:
     found: list[Records] = []
     for batch, ranked in zip(images.split(BATCH), order.split(BATCH), strict=True):

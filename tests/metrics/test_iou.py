@@ -70,6 +70,16 @@ def test_torchmetrics_agrees_except_on_absent_classes() -> None:
     assert theirs[5] == 0  # the reason for our own: an absent class is no zero
 
 
+def test_pixels_are_summed_over_images_before_they_are_divided() -> None:
+    """torchmetrics 1.9.0 averages over pairs of image and class, .5 here (findings/torchmetrics_mean_iou_of_images.sh)."""
+    label = np.zeros((2, 20, 20), int)
+    label[0, :10, :10] = label[1, 0, 0] = 1
+    prediction = label.copy()
+    prediction[1, 0, 0] = 0
+    images = np.stack([confusion(*pair, 2) for pair in zip(prediction, label, strict=True)])
+    assert class_iou(areas(images.sum(0)))[1] == pytest.approx(100 / 101)
+
+
 def square(top: int, side: int = 40) -> np.ndarray:
     image = np.zeros((100, 100), int)
     image[top : top + side, 30 : 30 + side] = 1

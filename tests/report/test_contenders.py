@@ -51,7 +51,7 @@ def test_each_contender_is_a_line_and_a_failed_one_is_told(versus: Path) -> None
     day = read_day(load(versus))
     assert [len(section.runs) for section in day.sections] == [3]
     assert day.failures[0][1] == "made-up refusal"
-    assert "3 comparisons and 1 failure" in printed(load(versus))
+    assert "3 comparisons with full attention and 1 failure" in printed(load(versus))
 
 
 def test_a_tie_is_grey(versus: Path) -> None:
@@ -73,3 +73,15 @@ def test_without_contenders_a_result_is_one_run(run_folder: Path) -> None:
 def test_the_first_variant_among_its_contenders_is_not_counted_twice(run_folder: Path) -> None:
     write_run(run_folder, result(contenders=[contender("me") | {"hash": "00aa11bb22cc"}]))
     assert len(apart(load(run_folder))) == 1
+
+
+def test_pairs_call_the_contenders_as_the_table_does(tmp_path: Path) -> None:
+    entries = [contender("fna"), contender("fna landmarks=16", landmarks=16), contender("nystromformer", attn="nystromformer")]
+    metric = {"top1": {"delta": -0.3, "ci": [-0.9, 0.2]}}
+    compared = [{"a": "fna", "b": "fna landmarks=16", "metrics": metric}, {"a": "fna", "b": "nystromformer", "metrics": metric}]
+    grid = pairs(result(hash="fna", contenders=entries, pairs=compared))
+    assert grid is not None
+    assert [(row[0].text, row[1].text) for row in grid[1]] == [
+        ("FNA, 64 landmarks", "FNA, 16 landmarks"),
+        ("FNA, 64 landmarks", "Nyströmformer, 64 landmarks"),
+    ]

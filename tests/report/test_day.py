@@ -34,7 +34,9 @@ def test_each_model_data_set_and_task_is_a_section(day: Path) -> None:
         ("made_up_vit on made_up_photos, classification", 3),
         ("made_up_clip on made_up_captions, retrieval", 1),
     ]
-    assert plain(found.title) == "4 comparisons of 2 kinds and 1 failure."
+    assert plain(found.title) == (
+        "4 comparisons with full attention in 2 sections, one for each model, data set and task, and 1 failure."
+    )
 
 
 def test_what_differs_is_a_column_only_inside_a_section(day: Path) -> None:
@@ -70,7 +72,8 @@ def test_what_several_sections_say_is_said_once(tmp_path: Path) -> None:
     assert found.notes == [f"{note} ({where})"]
     assert found.told == [all_of_them]
     assert not [line for section in found.sections for line in (*section.summary.notes, *section.summary.told)]
-    for text in (printed(load(tmp_path)), sweep_markdown(load(tmp_path)), write_page(tmp_path).read_text().partition("<pre>")[0]):
+    page = re.sub(r'<details class="run">.*?result.json</h3><pre>.*?</pre>', "", write_page(tmp_path).read_text(), flags=re.S)
+    for text in (printed(load(tmp_path)), sweep_markdown(load(tmp_path)), page):
         assert text.count(note) == 1
         assert text.count(all_of_them) == 1
         assert text.count("relative output error: how far") == 1
@@ -146,6 +149,13 @@ def test_a_run_made_twice_is_one_and_the_newest(tmp_path: Path) -> None:
     assert [run.name for run in newest(runs)] == ["a"]
     assert read_day(runs).remark == "2 runs made more than once: the newest stands here, results.csv has all"
     assert "2 runs made more than once" in sweep_markdown(runs)
+
+
+def test_of_equal_runs_the_one_whose_speed_was_measured_stands(tmp_path: Path) -> None:
+    write_run(tmp_path / "timed", result(overrides=["timing.rounds=6"]))
+    write_run(tmp_path / "untimed", result(overrides=["timing.enabled=false"], cost={}))
+    os.utime(tmp_path / "timed" / "result.json", (100, 100))  # the older one
+    assert [run.name for run in newest(load(tmp_path))] == ["timed"]
 
 
 @pytest.mark.parametrize(

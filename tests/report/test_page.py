@@ -137,7 +137,12 @@ def test_a_sweep_has_table_plots_and_each_run_folded(sweep_folder: Path) -> None
     assert page.tags.count("details") == 19  # each run, and the fold within it; the failures
     assert page.attributes.count(("class", "plot")) == 4  # the sweep's and the frontier's
     assert page.attributes.count(("class", "best")) == 1
-    for piece in ("9 comparisons and 2 failures", "made-up reason", "result.json cannot be read", "fps, 16 landmarks"):
+    for piece in (
+        "9 comparisons with full attention and 2 failures",
+        "made-up reason",
+        "result.json cannot be read",
+        "fps, 16 landmarks",
+    ):
         assert piece in page.words, piece
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))

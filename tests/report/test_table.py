@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fna.report.decisions import decisions
 from fna.report.results import load
-from fna.report.sweep import CLOSEST, FASTEST, NOT_FASTER, best, label, summarise, varying
+from fna.report.sweep import CLOSEST, FASTEST, NOT_FASTER, TOO_FEW, best, label, summarise, varying
 from fna.report.table import markdown, show, show_sweep, sweep_markdown, write_markdown
 from tests.report.made_up_results import failed, result, retrieval, write_run
 
@@ -61,7 +61,7 @@ def test_a_sweep_has_a_line_for_each_result_and_the_failures_last(sweep_folder: 
     assert sum("[1.05, 1.30]" in line for line in lines) == 9
     assert lines[-2] == "failed: 9: landmarks=0: give a count"
     assert lines[-1].startswith("failed: 10: result.json cannot be read")
-    assert "9 comparisons and 2 failures" in lines[0]
+    assert "9 comparisons with full attention and 2 failures" in lines[0]
 
 
 def test_a_narrow_terminal_keeps_the_columns_that_matter(sweep_folder: Path) -> None:
@@ -193,13 +193,13 @@ def test_no_best_among_different_data(tmp_path: Path) -> None:
     write_run(tmp_path / "0", result())
     write_run(tmp_path / "1", result(dataset="made_up_too"))
     assert summarise(load(tmp_path)).best is None
-    assert printed(load(tmp_path)).startswith("2 comparisons of 2 kinds.\n")
+    assert printed(load(tmp_path)).startswith("2 comparisons with full attention in 2 sections, ")
 
 
 def test_a_sweep_of_failures_only(tmp_path: Path) -> None:
     write_run(tmp_path / "0", failed())
     write_run(tmp_path / "1", failed())
-    assert "0 comparisons and 2 failures" in printed(load(tmp_path))
+    assert "0 comparisons with full attention and 2 failures" in printed(load(tmp_path))
 
 
 def test_markdown(sweep_folder: Path, run_folder: Path) -> None:
@@ -253,3 +253,15 @@ def test_the_rule_of_three_is_said_once(tmp_path: Path) -> None:
     assert summarise(load(tmp_path)).notes == []
     note = summarise(load(tmp_path)).remarks[0]
     assert "none of 2 to 300 samples changed; up to 100 % of all samples may" in note
+
+
+def test_few_samples_are_said_to_be_too_few_and_exact_attention_is_not_the_closest_to_itself(tmp_path: Path) -> None:
+    unmoved = {"top1": {"full": 50.0, "variant": 50.0, "delta": 0.0, "ci": [0.0, 0.0]}}
+    for attn, samples, error in (("exact", 24, 0.0), ("fna", 24, 0.1), ("nystromformer", 4, 0.05)):
+        content = result(attn=attn, samples=samples, metrics=unmoved, cost={}, fidelity={"output_error": error})
+        write_run(tmp_path / attn, content)
+    found = best(load(tmp_path))
+    assert found is not None
+    assert (found[0].name, found[1]) == ("fna", TOO_FEW)
+    assert "leaves top-1 as it is on 24 samples, too few to say more" in printed(load(tmp_path))
+    assert "[0.0, 0.0]" not in printed(load(tmp_path))

@@ -32,7 +32,7 @@ def test_headline_does_not_say_keeps_where_the_interval_is_wide_or_below_zero() 
     assert "loses 2.0 [1.0, 3.0] points of top-1" in sentence(metrics=metric(-2, -3, -1))
     assert "gains 2.0 [1.0, 3.0] points of top-1" in sentence(metrics=metric(2, 1, 3))
     unclear = sentence(metrics=metric(-2, -6, 2), samples=79)
-    assert "changes top-1 by 0.0 [0.0, 0.0] points, not told" in sentence(metrics=metric(0, 0, 0), samples=12)
+    assert "leaves top-1 as it is on 12 samples, too few to say more" in sentence(metrics=metric(0, 0, 0), samples=12)
     assert "changes top-1 by -2.0 [-6.0, +2.0] points, not told apart from zero on 79 samples" in unclear
 
 
@@ -94,7 +94,7 @@ def test_numbers() -> None:
         "14.0 GB",
     ]
     assert [formats.rate(value) for value in (0.5, 12.34, 1234.5, None)] == ["0.50", "12.3", "1,234", "–"]
-    assert formats.ranges([0, 1, 2, 5]) == "0-2, 5"
+    assert formats.ranges([0, 1, 2, 5]) == "0-2+5"
 
 
 def test_skipped_samples_are_counted_and_named() -> None:
