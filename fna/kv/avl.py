@@ -55,7 +55,7 @@ class AVL:
         """The prefill filter."""
         if block.layer != self.prefill_filter or block.before is None:
             return None
-        count = ((1 - self.prefill_filter_rate) * block.prompt.image.sum(-1)).long()
+        count = (block.prompt.image.sum(-1).double() * (1 - self.prefill_filter_rate)).long()
         return staying(block, asked_last(block.before), count)
 
     def keep(self, state: LayerState) -> Kept:
@@ -75,7 +75,7 @@ class AVL:
 
     def _best(self, state: LayerState, rate: float) -> Tensor:
         """The ``(1 - rate) N`` image entries of the highest score, the same in every head."""
-        count = ((1 - rate) * state.prompt.image.sum(-1)).long()
+        count = (state.prompt.image.sum(-1).double() * (1 - rate)).long()
         return best(asked_last(state), state.image[:, 0], count)[:, None].expand_as(state.image)
 
     def _windowed(self, state: LayerState, mask: Tensor) -> Tensor:

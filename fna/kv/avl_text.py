@@ -40,9 +40,9 @@ class TextWindow:
         state.memo["said"] = said
         scores = self._scores(state, text, rows)
         state.memo["text"] = scores
-        room = ((1 - self.rate) * said).round().long().clamp_min(self.init)  # [B, 1], for every head
+        room = (said.double() * (1 - self.rate)).round().long().clamp_min(self.init)  # [B, 1], for every head
         held = text.sum(-1)
-        last = room - (room * (1 - RECENT.get(self.rule, 0.0))).long()
+        last = room - (room.double() * (1 - RECENT.get(self.rule, 0.0))).long()
         recent = text & (ranks(text) >= (held - last)[..., None])
         stays = recent | best(scores, text & ~recent, (room - last).expand_as(held))
         return text & ~stays

@@ -1,10 +1,11 @@
 """H2O (Zhang et al. 2023, arXiv 2306.14048; code FMInference/H2O, MIT): heavy hitters of all attention so far, and the most recent.
 
-A key's score is the sum of what all queries gave it, over the query heads of its group: those of the prompt first, then one more
-row a step. Of L tokens seen, a share stays, the one that ``budget`` image tokens and all text are of the prompt: half of it the
-most recent entries, half those of the earlier ones with the highest score. Selection comes after a step's attention, so the
-prompt is computed exactly. Every row of the prompt is needed: it recomputes N x N weights in slabs, and is slower for it.
-Original positions stay, as in the authors' simulation; their evicting variant numbers the cache anew.
+A key's score is the sum of what all queries gave it, over the query heads of its group: those of the prompt first, then one
+more row a step. As many entries stay as ``budget`` image tokens and all text are; where the budget is a share, that grows with
+the length in proportion. ``recent`` of them are the latest, the others those of the earlier ones with the highest score.
+Selection comes after a step's attention, so the prompt is computed exactly. Every row of the prompt is needed: it recomputes N
+x N weights in slabs, and is slower for it. Original positions stay, as in the authors' simulation; their evicting variant
+numbers the cache anew.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class H2O:
 
     def keep(self, state: LayerState) -> Kept:
         """Heavy hitters of the prompt."""
-        held = state.valid.sum(-1)
-        state.memo["share"] = total_budget(self.budget, state) / held
+        held, room = state.valid.sum(-1), total_budget(self.budget, state)
+        state.memo["room"], state.memo["share"] = room, room / held
         state.memo["length"] = held
         state.memo["scores"] = _received(state)
         return self._evicted(state)
@@ -46,7 +47,7 @@ class H2O:
 
     def _evicted(self, state: LayerState) -> Kept:
         # Half a token of slack: a share times a length is a whole number of tokens only up to rounding.
-        room = (state.memo["share"] * state.memo["length"] + 0.5).long()
+        room = state.memo["room"] if self.budget > 1 else (state.memo["share"] * state.memo["length"] + 0.5).long()
         valid, held = state.valid, state.valid.sum(-1)
         last = (room * self.recent).long()
         recent = valid & (ranks(valid) >= (held - last)[..., None])

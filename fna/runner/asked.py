@@ -15,7 +15,7 @@ from fna.report.expected import placed, read_figures
 from fna.runner.chosen import counted
 from fna.runner.env import choose_device
 from fna.runner.settings import by_knob, check_resolves, check_settings
-from fna.runner.suits import ANY_MODEL, check_examples, check_size, instead, lacks
+from fna.runner.suits import ANY_MODEL, check_examples, check_kv, check_size, instead, lacks
 from fna.runner.versus import Composed
 from fna.surgery.plan import parse_layers
 
@@ -112,6 +112,8 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
     check_size(cfg, names)
     model = instantiate(cfg.model)
     model.check()
+    for one in composed:
+        check_kv(one.names, model, names)
     contenders = [_wanted(one, model.depth, names) for one in composed]
     if len(contenders) == 1:  # among others one may refuse, and is told so in its own line
         _try(contenders[0], model.depth)
@@ -134,8 +136,6 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
 def _check_options(one: Composed) -> None:
     """Refuse what this version cannot do, and what of a contender's options does not go together."""
     names, cfg = one.names, one.cfg
-    if names.get("kv", "none") != "none":
-        raise UserError(f"kv={names['kv']}: this version runs with kv=none only.")
     for knob in ("landmarks", "layers"):
         if cfg[knob] == AUTO and "landmarks" not in cfg.attn:
             raise UserError(f"{knob}=auto: attn={names['attn']} has no landmarks to count; leave it out.")

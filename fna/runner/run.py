@@ -105,12 +105,14 @@ def _beside(full: Scored, scored: Scored) -> Scored:
 def _trunk(loaded: Loaded, contenders: Sequence[Contender]) -> Trunk:
     """The blocks that no contender changes."""
     depth = loaded.model.depth
-    return Trunk(loaded.model.tower, min(one.variant.first_block(depth) for one in contenders), env.spare_bytes())
+    shared = 0 if loaded.model.decoder is not None else min(one.variant.first_block(depth) for one in contenders)
+    return Trunk(loaded.model.tower, shared, env.spare_bytes())
 
 
 def _costs(asked: Asked, loaded: Loaded, contenders: Sequence[Contender]) -> list[dict[str, Any]]:
     timing = asked.cfg.timing
-    images = first_images(loaded.model, loaded.dataset, timing.batch_size)
+    first = getattr(loaded.task, "first", first_images)
+    images = first(loaded.model, loaded.dataset, timing.batch_size)
     timed = [cost.Timed(one.variant, one.baseline) for one in contenders]
     say(f"cost: full, exact and {', '.join(one.label for one in contenders)} in turns, {timing.rounds} rounds")
     baselines = len({tuple(one.layers) for one in contenders})

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from fna.ops.exact import Exact
 from fna.runner.asked import Wanted
 from fna.runner.auto import Choice, choose
 from fna.runner.loaded import Loaded
@@ -52,6 +53,8 @@ def settle(wanted: Wanted, loaded: Loaded) -> list[Contender]:
     model, folder = loaded.model, Path(wanted.cfg.rows_dir).parent
     choice = _chosen(wanted, loaded, folder / CHOICES) if wanted.auto else None
     layers = parse_layers(wanted.cfg.layers, model.depth) if choice is None else choice.blocks(model.depth)
+    if model.tokens.grid is None and model.decoder is not None and isinstance(wanted.op, Exact):
+        layers = ()  # a language model without eyes: of its cache is what is asked, its attention is exact
     ops = dict.fromkeys(layers, wanted.op) if choice is None else choice.ops(wanted.op) or dict(exact(layers).ops)
     mask = wanted.mask
     beside = bool(getattr(mask, "unmasked", False))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from fna.errors import UserError
 from fna.ops.contract import Attention, Site, Tokens, probe
 from fna.ops.exact import Exact
 from fna.surgery.blocks import find_tower
+from fna.surgery.conversation import in_force
 from fna.surgery.lookahead import Masking, masked_blocks, swap_masked
 from fna.surgery.reduce import Reducer, check_reducer, reducing, tokens_after
 from fna.surgery.registers import Registers
@@ -47,7 +48,18 @@ class Variant:
 
         ``options`` are those of `swap_tower`. Raises `UserError` where this model cannot be changed so.
         """
+        if self.kv is not None:
+            return self._conversing(model, options)
         return nullcontext() if self.untouched else self.swap(model, **options)
+
+    @contextmanager
+    def _conversing(self, model: nn.Module, options: Mapping[str, Any]) -> Iterator[None]:
+        """With the policy in force for every prompt, and whatever else there is."""
+        with ExitStack() as held:
+            if self.ops or self.mask is not None or self.reduce is not None:
+                held.enter_context(self.swap(model, **options))
+            held.enter_context(in_force(model, self.kv))
+            yield
 
     def swap(self, model: nn.Module, **options: Any) -> Swap:
         """The handle of `on`, for a variant that does something."""
@@ -80,7 +92,11 @@ class Variant:
             self.try_op(op, layer)
 
     def fits(self, model: nn.Module) -> None:
-        """Raise `UserError` for a model whose tokens cannot be reduced so."""
+        """Raise `UserError` for a model whose tokens cannot be reduced so, or that has no cache to be compressed."""
+        if self.kv is not None:
+            from fna.surgery.cache import check_decoder, find_decoder
+
+            check_decoder(find_decoder(model).config)
         if self.reduce is not None and not isinstance(self.reduce, Resize):
             check_reducer(find_tower(model), self.reduce)
 
