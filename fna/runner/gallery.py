@@ -18,10 +18,10 @@ from fna.tasks.images import readable
 
 def landmarks(show: Show, task: Task, variant: Variant) -> list[dict[str, Any]]:
     """The first images as the model sees them, with the token indices chosen in the first swapped block."""
-    examples = readable(show.dataset, show.count)
-    if not examples:
-        return []
     model = show.model
+    examples = [] if model.answer is not None else readable(show.dataset, show.count)
+    if not examples:  # or a model that is asked about images, and draws landmarks in its cache
+        return []
     images = torch.stack([transformed(example, model.transform) for example in examples])
     chosen = _chosen(model, task, variant, images)
     shown = []

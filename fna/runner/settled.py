@@ -53,8 +53,8 @@ def settle(wanted: Wanted, loaded: Loaded) -> list[Contender]:
     model, folder = loaded.model, Path(wanted.cfg.rows_dir).parent
     choice = _chosen(wanted, loaded, folder / CHOICES) if wanted.auto else None
     layers = parse_layers(wanted.cfg.layers, model.depth) if choice is None else choice.blocks(model.depth)
-    if model.tokens.grid is None and model.decoder is not None and isinstance(wanted.op, Exact):
-        layers = ()  # a language model without eyes: of its cache is what is asked, its attention is exact
+    if (model.decoder is not None or model.answer is not None) and isinstance(wanted.op, Exact):
+        layers = ()  # a model that writes: of its cache is what is asked, its attention is exact
     ops = dict.fromkeys(layers, wanted.op) if choice is None else choice.ops(wanted.op) or dict(exact(layers).ops)
     mask = wanted.mask
     beside = bool(getattr(mask, "unmasked", False))

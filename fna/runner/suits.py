@@ -10,7 +10,12 @@ from omegaconf import DictConfig
 from fna.data.base import Captioned, Labelled, Segmented
 from fna.errors import UserError
 
-CALLED = {"encode_text": "text tower", "classify": "classification head", "decoder": "language model"}
+CALLED = {
+    "encode_text": "text tower",
+    "classify": "classification head",
+    "decoder": "language model",
+    "answer": "way to answer questions about images",
+}
 HELD = {Captioned: "captions", Labelled: "class for each image", Segmented: "label maps"}
 ANY_MODEL = "fidelity"  # the task that every model can do on any images
 
@@ -54,7 +59,7 @@ def check_size(cfg: DictConfig, names: Mapping[str, str]) -> None:
 def check_kv(own: Mapping[str, str], source: Any, names: Mapping[str, str]) -> None:
     """Raise `UserError` for a KV policy beside a model that keeps no cache; a source that says nothing is let through."""
     name, can = own.get("kv", "none"), getattr(source, "abilities", None)
-    if name != "none" and can is not None and "decoder" not in can:
+    if name != "none" and can is not None and not can & {"decoder", "answer"}:
         raise UserError(f"kv={name}: model={names['model']} has no language model, and no cache to compress; leave kv out.")
 
 
