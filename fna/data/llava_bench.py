@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from PIL import Image
 
@@ -65,38 +65,32 @@ class LlavaBench:
             if getattr(self, knob) is not None:
                 files.check_file(root / getattr(self, knob), f"dataset.{knob}")
 
-    def load(self, limit: int | None) -> Dataset[OpenQuestion]:  # type: ignore[type-var]
+    def load(self, limit: int | None) -> Dataset:
         """The first ``limit`` questions that can be asked. Raises `UserError` for a field that is missing, and where no image is
         there."""
         self.check()
         root = Path(self.root)
-        entries = files.first(lines(root / self.questions), limit)
         references = {entry.ident("question_id"): entry.text("text") for entry in lines(root / self.answers)}
         contexts = {} if self.context is None else {e.text("image"): in_words(e) for e in lines(root / self.context)}
-        read = [self._question(entry, references, contexts) for entry in entries]
-        absent = [one for one in read if not one.image.is_file()]
-        pictures = {one.image for one in absent}
-        counted = (
-            f"of {len(absent)} questions the image is not there ({len(pictures)} images, {absent[0].image.name} first)"
-            if absent
-            else ""
-        )
-        if absent and self.missing == "skip":
-            if len(absent) == len(read):
-                raise UserError(
-                    f"{root / self.images}: {counted}; put COCO's val2014 there, or ask without sight (dataset.missing=grey)."
-                )
-            read = [one for one in read if one.image not in pictures]
-            counted = f"{counted}: left out"
-        elif absent:
-            grey = _grey()
-            read = [replace(one, image=grey) if one.image in pictures else one for one in read]
-            counted = f"{counted}: asked about a grey picture in its place, which says nothing of sight"
+        read: list[Any] = [self._question(entry, references, contexts) for entry in lines(root / self.questions)]
         if not read:
             raise UserError(f"{root / self.questions}: holds no question; give another with dataset.questions=PATH.")
-        categories = list(dict.fromkeys(one.category for one in read))
-        notes = [counted] * bool(counted)
-        return Dataset("llava_bench", self.split, self.domain, files.digest(self.split, read), read, categories, notes=notes)  # type: ignore[type-var]
+        read, notes = self._present(read) if self.missing == "skip" else _in_grey(files.first(read, limit))
+        examples = files.first(read, limit)
+        categories = list(dict.fromkeys(one.category for one in examples))
+        return Dataset(
+            "llava_bench", self.split, self.domain, files.digest(self.split, examples), examples, categories, notes=notes
+        )
+
+    def _present(self, read: list[Any]) -> tuple[list[Any], list[str]]:
+        """Those whose image is there, and a note of the others."""
+        there = [one for one in read if one.image.is_file()]
+        if not there:
+            raise UserError(
+                f"{Path(self.root) / self.images}: {_absent(read)}; put COCO's val2014 there, or ask without sight "
+                "(dataset.missing=grey)."
+            )
+        return there, [f"{_absent(read)}: left out"] * (len(there) < len(read))
 
     def _question(self, entry: Entry, references: Mapping[str, str], contexts: Mapping[str, str]) -> OpenQuestion:
         key, name = entry.ident("question_id"), entry.text("image")
@@ -150,6 +144,22 @@ def _box(entry: Entry) -> str:
     if not isinstance(box, list) or len(box) != 4 or not all(isinstance(end, int | float) for end in box):
         raise entry.wrong("bbox", "a list of 4 numbers")
     return f"{entry.text('category')}: {', '.join(f'{end:g}' for end in box)}"
+
+
+def _absent(read: list[Any]) -> str:
+    """How many questions lack their image, and which image comes first."""
+    names = [one.image.name for one in read if not one.image.is_file()]
+    return f"of {len(names)} questions the image is not there ({len(set(names))} images, {names[0]} first)" if names else ""
+
+
+def _in_grey(read: list[Any]) -> tuple[list[Any], list[str]]:
+    """All of them, with a grey picture where there is none, and a note of that."""
+    told = _absent(read)
+    if not told:
+        return read, []
+    grey = _grey()
+    found = [one if one.image.is_file() else replace(one, image=grey) for one in read]
+    return found, [f"{told}: asked about a grey picture in its place, which says nothing of sight"]
 
 
 def _grey() -> Path:

@@ -87,13 +87,18 @@ class Endpoint:
 
     def check(self) -> None:
         """Raise `UserError` for an address that is none or holds a secret, and a key that no header takes."""
-        address = urlsplit(self.base_url)
+        wrong = UserError(f"judge.base_url={self.base_url}: is no address; write http://localhost:8000/v1, for one.")
+        try:
+            address = urlsplit(self.base_url)
+            _ = address.port
+        except ValueError:
+            raise wrong from None
         if address.username or address.password or address.query:
             raise UserError(
                 f"judge.base_url: give the address alone; a key in it would be written down. Put it into {self.calls.key_env}."
             )
         if address.scheme not in ("http", "https") or not address.hostname:
-            raise UserError(f"judge.base_url={self.base_url}: is no address; write http://localhost:8000/v1, for one.")
+            raise wrong
         self._key()
 
     def client(self) -> Any:
@@ -131,7 +136,7 @@ class Endpoint:
             status, headers, text = self._sent(client, url, {**self.body, "messages": list(messages)})
         except httpx.TimeoutException as error:
             raise _Again(f"no answer within {self.calls.timeout:g} s") from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise _Again(f"no connection ({self._told(str(error))})") from error
         if status == 200:
             return self._read(text)

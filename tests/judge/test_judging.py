@@ -219,6 +219,8 @@ def test_wrong_settings_are_refused_before_any_call(monkeypatch: pytest.MonkeyPa
         ({"model": "m"}, r"judge\.base_url is null"),
         ({"dry_run": True}, r"judge\.base_url is null"),
         ({"base_url": "x/v1", "model": "m"}, "is no address"),
+        ({"base_url": "http://[x", "model": "m"}, "is no address"),
+        ({"base_url": "http://x:99999/v1", "model": "m"}, "is no address"),
         ({"base_url": "http://me:secret@x/v1", "model": "m"}, "give the address alone"),
     ):
         with pytest.raises(UserError, match=told) as raised:

@@ -79,6 +79,8 @@ def test_missing_images_are_told_and_left_out_or_grey(bench: Path, monkeypatch: 
     left = LlavaBench(str(bench)).load(None)
     assert [one.key for one in left.examples] == ["0"]
     assert left.notes == ["of 1 questions the image is not there (1 images, 000001.jpg first): left out"]
+    assert [one.key for one in LlavaBench(str(bench)).load(1).examples] == ["0"]
+    assert LlavaBench(str(bench), missing="grey").load(1).notes == []
     grey = LlavaBench(str(bench), missing="grey").load(None)
     assert "grey picture" in grey.notes[0]
     assert Image.open(grey.examples[1].image).getpixel((9, 9)) == (128, 128, 128)
