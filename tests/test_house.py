@@ -25,7 +25,8 @@ ARROWS = {
     "models": {"ops", "surgery"},
     "data": set(),
     "metrics": set(),
-    "tasks": {"metrics", "data", "models", "ops", "surgery", "masking"},
+    "judge": {"data", "metrics"},
+    "tasks": {"metrics", "judge", "data", "models", "ops", "surgery", "masking"},
     "report": set(),
     "runner": {"tasks", "metrics", "data", "models", "surgery", "masking", "report", "ops"},
     "": {"ops", "surgery", "masking", "runner"},
@@ -50,6 +51,7 @@ STAGES = ("versus", "asked", "loaded", "settled", "outcomes", "compared", "resul
 DOORS = {
     "hydra": ("fna/runner/", "fna/schema.py", "fna/configs.py", "run.py"),
     "wandb": ("fna/report/wandb.py",),
+    "httpx": ("fna/judge/",),
     "open_clip": ("fna/models/", "fna/surgery/"),
     "timm": ("fna/models/", "fna/surgery/"),
     "transformers": ("fna/models/", "fna/surgery/"),
