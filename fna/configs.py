@@ -238,7 +238,7 @@ def _check_moved(target: str) -> None:
 # of fna.swap, fna.attention and fna.compare, which hand over what they do not know (tests/test_compare_api.py)
 KEYWORDS = (
     "attn", "sampler", "landmarks", "layers", "mask", "reduce", "metric", "forward", "versus", "rounds", "bootstrap", "seed",
-    "scale", "keys", "causal", "prefix", "grid",
+    "scale", "keys", "causal", "prefix", "grid", "blocks", "seam", "part",
 )  # fmt: skip
 
 
