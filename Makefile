@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 ARGS ?=
 
-.PHONY: run test test-fast test-slow bench report zoo lint clean
+.PHONY: run test test-fast test-slow bench report zoo demo-vlm lint clean
 
 run: $(STAMP)
 	$(BIN)/python run.py model=clip attn=fna landmarks=64 $(ARGS)
@@ -26,6 +26,10 @@ report: $(STAMP)
 
 zoo: $(STAMP)
 	$(BIN)/python scripts/train_clip_shapes.py $(ARGS)
+	$(BIN)/python scripts/train_llava_shapes.py $(ARGS)
+
+demo-vlm: $(STAMP)
+	$(BIN)/python scripts/demo_vlm.py $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

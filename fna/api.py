@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def swap(
     model: nn.Module,
-    attn: str | Attention = "fna",
+    attn: str | Attention | Mapping[str | int, str | Attention] = "fna",
     *,
     layers: str | int | Sequence[int] = "last-half",
     landmarks: int | float | str = 64,
@@ -30,12 +30,23 @@ def swap(
     mask: Any = None,
     reduce: Any = None,
     seed: int = 0,
+    blocks: Sequence[nn.Module] | None = None,
+    seam: Callable[..., Any] | None = None,
+    prefix: int | None = None,
+    grid: tuple[int, int] | None = None,
+    part: str = "vision",
     **options: Any,
 ) -> Swap:
     """Route the attention of chosen blocks of ``model`` through ``attn``; a handle that is also a context manager.
 
-    ``model``: an open_clip model or its visual tower, a timm ViT, a Hugging Face CLIP, DINOv2 or SigLIP. ``attn``: a name of
-    ``conf/attn`` or an attention of your own. ``layers``: "all", "last-half", "13-23" or ints (negative from the end).
+    ``model``: an open_clip model or its visual tower, a timm or torchvision ViT, whatever asks transformers' attention table, or
+    what holds blocks of one kind that call torch's attention (docs/models.md). ``part``: which tower of several, "vision",
+    "language" or the path of a module inside ``model``. ``attn``: a name of ``conf/attn``, an attention of your own, or a plan,
+    ``{"0-5": "exact", "6-11": "fna"}``. ``layers``: "all", "last-half", "13-23" or ints (negative from the end); blocks that
+    attend in windows only where a number names them.
+    ``blocks``: which modules of ``model`` those are, where it is none of these; ``seam(module, attend, *args, **kwargs)`` stands in
+    for the forward of each and calls ``attend(q, k, v)``, where they do not call torch's attention (docs/models_timm.md).
+    ``prefix``, ``grid``: tokens before the patches, and (rows, columns) of these, where the model does not say.
     ``mask``: a name of ``conf/mask`` or a `fna.masking.strategy.Masking` of your own; ``reduce``: likewise of ``conf/reduce``.
     ``options`` are keys of the method's YAML file; an attention of your own takes none. ``handle.restore()`` gives the model back
     bit for bit.
@@ -46,14 +57,30 @@ def swap(
 
     Raises `UserError` for an unknown model, name, option or layer.
     """
-    from fna.surgery.blocks import find_tower
-    from fna.surgery.plan import parse_layers
+    from fna.surgery.own import named_tower
+    from fna.surgery.plan import parse_plan
     from fna.surgery.variant import Variant
 
-    op = _op(attn, landmarks=landmarks, sampler=sampler, seed=seed, **options)
-    depth = len(find_tower(model).blocks)
-    ops = dict.fromkeys(parse_layers(layers, depth), op)
-    return Variant("fna.swap", ops, _masking(mask), _reducer(reduce)).swap(model)
+    shared = {"landmarks": landmarks, "sampler": sampler, "seed": seed, **options}
+    tower = named_tower(model, blocks, seam, prefix, grid, part)
+    if isinstance(attn, Mapping):
+        methods = _plan(attn, layers, shared)
+        ops = parse_plan(methods, len(tower.blocks), "attn", tower.windowed)
+    else:
+        ops = dict.fromkeys(tower.layers(layers), _op(attn, **shared))
+    return Variant("fna.swap", ops, _masking(mask), _reducer(reduce)).swap(tower)
+
+
+def _plan(plan: Mapping[Any, Any], layers: Any, options: dict[str, Any]) -> dict[str | int, Attention]:
+    """The attention of each range; landmarks and sampler go to those that have any."""
+    if layers != "last-half":
+        raise UserError(f"layers={layers}: a plan says which blocks itself; leave layers out.")
+    methods = {}
+    for blocks, attn in plan.items():
+        drawn = {knob: options[knob] for knob in UNUSED if isinstance(attn, str) and follows("attn", attn, knob)}
+        others = {name: value for name, value in options.items() if name not in UNUSED}
+        methods[blocks] = _op(attn, **drawn, **others)
+    return methods
 
 
 def _op(attn: str | Attention, **options: Any) -> Attention:

@@ -29,6 +29,28 @@ class Timing:
 
 
 @dataclass
+class Judging:
+    """Who judges open answers, and how it is asked (`fna.judge`)."""
+
+    base_url: str | None = None
+    model: str | None = None
+    key_env: str = "OPENAI_API_KEY"
+    swap: bool = True
+    samples: int = 1
+    temperature: float | None = 0.2
+    max_tokens: int = 1024
+    limit: str = "max_tokens"
+    dry_run: bool = False
+    timeout: float = 60.0
+    retries: int = 5
+    wait: float = 1.0
+    at_once: int = 1
+    price_in: float | None = None
+    price_out: float | None = None
+    cache: str = "outputs/judge"
+
+
+@dataclass
 class Knobs:
     """What may be set at the root. Groups are ``Any``: their keys are checked by the constructors that they name."""
 
@@ -57,6 +79,7 @@ class Knobs:
     workers: int = 0
     bootstrap: int = 2000
     timing: Timing = field(default_factory=Timing)
+    judge: Judging = field(default_factory=Judging)
     gallery: int = 4
     rows_dir: str = "outputs/rows"
     retry_failed: bool = False
@@ -74,8 +97,14 @@ ACCEPTED: dict[str, Any] = {
         Says("a count of at least 1, a fraction of the tokens between 0 and 1, or auto"),
     ],
     "layers": Annotated[
-        int | Annotated[str, Limit("", lambda text: LAYERS.fullmatch(text.strip()) is not None)] | list[int | str],
-        Says('all, last-half, auto, a block, a range with both ends such as "6-11", or a list such as "0,3,6-8"'),
+        int
+        | Annotated[str, Limit("", lambda text: LAYERS.fullmatch(text.strip()) is not None)]
+        | list[int | str]
+        | Annotated[dict[str, str], Limit("", lambda plan: all(isinstance(name, str) for name in plan.values()))],
+        Says(
+            'all, last-half, auto, a block, a range with both ends such as "6-11", a list such as "0,3,6-8", or a method for each '
+            "range, {0-5: exact, 6-11: fna}"
+        ),
     ],
     "image_size": Annotated[
         Pixels | Annotated[list[Pixels], of_length(1, 2)] | None,
@@ -93,6 +122,22 @@ ACCEPTED: dict[str, Any] = {
     "timing.enabled": bool,
     "timing.rounds": Annotated[int, between(1, 100_000)],
     "timing.batch_size": Annotated[int, between(1, 65_536)],
+    "judge.base_url": str | None,
+    "judge.model": str | None,
+    "judge.key_env": str,
+    "judge.swap": bool,
+    "judge.samples": Annotated[int, between(1, 100)],
+    "judge.temperature": Annotated[float, between(0, 2)] | None,
+    "judge.max_tokens": Annotated[int, between(1, 1_000_000)],
+    "judge.limit": Literal["max_tokens", "max_completion_tokens"],
+    "judge.dry_run": bool,
+    "judge.timeout": Positive,
+    "judge.retries": Annotated[int, between(0, 50)],
+    "judge.wait": Positive,
+    "judge.at_once": Annotated[int, between(1, 64)],
+    "judge.price_in": Annotated[float, between(0, 1e9)] | None,
+    "judge.price_out": Annotated[float, between(0, 1e9)] | None,
+    "judge.cache": str,
     "gallery": Annotated[int, between(0, 10_000)],
     "expected": str | None,
     "versus": Annotated[list[str], Says('a list of contenders, \'["attn=fna landmarks=16","attn=exact"]\'')],

@@ -78,6 +78,11 @@ Landmarks = Annotated[
     | Annotated[float, Limit("", lambda value: 0 < value < 1 or (value >= 1 and value % 1 == 0))],
     Says("a count of at least 1, or a fraction of the tokens between 0 and 1"),
 ]
+Budget = Annotated[
+    Annotated[int, between(1, 1_000_000)]
+    | Annotated[float, Limit("", lambda value: 0 < value <= 1 or (value >= 2 and value % 1 == 0))],
+    Says("a share of the tokens above 0 and up to 1, or a count of at least 2"),
+]
 Domain = Literal["photographs", "generated"]
 
 

@@ -20,11 +20,13 @@ ARROWS = {
     "ops": set(),
     "masking": {"ops"},
     "reduce": {"ops", "surgery"},
-    "surgery": {"ops"},
+    "kv": {"ops"},
+    "surgery": {"ops", "kv"},
     "models": {"ops", "surgery"},
     "data": set(),
     "metrics": set(),
-    "tasks": {"metrics", "data", "models", "ops", "surgery", "masking"},
+    "judge": {"data", "metrics"},
+    "tasks": {"metrics", "judge", "data", "models", "ops", "surgery", "masking"},
     "report": set(),
     "runner": {"tasks", "metrics", "data", "models", "surgery", "masking", "report", "ops"},
     "": {"ops", "surgery", "masking", "runner"},
@@ -49,6 +51,7 @@ STAGES = ("versus", "asked", "loaded", "settled", "outcomes", "compared", "resul
 DOORS = {
     "hydra": ("fna/runner/", "fna/schema.py", "fna/configs.py", "run.py"),
     "wandb": ("fna/report/wandb.py",),
+    "httpx": ("fna/judge/",),
     "open_clip": ("fna/models/", "fna/surgery/"),
     "timm": ("fna/models/", "fna/surgery/"),
     "transformers": ("fna/models/", "fna/surgery/"),
@@ -172,9 +175,9 @@ def test_doors(file: Path) -> None:
             assert name.startswith(doors), f"{name} imports {module}; only {', '.join(doors)} may"
 
 
-def test_ops_import_torch_and_nothing_else() -> None:
+def test_ops_and_policies_import_torch_and_nothing_else() -> None:
     allowed = {"torch", "torch_quickfps", "triton", "sageattention", "fna", *sys.stdlib_module_names}
-    for file in (ROOT / "fna" / "ops").rglob("*.py"):
+    for file in [*(ROOT / "fna" / "ops").rglob("*.py"), *(ROOT / "fna" / "kv").rglob("*.py")]:
         outside = {module for module, _ in imports(file) if module.split(".")[0] not in allowed}
         assert not outside, f"{file.relative_to(ROOT)} imports {sorted(outside)}"
 

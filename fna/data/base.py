@@ -51,12 +51,13 @@ class Segmented:
 
 @dataclass(frozen=True)
 class Asked:
-    """An image, a question about it and the accepted answers."""
+    """An image, a question about it and the accepted answers; ``kind``: the question's type, "" where it has none."""
 
     key: str
     image: Path
     question: str
     answers: tuple[str, ...]
+    kind: str = ""
 
 
 @dataclass(frozen=True, eq=False)

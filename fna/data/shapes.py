@@ -151,7 +151,7 @@ class ShapesAsked(_Drawn):
         folder = self._folder()
         images = self._images(folder)
         examples = [
-            Asked(f"{key}-{asked['kind']}", images[int(key)], asked["question"], (asked["answer"],))
+            Asked(f"{key}-{asked['kind']}", images[int(key)], asked["question"], (asked["answer"],), asked["kind"])
             for key, questions in self._annotations(folder, "questions").items()
             for asked in questions
             if self.kind in ("all", asked["kind"])

@@ -14,7 +14,15 @@ from fna.models.settings import in_words
 from fna.ops.contract import Tokens
 
 # The fields of a `Model` that are None where it cannot do that.
-ABILITIES = ("classify", "encode_image", "encode_text", "patches")
+ABILITIES = ("classify", "encode_image", "encode_text", "patches", "decoder", "answer")
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """A model that goes on with text: ``net`` with ``generate`` as transformers has it, and its tokenizer."""
+
+    net: Any
+    tokenizer: Any
 
 
 @dataclass(frozen=True)
@@ -35,12 +43,13 @@ class Weights:
 class Model:
     """A network ready to run in eval mode on its device.
 
-    ``tower`` is the module whose blocks `fna.swap` reaches (for CLIP the whole model or its visual tower). ``transform`` maps a PIL
-    image to float ``[3, h, w]``. What the model cannot do is None: ``classify`` ``[B, 3, h, w] -> [B, C]`` logits,
-    ``encode_image`` ``[B, 3, h, w] -> [B, E]``, ``encode_text`` list of str ``-> [T, E]`` (neither normalised), ``patches``
-    ``[B, 3, h, w] -> [B, rows * columns, D]`` dense features. ``classes`` are the head's class names in its order, ``class_ids``
-    (WordNet ids, say) likewise; None where unknown. ``config``: the settings it was built with beside its weights, empty where
-    nobody said. ``settings``: how the weights are run (activation, mean and std of pixels, interpolation, ...).
+    ``tower`` is the module whose blocks `fna.swap` reaches (for CLIP the whole model or its visual tower). ``transform`` maps a
+    PIL image to float ``[3, h, w]``. What the model cannot do is None: ``classify`` ``[B, 3, h, w] -> [B, C]`` logits,
+    ``encode_image`` ``[B, 3, h, w] -> [B, E]``, ``encode_text`` list of str ``-> [T, E]`` (neither normalised), ``patches`` ``[B,
+    3, h, w] -> [B, rows * columns, D]`` dense features, ``decoder`` what writes text, ``answer`` what is asked about images.
+    ``classes`` are the head's class names in its order, ``class_ids`` (WordNet ids, say) likewise; None where unknown.
+    ``config``: the settings it was built with beside its weights, empty where nobody said. ``settings``: how the weights are run
+    (activation, mean and std of pixels, interpolation, ...).
     """
 
     name: str
@@ -56,11 +65,18 @@ class Model:
     encode_image: Callable[[Tensor], Tensor] | None = None
     encode_text: Callable[[Sequence[str]], Tensor] | None = None
     patches: Callable[[Tensor], Tensor] | None = None
+    decoder: Decoder | None = None
+    answer: Any = None
     classes: Sequence[str] | None = None
     class_ids: Sequence[str] | None = None
     notes: list[str] = field(default_factory=list)
     config: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes text, and has a cache to compress."""
+        return self.decoder is not None or self.answer is not None
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Hugging Face's own CLIP, SigLIP and DINOv2 from a folder that save_pretrained made, run by transformers itself."""
+"""Any image encoder of transformers, from a folder that save_pretrained made or from the hub, run by transformers itself."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from fna.models.beside import filled
 from fna.models.checkpoint_files import load, weights_file
 from fna.models.checkpoints import unpack
 from fna.models.heads import labels, read_classes
+from fna.models.hf_classes import class_for, fetched, usual_steps
 from fna.models.hf_files import PROCESSORS, folder_of, preprocessing, read_json
 from fna.models.hf_pixels import described, transform
 from fna.models.hf_runs import Runs, fitted, vectors
@@ -27,6 +28,7 @@ from fna.models.settings import in_words, otherwise, resampling_note
 from fna.models.text import TEXT_BATCH, TOKENIZER_FILES, texts_digest
 from fna.ops.contract import Tokens
 from fna.surgery.blocks import find_tower
+from fna.surgery.found import pair
 from fna.surgery.resolution import set_image_size
 from fna.values import Channels, Domain, Spreads, check_fields
 
@@ -42,12 +44,12 @@ KNOWN: dict[str, tuple[str, str | None, tuple[list[float], list[float]]]] = {
     "dinov2": ("Dinov2Model", "Dinov2ForImageClassification", IMAGENET),
     "dinov2_with_registers": ("Dinov2WithRegistersModel", "Dinov2WithRegistersForImageClassification", IMAGENET),
 }
-PAIRS = ("CLIPModel", "SiglipModel")
 
 
 @dataclass(frozen=True)
 class HuggingFaceModel:
-    """A model by ``checkpoint``: a folder with config.json and weights (whole or in parts), or the file of weights in it.
+    """A model by ``name`` (a folder with config.json and weights, or a name of the hub) or ``checkpoint`` (such a folder, or the
+    file of weights in it).
 
     Pixels are treated as the folder's preprocessor_config.json says, which ``mean std interpolation`` overrule. ``tokenizer``: a
     folder with a Hugging Face tokenizer where the folder has none. ``classes``: a TSV of class id and name in the order of the
@@ -55,6 +57,7 @@ class HuggingFaceModel:
     the seed for that config. transformers resamples positions in its own way, without antialiasing.
     """
 
+    name: str | None = None
     checkpoint: str | None = None
     random: bool = False
     sha256: str | None = None
@@ -70,7 +73,9 @@ class HuggingFaceModel:
         """Raise `UserError` for a folder that is not there, holds no weights, or is of a kind that fna does not know."""
         check_fields(self, "model")
         weights.check_random(self.random, sha256=self.sha256, part=self.part)
-        if not self._folder.is_dir() or (self.checkpoint and not Path(self.checkpoint).exists()):
+        if self.name is not None and self.checkpoint is not None:
+            raise UserError(f"model.name={self.name} model.checkpoint={self.checkpoint}: both say which folder; give one of them.")
+        if self.checkpoint and (not self._folder.is_dir() or not Path(self.checkpoint).exists()):
             raise UserError(
                 f"{self.checkpoint}: no such checkpoint; model=hf takes a folder on this machine (config.json and weights): "
                 "model.checkpoint=FOLDER."
@@ -82,7 +87,7 @@ class HuggingFaceModel:
         _ = self._class_name
         preprocessing(self._folder)
         if not self.random:
-            weights.check_file(self.checkpoint, self.sha256)
+            weights.check_file(self._where, self.sha256)
         if self.classes is not None:
             read_classes(self.classes)
 
@@ -105,7 +110,7 @@ class HuggingFaceModel:
             name = self._class_name
         except UserError:
             return None
-        further = {"encode_text"} if name in PAIRS else {"classify"} if name.endswith("ForImageClassification") else set()
+        further = {"encode_text"} if self._is_pair else {"classify"} if "ForImageClassification" in name else set()
         return frozenset({"encode_image", "patches"} | further)
 
     def build(self, *, image_size: int | tuple[int, int] | None, device: str, dtype: str, seed: int) -> Model:
@@ -151,10 +156,20 @@ class HuggingFaceModel:
 
     @cached_property
     def _folder(self) -> Path:
-        if self.checkpoint is None:
-            raise UserError("model=hf has no weights: give a folder that save_pretrained made with model.checkpoint=FOLDER.")
-        path = Path(self.checkpoint)
+        if self.name is None and self.checkpoint is None:
+            raise UserError(
+                "model=hf has no weights: give a folder that save_pretrained made with model.checkpoint=FOLDER, or with "
+                "model.name=, which takes a name of the hub too."
+            )
+        path = Path(self._where)
         return folder_of(path) or path.parent
+
+    @cached_property
+    def _where(self) -> str:
+        """The folder or file of weights on this machine; what the hub has is fetched, or found where it was fetched to."""
+        if self.checkpoint is not None or self.name is None or Path(self.name).exists():
+            return str(self.checkpoint or self.name)
+        return fetched(self.name)
 
     @cached_property
     def _config(self) -> dict[str, Any]:
@@ -163,24 +178,41 @@ class HuggingFaceModel:
     @property
     def _vision(self) -> dict[str, Any]:
         """The settings of the image tower, with what config.json leaves to transformers' defaults."""
-        if self._config.get("model_type") not in KNOWN:
-            return {}
+        if not self._is_known:
+            return dict(self._made.vision_config.to_dict() if hasattr(self._made, "vision_config") else self._made.to_dict())
         whole = filled(self._config, self._folder / "config.json")
         return dict(whole.get("vision_config") or whole)
 
     @cached_property
     def _class_name(self) -> str:
         """The class of transformers for this folder. Raises `UserError` for one that fna does not know."""
-        kind = self._config.get("model_type")
-        if kind not in KNOWN:
-            raise UserError(
-                f"{self._folder / 'config.json'}: model_type is {kind}; model=hf knows {', '.join(KNOWN)}. "
-                "For other vision transformers try model=vit model.name=NAME of timm's with this checkpoint."
-            )
+        kind = str(self._config.get("model_type"))
+        if not self._is_known:
+            return class_for(self._config, self._folder / "config.json")
         plain, headed, _ = KNOWN[kind]
         said = (self._config.get("architectures") or [plain])[0]
         vision = kind.endswith("_vision_model") and said in (f"{plain}", plain.removesuffix("WithProjection"))
         return said if said == headed or vision else plain
+
+    @property
+    def _is_known(self) -> bool:
+        """Whether a row here says how that kind is usually run."""
+        return self._config.get("model_type") in KNOWN
+
+    @property
+    def _is_pair(self) -> bool:
+        """Whether images and texts meet in one space."""
+        import transformers
+
+        return hasattr(getattr(transformers, self._class_name), "get_text_features")
+
+    @cached_property
+    def _made(self) -> Any:
+        """The settings with what config.json leaves to transformers' defaults."""
+        import transformers
+
+        cls: Any = getattr(transformers, self._class_name)
+        return cls.config_class.from_dict(dict(self._config))
 
     def _loaded(self, seed: int) -> tuple[Any, Weights, list[str]]:
         import transformers
@@ -191,8 +223,7 @@ class HuggingFaceModel:
             net = cls(config)
         if self.random:
             return net, Weights(f"random (seed {seed})", weights.digest(net.state_dict()), "none"), []
-        assert self.checkpoint is not None
-        path = weights_file(self.checkpoint)
+        path = weights_file(self._where)
         found = unpack(load(path), net.state_dict().keys(), path, self.part)
         if whole := weights.whole_numbers(net.state_dict(), found.state):
             raise UserError(f"{path}: does not fit the {self._class_name} of its config.json: {whole}.")
@@ -201,18 +232,30 @@ class HuggingFaceModel:
         if problem:
             raise UserError(f"{path}: does not fit the {self._class_name} of its config.json: {problem}.")
         said = found.note(path)
-        return net, Weights(self.checkpoint, weights.digest(net.state_dict()), self.domain), [said] if said else []
+        return (
+            net,
+            Weights(self._where if self.name is None else self.name, weights.digest(net.state_dict()), self.domain),
+            [said] if said else [],
+        )
 
     def _own_size(self, tower: Any) -> Any:
-        return self._vision.get("image_size") or [side * (self.patch_size or 1) for side in tower.grid]
+        said = pair(self._vision.get("image_size"))
+        if said is None and tower.grid is None:
+            raise UserError(
+                f"{self._folder / 'config.json'}: a {self._class_name} takes patches that its own processor cuts, of no fixed "
+                "size, or videos: model=hf runs images of one size; use fna.swap on the model in your own code."
+            )
+        return said or [side * (self.patch_size or 1) for side in tower.grid]
 
     def _steps(self) -> dict[str, Any]:
         """What is done to pixels: as that kind usually has it, as the folder says, as given."""
         kind = str(self._config["model_type"])
+        given = {key: getattr(self, key) for key in ("mean", "std", "interpolation") if getattr(self, key) is not None}
+        if not self._is_known:
+            return usual_steps(kind) | preprocessing(self._folder) | given
         mean, std = KNOWN[kind][2]
         usual = {"mean": mean, "std": std, "interpolation": "bicubic", "crop": None}
         usual["resize"] = [1, 1] if kind.startswith("siglip") else None
-        given = {key: getattr(self, key) for key in ("mean", "std", "interpolation") if getattr(self, key) is not None}
         return usual | preprocessing(self._folder) | given
 
     def _settings(self, steps: dict[str, Any]) -> dict[str, Any]:
@@ -220,7 +263,7 @@ class HuggingFaceModel:
         return {
             "activation": self._vision.get("hidden_act"),
             **described(steps),
-            "tokenizer": texts_digest(self._tokenizer_folder) if self._class_name in PAIRS else None,
+            "tokenizer": texts_digest(self._tokenizer_folder) if self._is_pair else None,
             "architecture": hashlib.sha256(json.dumps(self._config, sort_keys=True).encode()).hexdigest()[:12],
         }
 

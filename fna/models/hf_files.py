@@ -78,6 +78,13 @@ def preprocessing(folder: Path | None) -> dict[str, Any]:
     return _normalized(said, file) | _sized(said, file)
 
 
+def processor_steps(name: str) -> dict[str, Any]:
+    """The same as `preprocessing` for an image processor of transformers by its name alone."""
+    file = Path(name)
+    said = _filled({"image_processor_type": name}, file)
+    return _normalized(said, file) | _sized(said, file)
+
+
 def _filled(said: dict[str, Any], file: Path) -> dict[str, Any]:
     """With what transformers' processor of that name takes for what is left out, ``size`` spelt out; as it is without a name."""
     import transformers

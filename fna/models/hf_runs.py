@@ -30,17 +30,26 @@ class Runs:
         if hasattr(self.net, "get_image_features"):
             return vectors(self.net.get_image_features(pixel_values=images, **self.options))
         out = self._tower(pixel_values=images, **self.options)
+        pooled = getattr(out, "pooler_output", None)
+        if pooled is None:  # CLS where there is one, as most heads take it, else the mean
+            hidden = out.last_hidden_state
+            pooled = hidden[:, 0] if self.prefix else in_rows(hidden).mean(1)
         projected = getattr(self.net, "visual_projection", None)
-        return out.pooler_output if projected is None else projected(out.pooler_output)
+        return pooled if projected is None else projected(pooled)
 
     def patches(self, images: Tensor) -> Tensor:
         """``[B, rows * columns, D]`` of the tower's last hidden state."""
-        return self._tower(pixel_values=images, **self.options).last_hidden_state[:, self.prefix :]
+        return in_rows(self._tower(pixel_values=images, **self.options).last_hidden_state)[:, self.prefix :]
 
     @property
     def _tower(self) -> Any:
         """The image tower with its embeddings and norms around the blocks."""
         return find_tower(self.net).module
+
+
+def in_rows(hidden: Tensor) -> Tensor:
+    """``[B, N, D]`` of a last hidden state that some models give as a map ``[B, D, rows, columns]``."""
+    return hidden.flatten(2).transpose(1, 2) if hidden.dim() == 4 else hidden
 
 
 def fitted(cls: Any, config: Any, state: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[Any, str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
+from torch import Tensor
 
 from fna.errors import UserError
 from fna.models import beside, timm_files, weights
@@ -16,6 +17,7 @@ from fna.models.hf_files import folder_of, model_config, preprocessing, unread_c
 from fna.models.hf_pixels import share, squashes
 from fna.models.settings import activation_of, in_words, otherwise, resampled, resampling_note, unresampled_note
 from fna.ops.contract import Tokens
+from fna.surgery.blocks import find_tower
 from fna.values import Channels, Count, Domain, Positive, Spreads, between, check_fields, within
 
 HUB = ("hf-hub:", "hf_hub:")
@@ -110,7 +112,9 @@ class TimmModel:
         notes += self._run_as(settings, pixel)
         ids, names = self._head_classes(net)
         net = net.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
-        prefix = net.num_prefix_tokens
+        tower = find_tower(net)
+        prefix = tower.prefix
+        notes += [windows] if (windows := tower.windows()) else []
         return Model(
             name=self.name,
             tower=net,
@@ -123,7 +127,7 @@ class TimmModel:
             dtype=getattr(torch, dtype),
             classify=net if net.num_classes > 0 else None,
             encode_image=lambda images: net.forward_head(net.forward_features(images), pre_logits=True),
-            patches=lambda images: net.forward_features(images)[:, prefix:],
+            patches=lambda images: _sequence(net.forward_features(images))[:, prefix:],
             classes=names,
             class_ids=ids,
             notes=notes,
@@ -213,7 +217,7 @@ class TimmModel:
                 net = timm.create_model(self.name, pretrained=pretrained, **options)
         else:
             net = timm.create_model(self.name, pretrained=pretrained, **options)
-        if not all(hasattr(net, part) for part in ("blocks", "patch_embed", "num_prefix_tokens")):
+        if not all(hasattr(net, part) for part in ("blocks", "patch_embed")):
             raise UserError(f"model.name={self.name}: not a plain vision transformer; fna swaps attention in those only.")
         return net
 
@@ -226,6 +230,11 @@ class TimmModel:
 
     def _overrides(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in DATA_KEYS if getattr(self, key) is not None}
+
+
+def _sequence(x: Tensor) -> Tensor:
+    """What a network makes of images, ``[B, N, D]``; SAM's are maps ``[B, D, rows, columns]``."""
+    return x.flatten(2).mT if x.dim() == 4 else x
 
 
 def _exact(data: dict[str, Any], size: tuple[int, ...]) -> dict[str, Any]:
@@ -243,6 +252,9 @@ def _resize(net: Any, size: tuple[int, ...], name: str, positions: str | None) -
     if any(side % step or side < step for side, step in zip(size, patch, strict=True)):
         raise UserError(f"image_size={list(size)}: {name} has patches of {patch[0]} px; give multiples of {patch[0]}.")
     if not hasattr(net, "set_input_size"):
+        if not net.patch_embed.strict_img_size:  # SAM: its positions are resampled in each pass
+            net.patch_embed.set_input_size(img_size=size)
+            return None
         raise UserError(f"image_size={list(size)}: timm cannot change the input size of {name}; leave image_size=null.")
     table, old = net.pos_embed, tuple(net.patch_embed.grid_size)
     net.set_input_size(img_size=size)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fna.errors import UserError
+from fna.ops.bias import PairBias
 
 Clock = Callable[[str], AbstractContextManager[Any]]
 Memo = dict[Any, Any]
@@ -64,7 +65,8 @@ class Site:
 
     ``keys`` bool ``[B, Nk]``: which keys may be seen. ``key_bias`` float ``[B, Nk]``: added to every logit of that key (log
     sizes of merged tokens). ``causal``: query i sees keys up to ``i + q_offset``. ``dense``: any additive mask that broadcasts to
-    ``[B, H, Nq, Nk]``. ``hidden`` ``[B, N, D]``: the residual stream entering the block. ``memo``: emptied for every forward pass.
+    ``[B, H, Nq, Nk]``, or relative positions, which can be asked for a few rows and columns (`fna.ops.bias`). ``hidden``
+    ``[B, N, D]``: the residual stream entering the block. ``memo``: emptied for every forward pass.
     """
 
     scale: float
@@ -72,7 +74,7 @@ class Site:
     key_bias: Tensor | None = None
     causal: bool = False
     q_offset: int = 0
-    dense: Tensor | None = None
+    dense: Tensor | PairBias | None = None
     layer: int = 0
     depth: int = 1
     tokens: Tokens = field(default_factory=Tokens)
@@ -113,6 +115,14 @@ def refuse(op: object, site: Site, *fields: str) -> None:
         value = getattr(site, name)
         if value is not None and value is not False:
             raise Unsupported(f"{type(op).__name__} cannot honour '{name}' (block {site.layer}): use attn=exact there, which can.")
+
+
+def pair_bias(op: object, site: Site) -> PairBias | None:
+    """The relative positions of the site, for an op that honours these; a mask in their place is refused."""
+    if isinstance(site.dense, Tensor):
+        refuse(op, site, "dense")
+        raise AssertionError  # a mask is there, so it was refused
+    return site.dense
 
 
 def same_tokens(op: object, q: Tensor, k: Tensor, site: Site) -> None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fna.ops.bias import rows_of
 from fna.ops.contract import Site, not_traced, refuse, whole
 from fna.ops.kernels import sage
 
@@ -41,11 +42,27 @@ class Exact:
                 out = with_channel(q, k, v, site)
             elif _plain_causal(q, k, site):
                 out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=site.scale, enable_gqa=fewer)
+            elif site.dense is not None and not isinstance(site.dense, Tensor):
+                out = _in_runs(q, k, v, site, fewer)
             else:
                 positions = torch.arange(q.shape[-2], device=q.device)
                 mask = visibility(site, positions, site.dense, k.shape[-2], q.dtype)
                 out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=site.scale, enable_gqa=fewer)
             return out.to(q.dtype)
+
+
+RUN = 512  # queries whose biases are there at once
+
+
+def _in_runs(q: Tensor, k: Tensor, v: Tensor, site: Site, fewer: bool) -> Tensor:
+    """Fused attention a run of queries at a time, so that relative positions never stand there as N x N."""
+    parts = []
+    for positions in torch.arange(whole(q.shape[-2]), device=q.device).split(RUN):
+        mask = visibility(site, positions, rows_of(site.dense, positions, q.shape[-2]), k.shape[-2], q.dtype)
+        parts.append(
+            F.scaled_dot_product_attention(q.index_select(2, positions), k, v, attn_mask=mask, scale=site.scale, enable_gqa=fewer)
+        )
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
 
 def exact_rows(out: Tensor, q: Tensor, k: Tensor, v: Tensor, rows: Tensor, site: Site) -> Tensor:
@@ -120,12 +137,7 @@ def _all_past(site: Site, keys: int, positions: Tensor) -> bool:
 
 def _attend_rows(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, site: Site) -> Tensor:
     """Exact attention of the queries at ``rows`` ``[B, R]``: ``[B, H, R, dv]``."""
-    dense = site.dense
-    if dense is not None and dense.shape[-2] > 1:
-        dense = dense.expand(q.shape[0], *torch.broadcast_shapes(dense.shape, (1,) * 4)[1:])
-        where = rows[:, None, :, None].expand(-1, dense.shape[1], -1, dense.shape[-1])
-        dense = dense.gather(2, where)
-    mask = visibility(site, rows, dense, k.shape[-2], q.dtype)
+    mask = visibility(site, rows, rows_of(site.dense, rows, q.shape[-2]), k.shape[-2], q.dtype)
     some = q.gather(2, rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[-1]))
     return F.scaled_dot_product_attention(some, k, v, attn_mask=mask, scale=site.scale)
 

@@ -6,7 +6,8 @@ With landmark tokens p, q_p = Q[p], k_p = K[p] and s the scale (facts/paper_and_
     u = softmax(s q_p K^T) V              landmarks over tokens, a short fused attention
     out = softmax(s Q k_p^T) (A^+ u)      tokens over landmarks, another one
 
-Nothing of size N x N is made; time O(N M d + M^3) a head. A^+ is truncated on purpose: see `fna.ops.inverse`.
+Relative positions b are added to the logits: b[p, p] in A, b[p, :] in u, b[:, p] in the last. Nothing of size N x N is made;
+time O(N M d + M^3) a head. A^+ is truncated on purpose: see `fna.ops.inverse`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fna.ops.contract import BadInput, Clock, Site, Unsupported, no_clock, refuse, same_tokens
+from fna.ops.bias import PairBias, Seen, seen_at
+from fna.ops.contract import BadInput, Clock, Site, Unsupported, no_clock, pair_bias, refuse, same_tokens
 from fna.ops.drawing import check_landmarks, check_sampler, draw
 from fna.ops.inverse import METHODS, Inverse, apply_inverse, full_precision
 from fna.ops.kernels import cpu, differentiated, gpu
@@ -37,8 +39,8 @@ class FastNystrom:
     """Nyström attention through tokens chosen by ``sampler``, the same for all heads and, by default, all later layers.
 
     ``landmarks``: a count, or a fraction of the tokens below 1. ``inverse``, ``steps``, ``ridge``: see `apply_inverse`.
-    ``resample_every``: 0 draws once a forward pass, r anew every r layers. Honours ``keys`` and ``key_bias``; refuses ``causal``
-    and ``dense``, and queries that are not the keys' tokens.
+    ``resample_every``: 0 draws once a forward pass, r anew every r layers. Honours ``keys``, ``key_bias`` and relative
+    positions; refuses ``causal``, any other ``dense``, and queries that are not the keys' tokens.
     """
 
     sampler: TokenSampler = field(default_factory=FarthestPoint)
@@ -56,11 +58,12 @@ class FastNystrom:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """q, k, v ``[B, H, N, d]`` to ``[B, H, N, d]`` in q's dtype."""
-        refuse(self, site, "causal", "dense")
+        refuse(self, site, "causal")
+        relative = pair_bias(self, site)
         same_tokens(self, q, k, site)
         drawn = draw(self.sampler, q, k, v, site, self.landmarks, self.resample_every)
         return fast_nystrom(
-            q, k, v, drawn.index, scale=site.scale, valid=drawn.valid, keys=site.keys, key_bias=site.key_bias,
+            q, k, v, drawn.index, scale=site.scale, valid=drawn.valid, keys=site.keys, key_bias=site.key_bias, relative=relative,
             inverse=self.inverse, steps=self.steps, ridge=self.ridge, clock=site.clock,
         )  # fmt: skip
 
@@ -87,6 +90,7 @@ def fast_nystrom(
     valid: Tensor | None = None,
     keys: Tensor | None = None,
     key_bias: Tensor | None = None,
+    relative: PairBias | None = None,
     inverse: str = "newton",
     steps: Count = 6,
     ridge: Positive = 1e-4,
@@ -95,10 +99,10 @@ def fast_nystrom(
     """The method as a pure function: q, k, v ``[B, H, N, d]``, landmark tokens ``index`` int64 ``[B, M]``, to ``[B, H, N, d]``.
 
     ``valid`` bool ``[B, M]``: which landmarks count (a row may have fewer). ``keys`` bool and ``key_bias`` float ``[B, N]`` as in
-    `Site`; a landmark that may not be seen is left out.
+    `Site`; a landmark that may not be seen is left out. ``relative``: what is added to the logits of query and key.
     """
-    published = inverse == "newton" and steps == gpu.STEPS and valid is None and keys is None and key_bias is None
-    if published and not differentiated(k, v) and gpu.available(q, index.shape[1]):
+    plain = valid is None and keys is None and key_bias is None and relative is None
+    if plain and inverse == "newton" and steps == gpu.STEPS and not differentiated(k, v) and gpu.available(q, index.shape[1]):
         with clock("kernels"):
             return gpu.fast_nystrom(q, k, v, index, scale)
     with clock("gather"):
@@ -107,8 +111,9 @@ def fast_nystrom(
         landmark_bias = None if bias is None else bias.gather(1, index)
         if valid is not None:
             landmark_bias = additive(valid, landmark_bias)
+        pairs = seen_at(relative, index, q.dtype)
     return through_landmarks(
-        q, k, v, q_landmarks, k_landmarks, scale=scale, bias=bias, landmark_bias=landmark_bias,
+        q, k, v, q_landmarks, k_landmarks, scale=scale, bias=bias, landmark_bias=landmark_bias, pairs=pairs,
         inverse=inverse, steps=steps, ridge=ridge, clock=clock,
     )  # fmt: skip
 
@@ -130,6 +135,7 @@ def through_landmarks(
     scale: float,
     bias: Tensor | None = None,
     landmark_bias: Tensor | None = None,
+    pairs: Seen | None = None,
     prior: Tensor | None = None,
     ends: Tensor | None = None,
     inverse: str = "newton",
@@ -140,9 +146,9 @@ def through_landmarks(
     """The three factors, for landmarks of any kind, ``[B, H, M, d]`` each.
 
     ``bias`` ``[B, N]`` and ``landmark_bias`` ``[B, M]`` are added to the logits of tokens and of landmarks as keys, -inf leaving
-    one out. ``prior`` ``[B, H, M, d]``: values w0 of the landmarks, A^+ u becoming w0 + A^+ (u - A w0); None: zeros. ``ends`` int64
-    ``[B, P]``: the landmarks that the first P tokens are, whose rows are then u itself, exact; -1 for a token that is none. An
-    image left with no landmark gives zeros.
+    one out, ``pairs`` to those of each query and key. ``prior`` ``[B, H, M, d]``: values w0 of the landmarks, A^+ u becoming
+    w0 + A^+ (u - A w0); None: zeros. ``ends`` int64 ``[B, P]``: the landmarks that the first P tokens are, whose rows are then u
+    itself, exact; -1 for a token that is none. An image left with no landmark gives zeros.
     """
     if inverse == "newton" and steps > MOST_STEPS and q.dtype != torch.float64:
         raise Unsupported(
@@ -153,15 +159,15 @@ def through_landmarks(
     if landmark_bias is not None and alive is not None:
         landmark_bias = torch.where(alive, landmark_bias, 0.0)
     with clock("landmark block"):
-        block = landmark_block(q_landmarks, k_landmarks, scale, landmark_bias, counts)
+        block = landmark_block(q_landmarks, k_landmarks, scale, landmark_bias, counts, pairs and pairs.block)
     with clock("landmarks over tokens"):
-        summary = few_queries(q_landmarks, k, v, scale, bias)
+        summary = few_queries(q_landmarks, k, v, scale, bias, pairs and pairs.rows)
     with clock("inverse"):
         values = _values(block, summary, prior, inverse, steps, ridge).to(v.dtype)
         if alive is not None:
             values = values * alive[:, None, :, None]
     with clock("tokens over landmarks"):
-        out = few_keys(q, k_landmarks, values, scale, landmark_bias).to(q.dtype)
+        out = few_keys(q, k_landmarks, values, scale, landmark_bias, pairs and pairs.columns).to(q.dtype)
         return out if ends is None else _with_exact_rows(out, summary, ends)
 
 
@@ -185,31 +191,37 @@ def _with_exact_rows(out: Tensor, summary: Tensor, ends: Tensor) -> Tensor:
     return out
 
 
-def few_queries(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
-    """Attention of landmarks over tokens, ``bias`` ``[B, N]`` added."""
-    if cpu.attends(q, k, v, bias):
-        return cpu.few_queries(q, k, v, scale, bias)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=_mask(bias, q), scale=scale)
+def few_queries(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None, pairs: Tensor | None = None) -> Tensor:
+    """Attention of landmarks over tokens, ``bias`` ``[B, N]`` and ``pairs`` ``[B or 1, H or 1, M, N]`` added."""
+    if cpu.attends(q, k, v, bias, pairs):
+        return cpu.few_queries(q, k, v, scale, bias, pairs)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=_mask(bias, pairs, q), scale=scale)
 
 
-def few_keys(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
-    """Attention of tokens over landmarks, ``bias`` ``[B, M]`` added."""
-    if cpu.attends(q, k, v, bias):
-        return cpu.few_keys(q, k, v, scale, bias)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=_mask(bias, q), scale=scale)
+def few_keys(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None, pairs: Tensor | None = None) -> Tensor:
+    """Attention of tokens over landmarks, ``bias`` ``[B, M]`` and ``pairs`` ``[B or 1, H or 1, N, M]`` added."""
+    if cpu.attends(q, k, v, bias, pairs):
+        return cpu.few_keys(q, k, v, scale, bias, pairs)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=_mask(bias, pairs, q), scale=scale)
 
 
-def landmark_block(q: Tensor, k: Tensor, scale: float, bias: Tensor | None, counts: Tensor | None) -> Tensor:
+def landmark_block(
+    q: Tensor, k: Tensor, scale: float, bias: Tensor | None, counts: Tensor | None, pairs: Tensor | None = None
+) -> Tensor:
     """``A`` ``[B, H, M, M]`` in float32 at least. A landmark that does not count is an identity row and a zero column."""
     dtype = torch.promote_types(q.dtype, torch.float32)
     with full_precision(q):
         logits = (q.to(dtype) * scale) @ k.to(dtype).mT
+        logits = logits if pairs is None else logits + pairs.to(dtype)
         if bias is None or counts is None:
             return logits.softmax(-1)
         block = (logits + bias[:, None, None, :].to(dtype)).softmax(-1)
         return torch.where(counts[:, None, :, None], block, torch.eye(q.shape[2], dtype=dtype, device=q.device))
 
 
-def _mask(bias: Tensor | None, q: Tensor) -> Tensor | None:
-    """A bias over keys as the fused kernel takes it: ``[B, 1, 1, N]`` in q's dtype."""
-    return None if bias is None else bias[:, None, None, :].to(q.dtype)
+def _mask(bias: Tensor | None, pairs: Tensor | None, q: Tensor) -> Tensor | None:
+    """What is added over keys, and over queries and keys, as the fused kernel takes it: in q's dtype."""
+    if bias is None:
+        return pairs
+    over_keys = bias[:, None, None, :].to(q.dtype)
+    return over_keys if pairs is None else pairs + over_keys

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fna.ops.bias import rows_of
 from fna.ops.contract import Site, Unsupported
 from fna.ops.exact import visibility
 
@@ -35,10 +36,7 @@ def row_logits(q: Tensor, k: Tensor, site: Site, rows: Tensor) -> Tensor:
     """
     logits = gather_rows(q, rows) @ k.transpose(-1, -2)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * site.scale
-    dense = site.dense
-    if dense is not None and dense.shape[-2] > 1:
-        dense = gather_rows(dense.expand(q.shape[0], dense.shape[1], -1, -1), rows)
-    mask = visibility(site, rows, dense, k.shape[2], logits.dtype)
+    mask = visibility(site, rows, rows_of(site.dense, rows, q.shape[2]), k.shape[2], logits.dtype)
     if mask is None:
         return logits
     return logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask

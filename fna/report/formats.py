@@ -27,7 +27,8 @@ METRICS = FINDINGS | {
     "t2i_r1": "text-to-image R@1", "t2i_r5": "text-to-image R@5", "t2i_r10": "text-to-image R@10",
     "i2t_r1": "image-to-text R@1", "i2t_r5": "image-to-text R@5", "i2t_r10": "image-to-text R@10",
     "miou": "mean IoU", "macc": "mean class accuracy", "aacc": "pixel accuracy", "boundary_iou": "boundary IoU",
-    "vqa_accuracy": "VQA accuracy",
+    "vqa_accuracy": "VQA accuracy", "relative": "score relative to the reference", "judged": "judgements that hold scores",
+    "word_f1": "word F1 with the reference",
 }  # fmt: skip
 FIELDS = {"attn": "attention", "image_size": "image size", "dtype": "precision", "mask_start": "masked from block"}
 UNITS = {"image_size": "px"}

@@ -15,8 +15,9 @@ from fna.report.expected import placed, read_figures
 from fna.runner.chosen import counted
 from fna.runner.env import choose_device
 from fna.runner.settings import by_knob, check_resolves, check_settings
-from fna.runner.suits import ANY_MODEL, check_examples, check_size, instead, lacks
+from fna.runner.suits import ANY_MODEL, check_examples, check_kv, check_size, instead, lacks
 from fna.runner.versus import Composed
+from fna.runner.wanted import AUTO, Wanted, methods_of
 from fna.surgery.plan import parse_layers
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from fna.models.base import ModelSource
     from fna.tasks.base import Task
 
-AUTO = "auto"
 PLACEHOLDER = 8  # landmarks of an op whose count is yet to be chosen
 GROUPS = ("model", "dataset", "task", "attn", "sampler", "reduce", "mask", "kv", "logger")
 OWN = ("attn", "sampler", "reduce", "mask", "kv")  # what each contender has for itself
@@ -38,27 +38,6 @@ class Logger(Protocol):
 
     def log(self, result: dict[str, Any], config: Any, folder: Path) -> None:
         """Take what the run wrote into ``folder``, of which ``result`` is ``result.json``."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One contender as it was asked for: its whole config, the names of its options by group, and the parts built from them.
-
-    ``op``'s count of landmarks is a placeholder, and ``mask`` not calibrated yet, where that takes the model.
-    """
-
-    label: str
-    names: Mapping[str, str]
-    cfg: DictConfig
-    op: Any
-    mask: Any = None
-    reduce: Any = None
-    kv: Any = None
-
-    @property
-    def auto(self) -> bool:
-        """Whether blocks or counts are to be measured."""
-        return AUTO in (self.cfg.landmarks, self.cfg.layers)
 
 
 @dataclass(frozen=True)
@@ -112,6 +91,8 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
     check_size(cfg, names)
     model = instantiate(cfg.model)
     model.check()
+    for one in composed:
+        check_kv(one.names, model, names)
     contenders = [_wanted(one, model.depth, names) for one in composed]
     if len(contenders) == 1:  # among others one may refuse, and is told so in its own line
         _try(contenders[0], model.depth)
@@ -134,8 +115,6 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
 def _check_options(one: Composed) -> None:
     """Refuse what this version cannot do, and what of a contender's options does not go together."""
     names, cfg = one.names, one.cfg
-    if names.get("kv", "none") != "none":
-        raise UserError(f"kv={names['kv']}: this version runs with kv=none only.")
     for knob in ("landmarks", "layers"):
         if cfg[knob] == AUTO and "landmarks" not in cfg.attn:
             raise UserError(f"{knob}=auto: attn={names['attn']} has no landmarks to count; leave it out.")
@@ -173,21 +152,24 @@ def _wanted(one: Composed, depth: int | None, names: Mapping[str, str]) -> Wante
     except UserError as error:
         raise UserError(by_knob(str(error), "attn", one.names["attn"])) from error
     mask, reduce, kv = (instantiate(node) if node and "_target_" in node else None for node in (cfg.mask, cfg.reduce, cfg.kv))
-    if depth is not None and cfg.layers != AUTO:
-        parse_layers(cfg.layers, depth)
+    methods = methods_of(cfg, one.names, op) if OmegaConf.is_dict(cfg.layers) else {}
     if mask is not None and depth is not None and getattr(mask, "blocks", "none") != "none":
         parse_layers(mask.blocks, depth, "mask.blocks")
     own = {group: one.names.get(group, "none") for group in OWN}
-    return Wanted(one.label, {**names, **own}, cfg, op, mask, reduce, kv)
+    wanted = Wanted(one.label, {**names, **own}, cfg, op, mask, reduce, kv, methods)
+    if depth is not None and cfg.layers != AUTO:
+        wanted.ops(depth)
+    return wanted
 
 
 def _try(wanted: Wanted, depth: int | None) -> None:
     """Run the contender's attention on a tiny input in the first of its blocks."""
     from fna.surgery.variant import Variant
 
-    layer = 0 if depth is None or wanted.cfg.layers == AUTO else parse_layers(wanted.cfg.layers, depth)[0]
-    try:
-        Variant(wanted.label, {layer: wanted.op}, wanted.mask, wanted.reduce, wanted.kv).try_op(wanted.op, layer)
-    except UserError as error:
-        own = str(error).partition("=")[0] in wanted.cfg.attn  # "steps=1000: ..." is of attn.steps
-        raise UserError(f"attn.{error}" if own else str(error)) from error
+    layer = 0 if depth is None or wanted.cfg.layers == AUTO else next(iter(wanted.ops(depth)))
+    for op in {id(op): op for op in (wanted.op, *wanted.methods.values())}.values():
+        try:
+            Variant(wanted.label, {layer: op}, wanted.mask, wanted.reduce, wanted.kv).try_op(op, layer)
+        except UserError as error:
+            own = str(error).partition("=")[0] in wanted.cfg.attn  # "steps=1000: ..." is of attn.steps
+            raise UserError(f"attn.{error}" if own else str(error)) from error

@@ -26,11 +26,12 @@ from fna.ops.contract import Attention, Memo, Site
 from fna.ops.exact import Exact
 from fna.ops.kernels import cpu
 from fna.records import only_one, read_record, write_record
-from fna.runner.asked import AUTO
 from fna.runner.cost import median_ratio
 from fna.runner.rows import row_key
 from fna.runner.speed.turns import in_turns
-from fna.surgery.plan import Layers, parse_layers
+from fna.runner.wanted import AUTO
+from fna.surgery.blocks import find_tower
+from fna.surgery.plan import Layers
 from fna.surgery.swap import swap_tower
 from fna.versions import versions
 
@@ -87,7 +88,7 @@ def choose(
 
 def _measured(model: Model, op: Any, images: Tensor, layers: Layers, landmarks: int | float | str, tolerance: float) -> Choice:
     counts = tuple(count for count in LADDER if 2 * count <= model.token_count) if landmarks == AUTO else (landmarks,)
-    blocks = parse_layers(_candidates(layers, landmarks), model.depth)
+    blocks = find_tower(model.tower).layers(_candidates(layers, landmarks))
     look = _Look(op, [count for count in counts if not isinstance(count, str)], landmarks == AUTO)
     with swap_tower(model.tower, dict.fromkeys(blocks, look)), torch.inference_mode():
         _forward(model, images)

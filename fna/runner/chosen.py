@@ -47,7 +47,7 @@ def chosen(group: str, overrides: Sequence[Override], known: Mapping[str, Mappin
             return [name for name in found if isinstance(name, str)]
     of_experiments = [] if group == "experiment" else chosen("experiment", overrides, known, extra)
     found = [name for experiment in of_experiments for name in _in_experiment(group, experiment, extra)]
-    if group == "task" and not found:
+    if group in ("task", "attn") and not found:
         found = [
             name for data in chosen("dataset", overrides, known, extra) for name in _in_defaults("dataset", data, group, extra)
         ]

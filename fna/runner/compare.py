@@ -23,14 +23,14 @@ from fna.options import follows
 from fna.records import json_bytes, write_atomic
 from fna.report import results, table
 from fna.report.page import write_page
-from fna.runner.asked import Asked, Wanted
+from fna.runner.asked import Asked
 from fna.runner.failures import line
 from fna.runner.loaded import Loaded
 from fna.runner.rows import RowStore
 from fna.runner.run import contest, line_up
+from fna.runner.wanted import Wanted
 from fna.schema import ACCEPTED
-from fna.surgery.blocks import find_tower
-from fna.surgery.plan import parse_layers
+from fna.surgery.blocks import Tower, find_tower
 from fna.tasks.base import Run
 from fna.tasks.own import Metric, Own, own_dataset, own_model, tensor_of
 from fna.values import between, held
@@ -83,7 +83,7 @@ def compare(
     """See `fna.compare`. ``options`` are those of the first variant beside ``layers``."""
     started = time.perf_counter()
     _check(metric, forward, versus, rounds=rounds, bootstrap=bootstrap, seed=seed)
-    find_tower(model)
+    tower = find_tower(model)
     dataset, count = own_dataset(loader, "a loader")
     run = forward or _forward_of(model)
     image = dataset.examples[0].pixels[None]
@@ -91,7 +91,7 @@ def compare(
     _try(own, image)
     asked = [(attn, {"layers": layers, **options}), *(_others(one, layers) for one in versus)]
     shared = {"landmarks": options["landmarks"]} if "landmarks" in options else {}
-    wanted = [_wanted(name, dict(given), shared, build, rounds, seed, own.depth) for name, given in asked]
+    wanted = [_wanted(name, dict(given), shared, build, rounds, seed, tower) for name, given in asked]
     cfg = OmegaConf.create(
         {
             "seed": seed, "bootstrap": bootstrap, "retry_failed": False, "gallery": 4, "limit": None, "expected": None,
@@ -136,11 +136,11 @@ def _try(model: Model, image: Tensor) -> None:
 
 
 def _wanted(
-    attn: Any, given: dict[str, Any], shared: Mapping[str, Any], build: Build, rounds: int, seed: int, depth: int
+    attn: Any, given: dict[str, Any], shared: Mapping[str, Any], build: Build, rounds: int, seed: int, tower: Tower
 ) -> Wanted:
     """A contender of the library as one of the command line: ``given`` names it, ``shared`` holds where it says nothing."""
     layers = given.pop("layers")
-    blocks = list(parse_layers(layers, depth))
+    blocks = list(tower.layers(layers))
     counts = isinstance(attn, str) and bool(shared) and follows("attn", attn, "landmarks")
     op, mask, reduce = build(attn, seed=seed, **{**(shared if counts else {}), **given})
     name = attn if isinstance(attn, str) else type(attn).__name__

@@ -19,9 +19,9 @@ from fna.tasks.images import readable
 def landmarks(show: Show, task: Task, variant: Variant) -> list[dict[str, Any]]:
     """The first images as the model sees them, with the token indices chosen in the first swapped block."""
     examples = readable(show.dataset, show.count)
-    if not examples:
-        return []
     model = show.model
+    if not examples or model.answer is not None:  # whose images are of any size, and whose passes are conversations
+        return []
     images = torch.stack([transformed(example, model.transform) for example in examples])
     chosen = _chosen(model, task, variant, images)
     shown = []
@@ -71,5 +71,5 @@ def hit(outcome: Outcome, row: int, examples: dict[str, Any]) -> bool:
     """Whether the first choice is the class (two may bear one name), or any of the image's captions."""
     if "top1" in outcome.counts:
         return bool(outcome.counts["top1"][row])
-    label = outcome.labels[row]
-    return label == outcome.truths[row] or label in getattr(examples[outcome.keys[row]], "captions", ())
+    label, example = outcome.labels[row], examples[outcome.keys[row]]
+    return label == outcome.truths[row] or label in (*getattr(example, "captions", ()), *getattr(example, "answers", ()))

@@ -1,4 +1,4 @@
-"""What of the config decides a row: a group's node without the keys that only say where files lie."""
+"""What of the config decides a row: a group's node without the keys that only say where files lie or how calls are made."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from fna.runner.files import digest_texts
 
-# Where a file lies does not decide a result: its content does, and that is in the digests of weights and data.
-PATH_KEYS = frozenset({"root", "checkpoint", "images", "annotations", "cache", "classes", "config", "tokenizer"})
+# Where a file lies does not decide a result: its content does, and that is in the digests of weights and data. Nor does how often
+# and how long somebody is asked ("calls"): what is answered does.
+PATH_KEYS = frozenset({"root", "checkpoint", "images", "annotations", "cache", "calls", "classes", "config", "tokenizer"})
 
 
 def identity(cfg: DictConfig, group: str) -> Any:

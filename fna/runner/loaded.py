@@ -50,10 +50,11 @@ def load(asked: Asked) -> Loaded:
     if hasattr(asked.model, "check_published"):
         asked.model.check_published()
     dataset = listed_once(asked.dataset.load(cfg.limit))
-    dataset.notes += pages_note(example.image for example in dataset.examples)
+    dataset.notes += pages_note(example.image for example in dataset.examples if hasattr(example, "image"))
     model = asked.model.build(image_size=_size(cfg), device=device, dtype=cfg.dtype, seed=cfg.seed)
     model.config = model_config(cfg)
-    say(f"weights: {model.weights_line}, images of {' x '.join(map(str, model.image_size))} px")
+    images = f", images of {' x '.join(map(str, model.image_size))} px" if model.tokens.grid is not None else ""
+    say(f"weights: {model.weights_line}{images}")
     asked.task.check(model, dataset)
     run = Run(cfg.batch_size, cfg.seed, cfg.strict, cfg.workers, kept=Kept(env.spare_bytes()))
     decides = {

@@ -77,7 +77,10 @@ class Rows:
 
     def run(self, variant: Variant, key: str) -> Run:
         """How a pass of ``variant`` is made: what a task keeps of it is kept under its row's key."""
-        return replace(self.loaded.run, variant=FULL if variant.untouched else key, sharing=self.sharing)
+        if variant.untouched:
+            return replace(self.loaded.run, variant=FULL, change=FULL, sharing=self.sharing)
+        change = row_key({**variant.decides(), "seed": self.seed})
+        return replace(self.loaded.run, variant=key, change=change, sharing=self.sharing)
 
     def _decides(self, variant: Variant) -> dict[str, object]:
         seed = {} if variant.untouched else {"seed": self.seed}

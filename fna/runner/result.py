@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fna.runner.asked import Asked, Wanted
+from fna.runner.asked import Asked
 from fna.runner.chosen import counted
+from fna.runner.wanted import Wanted
 
 if TYPE_CHECKING:  # a job that is refused before torch is loaded writes its result too
     from fna.runner.compared import Compared, Pair

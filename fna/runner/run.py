@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from fna.errors import UserError
 from fna.metrics.compare import aligned
 from fna.runner import cost, env, result, shown
-from fna.runner.asked import Asked, Wanted
+from fna.runner.asked import Asked
 from fna.runner.compared import Compared, Ran, Versus
 from fna.runner.failures import keep_traceback, line, mendable
 from fna.runner.loaded import Loaded
@@ -19,6 +19,7 @@ from fna.runner.outcomes import Rows, Scored
 from fna.runner.progress import bar, say
 from fna.runner.rows import heard
 from fna.runner.settled import Contender, settle
+from fna.runner.wanted import Wanted
 from fna.surgery.trunk import Trunk
 from fna.surgery.variant import FULL
 from fna.tasks.base import notes
@@ -105,12 +106,14 @@ def _beside(full: Scored, scored: Scored) -> Scored:
 def _trunk(loaded: Loaded, contenders: Sequence[Contender]) -> Trunk:
     """The blocks that no contender changes."""
     depth = loaded.model.depth
-    return Trunk(loaded.model.tower, min(one.variant.first_block(depth) for one in contenders), env.spare_bytes())
+    shared = 0 if loaded.model.writes else min(one.variant.first_block(depth) for one in contenders)
+    return Trunk(loaded.model.tower, shared, env.spare_bytes())
 
 
 def _costs(asked: Asked, loaded: Loaded, contenders: Sequence[Contender]) -> list[dict[str, Any]]:
     timing = asked.cfg.timing
-    images = first_images(loaded.model, loaded.dataset, timing.batch_size)
+    first = getattr(loaded.task, "first", first_images)
+    images = first(loaded.model, loaded.dataset, timing.batch_size)
     timed = [cost.Timed(one.variant, one.baseline) for one in contenders]
     say(f"cost: full, exact and {', '.join(one.label for one in contenders)} in turns, {timing.rounds} rounds")
     baselines = len({tuple(one.layers) for one in contenders})

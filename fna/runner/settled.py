@@ -8,10 +8,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from fna.runner.asked import Wanted
+from fna.ops.exact import Exact
 from fna.runner.auto import Choice, choose
 from fna.runner.loaded import Loaded
-from fna.surgery.plan import Layers, parse_layers
+from fna.runner.wanted import Wanted
+from fna.surgery.blocks import find_tower
+from fna.surgery.plan import Layers
 from fna.surgery.variant import Variant, exact
 from fna.tasks.calibration import calibrated
 from fna.tasks.images import first_images
@@ -41,7 +43,8 @@ class Contender:
     def facts(self, depth: int) -> dict[str, Any]:
         """What ``result.json`` says of it beyond the names of its options."""
         auto = {} if self.choice is None else {"auto": asdict(self.choice) | {"tolerance": self.wanted.cfg.tolerance}}
-        return self.variant.facts(depth) | auto
+        plan = {"plan": dict(self.wanted.cfg.layers)} if self.wanted.methods else {}
+        return self.variant.facts(depth) | auto | plan
 
 
 def settle(wanted: Wanted, loaded: Loaded) -> list[Contender]:
@@ -51,8 +54,12 @@ def settle(wanted: Wanted, loaded: Loaded) -> list[Contender]:
     """
     model, folder = loaded.model, Path(wanted.cfg.rows_dir).parent
     choice = _chosen(wanted, loaded, folder / CHOICES) if wanted.auto else None
-    layers = parse_layers(wanted.cfg.layers, model.depth) if choice is None else choice.blocks(model.depth)
-    ops = dict.fromkeys(layers, wanted.op) if choice is None else choice.ops(wanted.op) or dict(exact(layers).ops)
+    if choice is None:
+        ops = wanted.ops(model.depth, find_tower(model.tower).windowed) if _attends(wanted, loaded) else {}
+        layers = tuple(ops)
+    else:
+        layers = choice.blocks(model.depth)
+        ops = choice.ops(wanted.op) or dict(exact(layers).ops)
     mask = wanted.mask
     beside = bool(getattr(mask, "unmasked", False))
     if mask is not None:
@@ -68,6 +75,11 @@ def settle(wanted: Wanted, loaded: Loaded) -> list[Contender]:
         names = {**wanted.names, "mask": "none"}
         found.append(Contender(replace(wanted, label=bare.label, names=names, mask=None), bare, layers, choice))
     return found
+
+
+def _attends(wanted: Wanted, loaded: Loaded) -> bool:
+    """Whether any block is changed: of a language model the cache is what is asked for, where attention is exact."""
+    return not (loaded.model.writes and isinstance(wanted.op, Exact))
 
 
 def _chosen(wanted: Wanted, loaded: Loaded, folder: Path) -> Choice:

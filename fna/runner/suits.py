@@ -7,11 +7,16 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from fna.data.base import Captioned, Labelled, Segmented
+from fna.data.base import Asked, Captioned, Labelled, Segmented
 from fna.errors import UserError
 
-CALLED = {"encode_text": "text tower", "classify": "classification head"}
-HELD = {Captioned: "captions", Labelled: "class for each image", Segmented: "label maps"}
+CALLED = {
+    "encode_text": "text tower",
+    "classify": "classification head",
+    "decoder": "language model",
+    "answer": "language model that sees",
+}
+HELD = {Captioned: "captions", Labelled: "class for each image", Segmented: "label maps", Asked: "questions"}
 ANY_MODEL = "fidelity"  # the task that every model can do on any images
 
 
@@ -38,6 +43,13 @@ def check_examples(task: Any, source: Any, names: Mapping[str, str]) -> None:
         raise UserError(
             f"task={names['task']}: dataset={names['dataset']} has no {HELD[asks]}; leave task out, or give task={ANY_MODEL}."
         )
+
+
+def check_kv(own: Mapping[str, str], source: Any, names: Mapping[str, str]) -> None:
+    """Raise `UserError` for a KV policy beside a model that keeps no cache; a source that says nothing is let through."""
+    name, can = own.get("kv", "none"), getattr(source, "abilities", None)
+    if name != "none" and can is not None and not {"decoder", "answer"} & can:
+        raise UserError(f"kv={name}: model={names['model']} has no language model, and no cache to compress; leave kv out.")
 
 
 def check_size(cfg: DictConfig, names: Mapping[str, str]) -> None:

@@ -100,8 +100,12 @@ class Forward:
         return self.frames[-1] if self.frames else Frame(alone=True)
 
     def see_grid(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        """Hook of the patch projection: its output ``[B, D, rows, columns]`` tells the grid of this very image."""
-        self._thread.grid = (whole(output.shape[-2]), whole(output.shape[-1])) if output.dim() == 4 else None
+        """Hook of the patch projection: its output ``[B, D, rows, columns]`` tells the grid of this very image.
+
+        Where patches come cut already, one a row, its grids of 1 x 1 tell nothing.
+        """
+        grid = (whole(output.shape[-2]), whole(output.shape[-1])) if output.dim() == 4 else None
+        self._thread.grid = None if grid == (1, 1) else grid
 
     def shrunk(self, whole: Grid) -> None:
         """The image about to be seen was made smaller; its patches would have made a grid of ``whole``."""
@@ -131,6 +135,8 @@ class Forward:
         if frame.alone or (layer <= frame.last and not frame.aside):
             frame = Frame(alone=True)
             self.frames[-1:] = [frame]
+        if hidden.dim() != 3:  # [B, rows, columns, D], as SAM has it, or [N, D], images in a row
+            hidden = hidden.flatten(1, -2) if hidden.dim() > 3 else hidden[None]
         frame.hidden = hidden if self.batch_first else hidden.transpose(0, 1)
         frame.last, frame.seen = layer, False
 

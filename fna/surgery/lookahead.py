@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fna.errors import UserError
 from fna.ops.contract import Attention, Memo
 from fna.ops.spread import at_first, of_images
-from fna.surgery.blocks import find_tower, run_blocks
+from fna.surgery.blocks import Tower, find_tower, run_blocks
 from fna.surgery.extras import add
 from fna.surgery.plan import Layers, parse_layers
 from fna.surgery.registers import Registers
@@ -41,7 +41,9 @@ class Masking(Protocol):
     def nothing_found(self, batch: int, tokens: int) -> Memo: ...
 
 
-def swap_masked(model: nn.Module, plan: Mapping[int, Attention], masking: Masking | Registers | None, **options: Any) -> Swap:
+def swap_masked(
+    model: nn.Module | Tower, plan: Mapping[int, Attention], masking: Masking | Registers | None, **options: Any
+) -> Swap:
     """`swap_tower` with what ``conf/mask`` says on top; with a masking ``plan`` may be empty. ``options`` go to `swap_tower`."""
     if masking is None:
         return swap_tower(model, plan, **options)

@@ -1,4 +1,5 @@
-"""Which blocks to change: "all", "last-half", "13-23", "0,3,6-8", 6 or a sequence of ints, as a sorted tuple of block numbers.
+"""Which blocks to change: "all", "last-half", "13-23", "0,3,6-8", 6 or a sequence of ints, as a sorted tuple of block numbers; and
+plans, which give ranges a method each.
 
 Imports neither torch nor any model library, so that a typing mistake is found before anything is loaded.
 """
@@ -6,22 +7,27 @@ Imports neither torch nor any model library, so that a typing mistake is found b
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 from fna.errors import UserError
 
+WORDS = ("all", "last-half")
 Layers = str | int | Sequence[int | str]
+
+Method = TypeVar("Method")
 
 _RANGE = re.compile(r"(-?\d+)(?:-(-?\d+))?")
 
 
-def parse_layers(spec: Layers, depth: int, knob: str = "layers") -> tuple[int, ...]:
+def parse_layers(spec: Layers, depth: int, knob: str = "layers", local: Collection[int] = ()) -> tuple[int, ...]:
     """The chosen blocks of a model with ``depth`` blocks, ascending; one that is named twice is a mistyped other.
 
     ``spec``: "all"; "last-half" (of an odd depth the larger half); one number; a range with both ends included ("13-23"); a comma
-    list of these; a sequence of them. Negative numbers count from the end, in a range both or neither. Raises `UserError`, which
-    names ``knob``, for anything else.
+    list of these; a sequence of them. Negative numbers count from the end, in a range both or neither. ``local``: blocks that see
+    a window alone; "all" and "last-half" leave them out, a number does not. Raises `UserError`, which names ``knob``, for anything
+    else.
     """
     if isinstance(spec, str):
         parts: Sequence[int | str] = [part.strip() for part in spec.split(",")]
@@ -30,13 +36,30 @@ def parse_layers(spec: Layers, depth: int, knob: str = "layers") -> tuple[int, .
     else:
         parts = [spec]
     asked = f"{knob}={_shown(spec)}"
-    chosen = sorted(block for part in parts for block in _blocks(part, asked, depth))
+    chosen = sorted(block for part in parts for block in _blocks(part, asked, depth) if part not in WORDS or block not in local)
+    if not chosen and local and spec in WORDS:
+        raise UserError(f"{asked}: these blocks all attend in windows, which are left exact unless named: {_choices(depth)}")
     if not chosen:
         raise UserError(f"{asked} names no block: {_choices(depth)}")
     twice = next((block for block, after in pairwise(chosen) if block == after), None)
     if twice is not None:
         raise UserError(f"{asked}: names block {twice} twice; name each once.")
     return tuple(chosen)
+
+
+def parse_plan(
+    plan: Mapping[int | str, Method], depth: int, knob: str = "layers", local: Collection[int] = ()
+) -> dict[int, Method]:
+    """Block -> method, ascending, of ranges with a method each: ``{"0-5": "exact", "6-11": "fna"}``; else as `parse_layers`."""
+    if not plan:
+        raise UserError(f"{knob}={{}}: names no block; write {{0-5: exact, 6-11: fna}}, a method for each range.")
+    found: dict[int, Method] = {}
+    for spec, method in plan.items():
+        for block in parse_layers(spec, depth, knob, local):
+            if block in found:
+                raise UserError(f"{knob}: names block {block} twice ({spec}: {method}); give each block one method.")
+            found[block] = method
+    return dict(sorted(found.items()))
 
 
 def _blocks(part: int | str, asked: str, depth: int) -> range:

@@ -20,9 +20,10 @@ from fna.errors import UserError
 from fna.ops.contract import Memo, Site, Tokens, Unsupported
 from fna.ops.rows import cls_attention
 from fna.ops.spread import spread
-from fna.surgery.blocks import BlockSpec, Tower
+from fna.surgery.blocks import Tower
 from fna.surgery.extras import add
 from fna.surgery.forward import Call
+from fna.surgery.spec import BlockSpec
 from fna.surgery.swap import Swap
 
 
@@ -80,7 +81,7 @@ def check_reducer(tower: Tower, reducer: Reducer) -> None:
         raise UserError(f"{name}: this {tower.kind} runs sequence first, which has no reducer seam.")
     if tower.patches is None:
         raise UserError(f"{name}: a {tower.kind} holds no image; reducers work on vision towers.")
-    if getattr(tower.module, "rope", None) is not None:
+    if tower.rotary:
         raise UserError(f"{name}: this {tower.kind} has rotary positions, which do not move with the tokens; use reduce=resize.")
     try:
         tokens_after(reducer, tower.prefix)

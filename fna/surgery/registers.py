@@ -69,7 +69,7 @@ class Registers:
         """Registers leave nothing in the memo."""
         return {}
 
-    def swap(self, model: nn.Module, plan: Mapping[int, Attention], **options: Any) -> Swap:
+    def swap(self, model: nn.Module | Tower, plan: Mapping[int, Attention], **options: Any) -> Swap:
         """`swap_tower` with the registers on top, until it is restored. Raises `UserError` before calibration."""
         if self.found is None:
             raise UserError("mask=test_time_registers: no register neurons yet; calibrate on images first (find_registers).")

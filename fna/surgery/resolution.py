@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,8 +33,9 @@ def set_image_size(model: nn.Module, size: int | tuple[int, int]) -> dict[str, A
     if tower.family == "open_clip":
         _resize_open_clip(tower, (height, width), (height // patch[0], width // patch[1]))
         return {}
-    # DINOv2 resamples unasked; the others must be told, each time.
-    return {} if "Dinov2" in tower.kind else {"interpolate_pos_encoding": True}
+    # Some resample unasked, as DINOv2; the others must be told, each time.
+    told = "interpolate_pos_encoding" in inspect.signature(type(tower.module).forward).parameters
+    return {"interpolate_pos_encoding": True} if told else {}
 
 
 def patch_size(tower: Tower) -> tuple[int, int]:

@@ -7,7 +7,6 @@ stay. It is an object, not a closure: a deepcopy or a pickle of the model then c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fna.errors import UserError
-from fna.ops.contract import Attention, Site, no_clock, returned, whole
-from fna.surgery.blocks import forward_key
+from fna.ops.bias import PairBias
+from fna.ops.contract import Attention, Site, Tokens, no_clock, returned, whole
 from fna.surgery.forward import Call, Forward
 
 
@@ -30,7 +29,7 @@ class Port:
 
     def enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pre-hook of the block; its first argument is the residual stream."""
-        self.run.enter(self.layer, args[0] if args else next(iter(kwargs.values())))
+        self.run.enter(self.layer, args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()))))
 
     def leave(self, block: nn.Module, args: Any, output: Any) -> None:
         """Hook of the block: one that never handed over its q, k and v would silently be measured as if it had."""
@@ -50,7 +49,12 @@ class Port:
         frame = self.run.frame
         frame.seen = True
         self.run.called.add(self.layer)
-        tokens = self.run.layout(frame, whole(k.shape[-2]))
+        count = whole(k.shape[-2])
+        tokens = self.run.layout(frame, count)
+        self._check(tokens, count, fields.get("dense"))
+        hidden = frame.hidden
+        if hidden is not None and hidden.shape[:2] != (k.shape[0], count):
+            hidden = None  # these are windows, the stream is not
         if tokens.bias is not None:
             fields["key_bias"] = tokens.bias if fields.get("key_bias") is None else tokens.bias + fields["key_bias"]
         site = Site(
@@ -58,7 +62,7 @@ class Port:
             layer=self.layer,
             depth=self.run.depth,
             tokens=tokens,
-            hidden=frame.hidden,
+            hidden=hidden,
             memo=frame.memo,
             clock=no_clock if frame.aside else self.run.clock,  # a look-ahead is timed as a whole
             **fields,
@@ -69,6 +73,16 @@ class Port:
         q, k = q.to(v.dtype), k.to(v.dtype)
         frame.call = Call(q, k, site) if self.run.reduced and not frame.aside else None
         return returned(self.op, self.op(q, k, v, site), q, v)
+
+    def _check(self, tokens: Tokens, count: int, dense: Tensor | PairBias | None) -> None:
+        """Raise `UserError` for fewer tokens than prefix tokens, and for relative positions of other tokens than these."""
+        if count < tokens.prefix:
+            raise UserError(f"prefix={tokens.prefix}: block {self.layer} holds {count} tokens only; give a smaller prefix.")
+        if dense is not None and not isinstance(dense, Tensor) and dense.tokens != count:
+            raise UserError(
+                f"block {self.layer} has relative positions of {dense.tokens} tokens and holds {count}: they do not follow tokens "
+                "that are merged, dropped or appended; leave out reduce= and registers."
+            )
 
 
 class Seam(Port, ABC):
@@ -100,7 +114,7 @@ class TimmSeam(Seam):
         By keyword only: the classes differ in the order of these arguments, and their blocks always name them.
         """
         m = self.module
-        q, k, v = self.project(x)
+        q, k, v = project(m, x)
         q, k = m.q_norm(q), m.k_norm(k)
         if rope is not None:
             q, k = self.rotate(q, rope), self.rotate(k, rope)
@@ -111,19 +125,6 @@ class TimmSeam(Seam):
         if getattr(m, "gate", None) is not None:
             out = out * m.gate(x).sigmoid()
         return m.proj_drop(m.proj(out))
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v, ``[B, heads, N, d]`` each; k and v may have fewer heads. Old EVA weights keep their biases apart."""
-        m = self.module
-        if getattr(m, "qkv", None) is None:
-            parts = [m.q_proj(x), m.k_proj(x), m.v_proj(x)]
-        elif getattr(m, "q_bias", None) is None:
-            parts = list(m.qkv(x).chunk(3, dim=-1))
-        else:
-            parts = list(F.linear(x, m.qkv.weight, torch.cat((m.q_bias, m.k_bias, m.v_bias))).chunk(3, dim=-1))
-        heads = (m.num_heads, *(getattr(m, "num_kv_heads", m.num_heads),) * 2)
-        q, k, v = (split_heads(part, count) for part, count in zip(parts, heads, strict=True))
-        return q, k, v
 
     def rotate(self, x: Tensor, rope: Tensor) -> Tensor:
         """Rotary positions on the patches, none on the prefix."""
@@ -190,23 +191,20 @@ class MultiheadSeam(Seam):
         return (out if m.batch_first else out.transpose(0, 1)), None
 
 
-SEAMS: dict[str, Callable[..., Seam]] = {
-    "timm.Attention": TimmSeam,
-    "timm.AttentionRope": TimmSeam,
-    "timm.EvaAttention": TimmSeam,
-    "open_clip.Attention": OpenClipSeam,
-    "torch.MultiheadAttention": MultiheadSeam,
-}
+def project(m: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v of one of timm's modules, ``[B, heads, N, d]`` each; k and v may have fewer heads.
 
-
-def make_seam(run: Forward, layer: int, op: Attention, module: nn.Module) -> Seam:
-    """The seam for one attention module. Raises `UserError` for an unknown make or one that another tool has patched."""
-    key = forward_key(module)
-    if key not in SEAMS:
-        raise UserError(f"block {layer}: attention of class {key} is unknown to fna; it knows {', '.join(sorted(SEAMS))}.")
-    if "forward" in vars(module):
-        raise UserError(f"block {layer}: another tool has already replaced the forward of its attention; remove that first.")
-    return SEAMS[key](run, layer, op, module)
+    BEiT's and old EVA weights keep their biases apart.
+    """
+    if getattr(m, "qkv", None) is None:
+        parts = [m.q_proj(x), m.k_proj(x), m.v_proj(x)]
+    elif getattr(m, "q_bias", None) is None:
+        parts = list(m.qkv(x).chunk(3, dim=-1))
+    else:
+        parts = list(F.linear(x, m.qkv.weight, torch.cat((m.q_bias, m.k_bias, m.v_bias))).chunk(3, dim=-1))
+    heads = (m.num_heads, *(getattr(m, "num_kv_heads", m.num_heads),) * 2)
+    q, k, v = (split_heads(part, count) for part, count in zip(parts, heads, strict=True))
+    return q, k, v
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

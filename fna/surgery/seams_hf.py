@@ -36,17 +36,18 @@ def install_table(
     tower: Tower, plan: Mapping[int, Attention], run: Forward, set_: Callable[[Any, str, Any], None]
 ) -> dict[int, Port]:
     """Point the tower at our table entry and put ports on the chosen blocks; ``set_`` sets an attribute that can be undone."""
-    config: Any = tower.module.config
-    changed = copy.copy(config)
-    vars(changed)["_attn_implementation_internal"] = NAME
-    vars(changed)[_STOCK] = config._attn_implementation or "sdpa"
-    for module in tower.module.modules():
-        if vars(module).get("config") is config:
-            set_(module, "config", changed)
+    configs: dict[int, Any] = {id(module.config): module.config for calls in tower.calls for module in calls}
+    for config in configs.values():
+        if config._attn_implementation != NAME:  # else another tower of the same settings is changed already
+            changed = copy.copy(config)
+            vars(changed)["_attn_implementation_internal"] = NAME
+            vars(changed)[_STOCK] = config._attn_implementation or "sdpa"
+            for module in tower.module.modules():
+                if vars(module).get("config") is config:
+                    set_(module, "config", changed)
     ports = {layer: Port(run, layer, op) for layer, op in plan.items()}
     for layer, port in ports.items():
-        # Only the module that makes the call looks: tagging all of them does without its name, which changes.
-        for module in tower.blocks[layer].modules():
+        for module in tower.calls[layer]:
             set_(module, _PORT, port)
     return ports
 

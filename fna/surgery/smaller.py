@@ -45,8 +45,8 @@ class Resize:
 
 def _install(resize: Resize, swap: Swap) -> None:
     tower = swap.tower
-    if tower.patches is None:
-        raise UserError(f"reduce=Resize: a {tower.kind} sees no image.")
+    if tower.patches is None or not hasattr(tower.module, _ENTRIES.get(tower.family, "")):
+        raise UserError(f"reduce=Resize: a {tower.kind} sees no image, or not in a place that fna knows.")
     smaller = Smaller(swap, resize)
     swap._hooks.append(smaller)  # type: ignore[arg-type]  # undone like a hook
     entry = getattr(tower.module, _ENTRIES[tower.family])

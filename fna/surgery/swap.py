@@ -19,7 +19,9 @@ from fna.ops.contract import Attention, Clock, Memo, Tokens, no_clock
 from fna.ops.spread import spread
 from fna.surgery.blocks import Tower, find_tower, run_blocks
 from fna.surgery.forward import Forward, Frame
-from fna.surgery.seams import Port, make_seam
+from fna.surgery.seams import Port
+from fna.surgery.stacks import check_uncompiled
+from fna.surgery.ways import make_seam
 
 _MARK = "_fna_swap"
 
@@ -103,15 +105,17 @@ class Swap:
         for layer, op in self.plan.items():
             ops.setdefault(repr(op), []).append(layer)
         changed = "; ".join(f"blocks {','.join(map(str, layers))}: {op}" for op, layers in ops.items())
-        return f"<{'Swap' if self._active else 'restored Swap'} of {self.tower.kind}, {len(self.tower.blocks)} blocks; {changed}>"
+        windows = "" if (said := self.tower.windows()) is None else f"; {said}"
+        state = "Swap" if self._active else "restored Swap"
+        return f"<{state} of {self.tower.kind}, {len(self.tower.blocks)} blocks; {changed}{windows}>"
 
     def install(self) -> None:
         """Put everything in place, or nothing."""
         try:
-            self._set(self.tower.module, _MARK, self)
+            self._set(self.tower.blocks[0], _MARK, self)
             self._active = True
             self._hook_ends()
-            if self.tower.family == "transformers":
+            if self.tower.calls:
                 from fna.surgery.seams_hf import install_table
 
                 ports: Mapping[int, Port] = install_table(self.tower, self.plan, self._run, self._set)
@@ -135,7 +139,7 @@ class Swap:
         ports: dict[int, Port] = {}
         for layer, op in self.plan.items():
             module = self.tower.specs[layer].attention_of(self.tower.blocks[layer])
-            seam = make_seam(self._run, layer, op, module)
+            seam = make_seam(self._run, layer, op, module, self.tower.seam)
             self._set(module, "forward", seam.forward)
             ports[layer] = seam
         return ports
@@ -147,7 +151,7 @@ class Swap:
 
 
 def swap_tower(
-    model: nn.Module,
+    model: nn.Module | Tower,
     plan: Mapping[int, Attention],
     *,
     clock: Clock | None = None,
@@ -160,15 +164,15 @@ def swap_tower(
     landmarks lie there). ``part``: "vision" or "language". Raises `UserError` for an unknown model, an empty plan, a block that
     is not there, a tower that is already changed, or attention that cannot be changed; the model is then as it was.
     """
-    if hasattr(model, "_orig_mod"):
-        raise UserError("this model is already compiled: swap first and call torch.compile inside the with block.")
+    check_uncompiled([model] if isinstance(model, nn.Module) else [])
     tower = find_tower(model, part)
+    check_uncompiled([tower.module, *tower.blocks])
     depth = len(tower.blocks)
     if not plan:
         raise UserError(f"nothing to swap: the plan names no block; this model has blocks 0-{depth - 1}.")
     if wrong := [layer for layer in plan if not 0 <= layer < depth]:
         raise UserError(f"blocks {wrong} are not there: this model has blocks 0-{depth - 1}.")
-    if (present := vars(tower.module).get(_MARK)) is not None:
+    if (present := vars(tower.blocks[0]).get(_MARK)) is not None:
         raise UserError(f"this tower is already changed ({present!r}): restore that first, or put all ops into one plan.")
     run = Forward(
         depth=depth, prefix=tower.prefix, grid=tower.grid, batch_first=tower.batch_first, clock=clock or no_clock, on_end=on_end
@@ -180,4 +184,4 @@ def swap_tower(
 
 def current_swap(model: nn.Module, part: str = "vision") -> Swap | None:
     """The handle of the change in force on ``model``, also on a copy of a changed model; None if there is none."""
-    return vars(find_tower(model, part).module).get(_MARK)
+    return vars(find_tower(model, part).blocks[0]).get(_MARK)

@@ -23,7 +23,7 @@ class Trunk:
     """The first ``depth`` blocks of the tower of ``model``; keeps as many batches as go into ``room`` bytes, the first ones."""
 
     def __init__(self, model: nn.Module, depth: int, room: int) -> None:
-        self.tower = find_tower(model)
+        self.tower = find_tower(model) if depth else None
         self.depth = depth
         self.room = room
         self._kept: dict[bytes, Tensor] = {}
@@ -34,7 +34,7 @@ class Trunk:
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Skip what is known, keep what is not. Nothing happens where the model cannot be cut: no block, no sight of the images."""
-        if self.depth < 1 or self.tower.patches is None:
+        if self.tower is None or self.tower.patches is None:
             yield
             return
         blocks = self.tower.blocks[: self.depth]
@@ -66,6 +66,7 @@ class Trunk:
 
     def _watched(self) -> bool:
         """Whether somebody else looks at what goes through these blocks; a swap opens its pass at the first and is welcome."""
+        assert self.tower is not None
         blocks = self.tower.blocks[: self.depth]
         after = [hook for block in blocks for hook in block._forward_hooks.values() if hook != self._keep]
         before = [hook for block in blocks for hook in block._forward_pre_hooks.values()]

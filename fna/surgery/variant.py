@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import nn
 from fna.errors import UserError
 from fna.ops.contract import Attention, Site, Tokens, probe
 from fna.ops.exact import Exact
-from fna.surgery.blocks import find_tower
+from fna.surgery.blocks import Tower, find_tower
+from fna.surgery.conversation import in_force
 from fna.surgery.lookahead import Masking, masked_blocks, swap_masked
 from fna.surgery.reduce import Reducer, check_reducer, reducing, tokens_after
 from fna.surgery.registers import Registers
@@ -42,14 +43,25 @@ class Variant:
         """Whether the model stays as it is."""
         return not self.ops and self.mask is None and self.reduce is None and self.kv is None
 
-    def on(self, model: nn.Module, **options: Any) -> AbstractContextManager[Any]:
+    def on(self, model: nn.Module | Tower, **options: Any) -> AbstractContextManager[Any]:
         """Put it in force on ``model`` until the context ends, which gives the model back bit for bit.
 
         ``options`` are those of `swap_tower`. Raises `UserError` where this model cannot be changed so.
         """
+        if self.kv is not None:
+            return self._conversing(model, options)
         return nullcontext() if self.untouched else self.swap(model, **options)
 
-    def swap(self, model: nn.Module, **options: Any) -> Swap:
+    @contextmanager
+    def _conversing(self, model: nn.Module | Tower, options: Mapping[str, Any]) -> Iterator[None]:
+        """With the policy in force for every prompt, and whatever else there is."""
+        with ExitStack() as held:
+            if self.ops or self.mask is not None or self.reduce is not None:
+                held.enter_context(self.swap(model, **options))
+            held.enter_context(in_force(model.module if isinstance(model, Tower) else model, self.kv))
+            yield
+
+    def swap(self, model: nn.Module | Tower, **options: Any) -> Swap:
         """The handle of `on`, for a variant that does something."""
         if self.reduce is None or isinstance(self.reduce, Resize):
             swap = swap_masked(model, self.ops, self.mask, **options)
@@ -80,7 +92,11 @@ class Variant:
             self.try_op(op, layer)
 
     def fits(self, model: nn.Module) -> None:
-        """Raise `UserError` for a model whose tokens cannot be reduced so."""
+        """Raise `UserError` for a model whose tokens cannot be reduced so, or that has no cache to be compressed."""
+        if self.kv is not None:
+            from fna.surgery.cache import check_decoder, find_decoder
+
+            check_decoder(find_decoder(model).config)
         if self.reduce is not None and not isinstance(self.reduce, Resize):
             check_reducer(find_tower(model), self.reduce)
 

@@ -49,6 +49,7 @@ class Run:
 
     ``progress(n)`` is told how many samples have just been done; ``strict`` turns an unreadable image into an error.
     ``variant``: a digest of what is swapped in, "full" for the untouched model; what a task keeps of a variant is kept under it.
+    ``change``: the same of what is done to the model alone, whatever the task then makes of what it says.
     ``kept``: the images that earlier passes have read and prepared. ``sharing``: a context in which blocks that no variant of this
     run changes are computed once for all of them; only for forward passes of which nothing but the model's output is looked at.
     """
@@ -59,6 +60,7 @@ class Run:
     workers: int = 0
     progress: Progress = lambda n: None
     variant: str = FULL
+    change: str = FULL
     kept: Kept | None = None
     sharing: Callable[[], AbstractContextManager[Any]] = nullcontext
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fna.data.base import Dataset
+from fna.data.base import Dataset, Given
 from fna.data.files import UNREADABLE
 from fna.data.loading import picture, transformed
 from fna.errors import UserError
@@ -51,6 +51,8 @@ def readable(dataset: Dataset, count: int) -> list[Any]:
     for example in dataset.examples:
         if len(found) == count:
             break
+        if not isinstance(example, Given) and not hasattr(example, "image"):
+            continue
         with suppress(*UNREADABLE):
             picture(example)
             found.append(example)

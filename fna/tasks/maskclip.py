@@ -19,8 +19,8 @@ from fna.ops.contract import Site, Tokens
 from fna.ops.spread import spread
 from fna.surgery.blocks import Tower, find_tower
 from fna.surgery.forward import Forward
-from fna.surgery.seams import make_seam
 from fna.surgery.swap import current_swap
+from fna.surgery.ways import make_seam
 from fna.tasks.base import Run
 from fna.tasks.cache import digest_of
 from fna.tasks.dense import Inference, Score, as_map

@@ -267,6 +267,32 @@ def test_model_hf_with_wrapped_half_precision_weights_in_a_torch_file(tmp_path: 
         HuggingFaceModel(checkpoint=str(tmp_path)).build(**CPU)
 
 
+@pytest.mark.parametrize("kind", ["ViTForImageClassification", "DINOv3ViTModel", "IJepaModel", "BeitModel", "MetaClip2Model"])
+def test_model_hf_runs_kinds_that_no_row_names(kind: str, tmp_path: Path) -> None:
+    """Class, abilities, pixels and tokens from transformers' own registries and the structure of the tower."""
+    vision = {**VISION, "intermediate_size": 96}
+    config = getattr(transformers, kind).config_class
+    if kind == "MetaClip2Model":
+        net = saved(tmp_path, kind, config(vision_config=vision, text_config={**TEXT, "hidden_act": "gelu"}, projection_dim=16))
+    else:
+        net = saved(tmp_path, kind, config(**vision))
+    model = HuggingFaceModel(name=str(tmp_path)).build(**CPU)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert (model.name, model.tokens.grid, model.depth) == (kind, (4, 4), 2)
+    with torch.inference_mode():
+        assert model.patches is not None
+        assert model.encode_image is not None
+        got = model.patches(images)
+        assert got.shape == (2, 16, 64)
+        assert model.encode_image(images).shape[0] == 2
+        if kind == "ViTForImageClassification":
+            assert model.classify is not None
+            assert torch.allclose(model.classify(images), net(images).logits, atol=1e-5)
+        assert (model.encode_text is not None) == (kind == "MetaClip2Model")
+        with swap_tower(model.tower, {0: Exact(), 1: Exact()}):
+            assert torch.allclose(model.patches(images), got, atol=1e-5)
+
+
 def test_folders_that_model_hf_cannot_run(tmp_path: Path) -> None:
     def refused(**options: Any) -> str:
         with pytest.raises(UserError) as error:
@@ -277,7 +303,10 @@ def test_folders_that_model_hf_cannot_run(tmp_path: Path) -> None:
     assert "no such checkpoint" in refused(checkpoint=str(tmp_path / "none"))
     assert "config.json: cannot be read" in refused(checkpoint=str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    assert "model_type is bert; model=hf knows clip" in refused(checkpoint=str(tmp_path))
+    assert "model_type is bert, whose BertModel takes text; model=hf runs encoders of images" in refused(checkpoint=str(tmp_path))
+    assert "both say which folder" in refused(checkpoint=str(tmp_path), name=str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "nobodys"}')
+    assert "which transformers" in refused(checkpoint=str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "dinov2"}')
     assert "the folder holds no weights" in refused(checkpoint=str(tmp_path))
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5], "image_std": 0.5}')

@@ -34,10 +34,10 @@ def serves(*tensors: Tensor) -> bool:
     return fit and not differentiated(*tensors) and built()
 
 
-def attends(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
+def attends(q: Tensor, k: Tensor, v: Tensor, *added: Tensor | None) -> bool:
     """`serves`, for `few_queries` and `few_keys`: one width, and a head of keys and values for each head of queries."""
     fit = k.shape == v.shape and q.shape[:2] == k.shape[:2] and q.shape[3] == k.shape[3]
-    return fit and not (bias is not None and differentiated(bias)) and serves(q, k, v)
+    return fit and not any(term is not None and differentiated(term) for term in added) and serves(q, k, v)
 
 
 @torch.compiler.assume_constant_result
@@ -105,37 +105,42 @@ class _View(ctypes.Structure):
 
 class _Problem(ctypes.Structure):
     _fields_ = (
-        *((name, _View) for name in ("q", "k", "v", "out")), ("bias", ctypes.c_void_p),
+        *((name, _View) for name in ("q", "k", "v", "out", "pairs")), ("bias", ctypes.c_void_p),
         *((name, Long) for name in ("batches", "heads", "queries", "keys", "width")), ("scale", ctypes.c_float),
     )  # fmt: skip
 
 
 @torch.library.custom_op("fna::few_queries", mutates_args=(), device_types="cpu")
-def few_queries(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+def few_queries(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None, pairs: Tensor | None = None) -> Tensor:
     """Softmax attention of a few queries ``[B, H, M, d]`` over many keys and values ``[B, H, N, d]``: ``[B, H, M, d]``.
 
-    ``bias`` float ``[B, N]`` is added to the logits, -inf hides a key; a query that sees none gets zeros.
+    ``bias`` float ``[B, N]`` is added to the logits, -inf hides a key; a query that sees none gets zeros. So is ``pairs``
+    ``[B or 1, H or 1, M, N]``, best as the transpose of rows ``[N, M]``.
     """
-    return _attend("few_queries", q, k, v, scale, bias)
+    return _attend("few_queries", q, k, v, scale, bias, None if pairs is None else pairs.mT)
 
 
 @torch.library.custom_op("fna::few_keys", mutates_args=(), device_types="cpu")
-def few_keys(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+def few_keys(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None, pairs: Tensor | None = None) -> Tensor:
     """Softmax attention of many queries ``[B, H, N, d]`` over a few keys and values ``[B, H, M, d]``; else as `few_queries`."""
-    return _attend("few_keys", q, k, v, scale, bias)
+    return _attend("few_keys", q, k, v, scale, bias, pairs)
 
 
 @few_queries.register_fake
 @few_keys.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+def _(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None, pairs: Tensor | None = None) -> Tensor:
     return _like(q)
 
 
-def _attend(name: str, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+def _attend(name: str, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None, pairs: Tensor | None) -> Tensor:
+    """``pairs`` ``[B or 1, H or 1, many, few]``: added to the logits of the long side by the short, whichever asks."""
     out = _like(q)
     q, k, v = (tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (q, k, v))
     bias = None if bias is None else bias.to(torch.float32).expand(q.shape[0], k.shape[2]).contiguous()
-    views = [_View(tensor.data_ptr(), *tensor.stride()[:3]) for tensor in (q, k, v, out)]
+    if pairs is not None:
+        pairs = pairs.to(torch.float32).expand(*q.shape[:2], -1, -1)
+        pairs = pairs if pairs.stride(3) == 1 else pairs.contiguous()
+    views = [_View() if tensor is None else _View(tensor.data_ptr(), *tensor.stride()[:3]) for tensor in (q, k, v, out, pairs)]
     problem = _Problem(*views, _address(bias), *q.shape[:3], *k.shape[2:], scale)
     head, thread, threads = Long(), Long(), torch.get_num_threads()
     library = _loaded()

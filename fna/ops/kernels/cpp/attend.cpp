@@ -22,10 +22,12 @@ struct View {  // of a tensor [batch, heads, rows, width]; strides in numbers, w
 
 struct Problem {
     View q, k, v, out;
-    const float *bias;  // [batch, keys], added to the logits, -inf hides a key; or null
+    View pairs;         // [batch, heads, many, few], added to the logits: of the long side by the short; or null
+    const float *bias;  // [batch, keys], likewise, -inf hides a key; or null
     long batches, heads, queries, keys, width;
     float scale;
     const float *biases(long b) const { return bias ? bias + b * keys : nullptr; }
+    const float *pairs_at(long b, long h, long row) const { return pairs.data ? pairs.at(b, h) + row * pairs.row : nullptr; }
 };
 
 // The short side as a matrix [width, lanes], so that its rows lie across vectors; zeros beyond the last row.
@@ -95,8 +97,13 @@ void look(const Problem &p, const Part &part, long b, long h, long share, float 
     const long stop = smaller((share + 1) * each, p.keys);
     for (long start = share * each; start < stop; start += KEYS) {
         const long count = smaller(stop - start, KEYS);
+        const float *pairs = p.pairs_at(b, h, start);
         product(count, part.lanes, p.width, p.k.at(b, h) + start * p.k.row, p.k.row, 1, turned, part.lanes,
-                [&](long row, long column, vec sum) { store(scores + row * part.lanes + column, bias ? sum + bias[start + row] : sum); });
+                [&](long row, long column, vec sum) {
+                    if (bias) sum += bias[start + row];
+                    if (pairs) sum += load_some(pairs + row * p.pairs.row + column, p.queries - column);
+                    store(scores + row * part.lanes + column, sum);
+                });
         weigh(p, part, count, scores, sums, high, mass);
         long stride = p.v.row;
         const float *values = whole(p.v.at(b, h) + start * p.v.row, count, p.width, &stride, room);
@@ -130,8 +137,9 @@ void merge(const Problem &p, const Part &part, long b, long h, const float *part
 // ---- a few keys -------------------------------------------------------------------------------------------------------------
 
 // Softmax of one row of logits [lanes] in place; 0 beyond the last key, and everywhere where all keys are hidden.
-inline void softmax(float *row, long keys, long lanes, const float *bias) {
+inline void softmax(float *row, long keys, long lanes, const float *bias, const float *pairs) {
     for (long i = 0; bias && i < keys; i++) row[i] += bias[i];
+    for (long i = 0; pairs && i < keys; i++) row[i] += pairs[i];
     for (long i = keys; i < lanes; i++) row[i] = NEVER;
     vec top = fill(NEVER), sum = {};
     for (long i = 0; i < lanes; i += LANES) top = larger(load(row + i), top);
@@ -158,7 +166,7 @@ void answer(const Problem &p, const Keys &keys, long b, long h, long start, long
         const long count = smaller(stop - start, QUERIES);
         product(count, keys.lanes, p.width, p.q.at(b, h) + start * p.q.row, p.q.row, 1, keys.turned, keys.lanes,
                 [&](long row, long column, vec sum) { store(scores + row * keys.lanes + column, sum); });
-        for (long t = 0; t < count; t++) softmax(scores + t * keys.lanes, p.keys, keys.lanes, p.biases(b));
+        for (long t = 0; t < count; t++) softmax(scores + t * keys.lanes, p.keys, keys.lanes, p.biases(b), p.pairs_at(b, h, start + t));
         float *out = p.out.at(b, h) + start * p.out.row;
         product(count, keys.width, p.keys, scores, keys.lanes, 1, keys.values, keys.width,
                 [&](long row, long column, vec sum) { store_some(out + row * p.out.row + column, sum, p.width - column); });

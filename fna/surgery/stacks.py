@@ -1,0 +1,88 @@
+"""Attention found by structure: a run of blocks of one kind, each of which calls torch's attention in one place.
+
+What calls it is an `nn.MultiheadAttention`, or a module whose own code names ``scaled_dot_product_attention``. No table of classes,
+no model library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from torch import nn
+
+from fna.errors import UserError
+
+RECIPE = "fna.swap(model, blocks=[...], seam=...), ten lines in docs/models_timm.md"
+_FUSED = "scaled_dot_product_attention"
+
+
+def find(model: nn.Module) -> tuple[nn.Module, tuple[nn.Module, ...]]:
+    """The one run of blocks in ``model``, and the module that holds it. Raises `UserError`, which says what there is instead."""
+    found = list(_stacks(model))
+    if len(found) == 1:
+        return found[0]
+    name = type(model).__name__
+    if found:
+        told = ", ".join(f"{len(blocks)} {type(blocks[0]).__name__} in {type(holder).__name__}" for holder, blocks in found[:6])
+        raise UserError(f"{name} holds {len(found)} runs of blocks ({told}): hand over the one that you mean, or use {RECIPE}.")
+    own = sorted({type(module).__name__ for module in model.modules() if named_attention(type(module))})
+    if own:
+        raise UserError(
+            f"{name} holds no vision transformer that fna knows: its attention ({', '.join(own[:4])}) is not torch's own, as with "
+            f"talking heads or linear attention, or lies in blocks of several kinds; use {RECIPE}."
+        )
+    raise UserError(f"{name} holds no vision transformer that fna knows, and no attention: there is nothing to swap.")
+
+
+def place(block: nn.Module, number: int) -> str:
+    """The path of the module in ``block`` that calls attention, "" for the block itself. Raises `UserError` unless there is one."""
+    found = attentions(block)
+    if len(found) == 1:
+        return found[0]
+    inside = f"{len(found)} of them ({', '.join(found)})" if found else "none"
+    name = type(block).__name__
+    raise UserError(f"block {number} ({name}) should call torch's attention in one place and has {inside}: use {RECIPE}.")
+
+
+def attentions(block: nn.Module) -> list[str]:
+    """Paths of the modules in ``block`` that call attention, the block itself as ""."""
+    return [name for name, module in block.named_modules() if calls(module)]
+
+
+def calls(module: nn.Module) -> bool:
+    """Whether this module itself calls torch's attention."""
+    if isinstance(module, nn.MultiheadAttention):
+        return True
+    own = {name: value for base in reversed(type(module).__mro__) for name, value in vars(base).items()}
+    return any(_FUSED in value.__code__.co_names for value in own.values() if hasattr(value, "__code__"))
+
+
+def windows(blocks: Sequence[nn.Module]) -> dict[int, int]:
+    """Block number -> tokens of a window, for blocks that say that they attend in windows (``window_size``)."""
+    sides = {number: getattr(block, "window_size", 0) for number, block in enumerate(blocks)}
+    sizes = {number: side[0] * side[1] if isinstance(side, tuple) else side**2 for number, side in sides.items()}
+    return {number: size for number, size in sizes.items() if size}
+
+
+def check_uncompiled(modules: Iterable[nn.Module]) -> None:
+    """Raise `UserError` where one of these was handed to torch.compile, as a copy or in place: its graph would not change."""
+    if any(hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None for module in modules):
+        raise UserError("this model is already compiled: swap first and call torch.compile inside the with block.")
+
+
+def _stacks(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[nn.Module, ...]]]:
+    """Lists of modules of one class that each hold attention, not those inside another's blocks."""
+    seen: set[nn.Module] = set()
+    for module in model.modules():
+        if module in seen:
+            continue
+        for child in (module, *module.children()):
+            blocks = tuple(child) if isinstance(child, nn.ModuleList | nn.Sequential) and child not in seen else ()
+            if len({type(block) for block in blocks}) == 1 and all(len(attentions(block)) == 1 for block in blocks):
+                yield module, blocks
+                seen.update(child.modules())
+
+
+def named_attention(cls: type) -> bool:
+    """Whether a class is called attention: Attention, TalkingHeadAttn, XCA."""
+    return "Att" in cls.__name__ or cls.__name__ == "XCA"

@@ -1,0 +1,45 @@
+"""Which seam an attention module gets: by its class where its parts are known, by the call of torch's attention in it elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from fna.errors import UserError
+from fna.ops.contract import Attention
+from fna.surgery.forward import Forward
+from fna.surgery.fused import FusedSeam, OwnSeam
+from fna.surgery.relative import RelativeSeam, SamSeam
+from fna.surgery.seams import MultiheadSeam, OpenClipSeam, Seam, TimmSeam
+from fna.surgery.spec import forward_key
+from fna.surgery.stacks import RECIPE, calls
+
+SEAMS: dict[str, Callable[..., Seam]] = {
+    "timm.Attention": TimmSeam,
+    "timm.AttentionRope": TimmSeam,
+    "timm.EvaAttention": TimmSeam,
+    "timm.beit.Attention": RelativeSeam,
+    "timm.RelPosAttention": RelativeSeam,
+    "timm.vision_transformer_sam.Attention": SamSeam,
+    "open_clip.Attention": OpenClipSeam,
+    "torch.MultiheadAttention": MultiheadSeam,
+}
+
+
+def make_seam(run: Forward, layer: int, op: Attention, module: nn.Module, own: Callable[..., Any] | None = None) -> Seam:
+    """The seam for one attention module, ``own`` where somebody brought it.
+
+    Raises `UserError` for an unknown make or one that another tool has patched.
+    """
+    if "forward" in vars(module):
+        raise UserError(f"block {layer}: another tool has already replaced the forward of its attention; remove that first.")
+    if own is not None:
+        return OwnSeam(run, layer, op, module, own)
+    key = forward_key(module)
+    if key in SEAMS:
+        return SEAMS[key](run, layer, op, module)
+    if not calls(module):
+        raise UserError(f"block {layer}: attention of class {key} is unknown to fna, and not torch's own; use {RECIPE}.")
+    return FusedSeam(run, layer, op, module)

@@ -1,0 +1,137 @@
+"""Every image and video encoder of the installed transformers: swapped with exact it equals stock, or a line says why not."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+import transformers
+
+import fna
+from fna.errors import UserError
+from fna.ops.exact import Exact
+from fna.surgery.blocks import find_tower
+from fna.surgery.found import table_stacks
+from fna.surgery.swap import swap_tower
+from tests.surgery import walk
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+FEW = ("ViTModel", "DeiTModel", "BeitModel", "DINOv3ViTModel", "Siglip2VisionModel", "Aimv2VisionModel", "VideoMAEModel")
+FEW += ("VJEPA2Model", "Qwen3VLVisionModel", "PixtralVisionModel", "InternVLVisionModel", "YolosModel", "SamVisionModel")
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_some_encoders_swapped_with_exact_equal_stock(name):
+    assert walk.outcome(getattr(transformers, name)) == ""
+
+
+@pytest.mark.slow
+def test_the_walk_over_all_encoders():
+    """The counts stand in docs/models.md. Whoever asks the attention table or torch's attention and runs at all works."""
+    began, told = time.process_time(), {}
+    for cls in walk.encoders():
+        told[cls.__name__] = walk.outcome(cls)
+    works = [name for name, why in told.items() if not why]
+    none = [name for name, why in told.items() if "there is nothing to swap" in why]
+    print("\n".join(f"{name}: {why or 'works'}" for name, why in told.items()))
+    print(f"{len(told)} classes: {len(works)} work, {len(none)} have no attention; {time.process_time() - began:.0f} s")
+    assert len(works) >= 81
+    assert all("\n" not in why and "differs from stock" not in why and "no difference" not in why for why in told.values())
+
+
+@pytest.mark.parametrize("name", ["ViTModel", "DeiTModel", "DINOv3ViTModel", "Dinov2Model", "Aimv2VisionModel", "IJepaModel"])
+def test_a_row_says_the_prefix_that_the_model_has(name):
+    """Tokens entering the first block are those of the patches' grid and the row's prefix."""
+    model, given = walk.small(getattr(transformers, name))
+    tower, seen = find_tower(model), []
+    hooks = [
+        tower.blocks[0].register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append((args[0] if args else kwargs["hidden_states"]).shape[1]), with_kwargs=True
+        ),
+        tower.patches.register_forward_hook(lambda _, args, out: seen.append(out.shape[-2] * out.shape[-1])),
+    ]
+    with torch.inference_mode():
+        model(**given)
+    for hook in hooks:
+        hook.remove()
+    assert seen[1] == tower.prefix + seen[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["ViTModel", "ViTMSNModel", "InternVLVisionModel", "Aimv2VisionModel", "DINOv3ViTModel", "PixioModel"]
+)
+def test_the_pieces_of_a_row_put_together_are_the_block(name):
+    model, given = walk.small(getattr(transformers, name))
+    tower, seen = find_tower(model), []
+    block, spec = tower.blocks[1], tower.specs[1]
+    hook = block.register_forward_hook(lambda _, args, kwargs, out: seen.append((args, kwargs, out)), with_kwargs=True)
+    with torch.inference_mode():
+        model(**given)
+        hook.remove()
+        args, kwargs, out = seen[0]
+        rebuilt = spec.feed(block, spec.attend(block, *args, **kwargs))
+    torch.testing.assert_close(rebuilt, out[0] if isinstance(out, tuple) else out, rtol=1e-5, atol=1e-5)
+
+
+def test_a_block_without_a_row_is_swapped_and_what_needs_one_says_so():
+    model, given = walk.small(transformers.Tipsv2VisionModel)
+    with torch.inference_mode():
+        stock = walk.results(model, given)
+        with fna.swap(model, Exact(), layers="all", prefix=1):
+            assert walk.close(walk.results(model, given), stock)
+    with pytest.raises(UserError, match=r"fna does not know its norms and MLP|rotary positions"):
+        fna.swap(model, Exact(), layers="all", reduce="tome")
+
+
+def test_several_towers_are_listed_with_their_tokens_and_part_says_which():
+    model = _two()
+    with pytest.raises(UserError, match=r"holds 2 vision transformers: a .*ViTLayer, 17 tokens.*; b .*part=PATH"):
+        fna.swap(model, Exact())
+    with fna.swap(model, Exact(), part="b") as swap:
+        assert swap.tower.module is model.b
+    bert = transformers.BertModel(transformers.BertConfig(**SMALL))
+    with pytest.raises(UserError, match=r"no vision transformer .* it holds encoder \(2 BertLayer, 512 tokens, part=encoder\)"):
+        fna.swap(bert, Exact())
+    with fna.swap(bert, Exact(), part="language"):
+        pass
+
+
+def _two() -> torch.nn.Module:
+    config = transformers.ViTConfig(**SMALL, image_size=64)
+    return torch.nn.ModuleDict({name: transformers.ViTModel(config).eval() for name in "ab"})
+
+
+def test_windowed_blocks_are_seen_as_such():
+    config = transformers.LwDetrViTConfig(hidden_size=32, num_hidden_layers=4, num_attention_heads=2, window_block_indices=[0, 2])
+    with torch.device("meta"):
+        tower = find_tower(transformers.LwDetrViTBackbone(config))
+    assert set(tower.windowed) == {0, 2}
+    assert tower.layers("all") == (1, 3)
+    assert tower.layers("0-3") == (0, 1, 2, 3)
+    assert tower.windows().startswith("blocks 1, 3 are global")
+
+
+def test_wrong_input_is_one_line_that_names_what_was_found():
+    vit = _two()["a"]
+    with torch.device("meta"):
+        convolutions = transformers.ConvNextModel(transformers.ConvNextConfig())
+        linear = transformers.MobileViTV2Model(transformers.MobileViTV2Config())
+    for model, options, match in (
+        (convolutions, {}, "ConvNextModel holds no vision transformer .* no attention"),
+        (linear, {}, "MobileViTV2LinearSelfAttention"),
+        (vit, {"prefix": 17}, "prefix=17: this transformers.ViTModel has 17 tokens"),
+        (torch.compile(vit), {}, "already compiled"),
+    ):
+        with pytest.raises(UserError, match=match) as refusal:
+            fna.swap(model, Exact(), **options)
+        assert "\n" not in str(refusal.value)
+    with swap_tower(vit, {0: Exact()}), pytest.raises(UserError, match="already changed"):
+        fna.swap(vit, Exact())
+
+
+def test_causal_stacks_and_decoders_are_no_vision():
+    with torch.device("meta"):
+        model = transformers.DetrModel(transformers.DetrConfig(encoder_layers=1, decoder_layers=1))
+    assert [stack.made_of for stack in table_stacks(model)] == ["DetrEncoderLayer", "DetrDecoderLayer"]
+    assert find_tower(model).blocks[0] is model.encoder.layers[0]
