@@ -56,7 +56,10 @@ def pictures(content: Entry, folder: Path, root: Path) -> dict[str, Picture]:
         name = entry.text("file_name", None) or entry.text("coco_url", None) or entry.text("file_name")
         if not name:
             raise entry.wrong("file_name", "the name of a file")
-        picture = Picture(ident, name, locate(name, folder, root), entry)
+        try:
+            picture = Picture(ident, name, locate(name, folder, root), entry)
+        except (OSError, ValueError) as error:  # a picture itself as data:image/png;base64,...; half an address
+            raise entry.wrong("file_name", "the name of a file") from error
         place = os.path.normpath(picture.path)
         if ident in found:
             raise UserError(f"{entry.where}: id {ident} is that of {found[ident].name} too; list each image once.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -61,7 +62,7 @@ class KarpathyCaptions:
         folder = Path(self.root) / self.images
         named = folder / entry.text("filepath", "") / entry.text("filename")
         number = entry.whole("cocoid", None)
-        if number is None or named.exists():
+        if number is None or os.path.exists(named):  # of a name too long for a file `Path.exists` raises
             return named
         renamed = [folder / part / f"{number:012d}.jpg" for part in ("val2017", "train2017")]
         return next((path for path in renamed if path.exists()), named)

@@ -115,6 +115,8 @@ def pages_note(paths: Iterable[Path]) -> list[str]:
 
 
 def _pages(path: Path) -> int:
+    if not path.is_file():  # a pipe would be waited for
+        return 1
     try:
         with Image.open(path) as image:
             return int(getattr(image, "n_frames", 1))

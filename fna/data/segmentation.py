@@ -223,7 +223,9 @@ def read_values(file: Path) -> Array:
             refuse_colours(image, str(file))
             _refuse_stretched(image, file)
             return np.asarray(image).astype(np.int64)
-    except UNREADABLE as error:
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many things on damaged files, see `pictures.open_image`
         raise UserError(f"{file}: cannot be read as a label map ({error}).") from error
 
 

@@ -31,7 +31,12 @@ class CsvLogger:
         self.check()
         path = folder / self.file
         rows: list[dict[str, Any]] = []
-        if path.exists():
-            with path.open(encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
+        try:
+            if path.exists():
+                with path.open(encoding="utf-8", newline="") as file:
+                    rows = list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:  # lines of earlier runs may be in it: it is not written over
+            raise UserError(
+                f"{path}: no CSV that could be added to ({error}); move it away, or give logger.file=NAME.csv."
+            ) from error
         write_text(path, csv_text([*rows, flatten(result)]))

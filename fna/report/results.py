@@ -35,6 +35,7 @@ FOLLOWS = {
     "attn.rank": "landmarks", "attn.sampler._target_": "sampler",
     "sampler.cls": "guarantee", "sampler.massive": "guarantee", "sampler.artifact": "guarantee",
 }  # fmt: skip
+TEXTS = ("notes", "warnings", "skipped", "overrides")  # lists of text
 SILENT = frozenset(
     {"expected", "gallery", "logger", "retry_failed", "rows_dir", "versus", "workers"}
 )  # knobs that no figure depends on
@@ -82,12 +83,15 @@ def read(path: Path) -> Result:
     """The result in a file; of a file that makes no sense, a result with status "broken" that says why."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return _broken(f"result.json cannot be read: {_one_line(error)}")
     if not isinstance(result, dict):
         return _broken(f"result.json holds a {type(result).__name__}, not an object")
     why = _problem(result)
-    return result if why is None else {**result, **_broken(f"result.json is not whole: {why}")}
+    if why is None:
+        return result
+    told = {key: result[key] for key in (*IDENTITY, *TEXTS) if key in result and _fits(key, result[key])}
+    return told | _broken(f"result.json is not whole: {why}")
 
 
 def dig(tree: Any, *path: str) -> Any:
@@ -195,10 +199,21 @@ def _problem(result: Result) -> str | None:
     wrong = [key for key in ("metrics", "fidelity", "cost", "environment") if not isinstance(result.get(key, {}), dict)]
     if wrong:
         return f"{wrong[0]} is not an object"
+    odd = next((key for key in (*TEXTS, *IDENTITY) if not _fits(key, result.get(key))), None)
+    if odd is not None:
+        return f"{odd} is {json.dumps(result[odd])[:40]}"
     if result["status"] == "ok" and not (result.get("metrics") or result.get("fidelity")):
         return "status ok, but no metrics"
     bad = [name for name, metric in result.get("metrics", {}).items() if not isinstance(metric, dict) or "delta" not in metric]
     return f"metric {bad[0]} has no delta" if bad else None
+
+
+def _fits(key: str, value: Any) -> bool:
+    """Whether a field is of the kind that is written: texts, block numbers, else a value or a list of them; or none."""
+    if not isinstance(value, list):
+        return value is None if key in TEXTS else not isinstance(value, dict)
+    kind = str if key in TEXTS else int if key == "layers" else str | int | float
+    return all(isinstance(each, kind) for each in value)
 
 
 def _broken(why: str) -> Result:
@@ -222,4 +237,4 @@ def _one_line(error: Exception) -> str:
 
 def natural(text: str) -> list[tuple[int, str]]:
     """A key that sorts 2 before 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]

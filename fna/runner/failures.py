@@ -12,6 +12,7 @@ from fna.errors import UserError
 from fna.records import NO_ROOM
 from fna.runner.refusals import REFUSALS, one_line
 
+NO_PLACE = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR})
 # torch says it so on a CPU, where it has no error of its own for it; oneDNN and C++ in their words
 MEMORY = re.compile(r"out of memory|(can't|cannot|could not|failed to) allocate|not enough memory|bad_alloc|bad allocation", re.I)
 
@@ -41,6 +42,8 @@ def mendable(error: Exception) -> Exception:
         return UserError(f"{place}: cannot be written ({error.strerror}); free some room there.")
     if isinstance(error, PermissionError) and error.filename:
         return UserError(f"{error.filename}: {error.strerror}; give yourself the right to it, or name another place.")
+    if isinstance(error, OSError) and error.errno in NO_PLACE and error.filename:
+        return UserError(f"{error.filename}: {error.strerror}; name another place.")
     return error
 
 

@@ -35,7 +35,7 @@ def cached_rows(file: Path, shape: tuple[int, ...], pieces: Callable[[int], Iter
     on where it stopped, and what does not fit its digest is made again; of two runs at once one waits. All the room is taken before
     the first piece is computed. Raises `UserError` where the file cannot be written or the pieces do not add up to ``shape``.
     """
-    with only_one(file, lambda: console.print(f"{file}: another process is making it, waiting", highlight=False)):
+    with only_one(file, lambda: console.print(f"{file}: another process is making it, waiting", highlight=False, soft_wrap=True)):
         done = _fill(file, shape, pieces, np.dtype(dtype))
         if done != shape[0]:
             raise UserError(f"{file}: {done} of {shape[0]} rows were computed; an image could not be read.")
@@ -81,7 +81,7 @@ def _there(file: Path, record: Path, head: bytes, width: int, count: int) -> tup
         total = file_digest(file, len(head) + kept["rows"] * width)
         if total.hexdigest() == kept["sha256"]:
             return kept["rows"], total
-        console.print(f"{file}: changed since it was written, made again", highlight=False)
+        console.print(f"{file}: changed since it was written, made again", highlight=False, soft_wrap=True)
     return 0, hashlib.sha256(head)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fna.data.segmentation import read_values
 from fna.errors import UserError
 from fna.metrics.compare import check_numbers
 from fna.metrics.iou import label_notes
@@ -147,3 +148,15 @@ def test_json_is_json_whatever_is_in_it() -> None:
         "c": "x",
         "3": None,
     }
+
+
+def test_a_label_map_cut_anywhere_is_told_by_its_name(tmp_path: Path) -> None:
+    """Also where Pillow, looking for the next page, raises what it raises nowhere else."""
+    page = Image.fromarray(np.eye(9, dtype=np.uint8))
+    page.save(tmp_path / "whole.tif", save_all=True, append_images=[page])
+    data = (tmp_path / "whole.tif").read_bytes()
+    cut = tmp_path / "cut.tif"
+    for end in range(0, len(data), 3):
+        cut.write_bytes(data[:end])
+        with pytest.raises(UserError, match=r"cut\.tif: "):
+            read_values(cut)

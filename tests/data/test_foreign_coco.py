@@ -293,3 +293,11 @@ def test_an_annotations_file_that_is_not_there_names_those_that_are(tmp_path: Pa
     captioned(tmp_path, lambda made: None)
     with pytest.raises(UserError, match=r"other\.json: no such file; .*dataset\.annotations=PATH; there is captions\.json"):
         CocoCaptions(str(tmp_path), "other.json", ".", "own").check()
+
+
+@pytest.mark.parametrize("name", ["data:image/png;base64," + "iVBORw0KGgo" * 400, "http://[fe80/a.png", "x" * 300 + ".png"])
+def test_a_name_that_no_file_can_have_is_told_with_its_entry(name: str, tmp_path: Path) -> None:
+    """Some tools put the picture itself there."""
+    with pytest.raises(UserError, match=r"images\[1\]: file_name is .*; the name of a file is needed") as refused:
+        instances(tmp_path, lambda made: made["images"][1].update(file_name=name))
+    assert len(str(refused.value)) < 400

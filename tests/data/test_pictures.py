@@ -16,7 +16,7 @@ from fna.data.base import Labelled
 from fna.data.files import UNREADABLE
 from fna.data.imagefolder import ImageFolder
 from fna.data.loading import batches
-from fna.data.pictures import SUFFIXES, files_below, open_image
+from fna.data.pictures import SUFFIXES, files_below, open_image, pages_note
 from tests.data.test_loading import red
 
 RAMP = np.linspace(0, 65535, 4096).reshape(64, 64)
@@ -157,3 +157,8 @@ def test_whatever_a_damaged_file_makes_pillow_raise_is_one_of_unreadable(suffix:
             open_image(path)
         except UNREADABLE:
             continue
+
+
+def test_a_pipe_called_as_a_picture_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tif")
+    assert pages_note([tmp_path / "a.tif"]) == []

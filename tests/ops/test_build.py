@@ -118,6 +118,12 @@ def test_a_compiler_that_does_not_start(cache: Path, tmp_path: Path, monkeypatch
         build.library()
 
 
+def test_words_for_a_compiler_that_no_shell_could_read(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", 'ccache "g++')
+    with pytest.raises(build.NotBuilt, match=r'CXX=ccache "g\+\+ is no command'):
+        build.library()
+
+
 def test_no_compiler_means_the_plain_version_and_one_sentence(
     cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -37,6 +37,15 @@ def test_csv_appends_and_takes_new_columns(tmp_path: Path) -> None:
     assert (second["top1_variant"], second["miou_full"]) == ("", "40.0")
 
 
+@pytest.mark.parametrize("held", [b"\xff\xfe no text", b"a,b\n" + b"x" * 200_000 + b",1\n", None])
+def test_a_log_that_is_no_csv_is_told_in_one_line_and_not_written_over(tmp_path: Path, held: bytes | None) -> None:
+    path = tmp_path / "log.csv"
+    path.mkdir() if held is None else path.write_bytes(held)
+    with pytest.raises(UserError, match=r"log\.csv: no CSV that could be added to .*move it away, or give logger\.file=NAME\.csv"):
+        CsvLogger().log(result(), {}, tmp_path)
+    assert path.is_dir() if held is None else path.read_bytes() == held
+
+
 def test_every_logger_has_its_sentence_and_a_target_that_is_there() -> None:
     options = choices("logger")
     assert {"csv", "none", "wandb"} <= set(options)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fna.errors import UserError
-from fna.report.results import flatten, load, overrides, ratio, read, reference, write_csv
+from fna.report.results import flatten, load, natural, overrides, ratio, read, reference, write_csv
 from tests.report.made_up_results import failed, result, write_run
 
 
@@ -108,3 +108,31 @@ def test_what_was_typed_is_a_column() -> None:
     row = flatten(result(overrides=words))
     assert (row["landmarks"], row["attn.steps"]) == (64, 3)
     assert "rows_dir" not in row
+
+
+def test_a_result_of_brackets_only_is_broken_and_told(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("[" * 100_000)
+    assert read(tmp_path / "result.json")["status"] == "broken"
+
+
+def test_a_digit_that_is_no_number_sorts_as_text() -> None:
+    assert natural("1²2") == [(-1, ""), (1, ""), (-1, "²"), (2, ""), (-1, "")]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("notes", 3),
+        ("warnings", {}),
+        ("skipped", 1.5),
+        ("overrides", "landmarks=3"),
+        ("layers", [1, "x"]),
+        ("layers", {}),
+        ("sampler", {}),
+    ],
+)
+def test_a_field_of_another_kind_makes_a_result_broken_not_the_report_fail(tmp_path: Path, key: str, value: object) -> None:
+    write_run(tmp_path / "a", {**result(), key: value})
+    (run,) = load(tmp_path)
+    assert (run.result["status"], run.result["error"]) == ("broken", f"result.json is not whole: {key} is {json.dumps(value)}")
+    assert flatten(run.result)["status"] == "broken"

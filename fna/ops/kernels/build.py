@@ -53,7 +53,11 @@ def library() -> ctypes.CDLL:
 def _compiler() -> list[str]:
     """The command: CXX, which may have words of its own ("ccache g++"), or the first usual one that there is."""
     asked = os.environ.get("CXX")
-    for words in [shlex.split(asked)] if asked else [[name] for name in COMPILERS]:
+    try:
+        choices = [shlex.split(asked)] if asked else [[name] for name in COMPILERS]
+    except ValueError as error:
+        raise NotBuilt(f"CXX={asked} is no command ({error})") from error
+    for words in choices:
         if words and (found := shutil.which(words[0])):
             return [found, *words[1:]]
     raise NotBuilt(f"CXX={asked} is not a program" if asked else "no C++ compiler found")
