@@ -62,7 +62,7 @@ def read_day(found: Sequence[Run]) -> Day:
         _section(f"part{place}", f"{model} on {dataset}, {task}", sorted(members, key=order))
         for place, ((model, dataset, task), members) in enumerate(groups.items())
     ]
-    title, repeated = _title(sections, len(whole), len(runs) - len(whole)), len(found) - len(newest(found))
+    title, repeated = _title(sections, len(whole), _lost(runs)), len(found) - len(newest(found))
     notes, told, remarks, explained = ([line for line, _ in _shared(sections, kind)] for kind in SAID)
     return Day(
         title,
@@ -135,8 +135,15 @@ def _key(result: Result) -> str | None:
     return json.dumps(parts, default=str)
 
 
-def _title(sections: Sequence[Section], whole: int, failed: int) -> list[Part]:
-    lost = f" and {counted(failed, 'failure')}" if failed else ""
+def _lost(runs: Sequence[Run]) -> str:
+    """How many runs failed, and how many are unfinished, which a run that goes on at this moment is too."""
+    unfinished = sum(run.result.get("status") == "unfinished" for run in runs)
+    failed = sum(not run.ok for run in runs) - unfinished
+    told = ((failed, "failure"), (unfinished, "unfinished run"))
+    return "".join(f" and {counted(number, what)}" for number, what in told if number)
+
+
+def _title(sections: Sequence[Section], whole: int, lost: str) -> list[Part]:
     if len(sections) == 1:
         first, *rest = sections[0].summary.title  # the count, then the sentence on the one to take
         count, dot, lead = first.text.partition(".")

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fna.report import formats
 
 console = Console(stderr=True)
+REMEMBERED = 3600.0  # seconds of progress that the time left is told from: rich's own 30 tell none where a batch takes longer
 
 
 def say(sentence: str) -> None:
@@ -22,8 +23,10 @@ def say(sentence: str) -> None:
 @contextmanager
 def bar(label: str, total: int | None, what: str = "images") -> Iterator[Callable[[int], None]]:
     """A progress bar with a rate; what it gives is told how many are done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
+    counted = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(
+        *counted, TimeElapsedColumn(), TimeRemainingColumn(), console=console, speed_estimate_period=REMEMBERED
+    ) as progress:
         shown = progress.add_task(label, total=total, rate="")
         began = time.perf_counter()
 

@@ -23,7 +23,7 @@ def test_a_killed_run_is_told_with_the_command_that_goes_on_with_it(tmp_path: Pa
     write_run(tmp_path / "0", result(overrides=["landmarks=64"]))
     started(tmp_path / "1", "attn=fna", "landmarks=16")
     text = printed(load(tmp_path))
-    assert "1 comparison with full attention and 1 failure" in text
+    assert "1 comparison with full attention and 1 unfinished run" in text
     assert "started, never finished (or still running): " in text
     assert "attn=fna landmarks=16 goes on with it, finished rows stay" in text
     assert "attn=fna landmarks=16 goes on with it" in write_page(tmp_path).read_text()

@@ -1,0 +1,18 @@
+"""What a run tells while it works."""
+
+import io
+
+from rich.console import Console
+
+from fna.runner import progress
+
+
+def test_the_time_left_is_told_where_a_batch_takes_longer_than_half_a_minute(monkeypatch):
+    now, written = [0.0], io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=written, width=100, force_terminal=True, get_time=lambda: now[0]))
+    with progress.bar("full", 500) as advance:
+        for _ in range(2):
+            now[0] += 60
+            advance(100)
+    assert "0:03:00" in written.getvalue()
+    assert "-:--:--" not in written.getvalue().splitlines()[-1]
