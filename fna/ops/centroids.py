@@ -134,7 +134,7 @@ def group_sums(x: Tensor, assignment: Tensor, count: int, weights: Tensor | None
     On a CPU one read of the tokens, in their own order; elsewhere a product with the membership matrix, as the order of a scatter,
     and so its rounding, would vary.
     """
-    if cpu.serves(x) and not (weights is not None and differentiated(weights)):
+    if cpu.reads(x) and not (weights is not None and differentiated(weights)):
         return cpu.group_sums(x, assignment, count, weights)
     dtype = torch.promote_types(x.dtype, torch.float32)
     if x.device.type == "cpu" and not for_onnx():

@@ -192,16 +192,16 @@ def _with_exact_rows(out: Tensor, summary: Tensor, ends: Tensor) -> Tensor:
 
 
 def few_queries(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None, pairs: Tensor | None = None) -> Tensor:
-    """Attention of landmarks over tokens, ``bias`` ``[B, N]`` and ``pairs`` ``[B or 1, H or 1, M, N]`` added."""
+    """Attention of landmarks over tokens, ``bias`` ``[B, N]`` and ``pairs`` ``[B or 1, H or 1, M, N]`` added; float32 if it can."""
     if cpu.attends(q, k, v, bias, pairs):
-        return cpu.few_queries(q, k, v, scale, bias, pairs)
+        return cpu.few_queries(q.float(), k, v, scale, bias, pairs)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=_mask(bias, pairs, q), scale=scale)
 
 
 def few_keys(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None, pairs: Tensor | None = None) -> Tensor:
     """Attention of tokens over landmarks, ``bias`` ``[B, M]`` and ``pairs`` ``[B or 1, H or 1, N, M]`` added."""
     if cpu.attends(q, k, v, bias, pairs):
-        return cpu.few_keys(q, k, v, scale, bias, pairs)
+        return cpu.few_keys(q, k.float(), v.float(), scale, bias, pairs)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=_mask(bias, pairs, q), scale=scale)
 
 

@@ -1,7 +1,8 @@
 """Fused versions for CPUs, written in C++: farthest-point sampling, short attentions, inverses of landmark blocks, group sums.
 
-Custom operators with fake versions and FLOP formulas, for float32 without gradients. Where they do not fit, or cannot be built
-(`fna.ops.kernels.build`), the plain version runs: same numbers to rounding, more time. ``FNA_CPU_KERNELS=0`` asks for that.
+Custom operators with fake versions and FLOP formulas, without gradients: tokens in float32, bfloat16 or float16, sums, landmarks and
+inverses in float32. Where they do not fit, or cannot be built (`fna.ops.kernels.build`), the plain version runs: same numbers to
+rounding, more time. ``FNA_CPU_KERNELS=0`` asks for that.
 
 Why they exist: torch's fused attention and batched products take MKL's path, which makes half of what a recent AMD processor can,
 and is not made for sequences as short as landmarks are.
@@ -28,16 +29,26 @@ LOG = logging.getLogger(__name__)
 Long = ctypes.c_long
 
 
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # as cpp/numbers.hpp counts them
+
+
 def serves(*tensors: Tensor) -> bool:
     """Whether the kernels take these tensors. The first time that a library is wanted and cannot be had, one logged sentence."""
-    fit = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.numel() for tensor in tensors)
-    return fit and not differentiated(*tensors) and built()
+    return all(tensor.dtype == torch.float32 for tensor in tensors) and reads(*tensors)
+
+
+def reads(*tensors: Tensor) -> bool:
+    """`serves`, for tokens in the model's numbers: float32, bfloat16, and float16 where the compiler knows it."""
+    fit = all(tensor.device.type == "cpu" and tensor.dtype in KINDS and tensor.numel() for tensor in tensors)
+    if not fit or differentiated(*tensors) or not built():
+        return False
+    return all(tensor.dtype != torch.float16 for tensor in tensors) or _knows_half()
 
 
 def attends(q: Tensor, k: Tensor, v: Tensor, *added: Tensor | None) -> bool:
-    """`serves`, for `few_queries` and `few_keys`: one width, and a head of keys and values for each head of queries."""
-    fit = k.shape == v.shape and q.shape[:2] == k.shape[:2] and q.shape[3] == k.shape[3]
-    return fit and not any(term is not None and differentiated(term) for term in added) and serves(q, k, v)
+    """`reads`, for `few_queries` and `few_keys`: one width, and a head of keys and values for each head of queries."""
+    fit = k.shape == v.shape and k.dtype == v.dtype and q.shape[:2] == k.shape[:2] and q.shape[3] == k.shape[3]
+    return fit and not any(term is not None and differentiated(term) for term in added) and reads(q, k, v)
 
 
 @torch.compiler.assume_constant_result
@@ -69,7 +80,13 @@ def _library() -> ctypes.CDLL | None:
         return None
     found.fna_farthest_points_scratch.restype = found.fna_lanes.restype = Long
     found.fna_newton_scratch.restype = found.fna_ridge_scratch.restype = Long
+    found.fna_knows_half.restype = Long
     return found
+
+
+@torch.compiler.assume_constant_result
+def _knows_half() -> bool:
+    return bool(_loaded().fna_knows_half())
 
 
 def _loaded() -> ctypes.CDLL:
@@ -83,7 +100,7 @@ def _scratch(like: Tensor, numbers: int) -> Tensor:
     """Room for a kernel's own use; `scratch_bytes` remembers how much, since who counts tensors does not see it."""
     global scratch_bytes
     scratch_bytes = 4 * numbers
-    return like.new_empty(numbers)
+    return like.new_empty(numbers, dtype=torch.float32)
 
 
 scratch_bytes = 0
@@ -106,24 +123,28 @@ class _View(ctypes.Structure):
 class _Problem(ctypes.Structure):
     _fields_ = (
         *((name, _View) for name in ("q", "k", "v", "out", "pairs")), ("bias", ctypes.c_void_p),
-        *((name, Long) for name in ("batches", "heads", "queries", "keys", "width")), ("scale", ctypes.c_float),
+        *((name, Long) for name in ("batches", "heads", "queries", "keys", "width", "kind")), ("scale", ctypes.c_float),
     )  # fmt: skip
 
 
 @torch.library.custom_op("fna::few_queries", mutates_args=(), device_types="cpu")
 def few_queries(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None, pairs: Tensor | None = None) -> Tensor:
-    """Softmax attention of a few queries ``[B, H, M, d]`` over many keys and values ``[B, H, N, d]``: ``[B, H, M, d]``.
+    """Softmax attention of a few queries ``[B, H, M, d]`` over many keys and values ``[B, H, N, d]``: ``[B, H, M, d]`` in float32.
 
+    Queries in float32; keys and values in one of `KINDS`.
     ``bias`` float ``[B, N]`` is added to the logits, -inf hides a key; a query that sees none gets zeros. So is ``pairs``
     ``[B or 1, H or 1, M, N]``, best as the transpose of rows ``[N, M]``.
     """
-    return _attend("few_queries", q, k, v, scale, bias, None if pairs is None else pairs.mT)
+    return _attend("few_queries", q, k, v, KINDS[k.dtype], scale, bias, None if pairs is None else pairs.mT)
 
 
 @torch.library.custom_op("fna::few_keys", mutates_args=(), device_types="cpu")
 def few_keys(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None, pairs: Tensor | None = None) -> Tensor:
-    """Softmax attention of many queries ``[B, H, N, d]`` over a few keys and values ``[B, H, M, d]``; else as `few_queries`."""
-    return _attend("few_keys", q, k, v, scale, bias, pairs)
+    """Softmax attention of many queries ``[B, H, N, d]`` over a few keys and values ``[B, H, M, d]``; else as `few_queries`.
+
+    Queries in one of `KINDS`, and so the answers; keys and values in float32.
+    """
+    return _attend("few_keys", q, k, v, KINDS[q.dtype], scale, bias, pairs)
 
 
 @few_queries.register_fake
@@ -132,7 +153,9 @@ def _(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None,
     return _like(q)
 
 
-def _attend(name: str, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None, pairs: Tensor | None) -> Tensor:
+def _attend(
+    name: str, q: Tensor, k: Tensor, v: Tensor, kind: int, scale: float, bias: Tensor | None, pairs: Tensor | None
+) -> Tensor:
     """``pairs`` ``[B or 1, H or 1, many, few]``: added to the logits of the long side by the short, whichever asks."""
     out = _like(q)
     q, k, v = (tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (q, k, v))
@@ -141,7 +164,7 @@ def _attend(name: str, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tens
         pairs = pairs.to(torch.float32).expand(*q.shape[:2], -1, -1)
         pairs = pairs if pairs.stride(3) == 1 else pairs.contiguous()
     views = [_View() if tensor is None else _View(tensor.data_ptr(), *tensor.stride()[:3]) for tensor in (q, k, v, out, pairs)]
-    problem = _Problem(*views, _address(bias), *q.shape[:3], *k.shape[2:], scale)
+    problem = _Problem(*views, _address(bias), *q.shape[:3], *k.shape[2:], kind, scale)
     head, thread, threads = Long(), Long(), torch.get_num_threads()
     library = _loaded()
     getattr(library, f"fna_{name}_scratch")(ctypes.byref(problem), ctypes.byref(head), ctypes.byref(thread))
@@ -182,15 +205,15 @@ def _(a: Tensor, rhs: Tensor, knob: float) -> Tensor:
 
 @torch.library.custom_op("fna::group_sums", mutates_args=(), device_types="cpu")
 def group_sums(x: Tensor, assignment: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
-    """Weighted sums of ``x`` ``[B, H, N, d]`` over the groups of ``assignment`` int64 ``[B, N]``: ``[B, H, count, d]``."""
+    """Weighted sums of ``x`` ``[B, H, N, d]`` over the groups of ``assignment`` int64 ``[B, N]``: float32 ``[B, H, count, d]``."""
     x = x if x.stride(3) == 1 else x.contiguous()
     assignment = assignment.contiguous()
     weights = None if weights is None else weights.to(torch.float32).contiguous()
     batch, heads, tokens, width = x.shape
-    out = x.new_empty(batch, heads, count, width)
+    out = x.new_empty(batch, heads, count, width, dtype=torch.float32)
     view = _View(x.data_ptr(), *x.stride()[:3])
     _loaded().fna_group_sums(
-        ctypes.byref(view), _address(assignment), _address(weights), *map(Long, (batch, heads, tokens, width, count)),
+        ctypes.byref(view), Long(KINDS[x.dtype]), _address(assignment), _address(weights), *map(Long, (batch, heads, tokens, width, count)),
         _address(out), Long(torch.get_num_threads()),
     )  # fmt: skip
     return out
@@ -198,7 +221,7 @@ def group_sums(x: Tensor, assignment: Tensor, count: int, weights: Tensor | None
 
 @group_sums.register_fake
 def _(x: Tensor, assignment: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
-    return x.new_empty(x.shape[0], x.shape[1], count, x.shape[3])
+    return x.new_empty(x.shape[0], x.shape[1], count, x.shape[3], dtype=torch.float32)
 
 
 @torch.library.custom_op("fna::nearest", mutates_args=(), device_types="cpu")

@@ -1,26 +1,30 @@
-// Clusters of tokens, in float32: sums over groups, what their means are made of, in one read of the tokens in their own order; and
+// Clusters of tokens, in sums of float32: sums over groups, what their means are made of, in one read of the tokens in their own order; and
 // the nearest centre of each token, with no matrix of distances in between.
 #include <omp.h>
 
-#include "vectors.hpp"
+#include <type_traits>
+
+#include "numbers.hpp"
 
 namespace {
 
 struct View {  // of a tensor [batch, heads, rows, width]; strides in numbers, width contiguous
-    const float *data;
+    const void *data;
     long batch, head, row;
-    const float *at(long b, long h) const { return data + b * batch + h * head; }
+    template <class Number> const Number *at(long b, long h) const { return static_cast<const Number *>(data) + b * batch + h * head; }
 };
 
 // sums [groups, width] of the rows; a group of -1 is none, and a token of weight w counts w times.
-void gather(const float *rows, long stride, long tokens, long width, const int64_t *group, const float *weight, long groups, float *sums) {
+template <class Number>
+void gather(const Number *rows, long stride, long tokens, long width, const int64_t *group, const float *weight, long groups, float *sums) {
     memset(sums, 0, groups * width * sizeof(float));
     for (long t = 0; t < tokens; t++) {
         if (group[t] < 0 || group[t] >= groups) continue;
-        const float *__restrict from = rows + t * stride;
-        float *__restrict to = sums + group[t] * width;
+        const Number *from = rows + t * stride;
+        float *to = sums + group[t] * width;
         const float times = weight ? weight[t] : 1;
-        for (long c = 0; c < width; c++) to[c] += times * from[c];
+        for (long c = 0; c < width; c += LANES)
+            store_some(to + c, load_some(to + c, width - c) + times * widened_some(from + c, width - c), width - c);
     }
 }
 
@@ -52,14 +56,16 @@ void nearest(const float *rows, long stride, long tokens, long width, const floa
 
 }  // namespace
 
-// x a View; group int64 [batches, tokens]; weight [batches, tokens] or null; sums [batches, heads, groups, width], contiguous.
-extern "C" void fna_group_sums(const View *x, const int64_t *group, const float *weight, long batches, long heads, long tokens,
+// x a View of numbers of this kind; group int64 [batches, tokens]; weight [batches, tokens] or null; sums [batches, heads, groups, width], contiguous.
+extern "C" void fna_group_sums(const View *x, long kind, const int64_t *group, const float *weight, long batches, long heads, long tokens,
                                long width, long groups, float *sums, long threads) {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (long pair = 0; pair < batches * heads; pair++) {
         const long b = pair / heads;
-        gather(x->at(b, pair % heads), x->row, tokens, width, group + b * tokens, weight ? weight + b * tokens : nullptr, groups,
-               sums + pair * groups * width);
+        for_numbers(kind, [&](auto *number) {
+            gather(x->at<std::remove_pointer_t<decltype(number)>>(b, pair % heads), x->row, tokens, width, group + b * tokens,
+                   weight ? weight + b * tokens : nullptr, groups, sums + pair * groups * width);
+        });
     }
 }
 
@@ -77,3 +83,4 @@ extern "C" void fna_nearest(const float *x, const float *centres, const float *s
 }
 
 extern "C" long fna_lanes(long count) { return padded(count); }
+extern "C" long fna_knows_half() { return KNOWS_HALF; }
