@@ -17,6 +17,7 @@ from torch import Tensor
 from fna.ops.checks import check_grid
 from fna.ops.contract import BadInput, Site, Unsupported, whole
 from fna.ops.farthest import farthest_points
+from fna.ops.kernels import cpu
 from fna.ops.seeded import uniform
 from fna.values import between
 
@@ -162,12 +163,14 @@ def features_of(name: str, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tenso
             )
         return site.hidden.detach().float()
     chosen = {"q": (q,), "k": (k,), "v": (v,), "qk": (q, k)}[name]
-    means = [_head_mean(part.detach()) for part in chosen]
+    means = [head_mean(part.detach()) for part in chosen]
     return means[0] if len(means) == 1 else torch.cat(means, -1)
 
 
-def _head_mean(x: Tensor) -> Tensor:
+def head_mean(x: Tensor) -> Tensor:
     """``[B, H, N, d]`` to its mean over heads in float32, ``[B, N, d]``: sums of strided heads are faster than their mean."""
+    if cpu.reads(x):
+        return cpu.head_mean(x)
     return reduce(torch.add, x.float().unbind(1)) / x.shape[1]
 
 

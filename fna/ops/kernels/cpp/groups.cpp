@@ -28,7 +28,18 @@ void gather(const Number *rows, long stride, long tokens, long width, const int6
     }
 }
 
-constexpr long BLOCK = 64;  // tokens whose distances are held at once
+// means [tokens, width] over the heads of `tokens` rows from `first` on.
+template <class Number>
+void head_mean(const View &x, long b, long heads, long first, long tokens, long width, float *means) {
+    for (long t = first; t < first + tokens; t++)
+        for (long c = 0; c < width; c += LANES) {
+            vec sum = {};
+            for (long h = 0; h < heads; h++) sum += widened_some(x.at<Number>(b, h) + t * x.row + c, width - c);
+            store_some(means + (t - first) * width + c, sum / fill(float(heads)), width - c);
+        }
+}
+
+constexpr long BLOCK = 64;  // tokens that are taken at once
 
 // The open centre whose size - 2 x . centre is least, the first among equals, of `tokens` <= BLOCK rows; -1 where none is.
 // centres [width, lanes], turned; size [lanes], infinite for those that are closed.
@@ -65,6 +76,19 @@ extern "C" void fna_group_sums(const View *x, long kind, const int64_t *group, c
         for_numbers(kind, [&](auto *number) {
             gather(x->at<std::remove_pointer_t<decltype(number)>>(b, pair % heads), x->row, tokens, width, group + b * tokens,
                    weight ? weight + b * tokens : nullptr, groups, sums + pair * groups * width);
+        });
+    }
+}
+
+// x a View of numbers of this kind; means [batches, tokens, width], contiguous.
+extern "C" void fna_head_mean(const View *x, long kind, long batches, long heads, long tokens, long width, float *means, long threads) {
+    const long blocks = (tokens + BLOCK - 1) / BLOCK;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long task = 0; task < batches * blocks; task++) {
+        const long b = task / blocks, first = task % blocks * BLOCK;
+        for_numbers(kind, [&](auto *number) {
+            head_mean<std::remove_pointer_t<decltype(number)>>(*x, b, heads, first, smaller(BLOCK, tokens - first), width,
+                                                               means + (b * tokens + first) * width);
         });
     }
 }
