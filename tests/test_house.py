@@ -39,6 +39,7 @@ GROUND = {
     "fna.options",
     "fna.schema",
     "fna.folders",
+    "fna.machine",
     "fna.versions",
     "fna.records",
     "fna.streams",

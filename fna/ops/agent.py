@@ -21,7 +21,8 @@ from torch import Tensor
 from fna.ops.contract import Site, refuse, same_tokens, whole
 from fna.ops.drawing import check_landmarks, count_landmarks
 from fna.ops.grid import pooling
-from fna.ops.nystrom import additive, few_keys, few_queries
+from fna.ops.nystrom import additive
+from fna.ops.short import few_keys, few_queries
 from fna.values import Count, NotNegative
 
 
@@ -52,7 +53,7 @@ class Agent:
             agents = pool(q)
             few = None if weights is None else (pool.masses(q) > 0).log()  # an agent of nothing is none
         with site.clock("agents over tokens"):
-            values = few_queries(agents, k, v, site.scale, bias)
+            values = few_queries(agents, k, v, site.scale, bias).to(v.dtype)
         with site.clock("tokens over agents"):
             out = few_keys(q, agents, values, math.copysign(abs(site.scale) ** self.kappa, site.scale), few)
             own = v if weights is None else v * weights.clamp_max(1)[:, None, :, None].to(v.dtype)

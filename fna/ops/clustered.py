@@ -19,7 +19,8 @@ from fna.ops.centroids import Centroids, KMeans, group_means, logarithm
 from fna.ops.contract import Site, refuse, same_tokens
 from fna.ops.drawing import check_landmarks, draw
 from fna.ops.inverse import full_precision
-from fna.ops.nystrom import additive, few_keys
+from fna.ops.nystrom import additive
+from fna.ops.short import few_keys
 from fna.values import Count, between
 
 

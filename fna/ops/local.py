@@ -32,8 +32,9 @@ from fna.ops.exact import exact_rows
 from fna.ops.inverse import full_precision
 from fna.ops.kernels import cpu, cpu_local, differentiated, gpu
 from fna.ops.landmarks import head_mean
-from fna.ops.nystrom import additive, few_queries
+from fna.ops.nystrom import additive
 from fna.ops.rows import gather_rows
+from fna.ops.short import few_queries
 from fna.ops.windows import tiles
 from fna.values import Count, Share, between
 

@@ -16,16 +16,16 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fna.ops.bias import PairBias, Seen, seen_at
 from fna.ops.contract import BadInput, Clock, Site, Unsupported, no_clock, pair_bias, refuse, same_tokens
 from fna.ops.drawing import check_landmarks, check_sampler, draw
 from fna.ops.inverse import METHODS, Inverse, apply_inverse, full_precision
-from fna.ops.kernels import cpu, differentiated, gpu
+from fna.ops.kernels import differentiated, gpu
 from fna.ops.landmarks import FarthestPoint, Landmarks, TokenSampler
 from fna.ops.rows import gather_rows
+from fna.ops.short import few_keys, few_queries
 from fna.values import Count, Positive, between
 
 # Each step inverts singular values 1.8 times smaller, and amplifies what they hold. Output error of the embedded CLIP, last half,
@@ -102,7 +102,8 @@ def fast_nystrom(
     `Site`; a landmark that may not be seen is left out. ``relative``: what is added to the logits of query and key.
     """
     plain = valid is None and keys is None and key_bias is None and relative is None
-    if plain and inverse == "newton" and steps == gpu.STEPS and not differentiated(k, v) and gpu.available(q, index.shape[1]):
+    newton = inverse == "newton" and steps == gpu.STEPS
+    if plain and newton and not differentiated(k, v) and gpu.available(q, index.shape[1]):
         with clock("kernels"):
             return gpu.fast_nystrom(q, k, v, index, scale)
     with clock("gather"):
@@ -191,20 +192,6 @@ def _with_exact_rows(out: Tensor, summary: Tensor, ends: Tensor) -> Tensor:
     return out
 
 
-def few_queries(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None, pairs: Tensor | None = None) -> Tensor:
-    """Attention of landmarks over tokens, ``bias`` ``[B, N]`` and ``pairs`` ``[B or 1, H or 1, M, N]`` added; float32 if it can."""
-    if cpu.attends(q, k, v, bias, pairs):
-        return cpu.few_queries(q.float(), k, v, scale, bias, pairs)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=_mask(bias, pairs, q), scale=scale)
-
-
-def few_keys(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None, pairs: Tensor | None = None) -> Tensor:
-    """Attention of tokens over landmarks, ``bias`` ``[B, M]`` and ``pairs`` ``[B or 1, H or 1, N, M]`` added."""
-    if cpu.attends(q, k, v, bias, pairs):
-        return cpu.few_keys(q, k.float(), v.float(), scale, bias, pairs)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=_mask(bias, pairs, q), scale=scale)
-
-
 def landmark_block(
     q: Tensor, k: Tensor, scale: float, bias: Tensor | None, counts: Tensor | None, pairs: Tensor | None = None
 ) -> Tensor:
@@ -217,11 +204,3 @@ def landmark_block(
             return logits.softmax(-1)
         block = (logits + bias[:, None, None, :].to(dtype)).softmax(-1)
         return torch.where(counts[:, None, :, None], block, torch.eye(q.shape[2], dtype=dtype, device=q.device))
-
-
-def _mask(bias: Tensor | None, pairs: Tensor | None, q: Tensor) -> Tensor | None:
-    """What is added over keys, and over queries and keys, as the fused kernel takes it: in q's dtype."""
-    if bias is None:
-        return pairs
-    over_keys = bias[:, None, None, :].to(q.dtype)
-    return over_keys if pairs is None else pairs + over_keys

@@ -23,9 +23,10 @@ from fna.ops.contract import Site, refuse, same_tokens
 from fna.ops.drawing import check_landmarks, check_sampler, draw
 from fna.ops.inverse import Inverse, apply_inverse, full_precision
 from fna.ops.landmarks import FarthestPoint, Landmarks, TokenSampler
-from fna.ops.nystrom import additive, check_inverse, few_keys
+from fna.ops.nystrom import additive, check_inverse
 from fna.ops.ratio import ratio
 from fna.ops.rows import gather_rows
+from fna.ops.short import few_keys
 from fna.values import Count, Positive, between
 
 

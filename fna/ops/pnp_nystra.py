@@ -22,8 +22,9 @@ from fna.ops.contract import Site, refuse, same_tokens, whole
 from fna.ops.drawing import check_landmarks, count_landmarks
 from fna.ops.grid import pooling
 from fna.ops.inverse import apply_inverse, full_precision
-from fna.ops.nystrom import additive, few_keys
+from fna.ops.nystrom import additive
 from fna.ops.ratio import ratio
+from fna.ops.short import few_keys
 from fna.values import Count, between
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from fna.ops.contract import Site, refuse, whole
 from fna.ops.drawing import check_landmarks, count_landmarks
 from fna.ops.grid import pooling
-from fna.ops.nystrom import additive, few_keys
+from fna.ops.nystrom import additive
+from fna.ops.short import few_keys
 from fna.values import Count
 
 

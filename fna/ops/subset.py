@@ -16,8 +16,9 @@ from torch import Tensor
 from fna.ops.contract import Site, refuse, same_tokens
 from fna.ops.drawing import check_landmarks, check_sampler, draw
 from fna.ops.landmarks import FarthestPoint, Landmarks, TokenSampler
-from fna.ops.nystrom import additive, few_keys
+from fna.ops.nystrom import additive
 from fna.ops.rows import gather_rows
+from fna.ops.short import few_keys
 from fna.values import Count, between
 
 

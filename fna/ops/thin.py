@@ -24,8 +24,8 @@ from torch import Tensor
 from fna.ops.contract import Site, refuse, whole
 from fna.ops.drawing import check_landmarks, count_landmarks
 from fna.ops.inverse import full_precision
-from fna.ops.nystrom import few_keys
 from fna.ops.seeded import uniform
+from fna.ops.short import few_keys
 from fna.values import Count, between, within
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from fna.ops.contract import Site, refuse, same_tokens, whole
 from fna.ops.grid import grid_of
-from fna.ops.nystrom import additive, few_queries
+from fna.ops.nystrom import additive
+from fna.ops.short import few_queries
 from fna.values import Count
 
 

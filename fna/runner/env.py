@@ -6,18 +6,16 @@ import ctypes
 import os
 import platform
 import random
-import subprocess
 from collections.abc import MutableMapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from fna.errors import UserError
+from fna.machine import processor, said
 
 SPINS = "10000"  # some ten microseconds: the next region often comes sooner
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
-CPUINFO = Path("/proc/cpuinfo")
-CPU_KEYS = ("model name", "Model", "Hardware")  # on x86, on boards with ARM
 PACKAGES = ("fna", "torch", "torchvision", "timm", "open_clip_torch", "transformers", "torch-quickfps", "hydra-core", "numpy")
 
 
@@ -82,35 +80,14 @@ def commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():  # an installed fna may lie inside somebody else's checkout
         return None
-    return _said("git", "describe", "--always", "--dirty", cwd=root)
-
-
-def _said(*command: str, cwd: Path | None = None) -> str | None:
-    """What a command printed; None where there is none or it fails."""
-    try:
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
-
-
-def processor() -> str:
-    """The processor by its name; by its family where the system does not tell more."""
-    try:
-        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = [value.strip() for key, _, value in (line.partition(":") for line in lines) if key.strip() in CPU_KEYS]
-    if not named and platform.system() == "Darwin":
-        named = [_said("sysctl", "-n", "machdep.cpu.brand_string") or ""]
-    return " ".join(next(filter(None, named), "").split()) or platform.processor() or platform.machine()
+    return said("git", "describe", "--always", "--dirty", cwd=root)
 
 
 def environment(device: str) -> dict[str, Any]:
     """Versions, threads and hardware, for ``result.json``."""
     import torch
 
-    from fna.ops.kernels import cpu
+    from fna.ops.kernels import cpu, paths
 
     versions = {}
     for package in PACKAGES:
@@ -126,5 +103,6 @@ def environment(device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu_kernels": cpu.built(),
+        "cpu_ways": dict(paths.taken),
         "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fna import machine
 from fna.errors import UserError
 from fna.runner import env
 from fna.runner.env import choose_device
@@ -32,16 +33,16 @@ def test_devices() -> None:
     ],
 )  # fmt: skip
 def test_the_processor_is_named(text: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(env, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
     (tmp_path / "cpuinfo").write_text(text)
-    assert env.processor() == name
+    assert machine.processor() == name
 
 
 def test_a_processor_that_is_not_named_has_a_family_at_least(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(env, "CPUINFO", tmp_path / "none")
-    monkeypatch.setattr(env.platform, "processor", lambda: "")
-    monkeypatch.setattr(env.platform, "system", lambda: "Else")
-    assert env.processor() == env.platform.machine()
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "none")
+    monkeypatch.setattr(machine.platform, "processor", lambda: "")
+    monkeypatch.setattr(machine.platform, "system", lambda: "Else")
+    assert machine.processor() == machine.platform.machine()
 
 
 def test_threads_wait_briefly_unless_somebody_said_how() -> None:

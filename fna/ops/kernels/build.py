@@ -77,6 +77,11 @@ def _digest(compiler: list[str], files: list[Path]) -> str:
     return hashlib.sha256(b"\0".join([*parts, version, told])).hexdigest()[:16]
 
 
+def sources() -> str:
+    """A digest of the kernels' text, which is all that they are known by before a compiler is found."""
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in sorted(SOURCES.iterdir()))).hexdigest()[:16]
+
+
 def _processor() -> str:
     """What ``-march=native`` looks at."""
     try:

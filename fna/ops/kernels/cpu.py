@@ -1,8 +1,8 @@
 """Fused versions for CPUs, written in C++: farthest-point sampling, short attentions, inverses of landmark blocks, group sums.
 
-Custom operators with fake versions and FLOP formulas, without gradients: tokens in float32, bfloat16 or float16, sums, landmarks and
-inverses in float32. Where they do not fit, or cannot be built (`fna.ops.kernels.build`), the plain version runs: same numbers to
-rounding, more time. ``FNA_CPU_KERNELS=0`` asks for that.
+Custom operators with fake versions and FLOP formulas, without gradients: tokens in float32, bfloat16 or float16; sums, landmarks
+and inverses in float32. Where they do not fit, or cannot be built (`fna.ops.kernels.build`), the plain version runs: same numbers
+to rounding, more time. ``FNA_CPU_KERNELS=0`` asks for that.
 
 Why they exist: torch's fused attention and batched products take MKL's path, which makes half of what a recent AMD processor can,
 and is not made for sequences as short as landmarks are.
@@ -212,10 +212,9 @@ def group_sums(x: Tensor, assignment: Tensor, count: int, weights: Tensor | None
     batch, heads, tokens, width = x.shape
     out = x.new_empty(batch, heads, count, width, dtype=torch.float32)
     view = _View(x.data_ptr(), *x.stride()[:3])
-    _loaded().fna_group_sums(
-        ctypes.byref(view), Long(KINDS[x.dtype]), _address(assignment), _address(weights), *map(Long, (batch, heads, tokens, width, count)),
-        _address(out), Long(torch.get_num_threads()),
-    )  # fmt: skip
+    sizes = map(Long, (batch, heads, tokens, width, count))
+    kind, threads = Long(KINDS[x.dtype]), Long(torch.get_num_threads())
+    _loaded().fna_group_sums(ctypes.byref(view), kind, _address(assignment), _address(weights), *sizes, _address(out), threads)
     return out
 
 

@@ -1,0 +1,31 @@
+"""What this machine calls its processor."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
+CPU_KEYS = ("model name", "Model", "Hardware")  # on x86, on boards with ARM
+
+
+def processor() -> str:
+    """The processor by its name; by its family where the system does not tell more."""
+    try:
+        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = [value.strip() for key, _, value in (line.partition(":") for line in lines) if key.strip() in CPU_KEYS]
+    if not named and platform.system() == "Darwin":
+        named = [said("sysctl", "-n", "machdep.cpu.brand_string") or ""]
+    return " ".join(next(filter(None, named), "").split()) or platform.processor() or platform.machine()
+
+
+def said(*command: str, cwd: Path | None = None) -> str | None:
+    """What a program prints, stripped; None where it is not there, fails or is silent."""
+    try:
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

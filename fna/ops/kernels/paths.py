@@ -1,0 +1,146 @@
+"""Which way a piece of an operation goes on this processor: our kernels, torch's fused attention, or products one after the other.
+
+All ways give the same numbers to rounding. Each is timed once for a piece, a dtype and a class of shapes, on first use, on random
+numbers (a tenth of a second); what was found is kept in the cache folder under the processor's name, its threads and torch's
+version. Ours goes unless another way is plainly faster. ``FNA_CPU_PATH=kernels``, ``fused`` or ``products`` pins the way instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from fna.errors import UserError
+from fna.folders import cache_folder
+from fna.machine import processor
+from fna.ops.kernels import build
+from fna.records import read_record, write_record
+
+Way = Literal["kernels", "fused", "products"]
+WAYS = get_args(Way)
+PLAINLY = 0.9  # of the kernels' time, at most, for another way to be taken
+ROUNDS = 5
+HEADS = 4  # of what is timed
+LEAST, MOST = 1 << 20, 4096  # tokens x landmarks x width below which nothing is timed; the most tokens of what is
+
+
+class Shape(NamedTuple):
+    """A class of shapes: sizes rounded up."""
+
+    piece: str
+    dtype: str
+    tokens: int
+    landmarks: int
+    width: int
+
+    @property
+    def name(self) -> str:
+        """In the record, in results, on the doctor's page."""
+        return f"{self.piece} {self.dtype} {self.tokens} x {self.landmarks} x {self.width}"
+
+
+Short = Callable[..., Tensor]  # q, k, v, the scale, and what is added
+taken: dict[str, Way] = {}  # what this process measured or read, by the name of the class
+
+
+def way(piece: str, many: Tensor, few: Tensor, ways: Mapping[Way, Short]) -> Way:
+    """The way for a piece whose long side is ``many`` ``[B, H, N, d]`` and whose short side is ``few`` ``[B, H, M, d]``.
+
+    ``ways``: how to go each that can be gone, `kernels` among them or not. Raises `UserError` for a pin that is none.
+    """
+    pinned = _pinned()
+    first = next(iter(ways))
+    if pinned is not None:
+        return pinned if pinned in ways else first
+    if many.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing() or len(ways) < 2:
+        return first
+    if many.shape[2] * few.shape[2] * many.shape[3] < LEAST:
+        return first
+    tokens, width = min(_above(many.shape[2]), MOST), -(-many.shape[3] // 16) * 16
+    shape = Shape(piece, str(many.dtype).removeprefix("torch."), tokens, _above(few.shape[2]), width)
+    name = shape.name if "kernels" in ways else f"{shape.name} without kernels"
+    if name not in taken:
+        taken[name] = _known(name, ways) or _found(name, shape, ways)
+    return taken[name]
+
+
+def _above(count: int) -> int:
+    return 1 << (count - 1).bit_length()
+
+
+def _pinned() -> Way | None:
+    said = os.environ.get("FNA_CPU_PATH", "")
+    if said and said not in WAYS:
+        raise UserError(f"FNA_CPU_PATH={said}: choose one of {', '.join(WAYS)}, or unset it to have the ways timed.")
+    return next((one for one in WAYS if one == said), None)
+
+
+def _known(name: str, ways: Mapping[Way, Short]) -> Way | None:
+    """What an earlier process found; None where there is no record, or one that cannot be read."""
+    stored = read_record(record_file())
+    found = None if stored is None else stored.get("ways", {}).get(name, {}).get("way")
+    return next((one for one in ways if one == found), None)
+
+
+def _found(name: str, shape: Shape, ways: Mapping[Way, Short]) -> Way:
+    """Times the ways in a thread of its own, where no mode of the caller's (a FLOP counter, autocast, gradients) is on."""
+    seconds: dict[Way, float] = {}
+    worker = threading.Thread(target=lambda: seconds.update(timed(shape, ways)))
+    worker.start()
+    worker.join()
+    best = min(seconds, key=lambda one: seconds[one], default=next(iter(ways)))
+    ours = next(iter(ways))
+    found = best if best in seconds and seconds[best] < PLAINLY * seconds.get(ours, float("inf")) else ours
+    _remember(name, found, seconds)
+    return found
+
+
+def timed(shape: Shape, ways: Mapping[Way, Short]) -> dict[Way, float]:
+    """Median seconds of each way on random numbers, in turns."""
+    generator = torch.Generator().manual_seed(0)
+    dtype = getattr(torch, shape.dtype)
+
+    def drawn(rows: int) -> Tensor:
+        return torch.randn(1, HEADS, rows, shape.width, generator=generator).to(dtype)
+
+    many, few = [drawn(shape.tokens) for _ in range(2)], [drawn(shape.landmarks) for _ in range(2)]
+    asked = (few[0], many[0], many[1]) if shape.piece == "few_queries" else (many[0], few[0], few[1])
+    seconds: dict[Way, list[float]] = {one: [] for one in ways}
+    with torch.inference_mode():
+        for _ in range(1 + ROUNDS):
+            for one, go in ways.items():
+                start = time.perf_counter()
+                go(*asked, shape.width**-0.5)
+                seconds[one].append(time.perf_counter() - start)
+    return {one: statistics.median(values[1:]) for one, values in seconds.items()}
+
+
+def _remember(name: str, found: Way, seconds: Mapping[Way, float]) -> None:
+    """Adds a line to the record; a cache that cannot be written is measured again next time, and that is all."""
+    entry = {"way": found, "ms": {one: 1e3 * value for one, value in seconds.items()}}
+    stored = read_record(record_file()) or {"processor": processor(), "ways": {}}
+    try:
+        write_record(record_file(), {**stored, "ways": {**stored.get("ways", {}), name: entry}})
+    except UserError:
+        return
+
+
+def record_file() -> Path:
+    """Where what was found on this processor is kept."""
+    return cache_folder() / f"cpu_ways_{_machine()}.json"
+
+
+@cache
+def _machine() -> str:
+    told = (processor(), torch.get_num_threads(), torch.__version__, build.sources())
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
