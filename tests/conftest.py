@@ -18,6 +18,9 @@ SHARED = ROOT.parent / "shared" / "data"
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
+# no timing decides which of two equal ways a test goes (tests/ops/test_paths.py lets it); programs that tests start inherit this
+os.environ.setdefault("FNA_CPU_PATH", "kernels")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

@@ -156,7 +156,7 @@ def windowed(
     key_sums, value_sums = (group_sums(x, groups.assignment, groups.sizes.shape[1], weight) for x in (k, v))
     mass = group_mass(groups, weight, key_sums.dtype)
     derived = differentiated(k, v) if weight is None else differentiated(k, v, weight)
-    if not derived and (cpu.serves(q, k, v) or gpu.available(q, mass.shape[1])):
+    if not derived and (cpu.reads(q, k, v) or gpu.available(q, mass.shape[1])):
         return cpu_local.windowed(
             q, k, v, key_sums, value_sums, mass, groups.assignment, layout.start, *layout.grid, reach, scale, weight
         )
@@ -198,7 +198,7 @@ def _plain(
 def residual(out: Tensor, q: Tensor, k: Tensor, v: Tensor, groups: Centroids, scale: float, bias: Tensor | None) -> Tensor:
     """What to add to ``out`` ``[B, H, N, d]``: for members of a group, exact attention less ``out`` at its typical token."""
     rows = typical(k, groups)
-    off = few_queries(gather_rows(q, rows), k, v, scale, bias) - gather_rows(out, rows)
+    off = (few_queries(gather_rows(q, rows), k, v, scale, bias) - gather_rows(out, rows)).to(out.dtype)
     batch, heads, count, width = off.shape
     place = groups.assignment.clamp_min(0) + torch.arange(batch, device=q.device)[:, None] * count
     tokens = off.transpose(1, 2).reshape(batch * count, heads * width).index_select(0, place.flatten())

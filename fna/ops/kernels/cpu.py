@@ -117,13 +117,17 @@ def _address(tensor: Tensor | None) -> ctypes.c_void_p:
 
 
 class _View(ctypes.Structure):
-    _fields_ = (("data", ctypes.c_void_p), ("batch", Long), ("head", Long), ("row", Long))
+    _fields_ = (("data", ctypes.c_void_p), ("batch", Long), ("head", Long), ("row", Long), ("kind", Long))
+
+
+def _view(tensor: Tensor | None) -> _View:
+    return _View() if tensor is None else _View(tensor.data_ptr(), *tensor.stride()[:3], KINDS[tensor.dtype])
 
 
 class _Problem(ctypes.Structure):
     _fields_ = (
         *((name, _View) for name in ("q", "k", "v", "out", "pairs")), ("bias", ctypes.c_void_p),
-        *((name, Long) for name in ("batches", "heads", "queries", "keys", "width", "kind")), ("scale", ctypes.c_float),
+        *((name, Long) for name in ("batches", "heads", "queries", "keys", "width")), ("scale", ctypes.c_float),
     )  # fmt: skip
 
 
@@ -135,7 +139,7 @@ def few_queries(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | No
     ``bias`` float ``[B, N]`` is added to the logits, -inf hides a key; a query that sees none gets zeros. So is ``pairs``
     ``[B or 1, H or 1, M, N]``, best as the transpose of rows ``[N, M]``.
     """
-    return _attend("few_queries", q, k, v, KINDS[k.dtype], scale, bias, None if pairs is None else pairs.mT)
+    return _attend("few_queries", q, k, v, scale, bias, None if pairs is None else pairs.mT)
 
 
 @torch.library.custom_op("fna::few_keys", mutates_args=(), device_types="cpu")
@@ -144,7 +148,7 @@ def few_keys(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None 
 
     Queries in one of `KINDS`, and so the answers; keys and values in float32.
     """
-    return _attend("few_keys", q, k, v, KINDS[q.dtype], scale, bias, pairs)
+    return _attend("few_keys", q, k, v, scale, bias, pairs)
 
 
 @few_queries.register_fake
@@ -153,9 +157,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None,
     return _like(q)
 
 
-def _attend(
-    name: str, q: Tensor, k: Tensor, v: Tensor, kind: int, scale: float, bias: Tensor | None, pairs: Tensor | None
-) -> Tensor:
+def _attend(name: str, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None, pairs: Tensor | None) -> Tensor:
     """``pairs`` ``[B or 1, H or 1, many, few]``: added to the logits of the long side by the short, whichever asks."""
     out = _like(q)
     q, k, v = (tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (q, k, v))
@@ -163,8 +165,8 @@ def _attend(
     if pairs is not None:
         pairs = pairs.to(torch.float32).expand(*q.shape[:2], -1, -1)
         pairs = pairs if pairs.stride(3) == 1 else pairs.contiguous()
-    views = [_View() if tensor is None else _View(tensor.data_ptr(), *tensor.stride()[:3]) for tensor in (q, k, v, out, pairs)]
-    problem = _Problem(*views, _address(bias), *q.shape[:3], *k.shape[2:], kind, scale)
+    views = map(_view, (q, k, v, out, pairs))
+    problem = _Problem(*views, _address(bias), *q.shape[:3], *k.shape[2:], scale)
     head, thread, threads = Long(), Long(), torch.get_num_threads()
     library = _loaded()
     getattr(library, f"fna_{name}_scratch")(ctypes.byref(problem), ctypes.byref(head), ctypes.byref(thread))
@@ -211,10 +213,9 @@ def group_sums(x: Tensor, assignment: Tensor, count: int, weights: Tensor | None
     weights = None if weights is None else weights.to(torch.float32).contiguous()
     batch, heads, tokens, width = x.shape
     out = x.new_empty(batch, heads, count, width, dtype=torch.float32)
-    view = _View(x.data_ptr(), *x.stride()[:3])
     sizes = map(Long, (batch, heads, tokens, width, count))
-    kind, threads = Long(KINDS[x.dtype]), Long(torch.get_num_threads())
-    _loaded().fna_group_sums(ctypes.byref(view), kind, _address(assignment), _address(weights), *sizes, _address(out), threads)
+    view, threads = _view(x), Long(torch.get_num_threads())
+    _loaded().fna_group_sums(ctypes.byref(view), _address(assignment), _address(weights), *sizes, _address(out), threads)
     return out
 
 
@@ -229,8 +230,7 @@ def head_mean(x: Tensor) -> Tensor:
     x = x if x.stride(3) == 1 else x.contiguous()
     batch, heads, tokens, width = x.shape
     out = x.new_empty(batch, tokens, width, dtype=torch.float32)
-    view = _View(x.data_ptr(), *x.stride()[:3])
-    sizes = map(Long, (KINDS[x.dtype], batch, heads, tokens, width))
+    view, sizes = _view(x), map(Long, (batch, heads, tokens, width))
     _loaded().fna_head_mean(ctypes.byref(view), *sizes, _address(out), Long(torch.get_num_threads()))
     return out
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from fna.ops.kernels.cpu import Long, _address, _like, _loaded, _scratch, _View
+from fna.ops.kernels.cpu import Long, _address, _like, _loaded, _scratch, _View, _view
 
 
 class _Grid(ctypes.Structure):
@@ -49,7 +49,7 @@ def windowed(
     key_sums, value_sums, mass, group = (tensor.contiguous() for tensor in (key_sums, value_sums, mass, group))
     weight = None if weight is None else weight.to(torch.float32).contiguous()
     grid = _Grid(
-        *(_View(tensor.data_ptr(), *tensor.stride()[:3]) for tensor in (q, k, v, out)),
+        *(_view(tensor) for tensor in (q, k, v, out)),
         *map(_address, (key_sums, value_sums, mass, weight, group)),
         batch, heads, tokens, start, rows, columns, reach, mass.shape[1], width, scale,
     )  # fmt: skip

@@ -5,8 +5,6 @@
 // nor on the number of threads: work is cut by the number of tokens alone.
 #include <omp.h>
 
-#include <type_traits>
-
 #include "numbers.hpp"
 
 namespace {
@@ -17,20 +15,14 @@ constexpr long MOST_SHARES = 4;
 constexpr long QUERIES = 32;      // queries whose scores are held in `few_keys`
 constexpr long TASK = 256;        // and that one thread takes at a time
 
-struct View {  // of a tensor [batch, heads, rows, width]; strides in numbers, width contiguous
-    void *data;
-    long batch, head, row;
-    template <class Number> Number *at(long b, long h) const { return static_cast<Number *>(data) + b * batch + h * head; }
-};
-
 struct Problem {
     View q, k, v, out;
     View pairs;         // [batch, heads, many, few], added to the logits: of the long side by the short; or null
     const float *bias;  // [batch, keys], likewise, -inf hides a key; or null
-    long batches, heads, queries, keys, width, kind;  // kind: of the long side's numbers, see `for_numbers`
+    long batches, heads, queries, keys, width;
     float scale;
     const float *biases(long b) const { return bias ? bias + b * keys : nullptr; }
-    const float *pairs_at(long b, long h, long row) const { return pairs.data ? pairs.at<float>(b, h) + row * pairs.row : nullptr; }
+    const float *pairs_at(long b, long h, long row) const { return pairs.data ? pairs.floats(b, h, row) : nullptr; }
 };
 
 // The short side as a matrix [width, lanes], so that its rows lie across vectors; zeros beyond the last row.
@@ -40,12 +32,6 @@ void transpose(const float *from, long stride, long rows, long width, float scal
     for (long i = 0; i < rows; i++)
         for (long c = 0; c < width; c++) to[c * lanes + i] = from[i * stride + c] * scale;
 }
-
-// Rows as floats, of any width, for a reader that goes number by number: float32 ones as they are.
-template <class Number> const float *readable(const Number *rows, long count, long width, long *stride, float *room) {
-    return floats(rows, count, width, stride, room);
-}
-const float *readable(const float *rows, long, long, long *, float *) { return rows; }
 
 inline vec unless_hidden(vec top) { return top == NEVER ? vec{} : top; }  // -inf - -inf would be NaN
 inline float unless_hidden(float top) { return top == NEVER ? 0 : top; }
@@ -83,12 +69,11 @@ void weigh(const Problem &p, const Part &part, long count, float *scores, float 
     }
 }
 
-template <class Number>
 void look(const Problem &p, const Part &part, long b, long h, long share, float *sums, float *scratch) {
     float *high = sums + p.queries * part.width, *mass = high + part.lanes;
     float *turned = scratch, *scores = turned + p.width * part.lanes, *room = scores + KEYS * part.lanes;
     const float *bias = p.biases(b);
-    transpose(p.q.at<float>(b, h), p.q.row, p.queries, p.width, p.scale, turned);
+    transpose(p.q.floats(b, h, 0), p.q.row, p.queries, p.width, p.scale, turned);
     memset(sums, 0, p.queries * part.width * sizeof(float));
     for (long i = 0; i < part.lanes; i++) high[i] = NEVER, mass[i] = 0;
     const long each = ((p.keys + shares(p) - 1) / shares(p) + KEYS - 1) / KEYS * KEYS;
@@ -96,8 +81,8 @@ void look(const Problem &p, const Part &part, long b, long h, long share, float 
     for (long start = share * each; start < stop; start += KEYS) {
         const long count = smaller(stop - start, KEYS);
         const float *pairs = p.pairs_at(b, h, start);
-        long stride = p.k.row;
-        const float *keys = readable(p.k.at<Number>(b, h) + start * stride, count, p.width, &stride, room);
+        long stride;
+        const float *keys = p.k.rows(b, h, start, count, p.width, &stride, room);
         product(count, part.lanes, p.width, keys, stride, 1, turned, part.lanes,
                 [&](long row, long column, vec sum) {
                     if (bias) sum += bias[start + row];
@@ -105,8 +90,7 @@ void look(const Problem &p, const Part &part, long b, long h, long share, float 
                     store(scores + row * part.lanes + column, sum);
                 });
         weigh(p, part, count, scores, sums, high, mass);
-        stride = p.v.row;
-        const float *values = floats(p.v.at<Number>(b, h) + start * stride, count, p.width, &stride, room);
+        const float *values = p.v.whole_rows(b, h, start, count, p.width, &stride, room);
         product(p.queries, part.width, count, scores, 1, part.lanes, values, stride, [&](long row, long column, vec sum) {
             float *to = sums + row * part.width + column;
             store(to, load(to) + sum);
@@ -125,7 +109,7 @@ void merge(const Problem &p, const Part &part, long b, long h, const float *part
             weight[s] = exponential(fill(high[s * part.size] - unless_hidden(top)))[0];
             sum += weight[s] * mass[s * part.size];
         }
-        float *out = p.out.at<float>(b, h) + i * p.out.row;
+        float *out = p.out.floats(b, h, i);
         for (long c = 0; c < part.width; c += LANES) {
             vec mixed = {};
             for (long s = 0; s < count; s++) mixed += weight[s] * load(parts + s * part.size + i * part.width + c);
@@ -161,19 +145,18 @@ struct Keys {  // of one head, as both products want them: [width, lanes] and [k
     static long size(const Problem &p) { return p.width * padded(p.keys) + p.keys * padded(p.width); }
 };
 
-template <class Number>
 void answer(const Problem &p, const Keys &keys, long b, long h, long start, long stop, float *scores) {
     float *room = scores + QUERIES * keys.lanes;
     for (; start < stop; start += QUERIES) {
         const long count = smaller(stop - start, QUERIES);
-        long stride = p.q.row;
-        const float *queries = readable(p.q.at<Number>(b, h) + start * stride, count, p.width, &stride, room);
+        long stride;
+        const float *queries = p.q.rows(b, h, start, count, p.width, &stride, room);
         product(count, keys.lanes, p.width, queries, stride, 1, keys.turned, keys.lanes,
                 [&](long row, long column, vec sum) { store(scores + row * keys.lanes + column, sum); });
         for (long t = 0; t < count; t++) softmax(scores + t * keys.lanes, p.keys, keys.lanes, p.biases(b), p.pairs_at(b, h, start + t));
-        Number *out = p.out.at<Number>(b, h) + start * p.out.row;
+        const long out = p.out.at(b, h, start);
         product(count, keys.width, p.keys, scores, keys.lanes, 1, keys.values, keys.width,
-                [&](long row, long column, vec sum) { narrowed_some(out + row * p.out.row + column, sum, p.width - column); });
+                [&](long row, long column, vec sum) { p.out.write(out + row * p.out.row + column, sum, p.width - column); });
     }
 }
 
@@ -202,10 +185,8 @@ extern "C" void fna_few_queries(const Problem *problem, float *heads, float *own
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < pairs * count; task++) {
             const long pair = task / count, share = task % count;
-            for_numbers(p.kind, [&](auto *number) {
-                look<std::remove_pointer_t<decltype(number)>>(p, part, pair / p.heads, pair % p.heads, share,
-                    heads + pair * head + share * part.size, own + omp_get_thread_num() * thread);
-            });
+            look(p, part, pair / p.heads, pair % p.heads, share, heads + pair * head + share * part.size,
+                 own + omp_get_thread_num() * thread);
         }
 #pragma omp for schedule(static)
         for (long pair = 0; pair < pairs; pair++) merge(p, part, pair / p.heads, pair % p.heads, heads + pair * head);
@@ -223,19 +204,17 @@ extern "C" void fna_few_keys(const Problem *problem, float *heads, float *own, l
         for (long pair = 0; pair < pairs; pair++) {
             const long b = pair / p.heads, h = pair % p.heads;
             const Keys keys(p, heads + pair * head);
-            transpose(p.k.at<float>(b, h), p.k.row, p.keys, p.width, p.scale, keys.turned);
+            transpose(p.k.floats(b, h, 0), p.k.row, p.keys, p.width, p.scale, keys.turned);
             for (long i = 0; i < p.keys; i++) {
                 memset(keys.values + i * keys.width, 0, keys.width * sizeof(float));
-                memcpy(keys.values + i * keys.width, p.v.at<float>(b, h) + i * p.v.row, p.width * sizeof(float));
+                memcpy(keys.values + i * keys.width, p.v.floats(b, h, i), p.width * sizeof(float));
             }
         }
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < pairs * tasks; task++) {
             const long pair = task / tasks, start = task % tasks * TASK;
-            for_numbers(p.kind, [&](auto *number) {
-                answer<std::remove_pointer_t<decltype(number)>>(p, Keys(p, heads + pair * head), pair / p.heads, pair % p.heads, start,
-                    smaller(start + TASK, p.queries), own + omp_get_thread_num() * thread);
-            });
+            answer(p, Keys(p, heads + pair * head), pair / p.heads, pair % p.heads, start, smaller(start + TASK, p.queries),
+                   own + omp_get_thread_num() * thread);
         }
     }
 }

@@ -2,40 +2,30 @@
 // the nearest centre of each token, with no matrix of distances in between.
 #include <omp.h>
 
-#include <type_traits>
-
 #include "numbers.hpp"
 
 namespace {
 
-struct View {  // of a tensor [batch, heads, rows, width]; strides in numbers, width contiguous
-    const void *data;
-    long batch, head, row;
-    template <class Number> const Number *at(long b, long h) const { return static_cast<const Number *>(data) + b * batch + h * head; }
-};
-
-// sums [groups, width] of the rows; a group of -1 is none, and a token of weight w counts w times.
-template <class Number>
-void gather(const Number *rows, long stride, long tokens, long width, const int64_t *group, const float *weight, long groups, float *sums) {
+// sums [groups, width] of the rows of one head; a group of -1 is none, and a token of weight w counts w times.
+void gather(const View &x, long b, long h, long tokens, long width, const int64_t *group, const float *weight, long groups, float *sums) {
     memset(sums, 0, groups * width * sizeof(float));
     for (long t = 0; t < tokens; t++) {
         if (group[t] < 0 || group[t] >= groups) continue;
-        const Number *from = rows + t * stride;
+        const long from = x.at(b, h, t);
         float *to = sums + group[t] * width;
         const float times = weight ? weight[t] : 1;
         for (long c = 0; c < width; c += LANES)
-            store_some(to + c, load_some(to + c, width - c) + times * widened_some(from + c, width - c), width - c);
+            store_some(to + c, load_some(to + c, width - c) + times * x.read(from + c, width - c), width - c);
     }
 }
 
 // means [tokens, width] over the heads of `tokens` rows from `first` on.
-template <class Number>
 void head_mean(const View &x, long b, long heads, long first, long tokens, long width, float *means) {
-    for (long t = first; t < first + tokens; t++)
+    for (long t = 0; t < tokens; t++)
         for (long c = 0; c < width; c += LANES) {
             vec sum = {};
-            for (long h = 0; h < heads; h++) sum += widened_some(x.at<Number>(b, h) + t * x.row + c, width - c);
-            store_some(means + (t - first) * width + c, sum / fill(float(heads)), width - c);
+            for (long h = 0; h < heads; h++) sum += x.read(x.at(b, h, first + t) + c, width - c);
+            store_some(means + t * width + c, sum / fill(float(heads)), width - c);
         }
 }
 
@@ -67,29 +57,24 @@ void nearest(const float *rows, long stride, long tokens, long width, const floa
 
 }  // namespace
 
-// x a View of numbers of this kind; group int64 [batches, tokens]; weight [batches, tokens] or null; sums [batches, heads, groups, width], contiguous.
-extern "C" void fna_group_sums(const View *x, long kind, const int64_t *group, const float *weight, long batches, long heads, long tokens,
+// group int64 [batches, tokens]; weight [batches, tokens] or null; sums [batches, heads, groups, width], contiguous.
+extern "C" void fna_group_sums(const View *x, const int64_t *group, const float *weight, long batches, long heads, long tokens,
                                long width, long groups, float *sums, long threads) {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (long pair = 0; pair < batches * heads; pair++) {
         const long b = pair / heads;
-        for_numbers(kind, [&](auto *number) {
-            gather(x->at<std::remove_pointer_t<decltype(number)>>(b, pair % heads), x->row, tokens, width, group + b * tokens,
-                   weight ? weight + b * tokens : nullptr, groups, sums + pair * groups * width);
-        });
+        gather(*x, b, pair % heads, tokens, width, group + b * tokens, weight ? weight + b * tokens : nullptr, groups,
+               sums + pair * groups * width);
     }
 }
 
-// x a View of numbers of this kind; means [batches, tokens, width], contiguous.
-extern "C" void fna_head_mean(const View *x, long kind, long batches, long heads, long tokens, long width, float *means, long threads) {
+// means [batches, tokens, width], contiguous.
+extern "C" void fna_head_mean(const View *x, long batches, long heads, long tokens, long width, float *means, long threads) {
     const long blocks = (tokens + BLOCK - 1) / BLOCK;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long task = 0; task < batches * blocks; task++) {
         const long b = task / blocks, first = task % blocks * BLOCK;
-        for_numbers(kind, [&](auto *number) {
-            head_mean<std::remove_pointer_t<decltype(number)>>(*x, b, heads, first, smaller(BLOCK, tokens - first), width,
-                                                               means + (b * tokens + first) * width);
-        });
+        head_mean(*x, b, heads, first, smaller(BLOCK, tokens - first), width, means + (b * tokens + first) * width);
     }
 }
 

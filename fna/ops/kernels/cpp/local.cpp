@@ -1,23 +1,17 @@
-// Windows and clusters under one softmax, in float32: the formula at the head of fna/ops/local.py, a strip of grid rows at a time.
+// Windows and clusters under one softmax, summed in float32: the formula at the head of fna/ops/local.py, a strip of grid rows at a time.
 //
 // Sixteen (a vector of) neighbouring queries are dealt with together. Their keys are turned, so that a window's logits are products
 // of vectors a step apart; rows of the grid lie `reach` numbers apart, and so does what is above and below: every key of every
 // window has an address, and those outside the grid weigh nothing.
 #include <omp.h>
 
-#include "vectors.hpp"
+#include "numbers.hpp"
 
 namespace {
 
 constexpr long STRIP = 288;       // queries in a strip, about
 constexpr long MOST_STEPS = 8;    // columns of a window whose sums are held at once
 constexpr float RESIDUE = 1e-5f;  // as in fna/ops/local.py
-
-struct View {  // of a tensor [batch, heads, rows, width]; strides in numbers, width contiguous
-    float *data;
-    long batch, head, row;
-    float *at(long b, long h) const { return data + b * batch + h * head; }
-};
 
 struct Grid {
     View q, k, v, out;
@@ -37,7 +31,7 @@ struct Room {  // of one thread
     float *keys, *log_weight, *weight;  // [width, places], [places] each
     float *sums, *values;               // of the groups: [width, lanes], [groups, padded width]
     float *tokens;                      // values [(strip + 2 reach) columns, padded width]
-    float *mass, *nothing, *queries, *logits, *scores, *left, *shares, *out, *end;
+    float *mass, *rows, *queries, *logits, *scores, *left, *shares, *out, *end;
     int32_t *group;  // [places]
     long places, lanes, row, padding;
     Room(const Grid &g, float *at) {
@@ -48,7 +42,7 @@ struct Room {  // of one thread
         group = reinterpret_cast<int32_t *>(weight + places);
         sums = weight + 2 * places, values = sums + g.width * lanes, tokens = values + g.groups * padding;
         mass = tokens + (g.strip() + 2 * g.reach) * g.columns * padding;
-        nothing = mass + row, queries = nothing + g.width, logits = queries + g.width * LANES, scores = logits + window * LANES, left = scores + LANES * row;
+        rows = mass + row, queries = rows + LANES * padding, logits = queries + g.width * LANES, scores = logits + window * LANES, left = scores + LANES * row;
         shares = left + LANES * row, out = shares + LANES * window, end = out + LANES * padding;
     }
 };
@@ -87,8 +81,7 @@ struct Strip {
 
     // What all its queries need: the keys, turned, and what the groups are made of.
     void prepare() const {
-        const View &k = g.k;
-        const float *rows_of_keys = k.at(b, h) + g.start * k.row, *weight = g.weight ? g.weight + b * g.tokens + g.start : nullptr;
+        const float *weight = g.weight ? g.weight + b * g.tokens + g.start : nullptr;
         const int64_t *group = g.group + b * g.tokens + g.start;
         memset(room.keys, 0, g.width * room.places * sizeof(float));
         for (long p = 0; p < room.places; p++) room.log_weight[p] = NEVER, room.weight[p] = 0, room.group[p] = int32_t(room.lanes);
@@ -104,10 +97,11 @@ struct Strip {
             }
             for (long column = 0; column < g.columns; column += LANES) {
                 const long count = smaller(LANES, g.columns - column);
-                const float *from = rows_of_keys + (here + column) * k.row;
+                long stride;
+                const float *from = g.k.rows(b, h, g.start + here + column, count, g.width, &stride, room.rows);
                 float *to = room.keys + place + column;
                 for (long c = 0; c < g.width; c++)
-                    for (long t = 0; t < count; t++) to[c * room.places + t] = from[t * k.row + c];
+                    for (long t = 0; t < count; t++) to[c * room.places + t] = from[t * stride + c];
             }
         }
         const float *sums = g.key_sums + (b * g.heads + h) * g.groups * g.width;
@@ -119,13 +113,11 @@ struct Strip {
             memcpy(room.values + i * room.padding, values + i * g.width, g.width * sizeof(float));
         }
         memcpy(room.mass, g.mass + b * g.groups, g.groups * sizeof(float));
-        memset(room.nothing, 0, g.width * sizeof(float));
         memset(room.mass + g.groups, 0, (room.row - g.groups) * sizeof(float));
         for (long row = -g.reach; row < rows + g.reach; row++)
             for (long column = 0; inside(row) && column < g.columns; column++) {
                 float *to = room.tokens + ((row + g.reach) * g.columns + column) * room.padding;
-                memset(to + g.width, 0, (room.padding - g.width) * sizeof(float));
-                memcpy(to, g.v.at(b, h) + (g.start + token(row, column)) * g.v.row, g.width * sizeof(float));
+                g.v.copy_row(b, h, g.start + token(row, column), g.width, to);
             }
     }
 
@@ -139,14 +131,14 @@ struct Strip {
     void answer(long place) const {
         const long side = g.side(), window = side * side;
         long row[LANES], column[LANES];
-        const float *from[LANES];
+        memset(room.rows, 0, LANES * room.padding * sizeof(float));
         for (long i = 0, y = (place - base) / g.line(), x = (place - base) % g.line(); i < LANES; i++, x++) {
             if (x == g.line()) x = 0, y++;
             row[i] = y < rows && x < g.columns ? y : -1, column[i] = x;
-            from[i] = row[i] < 0 ? room.nothing : g.q.at(b, h) + (g.start + token(y, x)) * g.q.row;
+            if (row[i] >= 0) g.q.copy_row(b, h, g.start + token(y, x), g.width, room.rows + i * room.padding);
         }
         for (long c = 0; c < g.width; c++)
-            for (long i = 0; i < LANES; i++) room.queries[c * LANES + i] = from[i][c] * g.scale;
+            for (long i = 0; i < LANES; i++) room.queries[c * LANES + i] = room.rows[i * room.padding + c] * g.scale;
         product(LANES, room.lanes, g.width, room.queries, 1, LANES, room.sums, room.lanes,
                 [&](long i, long c, vec sum) { store(room.scores + i * room.row + c, sum); });
         for (long i = 0; i < LANES; i++) store(room.scores + i * room.row + room.lanes, vec{});
@@ -230,7 +222,7 @@ struct Strip {
 
     void finish(long row, long column, const float *shares, const float *sums, float total) const {
         const float whole = total == 0 ? 0 : 1 / total;
-        float *out = g.out.at(b, h) + (g.start + token(row, column)) * g.out.row;
+        const long out = g.out.at(b, h, g.start + token(row, column));
         for (long c = 0; c < room.padding; c += 4 * LANES) {
             const long count = smaller(4, (room.padding - c) / LANES);
             if (count == 4) add<4>(row, column, shares, sums + c, c, whole, out);
@@ -239,7 +231,7 @@ struct Strip {
     }
 
     template <long VECTORS>
-    void add(long row, long column, const float *shares, const float *sums, long c, float whole, float *out) const {
+    void add(long row, long column, const float *shares, const float *sums, long c, float whole, long out) const {
         vec sum[VECTORS];
         for (long j = 0; j < VECTORS; j++) sum[j] = load(sums + j * LANES);
         const long left = column - g.reach < 0 ? 0 : column - g.reach, right = smaller(column + g.reach, g.columns - 1);
@@ -254,7 +246,7 @@ struct Strip {
                 from += room.padding;
             }
         }
-        for (long j = 0; j < VECTORS; j++) store_some(out + c + j * LANES, sum[j] * whole, g.width - c - j * LANES);
+        for (long j = 0; j < VECTORS; j++) g.out.write(out + c + j * LANES, sum[j] * whole, g.width - c - j * LANES);
     }
 };
 

@@ -1,70 +1,66 @@
-// The numbers that a model's tensors may be made of, read as vectors of floats and written back, rounded to nearest.
+// Tensors of a model's own numbers, read as vectors of floats and written back rounded to nearest.
 #pragma once
 #include "vectors.hpp"
 
 typedef uint16_t shorts __attribute__((vector_size(2 * LANES)));
-typedef uint16_t loose_shorts __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
-
-struct bfloat { uint16_t bits; };  // the upper half of a float
-
-inline vec widened(const float *from) { return load(from); }
-inline vec widened(const bfloat *from) {
-    const shorts upper = *reinterpret_cast<const loose_shorts *>(from);
-    return reinterpret_cast<vec>(__builtin_convertvector(upper, bits) << 16);
-}
-
-inline void narrowed(float *to, vec x) { store(to, x); }
-inline void narrowed(bfloat *to, vec x) {
-    const bits whole = reinterpret_cast<bits>(x);
-    const bits even = (whole >> 16) & 1;
-    const bits rounded = (whole + 0x7fff + even) >> 16;
-    const bits kept = x == x ? rounded : (whole >> 16) | 0x40;  // a NaN stays one
-    *reinterpret_cast<loose_shorts *>(to) = __builtin_convertvector(kept, shorts);
-}
-
 #if defined(__FLT16_MAX__)
 constexpr bool KNOWS_HALF = true;
-typedef _Float16 half;
-typedef half halves __attribute__((vector_size(2 * LANES)));
-typedef half loose_halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
-inline vec widened(const half *from) { return __builtin_convertvector(halves(*reinterpret_cast<const loose_halves *>(from)), vec); }
-inline void narrowed(half *to, vec x) { *reinterpret_cast<loose_halves *>(to) = __builtin_convertvector(x, halves); }
+typedef _Float16 halves __attribute__((vector_size(2 * LANES)));
+inline vec of_halves(shorts x) { return __builtin_convertvector(reinterpret_cast<halves>(x), vec); }
+inline shorts to_halves(vec x) { return reinterpret_cast<shorts>(__builtin_convertvector(x, halves)); }
 #else
 constexpr bool KNOWS_HALF = false;
-struct half { uint16_t bits; };
-inline vec widened(const half *) { __builtin_unreachable(); }
-inline void narrowed(half *, vec) { __builtin_unreachable(); }
+inline vec of_halves(shorts) { __builtin_unreachable(); }
+inline shorts to_halves(vec) { __builtin_unreachable(); }
 #endif
 
-// The first `count` numbers, zeros beyond.
-template <class Number> inline vec widened_some(const Number *from, long count) {
-    if (count >= LANES) return widened(from);
-    Number room[LANES] = {};
-    memcpy(room, from, count * sizeof(Number));
-    return widened(room);
-}
-template <class Number> inline void narrowed_some(Number *to, vec x, long count) {
-    if (count >= LANES) return narrowed(to, x);
-    Number room[LANES];
-    narrowed(room, x);
-    memcpy(to, room, count * sizeof(Number));
+// A bfloat16 is the upper half of a float.
+inline vec of_upper(shorts x) { return reinterpret_cast<vec>(__builtin_convertvector(x, bits) << 16); }
+inline shorts to_upper(vec x) {
+    const bits whole = reinterpret_cast<bits>(x), rounded = (whole + 0x7fff + ((whole >> 16) & 1)) >> 16;
+    return __builtin_convertvector(x == x ? rounded : (whole >> 16) | 0x40, shorts);  // a NaN stays one
 }
 
-// Rows [count, width] as floats with the width padded to whole vectors: the rows themselves where they are that, else copies in `room`.
-template <class Number> const float *floats(const Number *rows, long count, long width, long *stride, float *room) {
-    const long lanes = padded(width);
-    for (long t = 0; t < count; t++)
-        for (long c = 0; c < lanes; c += LANES) store(room + t * lanes + c, widened_some(rows + t * *stride + c, width - c));
-    *stride = lanes;
-    return room;
-}
-inline const float *floats(const float *rows, long count, long width, long *stride, float *room) {
-    return padded(width) == width ? rows : floats<float>(rows, count, width, stride, room);
-}
+struct View {  // of a tensor [batch, heads, rows, width]; strides in numbers, width contiguous
+    void *data;
+    long batch, head, row;
+    long kind;  // 0 float32, 1 bfloat16, 2 float16
 
-// Calls `work` with a null pointer to the kind of numbers that a tensor holds: 0 float32, 1 bfloat16, 2 float16.
-template <class Work> inline void for_numbers(long kind, Work work) {
-    if (kind == 0) work(static_cast<float *>(nullptr));
-    else if (kind == 1) work(static_cast<bfloat *>(nullptr));
-    else work(static_cast<half *>(nullptr));
-}
+    long at(long b, long h, long t) const { return b * batch + h * head + t * row; }
+    float *floats(long b, long h, long t) const { return static_cast<float *>(data) + at(b, h, t); }  // of kind 0 only
+
+    // LANES numbers from a place on: the first `count` of them, zeros beyond.
+    vec read(long place, long count) const {
+        if (kind == 0) return load_some(static_cast<const float *>(data) + place, count);
+        const uint16_t *from = static_cast<const uint16_t *>(data) + place;
+        shorts x = {};
+        if (count >= LANES) memcpy(&x, from, sizeof x);  // of a size that the compiler knows
+        else memcpy(&x, from, count * 2);
+        return kind == 1 ? of_upper(x) : of_halves(x);
+    }
+    void write(long place, vec x, long count) const {
+        if (kind == 0) return store_some(static_cast<float *>(data) + place, x, count);
+        uint16_t *to = static_cast<uint16_t *>(data) + place;
+        const shorts y = kind == 1 ? to_upper(x) : to_halves(x);
+        if (count >= LANES) memcpy(to, &y, sizeof y);
+        else memcpy(to, &y, count * 2);
+    }
+
+    // One row as floats, padded with zeros to whole vectors.
+    void copy_row(long b, long h, long t, long width, float *to) const {
+        for (long c = 0; c < width; c += LANES) store(to + c, read(at(b, h, t) + c, width - c));
+    }
+    // Rows as floats in whole vectors: themselves where they are that, else copies in `room`.
+    const float *whole_rows(long b, long h, long first, long count, long width, long *stride, float *room) const {
+        *stride = kind == 0 && padded(width) == width ? row : padded(width);
+        if (*stride == row && kind == 0) return floats(b, h, first);
+        for (long t = 0; t < count; t++) copy_row(b, h, first + t, width, room + t * *stride);
+        return room;
+    }
+    // The same for whoever reads number by number, and so needs no whole vectors.
+    const float *rows(long b, long h, long first, long count, long width, long *stride, float *room) const {
+        if (kind != 0) return whole_rows(b, h, first, count, width, stride, room);
+        *stride = row;
+        return floats(b, h, first);
+    }
+};
