@@ -29,3 +29,13 @@ def said(*command: str, cwd: Path | None = None) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 numbers itself (AVX512-BF16, AMX, or ARM's BF16)."""
+    try:
+        text = CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    flags = {word for line in text.splitlines() if line.partition(":")[0].strip() in ("flags", "Features") for word in line.split()}
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})

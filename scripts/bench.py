@@ -1,8 +1,8 @@
 """The speed benchmark: ``make bench``, or
 
 python scripts/bench.py                          # operation over tokens on this machine's device, and whole models
-python scripts/bench.py --check                  # issue 6, points 1 to 4, on the CPU; --only vit_b: one part of them
-python scripts/bench.py --gpu-check              # issue 6, point 5, on a GPU; exit status 1 where a promise fails
+python scripts/bench.py --check                  # what is promised on a CPU; --only operation,grid,vit_b,vit_l: parts of it
+python scripts/bench.py --gpu-check              # what is promised on a GPU; exit status 1 where a promise fails
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from fna.configs import choices
 from fna.errors import UserError
 from fna.runner.env import choose_device, environment, keep_freed_memory
-from fna.runner.speed import check, ops, page
+from fna.runner.speed import check, cpu_check, ops, page
 from fna.runner.speed.floors import Machine, measure_machine
 from fna.runner.speed.models import SHAPES, ModelCase, sweep_models
 
@@ -39,7 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--heads", type=int, default=16)
     parser.add_argument("--width", type=int, default=64, help="of a head")
     parser.add_argument("--landmarks", type=numbers, default=[64])
-    parser.add_argument("--dtype", type=names, default=["float32"])
+    parser.add_argument("--dtype", type=names, default=None, help="default: float32; with --check float32,bfloat16")
     parser.add_argument("--device", default="auto")
     parser.add_argument(
         "--attn", type=names, default=None, help="methods of conf/attn; if not given, all that can be built but instruments"
@@ -50,11 +50,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--layers", type=names, default=["last-half", "all"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
-    parser.add_argument("--check", action="store_true", help="issue 6, points 1 to 4 (CPU)")
+    parser.add_argument("--check", action="store_true", help="the promises for a CPU")
     parser.add_argument(
-        "--only", type=names, default=list(check.PARTS), help=f"with --check: some of {', '.join(check.PARTS)} (models: --layers)"
+        "--only",
+        type=names,
+        default=list(cpu_check.PARTS),
+        help=f"with --check: some of {', '.join(cpu_check.PARTS)} (models: --layers)",
     )
-    parser.add_argument("--gpu-check", action="store_true", help="issue 6, point 5 (needs a GPU)")
+    parser.add_argument("--gpu-check", action="store_true", help="the promises for a GPU")
     return parser.parse_args()
 
 
@@ -75,8 +78,8 @@ def usable(wanted: list[str] | None) -> list[str]:
 
 def sweep(args: argparse.Namespace) -> tuple[list[ops.Row], dict[str, Machine]]:
     device = torch.device(choose_device(args.device))
-    methods = usable(args.attn)
-    dtypes = [getattr(torch, name) for name in args.dtype]
+    methods, asked = usable(args.attn), args.dtype or ["float32"]
+    dtypes = [getattr(torch, name) for name in asked]
     machines = {dtype: measure_machine(device, dtype) for dtype in dtypes}
     cases = [
         ops.Case(batch, args.heads, tokens, args.width, marks, dtype, device)
@@ -84,7 +87,7 @@ def sweep(args: argparse.Namespace) -> tuple[list[ops.Row], dict[str, Machine]]:
     ]
     rows = ops.sweep(cases, methods, machines, args.rounds, say)
     models = [
-        ModelCase(shape, int(size), int(batch), layers, args.landmarks[0], args.dtype[0], str(device))
+        ModelCase(shape, int(size), int(batch), layers, args.landmarks[0], asked[0], str(device))
         for (shape, size, batch), layers in itertools.product((text.split(":") for text in args.models), args.layers)
     ]
     rows += sweep_models(models, methods, max(5, args.rounds // 2), say)
@@ -106,12 +109,18 @@ def main() -> int:
         device = choose_device("cuda")
         findings, rows = check.gpu_checks(args.rounds, say)
     elif args.check:
-        findings, rows = check.cpu_checks(args.rounds, say, args.only, args.layers)
+        findings, rows = cpu_check.cpu_checks(args.rounds, say, args.only, args.layers, args.dtype or cpu_check.DTYPES)
     else:
         device = choose_device(args.device)
         rows, machines = sweep(args)
     about = environment(device)
-    about = {"torch": about["versions"].get("torch"), "cores": about["cores"], "threads": about["threads"], "gpu": about["gpu"]}
+    about = {
+        "processor": about["cpu"],
+        "torch": about["versions"].get("torch"),
+        "cores": about["cores"],
+        "threads": about["threads"],
+        "gpu": about["gpu"],
+    }
     written = page.write_page(args.out, rows, findings, machines, about)
     for finding in findings:
         say(finding.line())

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fna.machine import processor
 from fna.models.base import Model
 from fna.models.weights import digest
 from fna.ops.contract import Attention, Memo, Site
@@ -176,12 +177,12 @@ def _decide(blocks: tuple[int, ...], look: _Look, speedups: Mapping[int | float,
 
 
 def _key(model: Model, op: Any, images: Tensor, layers: Layers, landmarks: int | float | str, tolerance: float) -> str:
-    processor = f"cpu x {torch.get_num_threads()}, {'C++' if cpu.built() else 'plain'}"
-    machine = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else processor
+    cores = f"{processor()} x {torch.get_num_threads()}, {'C++' if cpu.built() else 'plain'}"
+    machine = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else cores
     return row_key(
         {
             "auto": VERSION, "model": model.identity, "op": [repr(op), versions(op)], "layers": str(layers),
-            "landmarks": str(landmarks), "tolerance": tolerance, "images": digest({"images": images}), "machine": machine,
+            "landmarks": str(landmarks), "tolerance": tolerance, "images": digest({"images": images}), "machine": machine, "dtype": str(model.dtype),
         }
     )  # fmt: skip
 

@@ -18,7 +18,8 @@ from fna.ops.kernels import cpu
 from fna.ops.landmarks import sample_landmarks
 from fna.ops.nystrom import FastNystrom, fast_nystrom
 from fna.runner.speed import yardstick
-from fna.runner.speed.check import at_least, at_most, cpu_checks
+from fna.runner.speed.check import at_least, at_most
+from fna.runner.speed.cpu_check import cpu_checks
 from fna.runner.speed.floors import Machine, Shape, attention_work, op_floor, stage_work
 from fna.runner.speed.models import ValuePath
 from fna.runner.speed.ops import Case, attentions, contenders, measure_case, measure_sampling, measure_stages

@@ -61,10 +61,10 @@ def way(piece: str, many: Tensor, few: Tensor, ways: Mapping[Way, Short]) -> Way
 
     ``ways``: how to go each that can be gone, `kernels` among them or not. Raises `UserError` for a pin that is none.
     """
-    pinned = _pinned()
+    forced = pinned()
     first = next(iter(ways))
-    if pinned is not None:
-        return pinned if pinned in ways else first
+    if forced is not None:
+        return forced if forced in ways else first
     if many.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing() or len(ways) < 2:
         return first
     if many.shape[2] * few.shape[2] * many.shape[3] < LEAST:
@@ -82,7 +82,8 @@ def _above(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def _pinned() -> Way | None:
+def pinned() -> Way | None:
+    """The way that FNA_CPU_PATH names; None where it is not set. Raises `UserError` for one that there is not."""
     said = os.environ.get("FNA_CPU_PATH", "")
     if said and said not in WAYS:
         raise UserError(f"FNA_CPU_PATH={said}: choose one of {', '.join(WAYS)}, or unset it to have the ways timed.")

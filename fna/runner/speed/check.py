@@ -1,4 +1,4 @@
-"""Issue 6's numbers as checks: each says what was wanted, what was measured, and whether it holds."""
+"""Promises as checks: each says what was wanted, what was measured, and whether it holds. Here those for a GPU."""
 
 from __future__ import annotations
 
@@ -10,15 +10,9 @@ import numpy as np
 import torch
 
 from fna.configs import build_attention
-from fna.errors import UserError
-from fna.runner.memory import peak_bytes
-from fna.runner.speed.floors import Machine, measure_machine, peak_allowance, stage_work
-from fna.runner.speed.models import ModelCase, measure_model
+from fna.runner.speed.floors import Machine, measure_machine, stage_work
 from fna.runner.speed.ops import BASELINE, Case, Progress, Row, contenders, measure_case, measure_sampling, measure_stages, timing
 from fna.runner.speed.turns import Work, captured, in_turns
-
-MODELS = {"vit_b": ModelCase("vit_b", 512, 1), "vit_l": ModelCase("vit_l", 448, 1)}
-PARTS = ("operation", *MODELS)
 
 
 @dataclass(frozen=True)
@@ -53,74 +47,8 @@ def pick(rows: Sequence[Row], kind: str, method: str) -> Row:
     return next(row for row in rows if row["kind"] == kind and row["method"] == method)
 
 
-def cpu_checks(
-    rounds: int, say: Progress, parts: Sequence[str] = PARTS, layers: Sequence[str] = ("last-half", "all")
-) -> tuple[list[Finding], list[Row]]:
-    """Points 1 to 4 of the issue on the CPU, or some `PARTS` of them; the rows that they rest on come along."""
-    findings: list[Finding] = []
-    rows: list[Row] = []
-    if unknown := set(parts) - set(PARTS):
-        raise UserError(f"--only {','.join(sorted(unknown))}: choose from {', '.join(PARTS)}.")
-    if "operation" in parts:
-        _operation_checks(rounds, say, findings, rows)
-    for name in [part for part in parts if part in MODELS]:
-        _model_checks(MODELS[name], layers, max(5, rounds // 2), say, findings, rows)
-    return findings, rows
-
-
-def _operation_checks(rounds: int, say: Progress, findings: list[Finding], rows: list[Row]) -> None:
-    machine = measure_machine(torch.device("cpu"), torch.float32)
-    base = Case()
-    for case, bound in ((base, 7.0), (replace(base, tokens=4097, landmarks=256), 3.0)):
-        say(f"sampling: {case.tokens} tokens, {case.landmarks} landmarks")
-        new = measure_sampling(case, rounds)
-        rows += new
-        name = f"sampling, B=4 N={case.tokens} m={case.landmarks}, times the yardstick"
-        findings.append(at_least(name, pick(new, "sampling", "fna"), bound))
-    for case, bound in ((base, 4.0), (replace(base, batch=1, tokens=4097), 16.0), (replace(base, tokens=257, landmarks=32), 1.0)):
-        say(f"sampling and op: {case.tokens} tokens")
-        new = measure_case(case, ("fna",), machine, rounds if case.tokens < 4000 else max(5, rounds // 3))
-        rows += new
-        name = f"sampling and op, B={case.batch} H=16 N={case.tokens} m={case.landmarks}, times fused attention"
-        findings.append(at_least(name, pick(new, "op", "fna"), bound))
-        findings.append(_memory(case, new))
-    findings.append(_linear_memory())
-
-
-def _memory(case: Case, rows: Sequence[Row]) -> Finding:
-    extra = pick(rows, "op", "fna, landmarks given")["peak_bytes"] - pick(rows, "op", BASELINE)["peak_bytes"]
-    name = f"memory of the op beyond fused attention, N={case.tokens} m={case.landmarks}, in units of 4 B H m (m + d) bytes"
-    return at_most(name, 8 * extra / peak_allowance(case.shape), 8.0)
-
-
-def _linear_memory() -> Finding:
-    """Peak memory of FNA at 65,536 tokens over 16 times that at 4,096: 1 where it is linear."""
-    peaks = []
-    for tokens in (4096, 65536):
-        case = Case(batch=1, heads=2, tokens=tokens)
-        q, k, v = torch.randn(3, 1, 2, tokens, 64)
-        op = build_attention("fna", landmarks=64)
-        with torch.inference_mode():
-            peaks.append(peak_bytes(partial(op, q, k, v, case.site()), case.device))
-    return at_most("peak memory at 65,536 tokens over 16 times that at 4,096", peaks[1] / peaks[0] / 16, 1.1)
-
-
-def _model_checks(
-    case: ModelCase, layers: Sequence[str], rounds: int, say: Progress, findings: list[Finding], rows: list[Row]
-) -> None:
-    model = case.build()
-    for chosen in layers:
-        say(f"model: {case.model} at {case.size} px, blocks {chosen}")
-        new = measure_model(replace(case, layers=chosen), model, ("fna",), rounds, rivals=False)
-        rows += new
-        row = pick(new, "model", "fna")
-        name = f"{case.model} at {case.size} px, blocks {chosen}"
-        findings.append(at_least(f"{name}: share of the attainable saving", row, 0.75, "realised", "realised_low", "realised_high"))
-        findings.append(at_most(f"{name}: sampling, % of the forward", 100 * row["sampling_share"], 3.0))
-
-
 def gpu_checks(rounds: int, say: Progress) -> tuple[list[Finding], list[Row]]:
-    """Point 5 of the issue, in bf16 at B=16 H=16, sampling included, on the GPU at hand."""
+    """In bf16 at B=16 H=16, sampling included, on the GPU at hand."""
     device = torch.device("cuda")
     machine = measure_machine(device, torch.bfloat16)
     base = Case(batch=16, heads=16, landmarks=64, dtype=torch.bfloat16, device=device)

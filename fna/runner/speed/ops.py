@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -69,9 +69,9 @@ class Case:
         return Site(scale=self.width**-0.5, tokens=Tokens(prefix=1, grid=grid), **fields)
 
 
-def attentions(names: Sequence[str], landmarks: int) -> dict[str, Attention]:
-    """The methods of these names with so many landmarks."""
-    return {name: build_attention(name, landmarks=landmarks) for name in names}
+def attentions(names: Sequence[str], landmarks: int, options: Mapping[str, Any] | None = None) -> dict[str, Attention]:
+    """The methods of these names with so many landmarks, and with ``options`` of their own."""
+    return {name: build_attention(name, landmarks=landmarks, **(options or {})) for name in names}
 
 
 def contenders(case: Case, sets: Sequence[Tensor], ops: dict[str, Attention]) -> dict[str, Work]:
@@ -100,7 +100,7 @@ def contenders(case: Case, sets: Sequence[Tensor], ops: dict[str, Attention]) ->
         given: Memo = {}
         work["fna, landmarks given"] = swapped(ops["fna"], given)
         work["fna, landmarks given"](0)
-        if cpu.serves(sets[0]):
+        if cpu.reads(sets[0]):
             work["fna, plain torch"] = without_kernels(work["fna"])
     return work
 
@@ -115,10 +115,12 @@ def without_kernels(work: Work) -> Work:
     return run
 
 
-def measure_case(case: Case, names: Sequence[str], machine: Machine, rounds: int) -> list[Row]:
+def measure_case(
+    case: Case, names: Sequence[str], machine: Machine, rounds: int, options: Mapping[str, Any] | None = None
+) -> list[Row]:
     """One row a contender: median milliseconds, speedup over fused attention with its interval, floor, peak memory."""
     sets = case.inputs()
-    work = contenders(case, sets, attentions(names, case.landmarks))
+    work = contenders(case, sets, attentions(names, case.landmarks, options))
     seconds = in_turns(work, rounds, case.device)
     rows = []
     for name, values in seconds.items():
@@ -142,6 +144,18 @@ def timing(values: np.ndarray, baseline: np.ndarray) -> Row:
 def over_floor(values: np.ndarray, floor: float) -> Row:
     """The floor in milliseconds and how many times it the median is."""
     return {"floor_ms": 1e3 * floor, "over_floor": float(np.median(values)) / floor}
+
+
+def measure_kernels(case: Case, rounds: int) -> Row:
+    """FNA with our kernels, or the way that is taken in their place, against FNA in plain torch; landmarks drawn in each call."""
+    sets, op = case.inputs(), build_attention("fna", landmarks=case.landmarks)
+
+    def ours(turn: int) -> Tensor:
+        q, k, v = sets[turn % len(sets)]
+        return op(q, k, v, case.site())
+
+    seconds = in_turns({"plain": without_kernels(ours), "ours": ours}, rounds, case.device)
+    return {"kind": "grid", "method": "fna over plain torch", **case.columns(), **timing(seconds["ours"], seconds["plain"])}
 
 
 def measure_stages(case: Case, machine: Machine, rounds: int) -> list[Row]:

@@ -1,0 +1,98 @@
+"""What fna finds on this machine, and which way each piece of its attention goes here: ``python -m fna.doctor``.
+
+The ways are timed for common shapes where they are not known yet (some seconds, see `fna.ops.kernels.paths`); ``--again`` times
+them anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from fna.errors import UserError
+from fna.machine import has_bfloat16
+from fna.runner.env import environment
+
+SHAPES = ((1, 16, 1025, 64), (4, 16, 1025, 64), (1, 16, 4097, 64), (1, 16, 4097, 256))  # images, heads, tokens, landmarks
+WIDTH = 64
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Prints the machine, the kernels and the ways; exit status 1 where something that was asked for cannot be had."""
+    parser = argparse.ArgumentParser(prog="python -m fna.doctor", description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--again", action="store_true", help="time the ways anew")
+    args = parser.parse_args(words)
+    try:
+        for line in machine_lines():
+            print(line)
+        print()
+        for line in way_lines(again=args.again):
+            print(line)
+    except UserError as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    return 0
+
+
+def machine_lines() -> list[str]:
+    """Versions, processor and kernels, a line each."""
+    import torch
+
+    from fna.ops.kernels import build
+
+    found = environment("cuda" if torch.cuda.is_available() else "cpu")
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    try:
+        build.library()
+        kernels = "built"
+    except build.NotBuilt as reason:
+        kernels = f"not built: {reason}; plain torch runs in their place"
+    return [
+        f"versions    {versions}, Python {found['python']}",
+        f"processor   {found['cpu']}, {found['cores']} cores, {found['threads']} threads of torch"
+        f", {'multiplies bfloat16 itself' if has_bfloat16() else 'has no products of bfloat16'}",
+        f"GPU         {found['gpu'] or 'none'}",
+        f"C++ kernels {kernels}{'' if found['cpu_kernels'] else ' (FNA_CPU_KERNELS=0: not used)' if kernels == 'built' else ''}",
+    ]
+
+
+def way_lines(*, again: bool = False) -> list[str]:
+    """The way of each piece for common shapes, with the milliseconds that it was chosen by."""
+    import torch
+
+    from fna.ops.inverse import WORTHWHILE, cheapest
+    from fna.ops.kernels import paths
+    from fna.ops.short import few_keys, few_queries
+    from fna.records import read_record
+
+    file = paths.record_file()
+    if again:
+        file.unlink(missing_ok=True)
+        paths.taken.clear()
+    pinned = paths.pinned()
+    if pinned is not None:
+        return [f"every piece goes by {pinned}, since FNA_CPU_PATH says so"]
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        for dtype in (torch.float32, torch.bfloat16):
+            for images, heads, tokens, landmarks in SHAPES:
+                many = torch.randn(images, heads, tokens, WIDTH, generator=generator).to(dtype)
+                few = many[:, :, :landmarks]
+                few_queries(few, many, many, WIDTH**-0.5, None)
+                few_keys(many, few, few, WIDTH**-0.5, None)
+    stored = (read_record(file) or {"ways": {}})["ways"]
+    lines = [f"ways        {'piece, dtype, heads x tokens x landmarks x width':<52}{'way':<10}ms"]
+    for name, entry in stored.items():
+        told = ", ".join(f"{way} {ms:.2f}" for way, ms in entry["ms"].items())
+        lines.append(f"            {name:<52}{entry['way']:<10}{told}")
+    method, _, ridge = cheapest(WORTHWHILE)
+    lines += [
+        f"kept in     {file}",
+        f"inverse     auto is {method} ({ridge:g}) from {WORTHWHILE} landmarks on, six Newton steps below",
+    ]
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
