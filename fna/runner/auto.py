@@ -182,7 +182,8 @@ def _key(model: Model, op: Any, images: Tensor, layers: Layers, landmarks: int |
     return row_key(
         {
             "auto": VERSION, "model": model.identity, "op": [repr(op), versions(op)], "layers": str(layers),
-            "landmarks": str(landmarks), "tolerance": tolerance, "images": digest({"images": images}), "machine": machine, "dtype": str(model.dtype),
+            "landmarks": str(landmarks), "tolerance": tolerance, "images": digest({"images": images}), "machine": machine,
+            "dtype": str(model.dtype),
         }
     )  # fmt: skip
 
