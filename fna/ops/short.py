@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -53,8 +54,9 @@ def fused(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = N
 
 
 def products(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: None = None, pairs: None = None) -> Tensor:
-    """Two products with the weights between them in memory, which one short side keeps small. Nothing can be added."""
-    return ((q * scale) @ k.mT).softmax(-1) @ v
+    """Two products with the weights between them in memory, those of one head at a time. Nothing can be added."""
+    heads = zip((q * scale).unbind(1), k.mT.unbind(1), v.unbind(1), strict=True)
+    return torch.stack([(queries @ keys).softmax(-1) @ values for queries, keys, values in heads], 1)
 
 
 def _mask(bias: Tensor | None, pairs: Tensor | None, q: Tensor) -> Tensor | None:

@@ -81,6 +81,7 @@ void look(const Problem &p, const Part &part, long b, long h, long share, float 
     for (long start = share * each; start < stop; start += KEYS) {
         const long count = smaller(stop - start, KEYS);
         const float *pairs = p.pairs_at(b, h, start);
+        p.v.fetch(b, h, start, start + count, p.width);
         long stride;
         const float *keys = p.k.rows(b, h, start, count, p.width, &stride, room);
         product(count, part.lanes, p.width, keys, stride, 1, turned, part.lanes,
@@ -89,6 +90,7 @@ void look(const Problem &p, const Part &part, long b, long h, long share, float 
                     if (pairs) sum += load_some(pairs + row * p.pairs.row + column, p.queries - column);
                     store(scores + row * part.lanes + column, sum);
                 });
+        p.k.fetch(b, h, start + count, smaller(start + count + KEYS, stop), p.width);
         weigh(p, part, count, scores, sums, high, mass);
         const float *values = p.v.whole_rows(b, h, start, count, p.width, &stride, room);
         product(p.queries, part.width, count, scores, 1, part.lanes, values, stride, [&](long row, long column, vec sum) {
@@ -153,6 +155,7 @@ void answer(const Problem &p, const Keys &keys, long b, long h, long start, long
         const float *queries = p.q.rows(b, h, start, count, p.width, &stride, room);
         product(count, keys.lanes, p.width, queries, stride, 1, keys.turned, keys.lanes,
                 [&](long row, long column, vec sum) { store(scores + row * keys.lanes + column, sum); });
+        p.q.fetch(b, h, start + count, smaller(start + count + QUERIES, stop), p.width);
         for (long t = 0; t < count; t++) softmax(scores + t * keys.lanes, p.keys, keys.lanes, p.biases(b), p.pairs_at(b, h, start + t));
         const long out = p.out.at(b, h, start);
         product(count, keys.width, p.keys, scores, keys.lanes, 1, keys.values, keys.width,
