@@ -179,13 +179,9 @@ def _decide(blocks: tuple[int, ...], look: _Look, speedups: Mapping[int | float,
 def _key(model: Model, op: Any, images: Tensor, layers: Layers, landmarks: int | float | str, tolerance: float) -> str:
     cores = f"{processor()} x {torch.get_num_threads()}, {'C++' if cpu.built() else 'plain'}"
     machine = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else cores
-    return row_key(
-        {
-            "auto": VERSION, "model": model.identity, "op": [repr(op), versions(op)], "layers": str(layers),
-            "landmarks": str(landmarks), "tolerance": tolerance, "images": digest({"images": images}), "machine": machine,
-            "dtype": str(model.dtype),
-        }
-    )  # fmt: skip
+    method, seen = [repr(op), versions(op)], {"machine": machine, "dtype": str(model.dtype), "images": digest({"images": images})}
+    asked = {"layers": str(layers), "landmarks": str(landmarks), "tolerance": tolerance}
+    return row_key({"auto": VERSION, "model": model.identity, "op": method, **asked, **seen})
 
 
 def _restored(stored: Mapping[str, Any]) -> Choice:

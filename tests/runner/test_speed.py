@@ -17,7 +17,7 @@ from fna.ops.contract import Site, Tokens
 from fna.ops.kernels import cpu
 from fna.ops.landmarks import sample_landmarks
 from fna.ops.nystrom import FastNystrom, fast_nystrom
-from fna.runner.speed import yardstick
+from fna.runner.speed import cpu_check, yardstick
 from fna.runner.speed.check import at_least, at_most
 from fna.runner.speed.cpu_check import cpu_checks
 from fna.runner.speed.floors import Machine, Shape, attention_work, op_floor, stage_work
@@ -107,8 +107,37 @@ def test_checks_compare_medians() -> None:
 
 def test_checks_know_their_parts() -> None:
     assert cpu_checks(1, print, []) == ([], [])
-    with pytest.raises(UserError, match=r"vit_x: choose from operation, vit_b, vit_l"):
+    with pytest.raises(UserError, match=r"vit_x: choose from operation, grid, vit_b, vit_l"):
         cpu_checks(1, print, ["vit_x"])
+    with pytest.raises(UserError, match=r"float8: choose from float32, bfloat16"):
+        cpu_checks(1, print, [], dtypes=["float8"])
+
+
+def test_promises_are_measured_in_both_dtypes_and_the_worst_cell_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"float32": ((1, 65, 8, 1.0),), "bfloat16": ((1, 65, 8, 1.0), (1, 300, 128, 1.0))}
+    monkeypatch.setattr(cpu_check, "OPERATION", small)
+    monkeypatch.setattr(cpu_check, "SAMPLING", ((65, 8, 1.0),))
+    monkeypatch.setattr(cpu_check, "GRID", {"tokens": (65, 90), "landmarks": (8,), "batch": (1,)})
+    monkeypatch.setattr(cpu_check, "measure_machine", lambda *_: Machine(1e11, 1e10))
+    monkeypatch.setattr(cpu_check, "_linear_memory", lambda: at_most("memory", 1.0, 1.1))
+    findings, rows = cpu_checks(2, print, ["operation", "grid"])
+    said = [finding.line() for finding in findings]
+    assert sum("sampling and op, times fused attention" in line for line in said) == 3
+    assert any("m=128, inverse=auto" in line for line in said)
+    assert sum("the slowest of 2 cells (N=" in line for line in said) == 2
+    assert {row["dtype"] for row in rows if row["kind"] in ("op", "grid")} == {"float32", "bfloat16"}
+
+
+def test_without_products_of_bfloat16_its_promises_are_held_against_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_check, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(cpu_check, "OPERATION", {"bfloat16": ((1, 65, 8, 1.0),)})
+    monkeypatch.setattr(cpu_check, "SAMPLING", ())
+    monkeypatch.setattr(cpu_check, "measure_machine", lambda *_: Machine(1e11, 1e10))
+    monkeypatch.setattr(cpu_check, "_linear_memory", lambda: at_most("memory", 1.0, 1.1))
+    lines: list[str] = []
+    _, rows = cpu_checks(2, lines.append, ["operation"], dtypes=["bfloat16"])
+    assert "no products of bfloat16" in lines[0]
+    assert next(row for row in rows if row["method"] == "fna")["low"] != 0  # NaN: two runs are no pairs
 
 
 def test_one_case_gives_every_row(tmp_path: Path) -> None:

@@ -137,10 +137,10 @@ def _model_checks(
     model = case.build()
     for chosen in layers:
         say(f"model: {case.model} at {case.size} px, {case.dtype}, blocks {chosen}")
-        new = measure_model(replace(case, layers=chosen), model, ("fna",), rounds, rivals=False)
+        new = measure_model(replace(case, layers=chosen), model, ("fna",), rounds, rivals=False, options={"inverse": "auto"})
         rows += new
         row = pick(new, "model", "fna")
-        name = f"{case.model} at {case.size} px, {case.dtype}, blocks {chosen}"
+        name = f"{case.model} at {case.size} px, {case.dtype}, blocks {chosen}, inverse=auto"
         low, high = "realised_low", "realised_high"
         findings.append(at_least(f"{name}: share of the attainable saving", row, REALISED, "realised", low, high))
         findings.append(at_most(f"{name}: sampling, % of the forward", 100 * row["sampling_share"], SAMPLING_SHARE))

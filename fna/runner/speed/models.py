@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -59,13 +59,21 @@ class ModelCase:
         return source.build(image_size=self.size, device=self.device, dtype=self.dtype, seed=0)
 
 
-def measure_model(case: ModelCase, model: Model, names: Sequence[str], rounds: int, *, rivals: bool = True) -> list[Row]:
+def measure_model(
+    case: ModelCase,
+    model: Model,
+    names: Sequence[str],
+    rounds: int,
+    *,
+    rivals: bool = True,
+    options: Mapping[str, Any] | None = None,
+) -> list[Row]:
     """One row a variant: milliseconds, speedup over full, the share of the attainable saving that it realises, sampling's share.
 
-    ``rivals``: with exact attention and the yardstick, and everybody's peak memory.
+    ``rivals``: with exact attention and the yardstick, and everybody's peak memory. ``options``: of the methods' own.
     """
     chosen = parse_layers(case.layers, model.depth)
-    ops: dict[str, Attention] = {**attentions(names, case.landmarks), "no attention": ValuePath()}
+    ops: dict[str, Attention] = {**attentions(names, case.landmarks, options), "no attention": ValuePath()}
     if rivals:
         ops |= {"exact": Exact(), "yardstick": Yardstick(case.landmarks)}
     contexts: dict[str, Context] = {"full": nullcontext} | {name: _swapped(model, op, chosen) for name, op in ops.items()}
