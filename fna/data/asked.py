@@ -111,7 +111,7 @@ def lines(source: Path) -> list[Entry]:
     """The entries of a JSONL file; empty lines are none."""
     files.check_file(source, "dataset.questions")
     try:
-        texts = source.read_text(encoding="utf-8-sig").splitlines()
+        texts = source.read_text(encoding="utf-8-sig").split("\n")  # JSON may hold what str.splitlines takes for an end
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: cannot be read as text in UTF-8 ({error}).") from error
     found = []

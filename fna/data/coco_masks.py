@@ -84,7 +84,7 @@ class CocoInstances:
             name=self.name,
             split=self.split,
             domain=self.domain,
-            digest=_digest(file, self.split, examples),
+            digest=_digest(file, self.split, examples, f"background {self.background}"),
             examples=examples,
             classes=classes,
             notes=notes,
@@ -255,6 +255,6 @@ def _existing(path: Path, named_in: Path) -> Path:
     return path
 
 
-def _digest(file: Path, split: str, examples: Sequence[Segmented]) -> str:
-    """Of the annotations in ``file`` and of what the examples' own files hold."""
-    return files.digest(split, examples, besides=[contents.sha256s([file])[file]])
+def _digest(file: Path, split: str, examples: Sequence[Segmented], *reading: str) -> str:
+    """Of the annotations in ``file``, of what the examples' own files hold, and of how they are read."""
+    return files.digest(split, examples, besides=[contents.sha256s([file])[file], *reading])

@@ -37,6 +37,7 @@ OTHER_SUFFIXES = frozenset(
     }
     | {".pnm", ".psd", ".raw", ".svg", ".tga"}
 )
+BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")  # of JPEG, PNG, GIF, TIFF
 PAGED = frozenset({".tif", ".tiff", ".webp"})  # formats in which several pictures are one file
 PIXELS = 89_478_485  # of a picture at most: where Pillow begins to warn of decompression bombs; 360 MB as RGB
 ELONGATION = 100  # times that a picture may be longer than high: a resized short side of 1,000 then gives 100 million pixels
@@ -97,13 +98,25 @@ def is_picture(path: Path) -> bool:
 
 
 def unread_note(paths: Iterable[Path]) -> list[str]:
-    """A note that counts the pictures among ``paths`` whose format is not read; none where there is none."""
-    suffixes = Counter(path.suffix.lower() for path in paths if path.suffix.lower() in OTHER_SUFFIXES)
-    if not suffixes:
+    """A note that counts the pictures among ``paths`` whose names end in no suffix that is read; none where there is none."""
+    endings = Counter(path.suffix.lower() or "no suffix" for path in paths if not is_picture(path) and _unread(path))
+    if not endings:
         return []
     return [
-        f"{sum(suffixes.values())} pictures left out: {', '.join(sorted(suffixes))} is not read ({', '.join(sorted(SUFFIXES))} are)"
+        f"{sum(endings.values())} pictures left out: {', '.join(sorted(endings))} is not read ({', '.join(sorted(SUFFIXES))} are)"
     ]
+
+
+def _unread(path: Path) -> bool:
+    """Whether this is a picture all the same: by its suffix, else by its first bytes."""
+    if path.suffix.lower() in OTHER_SUFFIXES or not path.is_file():  # a pipe would be waited for
+        return path.suffix.lower() in OTHER_SUFFIXES
+    try:
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return start.startswith(BEGINNINGS) or (start[:4], start[8:]) == (b"RIFF", b"WEBP")
 
 
 def pages_note(paths: Iterable[Path]) -> list[str]:

@@ -107,7 +107,7 @@ class LabelMaps:
             name=self.name,
             split=self.split,
             domain=self.domain,
-            digest=files.digest(self.split, examples, besides=class_names(self.classes)),
+            digest=files.digest(self.split, examples, besides=self._reading()),
             examples=examples,
             classes=class_names(self.classes),
             notes=self._unread(),
@@ -118,6 +118,10 @@ class LabelMaps:
     def read_labels(self, example: Segmented) -> Array:
         """int64 ``[H, W]`` of classes and 255; raises `UserError` naming the file for a value that no class has."""
         return to_classes(read_values(example.labels), self._lookup(), example.labels, self.name)
+
+    def _reading(self) -> list[str]:
+        """What the values of label maps become, in words: heads that were trained on another reading are others."""
+        return [*class_names(self.classes), f"ignored {sorted(self.ignored)}", f"absent {sorted(self.absent)}"]
 
     def _declared(self) -> Declared:
         return Declared(self.name, self.labels, {*self.ignored}, {*self.absent})
@@ -230,14 +234,20 @@ def read_values(file: Path) -> Array:
 
 
 def _refuse_stretched(image: Image.Image, file: Path) -> None:
-    """Raise `UserError` for a PGM whose values Pillow (12.3) does not hand over as they are stored.
+    """Raise `UserError` for grey values that Pillow (12.3) does not hand over as they are stored.
 
-    One whose maximum is neither 255 nor 65535 is stretched to that on the way: class 1 of 20 would be read as 13.
+    Those of 2 or 4 bits it stretches to 8, and a PGM's to 255 or 65535 where its maximum is neither: class 1 of 20 would be read
+    as 13.
     """
     tiles = getattr(image, "tile", None)
-    if image.format != "PPM" or not tiles:
+    if not tiles:
         return
     codec, arguments = tiles[0][0], tiles[0][-1]
+    raw = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    if isinstance(raw, str) and raw.startswith(("L;2", "L;4")):
+        raise UserError(f"{file}: grey of {raw[2]} bits, which Pillow stretches to 8 when it is read; save it with 8 bits.")
+    if image.format != "PPM":
+        return
     most = arguments[-1] if isinstance(arguments, tuple) and isinstance(arguments[-1], int) else None
     if codec != "raw" and most not in (255, 65535):
         raise UserError(f"{file}: a PGM with values up to {most}, which Pillow stretches when it is read; save it as PNG.")

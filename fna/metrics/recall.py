@@ -8,6 +8,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from fna.metrics.ranks import first_rank
+from fna.metrics.words import folded
 
 Array = np.ndarray
 BLOCK = 2**24  # similarities held at once (128 MiB and their rounded copy)
@@ -34,7 +35,11 @@ def search(queries: Array, items: Array, right: csr_array, *, block: int = BLOCK
 
 
 def alike(texts: Sequence[str], owner: Array, owners: int) -> csr_array:
-    """Which owner each text is right for, bool ``[T, owners]``: its own, int ``[T]``, and every other that has an equal text."""
+    """Which owner each text is right for, bool ``[T, owners]``: its own, int ``[T]``, and every other that has an equal text.
+
+    Case and blanks do not count (`fna.metrics.words.folded`).
+    """
+    texts = [folded(text) for text in texts]
     kinds = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     kind, ones = np.array([kinds[text] for text in texts], np.int64), np.ones(len(texts), np.int32)
     has = csr_array((ones, (kind, owner)), shape=(len(kinds), owners))

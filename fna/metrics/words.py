@@ -1,9 +1,14 @@
-"""How two texts agree word by word."""
+"""Whether two texts are the same to a reader, and how they agree word by word."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+
+
+def folded(text: str) -> str:
+    """A text without its case and the width of its blanks, which no CLIP's tokenizer keeps: texts that are equal so are one."""
+    return " ".join(text.casefold().split())
 
 
 def word_f1(told: str, reference: str) -> float:

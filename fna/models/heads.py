@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,16 @@ Classes = tuple[list[str] | None, list[str] | None]
 def head_classes(net: Any, path: str | None) -> Classes:
     """Ids and names of the rows of a timm model's head: from a TSV, or from timm for heads of ImageNet and its subsets.
 
-    (None, None) where nobody says. Raises `UserError` for a file that lists another number of classes.
+    (None, None) where nobody says. Raises `UserError` as `listed`.
     """
-    if path is None:
-        return _imagenet(net)
+    return _imagenet(net) if path is None else listed(path, net.num_classes)
+
+
+def listed(path: str, rows: int) -> tuple[list[str], list[str]]:
+    """Ids and names of a head's ``rows`` from a TSV. Raises `UserError` as `read_classes`, and for another number of classes."""
     ids, names = read_classes(path)
-    if len(ids) != net.num_classes:
-        raise UserError(
-            f"{path}: lists {len(ids)} classes, the model's head has {net.num_classes}; give model.num_classes or another file."
-        )
+    if len(ids) != rows:
+        raise UserError(f"{path}: lists {len(ids)} classes, the model's head has {rows}; give a file of these.")
     return ids, names
 
 
@@ -47,16 +49,19 @@ def timm_labels(config: Mapping[str, Any], count: int) -> Classes:
 
 
 def read_classes(path: str) -> tuple[list[str], list[str]]:
-    """Ids and names in the lines of a TSV (id, name). Raises `UserError` for a file that cannot be read or is empty."""
-    try:
-        rows = [line.split("\t") for line in Path(path).read_text(encoding="utf-8").splitlines() if line]
+    """Ids and names in the lines of a TSV (id, name). Raises `UserError` for one that is unreadable, empty or repeats an id."""
+    try:  # tools on Windows begin a file with a mark
+        rows = [line.split("\t") for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: cannot be read ({error}); give a TSV of class id and name with model.classes=PATH, or null."
         ) from error
     if not rows:
         raise UserError(f"{path}: holds no class; give a TSV of class id and name with model.classes=PATH, or null.")
-    return [row[0] for row in rows], [row[-1] for row in rows]
+    ids = [row[0] for row in rows]
+    if twice := next((name for name, times in Counter(ids).items() if times > 1), None):
+        raise UserError(f"{path}: class {twice} stands there twice; give each row of the head an id of its own.")
+    return ids, [row[-1] for row in rows]
 
 
 def _imagenet(net: Any) -> Classes:

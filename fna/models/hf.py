@@ -19,11 +19,11 @@ from fna.models.base import Model, Weights, pixels
 from fna.models.beside import filled
 from fna.models.checkpoint_files import load, weights_file
 from fna.models.checkpoints import unpack
-from fna.models.heads import labels, read_classes
+from fna.models.heads import labels, listed, read_classes
 from fna.models.hf_classes import class_for, fetched, usual_steps
 from fna.models.hf_files import PROCESSORS, folder_of, preprocessing, read_json
 from fna.models.hf_pixels import described, transform
-from fna.models.hf_runs import Runs, fitted, vectors
+from fna.models.hf_runs import Runs, fitted, show_all, vectors
 from fna.models.settings import in_words, otherwise, resampling_note
 from fna.models.text import TEXT_BATCH, TOKENIZER_FILES, texts_digest
 from fna.ops.contract import Tokens
@@ -117,6 +117,7 @@ class HuggingFaceModel:
         """The model in eval mode on ``device``. Raises `UserError` for weights, sizes and files that do not fit."""
         self.check()
         net, loaded, notes = self._loaded(seed)
+        notes += show_all(net)
         tower = find_tower(net)
         own = pixels(self._own_size(tower))
         assert own is not None
@@ -133,7 +134,8 @@ class HuggingFaceModel:
         notes += self._run_as(settings)
         run = Runs(net, tower.prefix, options)
         able = self.abilities or frozenset()
-        names = read_classes(self.classes) if self.classes is not None else (None, labels(self._config, _rows(net)))
+        rows = net.config.num_labels if "classify" in able else 0
+        names = listed(self.classes, rows) if self.classes is not None else (None, labels(self._config, rows))
         return Model(
             name=self._class_name,
             tower=net,
@@ -318,11 +320,6 @@ class HuggingFaceModel:
             raise UserError(
                 f"{folder}: its tokenizer cannot be read ({weights.first_line(error)}); give model.tokenizer=FOLDER."
             ) from error
-
-
-def _rows(net: Any) -> int:
-    head = getattr(net, "classifier", None)
-    return int(getattr(head, "out_features", 0))
 
 
 def _grid(size: tuple[int, int], own: tuple[int, int], grid: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fna.surgery.blocks import find_tower
 
@@ -63,6 +64,9 @@ def fitted(cls: Any, config: Any, state: dict[str, Tensor], expected: dict[str, 
         name, got, wanted = wrong[0][:3]
         return net, f"{name} is {list(got)}, expected {list(wanted)} ({len(wrong)} such)"
     missing = sorted(set(info["missing_keys"]) - {name for name in expected if name.endswith("position_ids")})
+    if all(name.startswith("pooler.") for name in missing) and "add_pooling_layer" in signature(cls).parameters:
+        net.pooler = net.pooler if not missing else None  # as DINO's are published
+        return net, ""
     if missing:
         return net, f"{len(missing)} of {len(expected)} tensors are missing (first: {missing[0]})"
     return net, ""
@@ -71,6 +75,20 @@ def fitted(cls: Any, config: Any, state: dict[str, Tensor], expected: dict[str, 
 def vectors(out: Any) -> Tensor:
     """Embeddings, which releases hand over bare or as an output's ``pooler_output``."""
     return out if isinstance(out, Tensor) else out.pooler_output
+
+
+def show_all(net: nn.Module) -> list[str]:
+    """Show all patches, in order, to an encoder that hides some of them by chance, in evaluation too (ViT-MAE); a note on that."""
+    hiding = [module for module in net.modules() if hasattr(module, "random_masking") and not hasattr(module, "mask_spatial_shape")]
+    for module in hiding:
+        vars(module)["random_masking"] = _nothing_hidden
+    return [f"{type(net).__name__} of transformers hides patches by chance; here it is shown all of them"] * bool(hiding)
+
+
+def _nothing_hidden(sequence: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """As ViT-MAE's ``random_masking``: the sequence ``[B, N, D]``, what is hidden ``[B, N]``, and the way back to the order."""
+    order = torch.arange(sequence.shape[1], device=sequence.device).expand(sequence.shape[:2])
+    return sequence, torch.zeros(sequence.shape[:2], device=sequence.device), order
 
 
 @contextmanager

@@ -108,6 +108,7 @@ class TimmModel:
         square = size[0] if size[0] == size[1] else size
         data = {key: data[key] for key in DATA_KEYS}
         settings = {"activation": activation_of(net.blocks[0].mlp), **data, "norm_eps": eps, "positions": how and how[0]}
+        settings |= {"built with": ", ".join(f"{key}={value}" for key, value in self._args().items()) or None}
         notes += [how[1]] if how else unresampled_note(self.positions)
         notes += self._run_as(settings, pixel)
         ids, names = self._head_classes(net)
@@ -210,16 +211,32 @@ class TimmModel:
     def _created(self, pretrained: bool = False, **options: Any) -> Any:
         import timm
 
+        options = {**self._args(), **options}
         if self.num_classes is not None:
             options["num_classes"] = self.num_classes
         if self.name.startswith(HUB):
             with weights.downloading(f"the config of timm {self.name}", "model.name=NAME model.checkpoint"):
                 net = timm.create_model(self.name, pretrained=pretrained, **options)
         else:
-            net = timm.create_model(self.name, pretrained=pretrained, **options)
+            try:
+                net = timm.create_model(self.name, pretrained=pretrained, **options)
+            except (TypeError, ValueError, KeyError) as error:
+                if not (args := self._args()):
+                    raise
+                reason = weights.first_line(error)
+                raise UserError(f"{folder_of(self.checkpoint)}: timm does not build {self.name} with {args} ({reason}).") from error
         if not all(hasattr(net, part) for part in ("blocks", "patch_embed")):
             raise UserError(f"model.name={self.name}: not a plain vision transformer; fna swaps attention in those only.")
         return net
+
+    def _args(self) -> dict[str, Any]:
+        """What timm's config.json beside the weights says that the architecture of that name was built with."""
+        config = model_config(folder_of(self.checkpoint))
+        if config.get("architecture") != self.name.partition(".")[0]:
+            return {}
+        pool = {"global_pool": config["global_pool"]} if isinstance(config.get("global_pool"), str) else {}
+        said = config.get("model_args")
+        return pool | (dict(said) if isinstance(said, dict) else {})
 
     def _check_facts(self, net: Any) -> None:
         """A wrong ``depth`` or ``patch_size`` in the YAML would let wrong layers and sizes through."""

@@ -73,7 +73,7 @@ def table_attention(
         if port is not None:
             port.run.frame.seen = True
         return _stock(module, query, key, value, attention_mask, scaling, dropout, causal, **kwargs)
-    if kwargs.get("output_attentions", getattr(module.config, "output_attentions", False)):
+    if _weights_asked(module, kwargs):
         # transformers leaves out what is None: the weights of the other blocks would stand in wrong places.
         raise UserError(
             f"output_attentions: block {port.layer} is changed by fna and has no attention weights to give; "
@@ -92,6 +92,14 @@ def table_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     out = port.attend(query, key, value, scale=scale, dropout=dropout, **fields)
     return out.transpose(1, 2).contiguous(), None
+
+
+def _weights_asked(module: nn.Module, kwargs: Mapping[str, Any]) -> bool:
+    """Whether attention weights are wanted: by the call, the config or, where blocks are not told (SigLIP), the collector."""
+    if kwargs.get("output_attentions", getattr(module.config, "output_attentions", False)):
+        return True
+    collector = getattr(sys.modules.get("transformers.utils.output_capturing"), "_active_collector", None)
+    return collector is not None and "attentions" in (collector.get() or ())
 
 
 def padding_mask(

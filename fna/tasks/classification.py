@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -15,6 +16,7 @@ from fna.data.base import Dataset, Labelled
 from fna.errors import UserError
 from fna.metrics.accuracy import top_k
 from fna.metrics.calibration import calibration_counts, expected_calibration_error
+from fna.metrics.words import folded
 from fna.models.base import Model
 from fna.tasks import by_class
 from fna.tasks.base import Array, Outcome, Run
@@ -34,7 +36,7 @@ class Classification:
     head: Literal["auto", "head", "zeroshot"] = "auto"
     templates: str | Sequence[str] = "simple"
     cache: str | None = None
-    version: int = 3
+    version: int = 4
     asks: ClassVar[type] = Labelled
     _texts: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False)
 
@@ -145,10 +147,10 @@ class Classification:
 
 
 def _head_index(model: Model, dataset: Dataset) -> Array:
-    """The row of the head for each label of the dataset, int64 ``[labels]``, by class id.
+    """The row of the head for each label of the dataset, int64 ``[labels]``: by class id, else by name.
 
-    Where the model does not know its ids, as many rows as labels in the same order are taken for granted, and noted.
-    Raises `UserError` where neither works.
+    Where the model knows neither, or other names, as many rows as labels in the same order are taken for granted, and noted.
+    Raises `UserError` where none of it works.
     """
     if model.class_ids:
         if not dataset.class_ids:
@@ -164,13 +166,31 @@ def _head_index(model: Model, dataset: Dataset) -> Array:
                 f"{foreign[0]}): give model.classes=TSV with the ids of its head's rows, or a data set of its classes."
             )
         return np.array([row[name] for name in dataset.class_ids])
+    row = _by_name(model.classes or ())
+    known = [row.get(folded(name), -1) for name in dataset.classes]
+    if known and min(known) >= 0 and len(set(known)) == len(known):
+        return np.array(known)
     rows = _head_size(model)
     if rows != len(dataset.classes):
         raise UserError(
             f"{model.name} has {rows} classes and {dataset.name} {len(dataset.classes)}: say which is which with model.classes=TSV."
         )
-    _note(dataset, "class order not checked: the model's head does not say its classes (model.classes=TSV would)")
+    elsewhere = [label for label, place in enumerate(known) if 0 <= place != label]
+    if 2 * len(elsewhere) > sum(place >= 0 for place in known):
+        label = elsewhere[0]
+        raise UserError(
+            f"{model.name}: its head has {dataset.classes[label]} in row {known[label]}, {dataset.name} as class {label}, and not "
+            "all names match: say which row is which class with model.classes=TSV."
+        )
+    said = "calls its classes otherwise" if model.classes else "does not say its classes"
+    _note(dataset, f"class order not checked: the model's head {said} (model.classes=TSV would tell)")
     return np.arange(rows)
+
+
+def _by_name(names: Sequence[str]) -> dict[str, int]:
+    """Rows by names that stand there once."""
+    times = Counter(map(folded, names))
+    return {folded(name): row for row, name in enumerate(names) if times[folded(name)] == 1}
 
 
 def _note(dataset: Dataset, said: str) -> None:

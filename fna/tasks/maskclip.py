@@ -50,7 +50,7 @@ class MaskClip:
     templates: str | Sequence[str] = "maskclip"
     residual: bool = True
     mlp: bool = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[frozenset[str]] = frozenset({"encode_text"})
 
     def __post_init__(self) -> None:

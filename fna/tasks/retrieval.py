@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from fna.data.base import Captioned, Dataset
 from fna.errors import UserError
 from fna.metrics.recall import alike, hits_per_group, search
+from fna.metrics.words import folded
 from fna.models.base import Model
 from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.images import look
@@ -34,7 +35,7 @@ class Retrieval:
     """
 
     prompt: Template = "{}"
-    version: int = 3
+    version: int = 4
     _texts: dict[object, Array] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -96,7 +97,7 @@ class Retrieval:
     def notes(self, outcome: Outcome, dataset: Dataset) -> list[str]:
         """Where many captions are shared by images, of which any counts as right."""
         kept = set(outcome.keys)
-        told = [caption for example in dataset.examples if example.key in kept for caption in set(example.captions)]
+        told = [caption for example in dataset.examples if example.key in kept for caption in set(map(folded, example.captions))]
         shared = sum(times for times in Counter(told).values() if times > 1)
         if shared <= SHARED * len(told):
             return []

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fna.metrics.words import folded
 from fna.models.base import Model
 from fna.models.open_clip import openai_templates
 from fna.tasks.cache import cached_rows, digest_of
@@ -62,17 +63,20 @@ def sentences(templates: str | Sequence[str]) -> list[Sentence]:
 def short_names(names: Sequence[str]) -> list[str]:
     """What each class is called in a sentence: the first of several synonyms ("goldfish, Carassius auratus"), spaces for "_".
 
-    Cut only where what is left stays unique among the classes: of "crane, bird" and "crane, machine" both stay whole.
+    Cut only where what is left stays unique among the classes: of "crane, bird" and "Crane, machine" both stay whole.
     """
     whole = [name.replace("_", " ").strip() for name in names]
     cut = [name.split(",")[0].strip() for name in whole]
-    times = Counter(cut)
-    return [short if short and times[short] == 1 else name for short, name in zip(cut, whole, strict=True)]
+    times = Counter(map(folded, cut))
+    return [short if short and times[folded(short)] == 1 else name for short, name in zip(cut, whole, strict=True)]
 
 
 def shared_names(names: Sequence[str]) -> list[str]:
-    """Names that two or more classes are called by in a sentence."""
-    return [name for name, times in Counter(short_names(names)).items() if times > 1]
+    """Names that two or more classes are called by in a sentence, as the first of them has it."""
+    called: dict[str, list[str]] = {}
+    for name in short_names(names):
+        called.setdefault(folded(name), []).append(name)
+    return [alike[0] for alike in called.values() if len(alike) > 1]
 
 
 def class_texts(model: Model, names: Sequence[str], templates: str | Sequence[str], cache: str | Path | None = None) -> Tensor:

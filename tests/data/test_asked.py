@@ -102,6 +102,14 @@ def test_questions_of_ones_own(name: str, tmp_path: Path) -> None:
     assert (data.examples[0].kind, data.scoring, data.suffix) == ("colour", "anls", " !")
 
 
+def test_a_line_of_json_ends_where_the_line_does(tmp_path: Path) -> None:
+    """Texts from the web hold U+2028 and U+0085, which JSON may leave as they are and Python takes for ends of lines."""
+    asked = ["what\u2028is", "this\u0085\u000b?"]
+    rows = [json.dumps({"image": "a.png", "question": text, "answers": "x"}, ensure_ascii=False) for text in asked]
+    data = OwnQuestions(put(tmp_path, {"q.jsonl": "\r\n".join(rows)}, "i/a.png"), "q.jsonl", "i").load(None)
+    assert [one.question for one in data.examples] == asked
+
+
 def test_every_rule_can_be_named() -> None:
     assert list(get_args(Scoring)) == list(RULES)
 

@@ -160,3 +160,10 @@ def test_a_label_map_cut_anywhere_is_told_by_its_name(tmp_path: Path) -> None:
         cut.write_bytes(data[:end])
         with pytest.raises(UserError, match=r"cut\.tif: "):
             read_values(cut)
+
+
+def test_the_same_label_maps_read_otherwise_are_another_data_set(tmp_path: Path) -> None:
+    """What is kept of a training split goes by its digest: a head that learnt other classes is another head."""
+    draw(tmp_path / "val/a.png", tmp_path / "valannot/a.png", [0, 1, 2, 3])
+    few = [source("camvid", tmp_path, classes=["a", "b", "c"], ignored=[value]).load(None) for value in (0, 3)]
+    assert few[0].digest != few[1].digest

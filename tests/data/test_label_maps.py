@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +135,9 @@ def test_coco_instances_paint_small_over_large_and_ignore_crowds(tmp_path: Path)
     labels = np.array(only(data)).reshape(SHAPE)
     assert labels[0].tolist() == [3, 3, 3, 3, 0, 0, 255, 255]
     assert labels[1].tolist() == [3, 2, 2, 3, 0, 0, 255, 255]
-    assert set(only(source("coco_instances", tmp_path, background=False).load(None))) == {255, 1, 2}
+    bare = source("coco_instances", tmp_path, background=False).load(None)
+    assert set(only(bare)) == {255, 1, 2}
+    assert bare.digest != data.digest
 
 
 def test_coco_panoptic_reads_segment_numbers_from_colours(tmp_path: Path) -> None:
@@ -255,6 +259,23 @@ def test_a_listing_that_is_no_utf8_or_names_an_image_twice_is_refused_at_load(tm
     listing.write_text("a\na\n")
     with pytest.raises(UserError, match=r"val\.txt: a is listed twice; list each image once"):
         source("pascal_voc", tmp_path).load(None)
+
+
+@pytest.mark.parametrize(("bits", "right"), [(1, True), (2, False), (4, False), (8, True)])
+def test_grey_of_few_bits_that_pillow_would_stretch_is_no_label_map(tmp_path: Path, bits: int, right: bool) -> None:
+    """Pillow 12.3 makes 17 of class 1 of 16: with 150 classes that is one of them."""
+
+    def chunk(kind: bytes, held: bytes) -> bytes:
+        return struct.pack(">I", len(held)) + kind + held + struct.pack(">I", zlib.crc32(kind + held))
+
+    header = struct.pack(">IIBBBBB", 8 // bits, 1, bits, 0, 0, 0, 0)
+    file = tmp_path / "a.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0\1")) + chunk(b"IEND", b""))
+    if right:
+        assert read_values(file)[0].tolist() == [0] * (8 // bits - 1) + [1]
+    else:
+        with pytest.raises(UserError, match=rf"a\.png: grey of {bits} bits, which Pillow stretches to 8.*save it with 8 bits"):
+            read_values(file)
 
 
 @pytest.mark.parametrize(("most", "right"), [(255, True), (65535, True), (20, False), (1000, False)])

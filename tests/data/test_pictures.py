@@ -82,6 +82,18 @@ def test_pictures_that_are_not_read_are_counted_and_hidden_files_are_none(tmp_pa
     assert note.startswith("4 pictures left out: .gif, .heic is not read")
 
 
+def test_pictures_without_a_suffix_that_says_so_are_counted_by_what_they_hold(tmp_path: Path) -> None:
+    """As crawlers and archives of hashes leave them; what is no picture is none by another name either."""
+    for name in ("cat", "dog"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "val" / name / "a.png")
+    for place, kind in (("cat/0a1b2c", "JPEG"), ("cat/b.jpg_large", "JPEG"), ("dog/c.tmp", "WEBP"), ("dog/d.1", "PNG")):
+        Image.new("RGB", (8, 8)).save(tmp_path / "val" / place, format=kind)
+    (tmp_path / "val/dog/README").write_text("about dogs")
+    (note,) = ImageFolder(str(tmp_path)).load(None).notes
+    assert note.startswith("4 pictures left out: .1, .jpg_large, .tmp, no suffix is not read")
+
+
 def test_links_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "elsewhere").mkdir()

@@ -8,6 +8,7 @@ from typing import Any
 
 import open_clip
 import pytest
+import timm
 import torch
 import transformers
 from PIL import Image
@@ -18,6 +19,7 @@ from fna.models.hf import HuggingFaceModel
 from fna.models.open_clip import OpenClipModel
 from fna.models.timm import TimmModel
 from tests.models.test_hf_files import CPU, TINY, VISION, clip, saved, vectors
+from tests.surgery.zoo import liven
 
 OWN = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 32}
 WORDS = {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1}
@@ -220,6 +222,23 @@ def test_what_timms_own_config_says_of_pixels_is_followed(tmp_path: Path) -> Non
     (tmp_path / "config.json").write_text(json.dumps(said))
     model = TimmModel("vit_tiny_patch16_224", checkpoint=str(tmp_path)).build(**CPU)
     assert (model.settings["mean"], model.settings["crop_pct"]) == ([0.1, 0.2, 0.3], 0.95)
+
+
+@pytest.mark.parametrize("said", [{"model_args": {"global_pool": "avg", "fc_norm": False}}, {"global_pool": "avg"}])
+def test_what_timms_own_config_says_of_how_it_was_built_is_followed(said: dict[str, Any], tmp_path: Path) -> None:
+    """Its tensors do not show how a network pools, nor how it was built beyond its name."""
+    options = {"global_pool": "avg", "fc_norm": False} if "model_args" in said else {"global_pool": "avg"}
+    net = liven(timm.create_model("test_vit", num_classes=3, **options)).eval()
+    torch.save(net.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_vit", **said}))
+    model = TimmModel("test_vit", checkpoint=str(tmp_path)).build(**CPU)
+    images = torch.rand(2, 3, *model.image_size)
+    assert model.classify is not None
+    torch.testing.assert_close(model.classify(images), net(images))
+    assert "built with global_pool=avg" in model.weights_line
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_vit", "model_args": {"layers": 7}}))
+    with pytest.raises(UserError, match=r"timm does not build test_vit with \{'layers': 7\}"):
+        TimmModel("test_vit", checkpoint=str(tmp_path)).build(**CPU)
 
 
 @pytest.mark.parametrize("given", [{"interpolation": "foo"}, {"mean": [0.1, 0.2]}, {"std": [0, 1, 1]}, {"domain": "x"}])

@@ -329,3 +329,39 @@ def test_pixels_that_cannot_be_made_so_are_refused(tmp_path: Path, said: dict[st
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(usual | said))
     with pytest.raises(UserError, match=why):
         HuggingFaceModel(checkpoint=str(tmp_path)).build(**CPU)
+
+
+def test_a_masked_autoencoder_is_shown_all_patches_in_order(tmp_path: Path) -> None:
+    """transformers hides three in four by chance, in evaluation too: no figure could be had twice."""
+    saved(tmp_path, "ViTMAEModel", transformers.ViTMAEConfig(**VISION, intermediate_size=64))
+    model = HuggingFaceModel(checkpoint=str(tmp_path)).build(**CPU)
+    images = torch.rand(2, 3, *model.image_size)
+    patches = model.patches(images)
+    assert patches.shape[1] == model.token_count - 1
+    assert torch.equal(patches, model.patches(images))
+    shown = model.tower.embeddings(images)[0][:, 1:]
+    grid = model.tower.embeddings.patch_embeddings(images) + model.tower.embeddings.position_embeddings[:, 1:]
+    assert torch.equal(shown, grid)
+    assert any("hides patches by chance" in note for note in model.notes)
+
+
+def test_a_vit_published_without_a_pooler_gives_its_class_token(tmp_path: Path) -> None:
+    """As DINO's are: a pooler of random weights is nobody's."""
+    net = liven(transformers.ViTModel(transformers.ViTConfig(**VISION, intermediate_size=64), add_pooling_layer=False))
+    net.save_pretrained(tmp_path)
+    model = HuggingFaceModel(checkpoint=str(tmp_path)).build(**CPU)
+    images = torch.rand(2, 3, *model.image_size)
+    torch.testing.assert_close(model.encode_image(images), net.eval()(images).last_hidden_state[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"), [("a\nb\n", "lists 2 classes, the model's head has 3"), ("a\nb\na\n", "a stands there twice")]
+)
+def test_classes_that_are_not_the_heads_rows_are_refused(lines: str, why: str, tmp_path: Path) -> None:
+    saved(tmp_path, "Dinov2ForImageClassification", transformers.Dinov2Config(**VISION, num_labels=3))
+    listed = tmp_path / "classes.tsv"
+    listed.write_text(lines)
+    with pytest.raises(UserError, match=why):
+        HuggingFaceModel(checkpoint=str(tmp_path), classes=str(listed)).build(**CPU)
+    listed.write_text("\ufeffa\nb\nc\n", encoding="utf-8")  # as tools on Windows write it
+    assert HuggingFaceModel(checkpoint=str(tmp_path), classes=str(listed)).build(**CPU).class_ids == ["a", "b", "c"]

@@ -16,6 +16,8 @@ from transformers import (
     LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    SiglipVisionConfig,
+    SiglipVisionModel,
 )
 
 from fna.errors import UserError
@@ -82,6 +84,22 @@ def test_attention_weights_that_a_changed_block_cannot_give_are_refused(early):
             states = model(images(), output_hidden_states=True, output_attentions=False).hidden_states
         assert len(states) == 5
         assert len(model(images(), **asked).attentions) == 4
+
+
+def test_so_are_those_that_blocks_are_not_told_of():
+    """SigLIP's blocks are never told that weights are wanted: transformers collects them on the way out."""
+    config = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=8
+    )
+    config._attn_implementation = "eager"
+    model = SiglipVisionModel(config).eval()
+    with torch.no_grad():
+        assert len(model(images(), output_attentions=True).attentions) == 3
+        with swap_tower(model, {0: Exact(), 1: Exact()}):
+            with pytest.raises(UserError, match=r"output_attentions: block 0"):
+                model(images(), output_attentions=True)
+            model(images(), output_hidden_states=True)
+        assert len(model(images(), output_attentions=True).attentions) == 3
 
 
 @pytest.mark.parametrize("padded", [True, False])

@@ -23,7 +23,7 @@ from fna.models.timm import TimmModel
 from fna.tasks.base import Run
 from fna.tasks.classification import Classification
 from fna.tasks.maskclip import MaskClip
-from fna.tasks.texts import short_names
+from fna.tasks.texts import shared_names, short_names
 
 
 def scores(task: Classification, outcome: Any) -> dict[str, float]:
@@ -60,6 +60,22 @@ def test_an_unknown_order_is_taken_and_noted(eye: Model, labelled: Dataset[Label
     assert outcome.truths == ["blue", "green", "red", "red"]
     assert outcome.labels == ["red", "green", "blue", "red"]  # row 2 is taken for label 2
     assert ["class order not checked" in note for note in labelled.notes] == [True]
+
+
+def test_a_head_that_says_names_and_no_ids_is_gone_by_its_names(eye: Model, labelled: Dataset[Labelled]) -> None:
+    """As Hugging Face's id2label does, in whatever order somebody's training had it: not the order of folders."""
+    model = replace(eye, classes=["Red", "green", "blue"])
+    assert Classification().evaluate(model, labelled, Run(batch_size=3)).decisions.tolist() == [2, 1, 0, 2]
+    assert labelled.notes == []
+    few = replace(labelled, classes=["blue", "red"], examples=[replace(labelled.examples[0], label=0)])
+    assert Classification().evaluate(model, few, Run(batch_size=3)).truths == ["blue"]  # and it may know more
+
+
+def test_names_that_match_in_part_and_in_another_order_are_refused(eye: Model, labelled: Dataset[Labelled]) -> None:
+    with pytest.raises(UserError, match=r"its head has blue in row 2, colours as class 0, .*model\.classes=TSV"):
+        Classification().check(replace(eye, classes=["crimson", "green", "blue"]), replace(labelled, classes=["blue", "red", "x"]))
+    Classification().check(replace(eye, classes=["azure", "green", "crimson"]), labelled)
+    assert ["calls its classes otherwise" in note for note in labelled.notes] == [True]
 
 
 def test_classes_that_do_not_match(eye: Model, labelled: Dataset[Labelled]) -> None:
@@ -219,3 +235,8 @@ def test_the_numbers_of_the_readme(name: str, size: int, top1: float, top5: floa
     measured = real(shared_data, name, size, None)
     assert measured["top1"] == pytest.approx(top1, abs=0.2)
     assert measured["top5"] == pytest.approx(top5, abs=0.2)
+
+
+def test_names_that_differ_in_case_alone_are_one_name_to_a_clip() -> None:
+    assert short_names(["crane, bird", "Crane, machine", "dog, puppy"]) == ["crane, bird", "Crane, machine", "dog"]
+    assert shared_names(["crane", "Crane", "hot_dog", "hot  dog", "dog"]) == ["crane", "hot dog"]

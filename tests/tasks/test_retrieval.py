@@ -73,6 +73,10 @@ def test_a_caption_that_equals_ones_own_is_as_right(clip: Model, captioned: Data
     red = captioned.examples[0].image
     data = replace(captioned, examples=[Captioned(name, red, ("red",)) for name in ("first", "second")])
     assert set(scores(Retrieval().evaluate(clip, data, Run(batch_size=2))).values()) == {100}
+    for other in ("Red", "red ", "  RED"):  # which no CLIP tells from it
+        data = replace(captioned, examples=[Captioned("first", red, ("red",)), Captioned("second", red, (other,))])
+        same = replace(clip, encode_text=lambda sentences: clip.encode_text([text.lower() for text in sentences]))
+        assert set(scores(Retrieval().evaluate(same, data, Run(batch_size=2))).values()) == {100}
     data = replace(captioned, examples=[Captioned(name, red, (f"red {name}",)) for name in ("first", "second")])
     assert {"t2i_r1": 50, "i2t_r1": 50}.items() <= scores(Retrieval().evaluate(clip, data, Run(batch_size=2))).items()
 
