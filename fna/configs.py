@@ -85,6 +85,8 @@ def _typed(values: Any, place: str) -> dict[str, Any]:
     if not isinstance(target, str):
         raise UserError(f"{_key(place, '_target_')}={shown(target)}: is no name; give that of the class to build, package.Class.")
     _check_moved(target)
+    if unset := [key for key, value in values.items() if value == "???"]:
+        raise UserError(f"{_key(place, unset[0])} has no default: give {_key(place, unset[0])}=... .")
     constructor = _located(target, place)
     if inspect.isabstract(constructor):
         lacks = ", ".join(sorted(cast("ABCMeta", constructor).__abstractmethods__))

@@ -1,5 +1,13 @@
 """The one error for what a user can mend: one line that says what was wrong, with what, and what to do."""
 
+from __future__ import annotations
+
+import errno
+import re
+
+# torch says it so on a CPU, where it has no error of its own for it; oneDNN and C++ in their words
+MEMORY = re.compile(r"out of memory|(can't|cannot|could not|failed to) allocate|not enough memory|bad_alloc|bad allocation", re.I)
+
 
 class UserError(Exception):
     """A mistake in the input, not in the program: printed as one line, exit status 1, no traceback."""
@@ -12,3 +20,11 @@ class UserError(Exception):
 def not_installed(what: str, error: ModuleNotFoundError) -> UserError:
     """The sentence for a package that ``what`` needs and that is not there."""
     return UserError(f"{what} needs {error.name}, which is not installed here; install it, or fna without --no-deps.")
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether an error, of Python, torch or the system, says that there is no more memory."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    named = type(error).__name__ == "OutOfMemoryError"  # of torch, which need not be loaded yet
+    return isinstance(error, RuntimeError) and (named or MEMORY.search(str(error)) is not None)

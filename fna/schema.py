@@ -16,6 +16,7 @@ DRAWS = 100  # of fewer, a 95 % interval is made of the two or three outermost
 
 
 LAYERS = re.compile(r"(all|last-half|auto|-?\d+(--?\d+)?)( *, *(all|last-half|-?\d+(--?\d+)?))*")
+Blocks = Annotated[str, Limit("", lambda text: LAYERS.fullmatch(text.strip()) is not None)]
 DEVICE = re.compile(r"[a-z]+(:\d+)?")
 
 
@@ -85,6 +86,12 @@ class Knobs:
     retry_failed: bool = False
 
 
+def _is_plan(plan: dict[Any, Any]) -> bool:
+    """Whether ``{0-5: exact, 6-11: fna}`` gives blocks a method each."""
+    blocks = all(LAYERS.fullmatch(str(spec).strip()) for spec in plan)
+    return bool(plan) and blocks and all(isinstance(name, str) for name in plan.values())
+
+
 def register() -> None:
     """Make `Knobs` known to Hydra under the name that ``conf/config.yaml`` lists first."""
     ConfigStore.instance().store(name="knobs", node=Knobs)
@@ -97,10 +104,7 @@ ACCEPTED: dict[str, Any] = {
         Says("a count of at least 1, a fraction of the tokens between 0 and 1, or auto"),
     ],
     "layers": Annotated[
-        int
-        | Annotated[str, Limit("", lambda text: LAYERS.fullmatch(text.strip()) is not None)]
-        | list[int | str]
-        | Annotated[dict[str, str], Limit("", lambda plan: all(isinstance(name, str) for name in plan.values()))],
+        int | Blocks | list[int | Blocks] | Annotated[dict[str, str], Limit("", _is_plan)],
         Says(
             'all, last-half, auto, a block, a range with both ends such as "6-11", a list such as "0,3,6-8", or a method for each '
             "range, {0-5: exact, 6-11: fna}"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fna.data import files
-from fna.data.base import Asked, Dataset
-from fna.data.entries import Entry
+from fna.data.base import Asked, Dataset, is_text
+from fna.data.entries import Entry, is_number
 from fna.errors import UserError
 
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -55,6 +55,8 @@ def chosen(found: Sequence[Found], limit: int | None, source: object, split: str
             raise UserError(f"{one.where}: question {one.example.key} stands at {places[one.example.key]} too; list it once.")
         if not one.example.question.strip():
             raise UserError(f"{one.where}: the question is empty.")
+        if "<image>" in one.example.question:
+            raise UserError(f"{one.where}: the question holds <image>, whose place each model's prompt knows; take it out.")
         places[one.example.key] = one.where
     taken = files.first(found, limit)
     seen: dict[Path, bool] = {}
@@ -76,7 +78,7 @@ def answers(entry: Entry, name: str = "answers", *, people: bool = False) -> tup
     """
     value = entry.fields.get(name)
     listed = value if isinstance(value, list) else [value]
-    told = tuple(str(one) for one in listed if isinstance(one, str | int | float) and not isinstance(one, bool))
+    told = tuple(str(one) for one in listed if is_text(one) or is_number(one))
     if not told or len(told) < len(listed):
         raise entry.wrong(name, "an answer, or a list of answers,") if value is not None else _missing(entry, name)
     if people and len(told) != PEOPLE:

@@ -271,6 +271,9 @@ def _table(source: Path) -> list[Entry]:
             found = []
             for row in reader:
                 fields: dict[str, Any] = {name: value for name, value in row.items() if name and value}
+                if any(row.get(reader.restkey) or ()):
+                    where = f"{source}, line {reader.line_num}"
+                    raise UserError(f"{where}: has more cells than columns; put text with commas in quotes.")
                 told = fields.get("answers", "")
                 if told.startswith("["):
                     fields["answers"] = _json(told, f"{source}, line {reader.line_num}")

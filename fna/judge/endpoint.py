@@ -97,6 +97,12 @@ class Endpoint:
             raise UserError(
                 f"judge.base_url: give the address alone; a key in it would be written down. Put it into {self.calls.key_env}."
             )
+        if address.path.rstrip("/").endswith("/chat/completions"):
+            raise UserError(
+                f"judge.base_url={self.base_url}: /chat/completions is put behind it; give {self.base_url.partition('/chat/')[0]}"
+            )
+        if not self.calls.key_env.isidentifier():  # it is not repeated: it may be the key
+            raise UserError("judge.key_env: is no name of a variable; give the name, and put the key itself into the environment.")
         if address.scheme not in ("http", "https") or not address.hostname:
             raise wrong
         self._key()

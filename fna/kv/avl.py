@@ -26,7 +26,7 @@ from fna.errors import UserError
 from fna.kv.avl_text import Rule, TextWindow
 from fna.kv.contract import Block, Kept, LayerState, Stay
 from fna.kv.pruned import asked_last, staying
-from fna.kv.select import best, lay_out, places
+from fna.kv.select import best, check_block, lay_out, places
 from fna.values import Count, Share
 
 
@@ -50,6 +50,10 @@ class AVL:
             raise UserError(
                 f"kv.compute_rate={self.compute_rate}: the core is part of what stays; give at least kv.rate={self.rate}."
             )
+
+    def check(self, depth: int) -> None:
+        """Raise `UserError` for a decoder of ``depth`` blocks that has no such block."""
+        check_block("kv.prefill_filter", self.prefill_filter, depth)
 
     def prune(self, block: Block) -> Stay | None:
         """The prefill filter."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fna.kv.contract import Block, Stay
-from fna.kv.select import best, counts
+from fna.kv.select import best, check_block, counts
 from fna.values import Budget, Count
 
 PIVOTS = 4  # of the image, and as many of the text
@@ -28,6 +28,10 @@ class Dart:
     budget: Budget = 0.25
     layer: Count = 2
     version: ClassVar[int] = 1
+
+    def check(self, depth: int) -> None:
+        """Raise `UserError` for a decoder of ``depth`` blocks that has no such block."""
+        check_block("kv.layer", self.layer, depth)
 
     def prune(self, block: Block) -> Stay | None:
         """The columns from block ``layer`` on."""

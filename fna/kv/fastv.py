@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from fna.kv.contract import Block, Stay
 from fna.kv.pruned import asked_last, staying
-from fna.kv.select import counts
+from fna.kv.select import check_block, counts
 from fna.values import Budget, Count
 
 
@@ -24,6 +24,10 @@ class FastV:
     budget: Budget = 0.25
     layer: Count = 2
     version: ClassVar[int] = 1
+
+    def check(self, depth: int) -> None:
+        """Raise `UserError` for a decoder of ``depth`` blocks that has no such block."""
+        check_block("kv.layer", self.layer, depth)
 
     def prune(self, block: Block) -> Stay | None:
         """The columns from block ``layer`` on."""

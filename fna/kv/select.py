@@ -14,6 +14,12 @@ from fna.ops.seeded import uniform
 SLAB = 256  # query rows whose weights are in memory at a time
 
 
+def check_block(key: str, block: int | None, depth: int) -> None:
+    """Raise `UserError` for a block that a decoder of ``depth`` blocks lacks, before which nothing would ever be dropped."""
+    if block is not None and block >= depth:
+        raise UserError(f"{key}={block}: this decoder has blocks 0-{depth - 1}; give one from 1 to {depth - 1}.")
+
+
 def counts(budget: float, available: Tensor) -> Tensor:
     """How many of ``available`` int64 ``[...]`` entries a budget means, for each row: at least one where there is any.
 

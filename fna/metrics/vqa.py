@@ -82,6 +82,17 @@ RULES: dict[str, Rule] = {
 }
 
 
+def misfit(scoring: str, answers: Sequence[str]) -> str:
+    """Why no answer could be scored by a rule beside these accepted ``answers``; "" where it can be."""
+    if scoring == YES_NO and answers[0].strip().lower() not in ("yes", "no"):
+        return f"its answer is {answers[0]}, and that rule takes all but no for yes"
+    if scoring == "letter" and not set(answers) <= set("ABCDE"):
+        return f"its answer is {answers[0]}, and that rule reads a letter from A to E"
+    if scoring in ("vqav2", "textvqa") and len(answers) < 2:
+        return "it has one answer, and that rule counts how many of ten people gave it"
+    return ""
+
+
 def chosen(said: str) -> str:
     """The letter A to E that an answer chooses; "" for none.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from fna.errors import UserError
+from fna.errors import UserError, is_memory
 from fna.models.pickled import tensors_key
 
 FOLDER_FILES = (
@@ -129,6 +129,8 @@ def load(path: str | Path) -> Any:
     except UserError:
         raise
     except Exception as error:  # torch's unpickler raises whatever a damaged file leads it into
+        if is_memory(error):
+            raise
         raise _truncated(file, str(error)) from error
 
 

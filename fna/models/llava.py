@@ -18,8 +18,10 @@ from fna.errors import UserError
 from fna.models import weights
 from fna.models.base import Model, Weights, pixels
 from fna.models.hf_files import read_json
+from fna.models.hf_folder import pretrained, reading
 from fna.models.vlm_prompts import Style, Turn, prompt
 from fna.ops.contract import Tokens
+from fna.surgery.blocks import find_tower
 from fna.surgery.cache import check_decoder, find_decoder
 from fna.values import Domain, check_fields
 
@@ -93,12 +95,10 @@ class VisionLanguageModel:
 
     @property
     def depth(self) -> int | None:
-        """Blocks of the decoder, as a local folder's config says."""
+        """Blocks of the vision tower, which ``layers`` counts, as a local folder's config says."""
         if self.checkpoint is None or self._local is None:
             return None
-        config: Any = self._config.get("text_config") or self._config
-        found = config.get("num_hidden_layers")
-        return found if isinstance(found, int) else None
+        return _depth(self._config.get("vision_config") or {})
 
     @property
     def abilities(self) -> frozenset[str]:
@@ -126,7 +126,7 @@ class VisionLanguageModel:
             raise UserError(
                 f"image_size={image_size}: a vision-language model's processor sizes its images; leave it out (or take kv=resize)."
             )
-        with weights.downloading(f"model.checkpoint={self.checkpoint}"):
+        with reading(self._local, str(self.checkpoint)):
             net, loaded = self._loaded(device, getattr(torch, dtype), seed)
             processor = self._processor()
         check_decoder(find_decoder(net).config)
@@ -142,7 +142,7 @@ class VisionLanguageModel:
             transform=_untouched,
             image_size=size,
             tokens=Tokens(prefix=0, grid=grid if side else None),
-            depth=len(find_decoder(net).layers),
+            depth=_depth(vision.to_dict()) or len(find_tower(net).blocks),
             device=torch.device(device),
             dtype=getattr(torch, dtype),
             answer=talk,
@@ -192,12 +192,8 @@ class VisionLanguageModel:
             options: dict[str, Any] = (
                 {"quantization_config": transformers.BitsAndBytesConfig(load_in_8bit=True)} if self.bits else {}
             )
-            made: Any = transformers.AutoModelForImageTextToText.from_pretrained(
-                where, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **options
-            )
-            net, told = made
-            if missing := sorted(told["missing_keys"]):
-                raise UserError(f"{where}: {len(missing)} tensors are missing (first: {missing[0]}); fetch it again.")
+            kind = transformers.AutoModelForImageTextToText
+            net = pretrained(kind, where, dtype=dtype, attn_implementation="sdpa", **options)
             source, domain = str(self.checkpoint), self.domain
         net = net.eval().requires_grad_(False)
         net = net if self.bits else net.to(device)
@@ -214,6 +210,12 @@ class VisionLanguageModel:
                 f"{where}: its processor cannot be read ({weights.first_line(error)}); the folder needs a tokenizer and an image "
                 "processor."
             ) from error
+
+
+def _depth(vision: Mapping[str, Any]) -> int | None:
+    """Blocks of a vision tower by its settings; None where they leave it to transformers."""
+    found = vision.get("num_hidden_layers", vision.get("depth"))
+    return found if isinstance(found, int) else None
 
 
 def _check_bits() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fna.errors import UserError
+from fna.errors import UserError, is_memory
 from fna.models.checkpoint_files import load, weights_file
 from fna.models.checkpoints import unpack
 
@@ -133,6 +133,8 @@ def downloading(what: str, knob: str = "model.checkpoint") -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # every library and transport has its own
+        if is_memory(error):
+            raise
         reason = first_line(error)
         if constants.HF_HUB_OFFLINE:
             reason = "HF_HUB_OFFLINE forbids fetching it" if before else "the hub cannot be reached"

@@ -15,7 +15,7 @@ from fna.report.expected import placed, read_figures
 from fna.runner.chosen import counted
 from fna.runner.env import choose_device
 from fna.runner.settings import by_knob, check_resolves, check_settings
-from fna.runner.suits import ANY_MODEL, check_examples, check_kv, check_size, instead, lacks
+from fna.runner.suits import ANY_MODEL, check_domain, check_examples, check_parts, check_size, instead, lacks
 from fna.runner.versus import Composed
 from fna.runner.wanted import AUTO, Wanted, methods_of
 from fna.surgery.plan import parse_layers
@@ -92,7 +92,7 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
     model = instantiate(cfg.model)
     model.check()
     for one in composed:
-        check_kv(one.names, model, names)
+        check_parts(one, model, names)
     contenders = [_wanted(one, model.depth, names) for one in composed]
     if len(contenders) == 1:  # among others one may refuse, and is told so in its own line
         _try(contenders[0], model.depth)
@@ -102,7 +102,7 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
         task.check_files()
     notes: tuple[str, ...] = ()
     if lacking := lacks(task, model, names):
-        notes = (instead(lacking, words),)
+        notes = (instead(lacking, task, model, dataset, words),)
         names, cfg = {**names, "task": ANY_MODEL}, _resolved(OmegaConf.create({**cfg, "task": load_option("task", ANY_MODEL)}))
         task = instantiate(cfg.task)
     choose_device(cfg.device)
@@ -136,6 +136,7 @@ def _model(cfg: DictConfig, names: Mapping[str, str], domain: str) -> tuple[dict
     """
     if "by_domain" not in cfg.model:
         return dict(names), cfg.model
+    check_domain(cfg.model.by_domain, domain, names)
     option = cfg.model.by_domain[domain]
     given = {key: value for key, value in cfg.model.items() if key not in ("_target_", "by_domain") and value is not None}
     node = OmegaConf.merge(load_option("model", option), given)

@@ -142,12 +142,15 @@ def check_range(word: str, asked: RangeSweep) -> None:
 
 
 def check_used(overrides: Sequence[Override], chosen: Mapping[str, Sequence[str]], extra: Sequence[Path]) -> None:
-    """Refuse a typed count of landmarks or sampler that no chosen method uses; in a sweep it is enough that one of them does."""
+    """Refuse a typed count of landmarks, sampler or judge that nothing chosen uses; in a sweep it is enough that one does."""
     options = [(group, name) for group in FOLLOWING for name in chosen.get(group, ())]
     for override in overrides:
         knob = override.key_or_group.partition(".")[0]
         if knob in UNUSED and not any(follows(group, name, knob, extra) for group, name in options):
             raise unused(str(override.input_line), chosen["attn"], knob)
+        if knob == "judge" and not any(follows("task", name, knob, extra) for name in chosen["task"]):
+            task = " and ".join(f"task={name}" for name in chosen["task"])
+            raise UserError(f"{override.input_line}: {task} asks no judge; leave it out, or take dataset=llava_bench.")
 
 
 def check_following(override: Override, options: Mapping[str, Sequence[str]], extra: Sequence[Path]) -> None:

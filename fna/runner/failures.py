@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import errno
-import re
 import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from fna.errors import UserError
+from fna.errors import UserError, is_memory
 from fna.records import NO_ROOM
 from fna.runner.refusals import REFUSALS, one_line
 
 NO_PLACE = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR})
-# torch says it so on a CPU, where it has no error of its own for it; oneDNN and C++ in their words
-MEMORY = re.compile(r"out of memory|(can't|cannot|could not|failed to) allocate|not enough memory|bad_alloc|bad allocation", re.I)
 
 
 def line(error: BaseException) -> str:
     """An error in one line."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def is_memory(error: BaseException) -> bool:
-    """Whether an error, of Python, torch or the system, says that there is no more memory."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    named = type(error).__name__ == "OutOfMemoryError"  # of torch, which need not be loaded yet
-    return isinstance(error, RuntimeError) and (named or MEMORY.search(str(error)) is not None)
 
 
 def mendable(error: Exception) -> Exception:

@@ -54,7 +54,7 @@ def composed(cfg: DictConfig, names: Mapping[str, str], words: Sequence[str]) ->
 def _split(string: object) -> list[str]:
     """The words of one contender, each checked to be its own to change."""
     try:
-        words = shlex.split(string) if isinstance(string, str) else []
+        words = _whole(shlex.split(string)) if isinstance(string, str) else []
     except ValueError as error:
         raise UserError(f'versus: {string}: {error}; write each contender as "attn=fna landmarks=16".') from error
     if not words:
@@ -67,6 +67,17 @@ def _split(string: object) -> list[str]:
                 f"versus: {word}: {f'did you mean {near[0]}? ' if near else ''}contenders share model, data and everything else; "
                 f"each has its own {', '.join((*GROUPS, *KNOBS))} only."
             )
+    return words
+
+
+def _whole(pieces: Sequence[str]) -> list[str]:
+    """Words that blanks in brackets have cut apart, as one again: ``layers={0-3: exact, 4-7: fna}``."""
+    words: list[str] = []
+    for piece in pieces:
+        if words and any(words[-1].count(opened) > words[-1].count(closed) for opened, closed in ("{}", "[]")):
+            words[-1] += f" {piece}"
+        else:
+            words.append(piece)
     return words
 
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from fna.configs import build_attention
 from fna.errors import UserError
+from fna.runner.settings import by_knob
 from fna.surgery.plan import parse_layers, parse_plan
 
 AUTO = "auto"
@@ -53,5 +54,10 @@ def methods_of(cfg: DictConfig, names: Mapping[str, str], op: Any) -> dict[str, 
     if cfg.landmarks == AUTO:
         raise UserError("landmarks=auto is measured for one method in all its blocks: give a count beside a plan in layers=.")
     shared = {"landmarks": cfg.landmarks, "sampler": names.get("sampler", "fps"), "seed": cfg.seed}
-    found = {name: build_attention(name, **shared) for name in asked if name != names["attn"]}
+    found = {}
+    for name in [name for name in asked if name != names["attn"]]:
+        try:
+            found[name] = build_attention(name, **shared)
+        except UserError as error:
+            raise UserError(by_knob(str(error), "attn", name)) from error
     return {**found, names["attn"]: op}

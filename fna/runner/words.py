@@ -175,15 +175,14 @@ def _check_sweep(override: Override, sweep: bool, searching: bool, known: Known,
         raise UserError(f"{word}: interval(...) is for a sweeper that searches; name the values.")
     if not sweep:
         text = word.partition("=")[2]
-        listed = f"[{text}]" if isinstance(override._value, ChoiceSweep) and override._value.simple_form else ""
-        if key in known or "/" in key or (key not in ACCEPTED and LISTED.fullmatch(text)):
-            one = "."
-        elif takes(kind(key), text):
+        simple = isinstance(override._value, ChoiceSweep) and override._value.simple_form
+        meant = [f"{key}={opened}{text}{closed}" for opened, closed in ("[]", "{}") if simple]
+        fitting = [word for word in meant if (read := _read(word)) is not None and takes(kind(key), read.value())]
+        one, options = ".", key in known or "/" in key or (key not in ACCEPTED and LISTED.fullmatch(text))
+        if not options and takes(kind(key), text):
             one = f"; as one value write {written(key, text)}"
-        elif listed and takes(kind(key), list(values(override))):
-            one = f"; as one value write {shlex.quote(f'{key}={listed}')}"
-        else:
-            one = "."
+        elif not options and fitting:
+            one = f"; as one value write {shlex.quote(fitting[0])}"
         raise UserError(f"{word}: several values are a sweep, which needs -m{one}")
     if isinstance(override._value, ChoiceSweep | RangeSweep) and not any(True for _ in values(override)):
         raise UserError(f"{word}: names no value, so that there is no job; give one.")

@@ -53,6 +53,8 @@ def kept(model: nn.Module, policy: Any, layers: Layers = "all", prompt: Prompt |
     if prompt is None and image_token(model) is not None:
         raise UserError("kv: say which tokens of the prompt are the image: prompt=read_prompt(model, **inputs).")
     chosen = parse_layers(layers, len(decoder.layers))
+    if hasattr(policy, "check"):
+        policy.check(len(decoder.layers))
     session = Session(policy, frozenset(chosen), KeptCache(len(decoder.layers)), prompt, decoder.config._attn_implementation)
     with ExitStack() as undo:
         if session.columns is not None:

@@ -158,7 +158,7 @@ class Sight:
         if tower is None or self.grid is None or tower.kind.partition(".")[2] not in RESAMPLING:
             name = type(self.model).__name__
             raise UserError(
-                f"kv=resize: {name} has no tower of one grid whose positions transformers resamples; use image_size=PIXELS."
+                f"kv=resize: {name} has no tower of one grid whose positions transformers resamples; take kv=pool instead."
             )
 
     def _shrink(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:

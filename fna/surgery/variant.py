@@ -96,7 +96,10 @@ class Variant:
         if self.kv is not None:
             from fna.surgery.cache import check_decoder, find_decoder
 
-            check_decoder(find_decoder(model).config)
+            decoder = find_decoder(model)
+            check_decoder(decoder.config)
+            if hasattr(self.kv, "check"):
+                self.kv.check(len(decoder.layers))
         if self.reduce is not None and not isinstance(self.reduce, Resize):
             check_reducer(find_tower(model), self.reduce)
 

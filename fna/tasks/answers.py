@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +16,9 @@ from fna.data.base import Asked
 from fna.data.files import UNREADABLE
 from fna.data.pictures import open_image
 from fna.errors import UserError
+from fna.judge.ledger import Ledger
 from fna.models.llava import Talk
-from fna.records import only_one, unwritten
+from fna.records import only_one
 from fna.surgery.cache import read_prompt
 from fna.surgery.conversation import conversation
 from fna.tasks.base import Run
@@ -40,7 +41,8 @@ def answered(
     Questions go in batches of like length. What ``file`` holds already is not asked again; each batch is added to it at once.
     """
     with only_one(file):
-        kept = stored(file)
+        ledger = Ledger(file, "key")
+        kept = stored(ledger)
         told = {example.key: kept[example.key] for example in examples if example.key in kept}
         run.progress(len(told))
         pending = [example for example in examples if example.key not in told]
@@ -51,7 +53,8 @@ def answered(
             seen = list(_seen(part, run.strict, skipped))
             if seen:
                 found = answer(talk, [one for one, _ in seen], [picture for _, picture in seen], suffix, longest)
-                _append(file, found)
+                for one in found:
+                    ledger.add(asdict(one))
                 told |= {one.key: one for one in found}
             run.progress(len(part))
     if not told:
@@ -77,6 +80,13 @@ def asked(talk: Talk, examples: Sequence[Asked], pictures: Sequence[Any], suffix
 def generated(talk: Talk, inputs: dict[str, Tensor], longest: int, shortest: int = 0) -> tuple[Tensor, Tensor]:
     """Greedy ids ``[B, T]`` and the logits that they were chosen by ``[B, T, V]``, under whatever policy is in force."""
     talk.fresh()
+    most = getattr(talk.net.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if most is not None and inputs["input_ids"].shape[1] + longest > most:
+        warnings.warn(
+            f"some prompts and answers are longer than the {most} positions that {type(talk.net).__name__} was made for: what it "
+            "says beyond them means little.",
+            stacklevel=1,
+        )
     told: dict[str, Any] = {"max_new_tokens": longest, "do_sample": False, "num_beams": 1}
     told |= {"min_new_tokens": shortest} if shortest else {}
     with conversation(talk.net, read_prompt(talk.net, **inputs)) as cache:
@@ -119,26 +129,12 @@ def _seen(part: Sequence[Asked], strict: bool, skipped: list[str]) -> Iterator[t
             skipped.append(f"{one.key}: unreadable image ({reason})")
 
 
-def stored(file: Path) -> dict[str, Answer]:
-    """What was answered before, by key; a line that was cut by a kill, or is none of ours, is asked again."""
+def stored(ledger: Ledger) -> dict[str, Answer]:
+    """What was answered before, by key; a line that is none of ours is asked again."""
     found: dict[str, Answer] = {}
-    if not file.is_file():
-        return found
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in ledger.lines.values():
         try:
-            one = Answer(**json.loads(line))
-            found[str(one.key)] = Answer(str(one.key), str(one.said), float(one.sure))
-        except (ValueError, TypeError):
+            found[str(line["key"])] = Answer(str(line["key"]), str(line["said"]), float(line["sure"]))
+        except (KeyError, ValueError, TypeError):
             continue
     return found
-
-
-def _append(file: Path, found: Sequence[Answer]) -> None:
-    """Whole lines, behind whatever a kill left of the last one. Raises `UserError` where they cannot be written."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        cut = file.is_file() and file.stat().st_size and not file.read_bytes().endswith(b"\n")
-        with file.open("a", encoding="utf-8") as opened:
-            opened.write("\n" * bool(cut) + "".join(json.dumps(asdict(one)) + "\n" for one in found))
-    except OSError as error:
-        raise unwritten(file, error) from error

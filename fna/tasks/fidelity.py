@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -25,6 +26,7 @@ class Fidelity:
     """
 
     version: int = 1
+    needs: ClassVar[frozenset[str]] = frozenset({"encode_image"})
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for a model that gives neither classes nor embeddings, or a lone image, to which none is nearest."""
@@ -69,6 +71,7 @@ class PatchFidelity:
     """The same for dense outputs: patch tokens after the last block and norm; which other patch of its image is each most like?"""
 
     version: int = 1
+    needs: ClassVar[frozenset[str]] = frozenset({"encode_image"})
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for a model without dense features."""

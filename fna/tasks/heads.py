@@ -54,6 +54,7 @@ class LinearHead:
     refit: bool = False
     checkpoint: str | None = None
     version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[str]] = frozenset({"encode_image"})
     _fitted: dict[str, tuple[str, nn.Module]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

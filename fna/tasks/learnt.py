@@ -48,6 +48,7 @@ class Learnt(ABC):
     refit: bool = False
     version: int = 2
     asks: ClassVar[type] = Labelled
+    needs: ClassVar[frozenset[str]] = frozenset({"encode_image"})
     _fitted: dict[str, tuple[str, Classifier]] = field(default_factory=dict, repr=False)
 
     @abstractmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class Tokens:
     study: Annotated[int, between(0, 10_000)] = 16
     ranks: tuple[Count, ...] = (1, 2, 4, 8)
     version: int = 2
+    needs: ClassVar[frozenset[str]] = frozenset({"encode_image"})
     ready: dict[str, Masking] = field(default_factory=dict, repr=False)
 
     def check(self, model: Model, dataset: Dataset) -> None:

@@ -18,7 +18,7 @@ from fna.data.base import Asked, Dataset
 from fna.data.loading import picture
 from fna.errors import UserError
 from fna.folders import cache_folder
-from fna.metrics.vqa import RULES, figures, tally
+from fna.metrics.vqa import RULES, figures, misfit, tally
 from fna.models.base import Model
 from fna.tasks import answers
 from fna.tasks.answers import answered, generated
@@ -56,6 +56,12 @@ class VisualQuestions:
             raise UserError(f"{model.name} answers no questions: task=vqa needs a vision-language model, such as model=llava.")
         if not dataset.examples or not all(isinstance(example, Asked) for example in dataset.examples):
             raise UserError(f"{dataset.name} holds no questions about images: task=vqa reads dataset=vqav2, questions, ...")
+        scoring = self._way(dataset)[2]
+        for example in dataset.examples:
+            if why := misfit(scoring, example.answers):
+                raise UserError(
+                    f"{dataset.name}: question {example.key} cannot be scored by {scoring}: {why}; choose another task.scoring."
+                )
 
     def check_files(self) -> None:
         """Raise `UserError` for predictions that are not there."""

@@ -147,3 +147,25 @@ def test_official_files_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
         DocVqa(str(tmp_path), "q.json", "i").load(None)
     with pytest.raises(UserError, match=r"no such file"):
         Gqa(str(tmp_path), "nothing.json", "i").check()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        # an unquoted comma moves what is behind it by a column: the answer would be a part of the question
+        ("q.csv", "image,question,answers\na.png,What, then?,red\n", "line 2: has more cells than columns; put text with commas"),
+        ("q.jsonl", '{"image": "a.png", "question": "<image>\\nwhat?", "answers": "x"}', "line 1: the question holds <image>"),
+        ("q.jsonl", '{"image": "a.png", "question": "what?", "answers": NaN}', "line 1: answers is nan"),
+        ("q.jsonl", '{"image": "a.png", "question": "what?", "answers": "x\\ud800"}', r"line 1: answers is 'x\\ud800'"),
+    ],
+)
+def test_what_would_be_another_question_or_no_answer_is_refused(name: str, content: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        OwnQuestions(put(tmp_path, {name: content}, "i/a.png"), name, "i").load(None)
+
+
+def test_empty_cells_at_the_end_and_other_ends_of_lines_within_text_are_read(tmp_path: Path) -> None:
+    table, text = "image,question,answers\na.png,what?,red,,\n", '{"image": "a.png", "question": "a\u2028b", "answers": "x"}\n'
+    root = put(tmp_path, {"q.csv": table, "q.jsonl": text}, "i/a.png")
+    assert OwnQuestions(root, "q.csv", "i").load(None).examples[0].answers == ("red",)
+    assert OwnQuestions(root, "q.jsonl", "i").load(None).examples[0].question == "a\u2028b"

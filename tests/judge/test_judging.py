@@ -213,6 +213,20 @@ def test_a_line_that_was_cut_is_asked_for_again(tmp_path: Path) -> None:
     assert json.loads(one.file.read_text().splitlines()[-1])["scores"] == [4, 8]
 
 
+def test_a_line_that_changed_in_any_byte_is_none(tmp_path: Path) -> None:
+    """A score with one digit more would be a figure that nobody gave; a field of another name would end every later run."""
+    file = tmp_path / "kept.jsonl"
+    Ledger(file, "id").add({"id": "a", "scores": [8.0, 4.5], "text": "8 4.5\nso"})
+    whole = file.read_bytes()
+    for place in range(len(whole) - 1):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        lines = Ledger(file, "id").lines
+        assert {key: line["scores"] for key, line in lines.items()} in ({}, {"a": [8.0, 4.5]}), place
+        assert all(line["text"] == "8 4.5\nso" for line in lines.values()), place
+    file.write_bytes(b'{"id": "a", "scores": [8, 4], "text": "8 4"}\n[1]\n"x"\n')  # an earlier fna's, and what is none
+    assert Ledger(file, "id").lines == {"a": {"id": "a", "scores": [8, 4], "text": "8 4"}}
+
+
 def test_wrong_settings_are_refused_before_any_call(monkeypatch: pytest.MonkeyPatch) -> None:
     for options, told in (
         ({"base_url": "http://x/v1"}, r"judge\.model is null"),

@@ -12,7 +12,7 @@ import pytest
 
 from fna.errors import UserError
 from fna.metrics.__main__ import scored
-from fna.metrics.vqa import anls, chosen, edits, exact, figures, gqa, letter, ocrbench, says_yes, tally, textvqa, vqav2
+from fna.metrics.vqa import anls, chosen, edits, exact, figures, gqa, letter, misfit, ocrbench, says_yes, tally, textvqa, vqav2
 from fna.metrics.vqa_words import CONTRACTIONS, cleaned, unpunctuated
 
 
@@ -153,3 +153,13 @@ def test_stored_answers_are_scored_again_without_torch(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(UserError, match=said):
             scored(file)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "answers", "fits"),
+    [("pope", ("Yes",), True), ("pope", ("red",), False), ("letter", ("B",), True), ("letter", ("red",), False),
+     ("vqav2", ("red",) * 10, True), ("vqav2", ("red",), False), ("exact", ("red",), True), ("anls", ("red",), True)],
+)  # fmt: skip
+def test_answers_that_a_rule_cannot_score_are_known(scoring: str, answers: tuple[str, ...], fits: bool) -> None:
+    """POPE's takes "red" for yes, VQAv2's gives one person's answer 0 whatever is said."""
+    assert (misfit(scoring, answers) == "") == fits

@@ -31,6 +31,7 @@ WRONG = [
     "~logger",
     "~reduce",
     "layers=0,1",
+    "layers=0-3: exact, 4-7: fna",
     "layers=0--1",
     "layers=3--2",
     "image_size=64,128",

@@ -14,6 +14,7 @@ from PIL import Image
 
 from fna.data.asked_files import OwnQuestions
 from fna.errors import UserError
+from fna.judge.ledger import Ledger
 from fna.metrics.__main__ import scored
 from fna.models.base import Model
 from fna.surgery.variant import FULL, Variant
@@ -87,10 +88,10 @@ def test_a_killed_run_goes_on_where_it_was(model: Model, asked: Path, tmp_path: 
         outcome(model, asked, tmp_path / "cut", 2)
     (file,) = (tmp_path / "cut").glob("*.jsonl")
     file.write_text(file.read_text() + '{"key": "000004", "sa')  # a line that was being written
-    assert len(stored(file)) == 2
+    assert len(stored(Ledger(file, "key"))) == 2
     assert outcome(model, asked, tmp_path / "cut", 2).labels == whole.labels
     assert sum(times[2:]) == 3
-    assert len(stored(file)) == 5
+    assert len(stored(Ledger(file, "key"))) == 5
 
 
 def test_an_image_that_cannot_be_read_is_left_out_or_with_strict_refused(model: Model, asked: Path, tmp_path: Path) -> None:
