@@ -57,7 +57,7 @@ def test_one_run(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
     assert result["samples"] == 12
     assert result["layers"] == [3, 4, 5]
     assert result["sampler"] == "fps"
-    assert set(result["metrics"]) == {"top1", "top5", "ece"}
+    assert set(result["metrics"]) == {"top1", "ece"}  # of three classes the right one is always among five
     for value in result["metrics"].values():
         assert set(value) >= {"full", "variant", "delta", "ci"}
         assert value["delta"] == pytest.approx(value["variant"] - value["full"])

@@ -31,12 +31,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Day:
-    """``repeated``: how many runs are left out because a newer one is equal; ``failures``: which, and why. ``notes``, ``told``,
-    ``remarks`` and ``explained``, as in a `Summary`: what several sections say, which therefore none of them says itself."""
+    """``repeated``: how many runs are left out because a newer one is equal; ``failures`` and ``unfinished``: which, and why.
+    ``notes``, ``told``, ``remarks`` and ``explained``, as in a `Summary`: what several sections say, so that none of them does."""
 
     title: list[Part]
     sections: list[Section]
     failures: list[tuple[str, str]]
+    unfinished: list[tuple[str, str]]
     repeated: int
     notes: list[str]
     told: list[str]
@@ -67,7 +68,8 @@ def read_day(found: Sequence[Run]) -> Day:
     return Day(
         title,
         [_without(section, {*notes, *told, *remarks, *explained}) for section in sections] if len(sections) > 1 else sections,
-        failures(runs),
+        lost([run for run in runs if not is_unfinished(run)]),
+        lost([run for run in runs if is_unfinished(run)]),
         repeated,
         _placed(sections, "notes"),
         _placed(sections, "told"),
@@ -137,7 +139,7 @@ def _key(result: Result) -> str | None:
 
 def _lost(runs: Sequence[Run]) -> str:
     """How many runs failed, and how many are unfinished, which a run that goes on at this moment is too."""
-    unfinished = sum(run.result.get("status") == "unfinished" for run in runs)
+    unfinished = sum(map(is_unfinished, runs))
     failed = sum(not run.ok for run in runs) - unfinished
     told = ((failed, "failure"), (unfinished, "unfinished run"))
     return "".join(f" and {counted(number, what)}" for number, what in told if number)
@@ -156,16 +158,26 @@ def _why(run: Run) -> str:
     return str(run.result.get("error") or f"status {run.result.get('status')}").partition("\n")[0]
 
 
-def failures(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """The failed jobs by the words in which the jobs differ, and why: a line for each reason."""
-    typed = [set(words) for run in runs if (words := run.result.get("overrides"))]
-    shared = set.intersection(*typed) if len(typed) > 1 else set()
-    reasons: dict[str, list[str]] = {}
+def is_unfinished(run: Run) -> bool:
+    """Whether a run was started and came to no end, neither good nor bad."""
+    return run.result.get("status") == "unfinished"
+
+
+def lost(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """The jobs without a result by the words in which those of one reason differ, and why: a line for each reason."""
+    reasons: dict[str, list[Run]] = {}
     for run in runs:
         if not run.ok:
-            own = " ".join(word for word in run.result.get("overrides") or [] if word not in shared and decisive(word))
-            reasons.setdefault(_why(run), []).append(f"{run.name} ({own})" if own else run.name)
-    return [
-        (", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""), why)
-        for why, names in reasons.items()
-    ]
+            reasons.setdefault(_why(run), []).append(run)
+    typed = [set(words) for run in runs if (words := run.result.get("overrides"))]
+    everywhere = set.intersection(*typed) if len(typed) > 1 else set()
+    return [(_jobs(those, everywhere), why) for why, those in reasons.items()]
+
+
+def _jobs(runs: Sequence[Run], everywhere: set[str]) -> str:
+    """Jobs by their folders and what of their words sets them apart."""
+    typed = [set(run.result.get("overrides") or []) for run in runs]
+    shared = set.intersection(*typed) if len(runs) > 1 else everywhere
+    own = [" ".join(word for word in run.result.get("overrides") or [] if word not in shared and decisive(word)) for run in runs]
+    named = [f"{run.name} ({words})" if words else run.name for run, words in zip(runs, own, strict=True)]
+    return ", ".join(named[:SHOWN]) + (f" and {len(named) - SHOWN} more" if len(named) > SHOWN else "")

@@ -43,14 +43,15 @@ def fitted(heads: Heads, rows: Rows, labels: Sequence[str], own: int, fits: Call
         *([partial(described, labels=_wrapped(labels, NAMED[0]), own=own)] if own > ALWAYS else []),
         _stacked,
         *([partial(described, labels=_wrapped(labels, NAMED[1]), own=1)] if own > ALWAYS else []),
-        *(partial(_leave_out, head=head) for head in (*NEXT_TO_GO, *told, "output error")),
+        *(partial(_below, head=head) for head in told),
+        *(partial(_leave_out, head=head) for head in (*NEXT_TO_GO, "output error")),
     ]
     before = heads
     for step in steps:
         if fits(heads, rows):
             break
         heads, rows = step(heads, rows)
-    gone = [*FIRST_TO_GO, *NEXT_TO_GO, *told, *sums, "output error"]
+    gone = [*FIRST_TO_GO, *NEXT_TO_GO, *sums, "output error"]
     return Fitted(heads, rows, [head for head in before if head in gone and head not in heads and f"{head}\ndelta" not in heads])
 
 
@@ -84,6 +85,17 @@ def _join(heads: Heads, rows: Rows, head: str) -> Grid:
     """Without a column whose name goes over to the difference beside it."""
     named = [f"{head}\ndelta" if place and heads[place - 1] == head else name for place, name in enumerate(heads)]
     return _leave_out(named, rows, head)
+
+
+def _below(heads: Heads, rows: Rows, head: str) -> Grid:
+    """The score of full on a line of its own below the difference to it."""
+    place, metric = heads.index(head), head.removesuffix(" of full")
+    beside = heads.index(next(name for name in heads[place + 1 :] if name in (f"{metric}\ndelta", "delta")))
+    told = [
+        [part._replace(text=f"{part.text}\nfull {row[place].text}") if at == beside else part for at, part in enumerate(row)]
+        for row in rows
+    ]
+    return _leave_out(heads, told, head)
 
 
 def _stacked(heads: Heads, rows: Rows) -> Grid:

@@ -64,7 +64,7 @@ class Landmarked:
 
 @dataclass(frozen=True)
 class Flip:
-    """A sample on which full and variant chose differently."""
+    """A sample on which full and variant chose differently; ``asked``: what they chose, where it is no class and no text."""
 
     picture: Picture | None
     key: str
@@ -72,6 +72,7 @@ class Flip:
     full: str
     variant: str
     better: str
+    asked: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,5 +124,5 @@ def _landmarked(folder: Path, album: Album, item: dict[str, Any]) -> Landmarked 
 
 
 def _flip(folder: Path, album: Album, item: dict[str, Any]) -> Flip:
-    words = [str(item.get(key, "")) for key in ("key", "truth", "full", "variant", "better")]
+    words = [str(item.get(key, "")) for key in ("key", "truth", "full", "variant", "better", "asked")]
     return Flip(album.add(folder, item.get("image")), *words)

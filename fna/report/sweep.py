@@ -184,9 +184,18 @@ def _caveats(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     wrong = notes.caveats(*(run.result | {"cost": {}} if run in busy else run.result for run in runs))
     if not busy:
         return wrong
-    named = ", ".join(label(run, keys) for run in busy[:SHOWN]) + (f" and {len(busy) - SHOWN} more" if len(busy) > SHOWN else "")
+    reasons: dict[str, list[Run]] = {}
+    for run in busy:
+        reasons.setdefault(words.unmeasured(run.result), []).append(run)
+    told = [f"({_named(those, keys)}): {why}" for why, those in list(reasons.items())[:SHOWN]]
+    told += [f"{len(reasons) - SHOWN} more reasons"] if len(reasons) > SHOWN else []
     again = notes.again(*(run.result for run in busy))
-    return [*wrong, f"speedups in brackets are no measurements ({named}): {words.unmeasured(busy[0].result)}; {again}"]
+    return [*wrong, f"speedups in brackets are no measurements {'; '.join(told)}; {again}"]
+
+
+def _named(runs: Sequence[Run], keys: Sequence[str]) -> str:
+    more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
+    return "; ".join(label(run, keys) for run in runs[:SHOWN]) + more
 
 
 def _title(count: int, lines: int, found: tuple[Run, str] | None, keys: Sequence[str]) -> list[Part]:
@@ -232,10 +241,10 @@ def _columns(runs: Sequence[Run], keys: Sequence[str], expected: Expected) -> li
         (_agreement(runs), lambda run: Part(formats.fixed(dig(run.result, "fidelity", "agreement"), 1, " %"))),
         ("output error", lambda run: Part(formats.fixed(dig(run.result, "fidelity", "output_error"), 3))),
         ("speedup", _speedup),
-        ("95 % interval", lambda run: Part(formats.limits(dig(run.result, "cost", "speedup", "ci")))),
+        ("95 % interval", _speedup_ends),
         ("against", lambda run: Part(reference(run.result) if run.result.get("cost") else formats.NOTHING)),
         ("operations", lambda run: Part(formats.times(ratio(run.result, "cost", "flops")))),
-        ("sampling", lambda run: Part(formats.share(dig(run.result, "cost", "sampling_share")))),
+        ("sampling", lambda run: Part(words.timed(formats.share(dig(run.result, "cost", "sampling_share")), run.result))),
     ]
 
 
@@ -246,7 +255,12 @@ def _agreement(runs: Sequence[Run]) -> str:
 def _speedup(run: Run) -> Part:
     """The speedup; in brackets where the machine was too busy for a measurement."""
     text = formats.times(dig(run.result, "cost", "speedup", "median"))
-    return Part(f"({text})" if words.unmeasured(run.result) else text, words.judge_speed(run.result))
+    return Part(words.timed(text, run.result), words.judge_speed(run.result))
+
+
+def _speedup_ends(run: Run) -> Part:
+    """The interval of a speedup that was measured: on a busy machine it is narrow all the same."""
+    return Part(formats.NOTHING if words.unmeasured(run.result) else formats.limits(dig(run.result, "cost", "speedup", "ci")))
 
 
 def _identity(key: str, first: bool) -> Column:

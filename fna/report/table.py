@@ -51,6 +51,8 @@ def show_sweep(runs: Sequence[Run], console: Console | None = None) -> None:
     if feet := [*day.remarks, *_meanings(day.explained, heads), *day.told, *filter(None, [day.remark])]:
         console.print()
         _remarks(console, feet)
+    for place, why in day.unfinished:
+        console.print(Text(f"unfinished: {place}: {why}", style="yellow"), soft_wrap=True)
     for place, why in day.failures:
         console.print(Text(f"failed: {place}: {why}", style="red"), soft_wrap=True)
 
@@ -118,8 +120,9 @@ def sweep_markdown(runs: Sequence[Run]) -> str:
         foot = [*summary.remarks, *(text for _, text in summary.explained), *summary.told, *summary.sources]
         lines += [*_foot(foot), *map(_theirs_pipes, summary.theirs)]
     lines += _foot([*day.remarks, *(text for _, text in day.explained), *day.told, *filter(None, [day.remark])])
-    failed = "\n".join(f"- failed: {_escape(f'{place}: {why}')}" for place, why in day.failures)
-    return "\n\n".join([*lines, *filter(None, [failed])]) + "\n"
+    kinds = (("unfinished", day.unfinished), ("failed", day.failures))
+    lost = "\n".join(f"- {kind}: {_escape(f'{place}: {why}')}" for kind, those in kinds for place, why in those)
+    return "\n\n".join([*lines, *filter(None, [lost])]) + "\n"
 
 
 def quality(result: Result, expected: Expected) -> Grid:
@@ -156,20 +159,21 @@ def further(result: Result, expected: Expected) -> tuple[list[str], dict[str, li
 
 def cost(result: Result) -> Grid:
     """Rates of full, exact and variant, the speedup, operations, memory and the share of sampling."""
-    tree, limit, why = result.get("cost"), words.ceiling(result), words.unmeasured(result)
+    tree, limit, timed = result.get("cost"), words.ceiling(result), partial(words.timed, result=result)
     against = f"{formats.limits(dig(tree, 'speedup', 'ci'))} against {reference(result)}"
     median = formats.times(dig(tree, "speedup", "median"))
     rows = [_only("speedup", median, against, words.judge_speed(result))]
-    if why:
-        rows = [_only("speedup", "no measurement", f"{why}; it came out as {median}")]
-    rows.append([Part("images a second"), *(Part(formats.rate(dig(tree, "images_per_second", side))) for side in SIDES), Part("")])
+    if words.unmeasured(result):
+        rows = [_only("speedup", timed(median), "in brackets: no measurement, see above")]
+    rates = (timed(formats.rate(dig(tree, "images_per_second", side))) for side in SIDES)
+    rows.append([Part("images a second"), *map(Part, rates), Part("")])
     for called, key, unit in (("operations", "flops", "FLOP"), ("peak memory", "peak_memory_bytes", "B")):
         part = ratio(result, "cost", key)
         sides = [Part(formats.short(dig(tree, key, side), unit)) for side in SIDES]
         rows.append([Part(called), *sides, Part(f"{formats.times(part)} of full" if part is not None else "")])
-    rows.append(_only("sampling", formats.share(dig(tree, "sampling_share")), f"of the time of {words.called(result)}"))
+    rows.append(_only("sampling", timed(formats.share(dig(tree, "sampling_share"))), f"of the time of {words.called(result)}"))
     if limit is not None:
-        rows.append(_only("limit", formats.times(limit), "if the swapped attention cost nothing"))
+        rows.append(_only("limit", timed(formats.times(limit)), "if the swapped attention cost nothing"))
     return ["cost", "full", "exact", words.called(result), ""], rows
 
 
@@ -208,7 +212,7 @@ def _notes(console: Console, notes: Sequence[str]) -> None:
 
 def _remarks(console: Console, remarks: Sequence[str]) -> None:
     for remark in remarks:
-        console.print(Text(remark, style="dim"))
+        console.print(Text(remark, style="dim"), soft_wrap=console.width >= WIDE)
 
 
 def _text(parts: Sequence[Part]) -> Text:

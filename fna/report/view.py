@@ -208,8 +208,8 @@ def time_bars(result: Result) -> list[TimeBar]:
     if rest is not None and rest <= 1:
         parts = (("attention in the swapped blocks", 1 - rest, 0), ("rest of the model", rest, -1))
         shown = [Segment(name, formats.share(part), 100 * part, place) for name, part, place in parts]
-        bars = [TimeBar(whose, _milliseconds(full), 100 * slowest / full, shown)]
-    return [*bars, TimeBar(words.called(result), _milliseconds(own), 100 * slowest / own, stages)]
+        bars = [TimeBar(whose, words.timed(_milliseconds(full), result), 100 * slowest / full, shown)]
+    return [*bars, TimeBar(words.called(result), words.timed(_milliseconds(own), result), 100 * slowest / own, stages)]
 
 
 def _milliseconds(rate: float) -> str:
@@ -218,7 +218,8 @@ def _milliseconds(rate: float) -> str:
 
 def _bound(result: Result) -> str:
     limit = words.ceiling(result)
-    return "" if limit is None else f"at most {formats.times(limit)} as fast, were the swapped attention free"
+    told = words.timed("" if limit is None else f"at most {formats.times(limit)} as fast, were the swapped attention free", result)
+    return f"{told} in brackets: no measurement, the machine was busy" if words.unmeasured(result) else told
 
 
 def _metric(key: str, metric: Any, ends: tuple[float, float], chief: bool, further: list[Part]) -> Metric:
@@ -239,7 +240,8 @@ def _rates(result: Result) -> list[tuple[str, str, float]]:
     """(who, images a second, width of the bar in percent)."""
     values = {side: number(dig(result, "cost", "images_per_second", side)) for side in SIDES}
     top = max((value for value in values.values() if value), default=1.0)
-    return [(side, formats.rate(value), 100 * value / top) for side, value in values.items() if value is not None]
+    known = [(side, value) for side, value in values.items() if value is not None]
+    return [(side, words.timed(formats.rate(value), result), 100 * value / top) for side, value in known]
 
 
 def _fidelity(result: Result) -> list[tuple[str, str]]:

@@ -128,6 +128,11 @@ def unmeasured(result: Result) -> str:
     return "" if dig(tree, "quiet") is not False else "; ".join(map(str, tree.get("reasons") or ["the machine was busy"]))
 
 
+def timed(text: str, result: Result) -> str:
+    """A figure that came of the timing: in brackets where that was no measurement."""
+    return f"({text})" if unmeasured(result) and text not in ("", formats.NOTHING) else text
+
+
 def headline(result: Result, extra: str = "") -> list[Part]:
     """The result in one sentence, as pieces; ``extra`` goes into brackets after what was compared."""
     key = weakest(result)

@@ -55,7 +55,7 @@ class Asked:
 
     def sentence(self) -> str:
         """One line that says what will be done."""
-        limit = "all" if self.cfg.limit is None else f"the first {self.cfg.limit}"
+        limit = "all" if self.cfg.limit is None else f"up to {self.cfg.limit}"
         first = self.contenders[0]
         count = counted(first.cfg, first.names)
         told = f", landmarks={count}" if count is not None else ""

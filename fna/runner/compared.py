@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -10,6 +10,9 @@ from typing import Any
 from fna.metrics.compare import Comparison, Metrics, Paired, checked
 from fna.runner.outcomes import Scored
 from fna.runner.settled import Contender
+from fna.tasks.base import Array
+
+TOP = 5  # the larger k of top-k accuracies
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Versus:
     def __init__(self, full: Scored, ran: Sequence[Ran], metrics: Metrics, *, draws: int, seed: int) -> None:
         """Raises `UserError` where they do not hold the same samples."""
         self.place = {one.label: place for place, one in enumerate(ran, 1)}
+        metrics = _uncertain(metrics, full.outcome.outputs.shape[1])
         self.paired = Paired([full.outcome, *(one.scored.outcome for one in ran)], metrics, draws=draws, seed=seed)
 
     def full(self, one: Ran) -> Comparison:
@@ -60,3 +64,13 @@ class Versus:
         """Each of ``ran`` against each, all of which compare with full. An error relative to outputs of zeros is no number."""
         labels = [one.label for one in ran]
         return [Pair(a, b, self.paired.pair(self.place[a], self.place[b])) for a, b in combinations(labels, 2)]
+
+
+def _uncertain(metrics: Metrics, classes: int) -> Metrics:
+    """``metrics`` without a top-k among no more than k ``classes`` beside top-1: it is 100 % whatever the model says."""
+
+    def told(sums: Mapping[str, Array]) -> dict[str, Array]:
+        found = dict(metrics(sums))
+        return found if "top1" not in found or classes > TOP else {key: value for key, value in found.items() if key != f"top{TOP}"}
+
+    return told

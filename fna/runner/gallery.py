@@ -15,6 +15,8 @@ from fna.tasks.base import Outcome, Task
 from fna.tasks.exhibits import SIDE, Sections, Show, denormalised
 from fna.tasks.images import readable
 
+NEAREST = "which other image is nearest to it"
+
 
 def landmarks(show: Show, task: Task, variant: Variant) -> list[dict[str, Any]]:
     """The first images as the model sees them, with the token indices chosen in the first swapped block."""
@@ -53,17 +55,22 @@ def flips(show: Show) -> Sections:
     examples = {example.key: example for example in show.dataset.examples}
     if not examples.keys() >= set(full.keys):  # a loader of the user's own, of which only the first are at hand
         return {"flips": []}
+    asked = NEAREST if {*full.labels, *variant.labels} <= examples.keys() else ""
     right = np.array([hit(full, row, examples) for row in range(len(full.keys))])
     changed = changed[np.argsort(~right[changed], kind="stable")]
     found = []
     for number, row in enumerate(changed[: 2 * show.count]):
         key = full.keys[row]
-        shown = picture(examples[key])
-        shown.thumbnail((SIDE, SIDE))
+        image = picture(examples[key])
+        image.thumbnail((SIDE, SIDE))
         truth, before, after = full.truths[row], full.labels[row], variant.labels[row]
         better = "full" if right[row] else "variant" if hit(variant, row, examples) else "neither"
-        image = show.picture(f"flip{number}", shown)
-        found.append({"image": image, "key": key, "truth": truth, "full": before, "variant": after, "better": better})
+        found.append(
+            {
+                "image": show.picture(f"flip{number}", image), "key": key, "asked": asked,
+                "truth": truth, "full": before, "variant": after, "better": better,
+            }
+        )  # fmt: skip
     return {"flips": found}
 
 

@@ -24,15 +24,14 @@ def say(sentence: str) -> None:
 def bar(label: str, total: int | None, what: str = "images") -> Iterator[Callable[[int], None]]:
     """A progress bar with a rate; what it gives is told how many are done."""
     counted = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(
-        *counted, TimeElapsedColumn(), TimeRemainingColumn(), console=console, speed_estimate_period=REMEMBERED
-    ) as progress:
+    times = (TimeElapsedColumn(), TextColumn("passed,"), TimeRemainingColumn(), TextColumn("left"))
+    with Progress(*counted, *times, console=console, speed_estimate_period=REMEMBERED) as progress:
         shown = progress.add_task(label, total=total, rate="")
         began = time.perf_counter()
 
         def advance(n: int) -> None:
             progress.advance(shown, n)
             done = progress.tasks[0].completed
-            progress.update(shown, rate=f"{formats.rate(done / (time.perf_counter() - began))} {what}/s")
+            progress.update(shown, rate=f"{formats.rate(done / (time.perf_counter() - began))} {what}/s,")
 
         yield advance

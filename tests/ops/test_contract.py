@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -310,7 +312,8 @@ class Mean:
 
 
 def test_added_methods_are_tested(tmp_path: Path) -> None:
-    """A file and a YAML in a folder of one's own: the honest toy passes all of the above, one that ignores ``keys`` does not."""
+    """A file and a YAML in a folder of one's own: the honest toy and the README's pass all of the above, one that ignores ``keys``
+    does not."""
     (tmp_path / "toys.py").write_text(TOYS)
     (tmp_path / "attn").mkdir()
     (tmp_path / "attn" / "toy_honest.yaml").write_text("# a mean\n_target_: toys.Mean\n")
@@ -318,7 +321,11 @@ def test_added_methods_are_tested(tmp_path: Path) -> None:
         "# a mean that ignores\n_target_: toys.Mean\nfields: [key_bias, causal, dense]\n"
     )
     root = Path(__file__).resolve().parents[2]
-    chosen = ["-k", "toy_honest or toy_careless", "-p", "no:cacheprovider", "-q", "-n0", "--tb=no"]
+    section = (root / "README.md").read_text(encoding="utf-8").partition("\n## Add a method\n")[2]
+    blocks = [textwrap.dedent(block) for block in re.findall(r"(?:^ {7}.*\n|^\n)+", section, re.M) if block.strip()]
+    (tmp_path / "written_down.py").write_text(blocks[0])
+    (tmp_path / "attn" / "toy_written.yaml").write_text(blocks[1].replace("fna.ops.mine", "written_down"))
+    chosen = ["-k", "toy_honest or toy_careless or toy_written", "-p", "no:cacheprovider", "-q", "-n0", "--tb=no", "-rfp"]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", str(Path(__file__)), *chosen],
         env={**os.environ, "FNA_CONF_DIR": str(tmp_path), "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"},
@@ -326,6 +333,7 @@ def test_added_methods_are_tested(tmp_path: Path) -> None:
     )  # fmt: skip
     failed = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("FAILED")]
     assert failed, result.stdout + result.stderr
+    assert [line for line in result.stdout.splitlines() if line.startswith("PASSED") and "toy_written" in line]
     assert all("toy_careless" in line and ("nothing_to_see" in line or "test_keys_honoured" in line) for line in failed), (
         result.stdout
     )

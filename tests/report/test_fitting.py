@@ -61,6 +61,19 @@ def test_a_column_for_which_there_is_no_room_is_named(unlike: Path) -> None:
     assert "no room here" not in printed(load(unlike), width=400)
 
 
+def test_the_score_of_full_stands_below_the_difference_where_a_column_has_no_room(tmp_path: Path) -> None:
+    for place, full in enumerate((80.0, 90.0)):
+        scores = {"variant": full, "delta": -1.0, "ci": [-2.0, 0.5]}
+        metrics = {"t2i_r1": {"full": full, **scores}, "i2t_r1": {"full": full + 1, **scores}}
+        write_run(tmp_path / str(place), retrieval(hash=str(place), samples=500 - place, metrics=metrics))
+    narrow = printed(load(tmp_path), width=60)
+    assert "no room here for" in narrow
+    assert " of full" not in narrow.partition("no room here for")[2].partition(":")[0]
+    for figure in ("full 80.00", "full 81.00", "full 90.00", "full 91.00"):
+        assert figure in narrow
+    assert "full 80.00" not in printed(load(tmp_path), width=300)
+
+
 def test_in_a_cell_and_a_label_a_comma_parts_settings_alone(unlike: Path) -> None:
     for seed in (2, 3):
         write_run(unlike / f"seed{seed}", retrieval(hash=f"s{seed}", landmarks=32, seed=seed, sampler="random"))

@@ -242,6 +242,20 @@ def test_a_busy_machine_has_no_speed_on_the_page(tmp_path: Path) -> None:
     words = read_page(tmp_path).words
     assert "no measurement" in words.partition("Fidelity")[0]
     assert "other processes took 1.0 of 2 cores" in words
+    shown = words.partition("How to make it again")[0]
+    for figure in ("(9.50)", "(14.6)", "(1.19×)", "(81.6 ms an image)", "(at most 1.30× as fast, were the swapped attention free)"):
+        assert figure in shown, figure
+    assert "1.17, 1.21" not in shown
+    assert "in brackets: no measurement, the machine was busy" in shown
+
+
+def test_an_answer_without_truth_says_what_was_asked_and_of_which_image(run_folder: Path) -> None:
+    gallery = json.loads((run_folder / "gallery.json").read_text())
+    gallery["flips"][0] |= {"truth": "", "full": "c.jpg", "variant": "d.jpg", "asked": "which other image is nearest to it"}
+    (run_folder / "gallery.json").write_text(json.dumps(gallery))
+    shown = read_page(run_folder).words.partition("Answers that changed")[2]
+    assert shown.strip().startswith("which other image is nearest to it")
+    assert "b.jpg" in shown.partition("c.jpg")[0]
 
 
 def test_a_page_fits_a_phone(tmp_path: Path) -> None:

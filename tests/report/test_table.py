@@ -144,8 +144,28 @@ def test_the_speed_line_of_a_busy_machine_says_no_measurement(tmp_path: Path) ->
     text = printed(result(cost=result()["cost"] | {"measurement": busy}))
     [line] = [line for line in text.splitlines() if line.startswith("speedup")]
     assert "no measurement" in line
-    assert "the first half of the rounds gives 1.30x" in line
+    assert "! no measurement of the speed: the first half of the rounds gives 1.30x, the second 0.90x" in text
     assert "no measurement" not in printed(result())
+
+
+def test_every_figure_of_a_busy_timing_is_in_brackets_and_the_table_fits_a_terminal_all_the_same() -> None:
+    busy = {"quiet": False, "reasons": ["other processes took 1.0 of 2 cores while 2 were needed"]}
+    lines = printed(result(cost=result()["cost"] | {"measurement": busy})).splitlines()
+    shown = {name: line for line in lines for name in ("speedup", "images a second", "sampling", "limit") if line.startswith(name)}
+    for name, figures in {"speedup": "(1.19x)", "images a second": "(9.50)", "sampling": "(3.1 %)", "limit": "(1.30x)"}.items():
+        assert figures in shown[name], shown
+    assert "[1.17, 1.21]" not in "\n".join(lines)
+    assert max(len(line.rstrip()) for line in shown.values()) <= 100
+    assert "(" not in "".join(line for line in printed(result()).splitlines() if line.startswith(("images a second", "limit")))
+
+
+def test_runs_whose_speed_was_not_measured_are_told_with_their_own_reasons(tmp_path: Path) -> None:
+    for count, why in ((8, "made-up crowd"), (16, "made-up halves"), (32, "made-up crowd")):
+        cost = result()["cost"] | {"measurement": {"quiet": False, "reasons": [why]}}
+        write_run(tmp_path / str(count), result(landmarks=count, cost=cost))
+    text = printed(load(tmp_path), width=400)
+    assert "no measurements (8 landmarks; 32 landmarks): made-up crowd; (16 landmarks): made-up halves; run it again" in text
+    assert "[1.17, 1.21]" not in text
 
 
 def test_a_table_says_fna_and_explains_agreement_at_its_foot() -> None:
@@ -234,6 +254,13 @@ def test_jobs_that_failed_alike_are_one_line_with_what_was_typed(tmp_path: Path)
     assert printed(load(tmp_path)).splitlines()[-1] == (
         "failed: 0 (batch_size=1), 1 (batch_size=2), 2 (batch_size=4) and 2 more: no memory"
     )
+
+
+def test_of_jobs_that_failed_alike_only_the_words_are_told_that_set_them_apart(tmp_path: Path) -> None:
+    for job in range(2):
+        write_run(tmp_path / str(job), failed("no file") | {"overrides": ["model=vit", "dataset=images", f"landmarks={job}"]})
+    write_run(tmp_path / "2", result(overrides=["dataset=shapes"]))
+    assert printed(load(tmp_path)).splitlines()[-1] == "failed: 0 (landmarks=0), 1 (landmarks=1): no file"
 
 
 def test_no_sampler_is_no_bracket(tmp_path: Path) -> None:

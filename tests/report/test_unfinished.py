@@ -8,6 +8,7 @@ import pytest
 
 from fna.report.page import write_page
 from fna.report.results import load
+from fna.report.table import sweep_markdown
 from tests.report.made_up_results import result, write_run
 from tests.report.test_table import printed
 
@@ -27,6 +28,14 @@ def test_a_killed_run_is_told_with_the_command_that_goes_on_with_it(tmp_path: Pa
     assert "started, never finished (or still running): " in text
     assert "attn=fna landmarks=16 goes on with it, finished rows stay" in text
     assert "attn=fna landmarks=16 goes on with it" in write_page(tmp_path).read_text()
+
+
+def test_a_run_without_an_end_is_not_called_failed(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", result(overrides=["landmarks=64"]))
+    started(tmp_path / "1", "attn=fna", "landmarks=16")
+    for text in (printed(load(tmp_path)), sweep_markdown(load(tmp_path)), write_page(tmp_path).read_text().partition("<main>")[2]):
+        assert "failed" not in text.lower()
+    assert [line for line in printed(load(tmp_path)).splitlines() if line.startswith("unfinished: 1")]
 
 
 def test_a_folder_of_killed_runs_alone_is_no_empty_folder(tmp_path: Path) -> None:

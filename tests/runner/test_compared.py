@@ -13,6 +13,9 @@ from torch import Tensor
 import fna
 from fna.errors import UserError
 from fna.metrics.compare import Paired
+from fna.runner.compared import Versus
+from fna.runner.outcomes import Scored
+from fna.surgery.variant import FULL
 from fna.tasks.base import Outcome
 from tests.surgery.zoo import zoo
 
@@ -75,3 +78,19 @@ def test_a_metric_may_have_any_name() -> None:
 
     found = fna.compare(zoo("open_clip"), [(images(), torch.arange(6))], "exact", metric=seen, rounds=0, bootstrap=100)
     assert found.result["metrics"]["seen"]["full"] == 25
+
+
+def test_top_5_is_told_of_more_than_five_classes_only() -> None:
+    """Among two classes the right one is always one of five."""
+
+    def ran(classes: int, right: int) -> Scored:
+        counts = {"seen": np.ones(3, np.int64), "top1": np.full(3, right), "top5": np.ones(3, np.int64)}
+        outputs = np.ones((3, classes), np.float32)
+        return Scored(FULL, "key", Outcome(list("abc"), counts, outputs, np.zeros(3, np.int64), ["x"] * 3, ["x"] * 3), ())
+
+    def metrics(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {key: 100.0 * sums[key] / sums["seen"] for key in ("top1", "top5")}
+
+    for classes, told in ((2, {"top1"}), (5, {"top1"}), (6, {"top1", "top5"})):
+        paired = Versus(ran(classes, 1), [], metrics, draws=10, seed=0).paired
+        assert set(paired.pair(0, 0).metrics) == told

@@ -63,3 +63,18 @@ def test_any_caption_of_the_image_is_right(tmp_path: Path) -> None:
     for label, right in (("two", True), ("three", False)):
         outcome = Outcome(["a"], {}, np.zeros((1, 2), np.float32), np.zeros(1, np.int64), [label], ["one"])
         assert gallery.hit(outcome, 0, examples) == right
+
+
+def test_where_the_answer_is_the_nearest_other_image_the_page_is_told_so(tmp_path: Path) -> None:
+    for name in "abc":
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+
+    def answer(nearest: str) -> Outcome:
+        return Outcome(["a"], {}, np.zeros((1, 2), np.float32), np.array([ord(nearest)]), [nearest], [""])
+
+    data = Dataset("d", "", "photographs", "", [Captioned(name, tmp_path / f"{name}.png", ()) for name in "abc"])
+    nothing: Any = None
+    for others, asked in (("bc", gallery.NEAREST), ("bx", "")):  # x is no image: answers are classes or texts
+        passes = [Pass("", answer(one), Run(1), nullcontext) for one in others]
+        (flip,) = gallery.flips(Show(nothing, data, passes, 1, lambda name, content: None))["flips"]
+        assert (flip["key"], flip["asked"]) == ("a", asked)

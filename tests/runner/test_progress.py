@@ -1,6 +1,7 @@
 """What a run tells while it works."""
 
 import io
+import re
 
 from rich.console import Console
 
@@ -16,3 +17,13 @@ def test_the_time_left_is_told_where_a_batch_takes_longer_than_half_a_minute(mon
             advance(100)
     assert "0:03:00" in written.getvalue()
     assert "-:--:--" not in written.getvalue().splitlines()[-1]
+
+
+def test_each_time_of_a_bar_says_what_it_is(monkeypatch):
+    now, written = [0.0], io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=written, width=120, force_terminal=True, get_time=lambda: now[0]))
+    with progress.bar("full", 500) as advance:
+        for _ in range(2):
+            now[0] += 60
+            advance(100)
+    assert re.search(r"0:02:00\S* passed, \S*0:03:00\S* left", written.getvalue())
