@@ -132,7 +132,7 @@ def _reducer(reduce: Any) -> Any:
 def compare(
     model: nn.Module,
     loader: Iterable[Any],
-    attn: str | Attention = "fna",
+    attn: str | Attention | Mapping[str | int, str | Attention] = "fna",
     *,
     versus: Sequence[Any] = (),
     metric: Any = None,
@@ -149,7 +149,8 @@ def compare(
     DataLoader. ``metric``: "top1", "top5", or a function of (outputs, targets) that gives a number a sample ``[b]``, 1 for right;
     None compares outputs alone. ``forward``: images to a tensor of outputs, where calling ``model`` is not it. ``versus``: further
     contenders, timed in the same turns: names, attentions, or dicts (``dict(attn="fna", landmarks=16)``); those
-    named have the ``layers`` and ``landmarks`` of the first where they say none. ``rounds``: turns of timing, 0 for none.
+    named have the ``layers`` and ``landmarks`` of the first where they say none. ``attn`` may be a plan as in `swap`, in a dict
+    too. ``rounds``: turns of timing, 0 for none.
     ``options``: ``landmarks``, ``sampler``, ``mask``, ``reduce`` and keys of the method, as in `swap`.
 
     ``.result`` is what ``result.json`` holds, ``.save(folder)`` writes it with ``report.html``. Raises `UserError` as `swap` does,
@@ -161,8 +162,10 @@ def compare(
     return run(model, loader, attn, _parts, versus=versus, options=options, **shared)
 
 
-def _parts(attn: str | Attention, *, mask: Any = None, reduce: Any = None, **options: Any) -> tuple[Attention, Any, Any]:
-    """The op, the mask and the reducer that a contender is made of."""
+def _parts(attn: Any, layers: Any, *, mask: Any = None, reduce: Any = None, **options: Any) -> tuple[Any, Any, Any]:
+    """The op, or the op of each range of a plan, the mask and the reducer that a contender is made of."""
+    if isinstance(attn, Mapping):
+        return _plan(attn, layers, {"landmarks": 64, "sampler": "fps", **options}), _masking(mask), _reducer(reduce)
     return _op(attn, **options), _masking(mask), _reducer(reduce)
 
 

@@ -71,6 +71,25 @@ def test_many_contenders(model: nn.Module, data: TensorDataset) -> None:
     assert found.result["metrics"] == {}
 
 
+def test_a_plan_gives_ranges_of_blocks_a_method_each(model: nn.Module, data: TensorDataset) -> None:
+    images = [data.tensors[0][:4]]
+    last = len(model.blocks) - 1
+    plan = {f"0-{last - 1}": "exact", last: "fna"}
+    two = {"attn": {0: FastNystrom(landmarks=4), last: FastNystrom(landmarks=16)}}
+    found = fna.compare(model, images, plan, landmarks=4, versus=[{"attn": "fna", "layers": last}, two, "exact"], **QUICK)
+    labels = [one["label"] for one in found.result["contenders"]]
+    assert labels[0] == f"0-{last - 1}: exact, {last}: fna landmarks=4"
+    assert labels[2] == f"0: FastNystrom, {last}: FastNystrom of {last}"
+    errors = [one["fidelity"]["output_error"] for one in found.result["contenders"]]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-3)  # exact elsewhere
+    assert errors[2] > errors[0]
+    for wrong, message in (({"0-99": "fna"}, "attn=.*this model has blocks|attn=0-99"), ({}, "names no block")):
+        with pytest.raises(UserError, match=message):
+            fna.compare(model, images, wrong, **QUICK)
+    with pytest.raises(UserError, match="a plan says which blocks itself"):
+        fna.compare(model, images, plan, layers="all", **QUICK)
+
+
 def test_the_result_says_which_sampler_drew(model: nn.Module, data: TensorDataset) -> None:
     found = fna.compare(
         model, DataLoader(data, batch_size=8), "fna", landmarks=4, versus=[{"attn": "fna", "sampler": "random"}, "exact"], **QUICK

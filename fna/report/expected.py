@@ -26,7 +26,7 @@ BLOCKS = frozenset({"mask_start", "layers"})  # numbers of blocks, which mean th
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric that ``source`` measured with ``model`` on ``dataset``; ``keys`` say with which settings.
+    """A metric, or a measure of fidelity, that ``source`` measured with ``model`` on ``dataset``; ``keys`` say with which settings.
 
     ``tolerance``: how far ours may lie from it, in the metric's own unit.
     """
@@ -50,8 +50,10 @@ class Figure:
         """The difference to full attention, in the metric's own unit."""
         return None if self.variant is None else self.variant - self.full
 
-    def text(self) -> str:
-        """``34.10 (-1.23)``, the difference to full in brackets; where only full was measured, that."""
+    def text(self, result: Result) -> str:
+        """``34.10 (-1.23)``, the difference to full in brackets; where only full was measured, that; of fidelity the figure."""
+        if self.metric not in (result.get("metrics") or {}):
+            return formats.fixed(self.variant, _digits(self.metric))
         return (
             f"{formats.fixed(self.full)} full" if self.variant is None else f"{self.variant:,.2f} ({formats.signed(self.delta, 2)})"
         )
@@ -66,7 +68,8 @@ class Figure:
     def missed(self, result: Result) -> bool:
         """Whether ours lies further off than the tolerance."""
         ours = dig(result, "metrics", self.metric)
-        pairs = [(number(dig(ours, "full")), self.full), (number(dig(ours, "variant")), self.variant)]
+        near = number(dig(result, "fidelity", self.metric))
+        pairs = [(number(dig(ours, "full")), self.full), (number(dig(ours, "variant")) if ours else near, self.variant)]
         return any(our is not None and their is not None and abs(our - their) > (self.tolerance or inf) for our, their in pairs)
 
     def told(self, results: Iterable[Result]) -> str:
@@ -130,12 +133,12 @@ class Expected:
         pool = [figure for figure in self.figures if figure.world == _world(result)]
         if not pool and len({figure.world for figure in self.figures}) == 1:
             pool = [figure for figure in self.figures if not BLOCKS & {key for key, _ in figure.keys}]
-        metrics = result.get("metrics") or {}
-        return [figure for figure in pool if figure.metric in metrics and figure.fits(result)]
+        measured = _measured(result)
+        return [figure for figure in pool if figure.metric in measured and figure.fits(result)]
 
     def text(self, result: Result, metric: str, source: str) -> str:
         """What a source measured, for the cell beside a metric of a result."""
-        found = [figure.text() for figure in self.beside(result) if (figure.metric, figure.source) == (metric, source)]
+        found = [figure.text(result) for figure in self.beside(result) if (figure.metric, figure.source) == (metric, source)]
         return " or ".join(found) or formats.NOTHING
 
     @property
@@ -151,7 +154,7 @@ class Expected:
         unused = [figure for figure in self.figures if figure not in used]
         lost = [figure for figure in unused if figure.world in ours]
         elsewhere = len(unused) - len(lost)
-        known = {key for result in self.results for key in (*result, *overrides(result), *(result.get("metrics") or {}))}
+        known = {key for result in self.results for key in (*result, *overrides(result), *_measured(result))}
         unknown = dict.fromkeys(key for figure in lost for key in (*dict(figure.keys), figure.metric) if key not in known)
         missed = sum(figure.missed(result) for figure, result in pairs)
         said = list(dict.fromkeys(figure.told(self.results) for figure, _ in pairs))
@@ -200,10 +203,22 @@ def _table(figures: Sequence[Figure], results: Sequence[Result]) -> Theirs:
         for metric in metrics:
             figure = by.get((keys, metric))
             values = (None,) * 3 if figure is None else (figure.full, figure.variant, figure.delta)
-            cells += [Part(formats.fixed(values[0])), Part(formats.fixed(values[1])), Part(formats.signed(values[2], 2))]
+            digits = _digits(metric)
+            cells += [Part(formats.fixed(value, digits)) for value in values[:2]] + [Part(formats.signed(values[2], digits))]
         rows.append(cells)
     heads, rows, once = fold(heads, rows)
     return Theirs("; ".join([figures[0].told(results), *(f"{head} {value}" for head, value in once)]), heads, rows)
+
+
+def _measured(result: Result) -> list[str]:
+    """The metrics of a result, and its measures of how near the outputs are to those of full."""
+    near = (key for key, value in (result.get("fidelity") or {}).items() if number(value) is not None)
+    return [*(result.get("metrics") or {}), *near]
+
+
+def _digits(metric: str) -> int:
+    """Digits behind the point: errors are small."""
+    return 4 if metric.endswith("error") else 2
 
 
 def _world(result: Result) -> tuple[str, str]:

@@ -239,7 +239,9 @@ def _columns(runs: Sequence[Run], keys: Sequence[str], expected: Expected) -> li
         *([] if keys else [("run", lambda run: Part(run.name))]),
         *(column for metric in _metrics(runs) for column in _of_metric(metric, runs, expected)),
         (_agreement(runs), lambda run: Part(formats.fixed(dig(run.result, "fidelity", "agreement"), 1, " %"))),
+        *_others("agreement", _agreement(runs), runs, expected),
         ("output error", lambda run: Part(formats.fixed(dig(run.result, "fidelity", "output_error"), 3))),
+        *_others("output_error", "output error", runs, expected),
         ("speedup", _speedup),
         ("95 % interval", _speedup_ends),
         ("against", lambda run: Part(reference(run.result) if run.result.get("cost") else formats.NOTHING)),
@@ -281,9 +283,6 @@ def _of_metric(metric: str, runs: Sequence[Run], expected: Expected) -> list[Col
     def tone(run: Run) -> str:
         return words.tone(metric, dig(run.result, "metrics", metric))
 
-    def theirs(run: Run, whose: str) -> Part:
-        return Part(expected.text(run.result, metric, whose))
-
     short = formats.metric_short(metric)
     columns: list[Column] = [
         (f"{short} of full", lambda run: Part(formats.fixed(value(run, "full")))),
@@ -293,5 +292,14 @@ def _of_metric(metric: str, runs: Sequence[Run], expected: Expected) -> list[Col
     ]
     if any("seeds" in run.result for run in runs):
         columns.append(("over seeds", lambda run: Part(spread(run.result, metric))))
+    return columns + _others(metric, short, runs, expected)
+
+
+def _others(metric: str, called: str, runs: Sequence[Run], expected: Expected) -> list[Column]:
+    """What others measured of it, a column a source."""
+
+    def theirs(run: Run, whose: str) -> Part:
+        return Part(expected.text(run.result, metric, whose))
+
     sources = dict.fromkeys(figure.source for run in runs for figure in expected.beside(run.result) if figure.metric == metric)
-    return columns + [(f"{short}, {whose}", partial(theirs, whose=whose)) for whose in sources]
+    return [(f"{called}, {whose}", partial(theirs, whose=whose)) for whose in sources]

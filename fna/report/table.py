@@ -127,7 +127,7 @@ def sweep_markdown(runs: Sequence[Run]) -> str:
 
 def quality(result: Result, expected: Expected) -> Grid:
     """Metrics of full and variant with their paired difference; beside it what others measured, where there is any."""
-    heads, cells = further(result, expected)
+    heads, cells = further(result, expected, "metrics")
     mark = " (random weights)" if words.is_random(result) else " !" if notes.is_doubtful(result) else ""
     rows = []
     for key, metric in (result.get("metrics") or {}).items():
@@ -139,21 +139,23 @@ def quality(result: Result, expected: Expected) -> Grid:
     return ["quality", "full", words.called(result), "delta", "95 % interval", *heads], rows
 
 
-def fidelity(result: Result) -> Grid:
-    """How near the outputs are to those of full: measure by measure, with its interval."""
+def fidelity(result: Result, expected: Expected) -> Grid:
+    """How near the outputs are to those of full: measure by measure, with its interval; beside it what others measured."""
+    heads, cells = further(result, expected, "fidelity")
     rows = []
     for key, value in (result.get("fidelity") or {}).items():
         if number(value) is not None:
             digits, unit = (2, " %") if key == "agreement" else (4, "")
             ends = formats.limits(dig(result, "fidelity", f"{key}_ci"), digits, "")
-            rows.append([Part(fidelity_name(key, result)), Part(formats.fixed(value, digits, unit)), Part(ends)])
-    return ["fidelity", words.called(result), "95 % interval"], rows
+            rows.append([Part(fidelity_name(key, result)), Part(formats.fixed(value, digits, unit)), Part(ends), *cells[key]])
+    return ["fidelity", words.called(result), "95 % interval", *heads], rows
 
 
-def further(result: Result, expected: Expected) -> tuple[list[str], dict[str, list[Part]]]:
-    """Columns that only some results have, what others measured: heads, and cells by metric."""
-    sources = list(dict.fromkeys(figure.source for figure in expected.beside(result)))
-    cells = {key: [Part(expected.text(result, key, source)) for source in sources] for key in result.get("metrics") or {}}
+def further(result: Result, expected: Expected, kind: str) -> tuple[list[str], dict[str, list[Part]]]:
+    """Columns that only some results have, what others measured: heads, and cells by measure of a ``kind``, metrics or fidelity."""
+    measures = result.get(kind) or {}
+    sources = list(dict.fromkeys(figure.source for figure in expected.beside(result) if figure.metric in measures))
+    cells = {key: [Part(expected.text(result, key, source)) for source in sources] for key in measures}
     return sources, cells
 
 
@@ -185,7 +187,7 @@ def fidelity_name(key: str, result: Result) -> str:
 
 
 def _grids(result: Result, expected: Expected) -> list[Grid]:
-    grids = [quality(result, expected), fidelity(result), *([cost(result)] if result.get("cost") else [])]
+    grids = [quality(result, expected), fidelity(result, expected), *([cost(result)] if result.get("cost") else [])]
     decided = decisions(result)
     return [(heads, rows) for heads, rows in (*grids, *([decided] if decided else [])) if rows]
 

@@ -12,7 +12,7 @@ from fna.configs import program
 from fna.report import formats, notes, table, words
 from fna.report.decisions import decisions
 from fna.report.exhibits import Exhibit, read_exhibits
-from fna.report.expected import Theirs, load_expected
+from fna.report.expected import Expected, Theirs, load_expected
 from fna.report.grid import Grid
 from fna.report.pictures import Album, Gallery, read_gallery
 from fna.report.plots import Plot
@@ -125,7 +125,7 @@ def view(run: Run, album: Album, pictures: int | None = None) -> View:
     gallery = read_gallery(run.folder, album, pictures)
     speedup = dig(result, "cost", "speedup")
     expected = load_expected([result])
-    heads, cells = table.further(result, expected)
+    heads, cells = table.further(result, expected, "metrics")
     return View(
         run=run,
         headline=words.headline(result),
@@ -145,7 +145,7 @@ def view(run: Run, album: Album, pictures: int | None = None) -> View:
         reference=reference(result),
         amounts=_amounts(result),
         costs=table.cost(result)[1] if result.get("cost") else [],
-        fidelity=_fidelity(result),
+        fidelity=_fidelity(result) + _theirs(result, expected),
         agreement_span=formats.limits(dig(result, "fidelity", "agreement_ci"), 1, ""),
         explained=[text for _, text in notes.explained(result)],
         remarks=notes.remarks(result),
@@ -242,6 +242,13 @@ def _rates(result: Result) -> list[tuple[str, str, float]]:
     top = max((value for value in values.values() if value), default=1.0)
     known = [(side, value) for side, value in values.items() if value is not None]
     return [(side, words.timed(formats.rate(value), result), 100 * value / top) for side, value in known]
+
+
+def _theirs(result: Result, expected: Expected) -> list[tuple[str, str]]:
+    """What others measured of fidelity."""
+    sources, cells = table.further(result, expected, "fidelity")
+    rows = [(key, source, part.text) for key in cells for source, part in zip(sources, cells[key], strict=True)]
+    return [(f"{table.fidelity_name(key, result)}, {source}", text) for key, source, text in rows if text != formats.NOTHING]
 
 
 def _fidelity(result: Result) -> list[tuple[str, str]]:

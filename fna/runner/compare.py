@@ -18,26 +18,23 @@ from torch import Tensor, nn
 from fna.data.loading import Kept
 from fna.errors import UserError
 from fna.models.base import Model
-from fna.ops.landmarks import FarthestPoint
-from fna.options import follows
 from fna.records import json_bytes, write_atomic
 from fna.report import results, table
 from fna.report.page import write_page
 from fna.runner.asked import Asked
+from fna.runner.callers import Build, library_contender, versus_entry
 from fna.runner.failures import line
 from fna.runner.loaded import Loaded
 from fna.runner.rows import RowStore
 from fna.runner.run import contest, line_up
-from fna.runner.wanted import Wanted
 from fna.schema import ACCEPTED
-from fna.surgery.blocks import Tower, find_tower
+from fna.surgery.blocks import find_tower
 from fna.tasks.base import Run
 from fna.tasks.own import Metric, Own, own_dataset, own_model, tensor_of
 from fna.values import between, held
 
 WIDTH = 132  # of the printed table
 TRAINING = "the model is in training mode, where dropout blurs the scores: call model.eval() before"
-Build = Callable[..., tuple[Any, Any, Any]]  # what was asked for -> op, mask, reducer (`fna.api.parts`)
 
 
 @dataclass(frozen=True)
@@ -89,9 +86,9 @@ def compare(
     image = dataset.examples[0].pixels[None]
     own = own_model(model, image, type(model).__name__, run)
     _try(own, image)
-    asked = [(attn, {"layers": layers, **options}), *(_others(one, layers) for one in versus)]
+    asked = [(attn, {"layers": layers, **options}), *(versus_entry(one, layers) for one in versus)]
     shared = {"landmarks": options["landmarks"]} if "landmarks" in options else {}
-    wanted = [_wanted(name, dict(given), shared, build, rounds, seed, tower) for name, given in asked]
+    wanted = [library_contender(name, dict(given), shared, build, rounds, seed, tower) for name, given in asked]
     cfg = OmegaConf.create(
         {
             "seed": seed, "bootstrap": bootstrap, "retry_failed": False, "gallery": 4, "limit": None, "expected": None,
@@ -133,60 +130,6 @@ def _try(model: Model, image: Tensor) -> None:
     except Exception as error:
         shape = " x ".join(map(str, image.shape[1:]))
         raise UserError(f"the model cannot take an image of the loader ({shape}): {line(error)}") from error
-
-
-def _wanted(
-    attn: Any, given: dict[str, Any], shared: Mapping[str, Any], build: Build, rounds: int, seed: int, tower: Tower
-) -> Wanted:
-    """A contender of the library as one of the command line: ``given`` names it, ``shared`` holds where it says nothing."""
-    layers = given.pop("layers")
-    blocks = list(tower.layers(layers))
-    counts = isinstance(attn, str) and bool(shared) and follows("attn", attn, "landmarks")
-    op, mask, reduce = build(attn, seed=seed, **{**(shared if counts else {}), **given})
-    name = attn if isinstance(attn, str) else type(attn).__name__
-    told = {key: _told(value) for key, value in given.items() if value is not None}
-    own = {group: str(told.get(group, "none")) for group in ("mask", "reduce")} | {"sampler": _sampler(op, told)}
-    settings: dict[str, Any] = {
-        "layers": blocks,
-        "landmarks": told.get("landmarks", shared.get("landmarks", 64)),
-        "tolerance": 0.1,
-        "rows_dir": "rows",
-        "attn": _count(op) | ({"sampler": own["sampler"]} if own["sampler"] != "none" else {}),
-        "sampler": own["sampler"],
-    }
-    cfg = OmegaConf.create(settings | {"timing": {"batch_size": 8, "rounds": rounds}})
-    label = " ".join([name, *(f"{key}={value}" for key, value in told.items())])
-    return Wanted(label, {"attn": name, "kv": "none", **own}, cfg, op, mask, reduce)
-
-
-def _count(op: Any) -> dict[str, Any]:
-    """The op's own number of landmarks, where it has one."""
-    count = getattr(op, "landmarks", None)
-    return {"landmarks": count} if isinstance(count, int | float) else {}
-
-
-def _sampler(op: Any, told: Mapping[str, Any]) -> str:
-    """What draws the op's landmarks: as it was named, else the default by its name, else by its class."""
-    drawn = getattr(op, "sampler", None)
-    if drawn is None:
-        return "none"
-    return str(told.get("sampler", "fps" if isinstance(drawn, FarthestPoint) else type(drawn).__name__))
-
-
-def _told(value: Any) -> str | int | float:
-    """An option in a label: itself, or the class of an object."""
-    return value if isinstance(value, str | int | float) else type(value).__name__
-
-
-def _others(one: Any, layers: Any) -> tuple[Any, dict[str, Any]]:
-    """One entry of ``versus``: an attention, or a dict of ``attn`` and its options."""
-    if isinstance(one, str) and "=" in one:
-        raise UserError(f"versus: {one}: words are for the command line; write dict(attn='fna', landmarks=16).")
-    if not isinstance(one, Mapping):
-        return one, {"layers": layers}
-    if "attn" not in one:
-        raise UserError(f"versus: {dict(one)} names no attn; write each contender as dict(attn='fna', landmarks=16).")
-    return one["attn"], {"layers": layers, **{key: value for key, value in one.items() if key != "attn"}}
 
 
 def _forward_of(model: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fna.errors import UserError
 from fna.surgery import stacks
-from fna.surgery.found import Stack, table_stacks
+from fna.surgery.found import Stack, find_stacks
 from fna.surgery.plan import Layers, parse_layers
 from fna.surgery.rows_hf import main_name, prefix_of, tokens_said, turned
 from fna.surgery.spec import SPECS, BlockSpec, class_keys, class_name, forward_key
@@ -148,7 +148,7 @@ class Candidate:
 def find_candidates(model: nn.Module) -> list[Candidate]:
     """Towers of a table row inside ``model``, then stacks that ask transformers' table."""
     named = [Candidate(path, "vision", module) for path, module in model.named_modules() if _kind(module) is not None]
-    return named + [Candidate(stack.path, _part(stack), stack) for stack in table_stacks(model)]
+    return named + [Candidate(stack.path, _part(stack), stack) for stack in find_stacks(model)]
 
 
 def _part(stack: Stack) -> str:
@@ -158,20 +158,26 @@ def _part(stack: Stack) -> str:
 
 def _table_tower(stack: Stack) -> Tower:
     """The tower that a stack of blocks is; what no row says of it is left out: no prefix, pieces that don't come apart."""
-    specs = [SPECS.get(forward_key(block)) for block in stack.blocks]
-    unknown = BlockSpec("", norm1=None, norm2=None, pieces=False)
+    specs = [_stack_spec(block, calls[0], stack.by_hand) for block, calls in zip(stack.blocks, stack.calls, strict=True)]
     return Tower(
         f"transformers.{type(stack.model).__name__}",
         stack.model,
         stack.blocks,
-        tuple(unknown if spec is None else spec for spec in specs),
+        tuple(specs),
         prefix_of(stack),
         stack.grid,
         stack.patches,
         windowed=stack.windowed,
-        calls=stack.calls,
+        calls=() if stack.by_hand else stack.calls,
         rotary=turned(stack),
     )
+
+
+def _stack_spec(block: nn.Module, attention: nn.Module, by_hand: bool) -> BlockSpec:
+    """A block's row; of one without the place of its attention, where a seam has to stand."""
+    key = forward_key(block)
+    place = next(name for name, module in block.named_modules() if module is attention) if by_hand else ""
+    return SPECS.get(key, BlockSpec(place, norm1=None, norm2=None, pieces=False))
 
 
 def _named_tower(module: nn.Module) -> Tower:

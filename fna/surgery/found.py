@@ -1,21 +1,20 @@
-"""Towers of transformers by their structure: stacks of blocks whose attention looks its function up in the library's table.
+"""Towers of transformers by their structure: stacks of blocks whose attention looks its function up in the library's table, or is
+written out.
 
-Nothing here imports transformers: that a class asks the table stands in the names that its code uses, and what is a model of its
-own in the name of a base class. ``x`` of a stack is ``[B, N, D]``, of some ``[B, rows, columns, D]`` or ``[N, D]``.
+Nothing here imports transformers: what a class does stands in its code (`fna.surgery.reads`), and what is a model of its own in the
+name of a base class. ``x`` of a stack is ``[B, N, D]``, of some ``[B, rows, columns, D]`` or ``[N, D]``.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from types import CodeType
 from typing import Any
 
 from torch import nn
 
-TABLE = "ALL_ATTENTION_FUNCTIONS"
+from fna.surgery.reads import facts
+
 _LISTS = (nn.ModuleList, nn.Sequential)
 
 
@@ -23,8 +22,9 @@ _LISTS = (nn.ModuleList, nn.Sequential)
 class Stack:
     """Blocks of one class under one module. ``path`` is where that one is, from the model handed over ("" is the model itself).
 
-    ``calls`` holds for each block the modules in it that ask the table. ``vision``: the model of its own that they are a part of
-    says that it looks at images or videos. ``model`` is the nearest one that cuts them into ``patches`` too (None where no
+    ``calls`` holds for each block the modules in it that ask the table, or that have their attention written out ``by_hand``:
+    blocks of such a stack need not be of one class. ``vision``: the model of its own that they are a part of says that it looks
+    at images or videos. ``model`` is the nearest one that cuts them into ``patches`` too (None where no
     convolution does), ``flat`` whether all blocks stand in one list.
     """
 
@@ -35,6 +35,7 @@ class Stack:
     patches: nn.Module | None
     vision: bool
     flat: bool
+    by_hand: bool
 
     @property
     def causal(self) -> bool:
@@ -64,8 +65,8 @@ class Stack:
 
     @property
     def config(self) -> Any:
-        """The settings that the attention of its first block follows."""
-        return getattr(self.calls[0][0], "config", None)
+        """The settings that the attention of its first block follows, or its model."""
+        return getattr(self.calls[0][0], "config", getattr(self.model, "config", None))
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -74,30 +75,16 @@ class Stack:
         return None if size is None or patch is None or self.patches is None else (size[0] // patch[0], size[1] // patch[1])
 
 
-def table_stacks(model: nn.Module) -> list[Stack]:
-    """All stacks inside ``model`` whose attention asks the table, in the order in which they are built."""
-    found: dict[tuple[str, type], dict[str, list[nn.Module]]] = {}
+def find_stacks(model: nn.Module) -> list[Stack]:
+    """All stacks inside ``model`` whose attention asks the table or is written out, in the order in which they are built."""
+    found: dict[tuple[str, type | None], dict[str, list[str]]] = {}
     for path, module in model.named_modules():
-        block = _block(model, path) if asks_table(type(module)) else None  # type: ignore[arg-type]
+        by_hand = facts(module).by_hand and any(_is_model(_at(model, inside)) for inside in _above(path))
+        block = _block(model, path) if by_hand or facts(module).table else None
         if block is not None:
-            key = (_owner(model, block), type(_at(model, block)))
-            found.setdefault(key, {}).setdefault(block, []).append(module)
-    return [_stack(model, owner, calls) for (owner, _), calls in found.items()]
-
-
-@cache
-def asks_table(cls: type) -> bool:
-    """Whether the forward that ``cls`` runs, or a method of its class, looks its attention up in transformers' table."""
-    home = next((base for base in cls.__mro__ if "forward" in vars(base)), cls)
-    functions = (inspect.unwrap(found) for found in vars(home).values() if inspect.isfunction(found))
-    return any(TABLE in code.co_names for function in functions for code in _codes(function.__code__))
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for inner in code.co_consts:
-        if isinstance(inner, CodeType):
-            yield from _codes(inner)
+            kind = None if by_hand else type(_at(model, block))
+            found.setdefault((_owner(model, block), kind), {}).setdefault(block, []).append(path)
+    return [_stack(model, owner, calls, kind is None) for (owner, kind), calls in found.items()]
 
 
 def pair(side: Any) -> tuple[int, int] | None:
@@ -110,18 +97,23 @@ def _window(*parts: nn.Module) -> int | None:
     """The tokens of a window, where a block or its attention says that it sees one: a size above 0, ``window`` or not
     ``global_attention``; 0 for one of unknown size, None for none."""
     said = [vars(part) for part in parts]
+    if any(part.get("use_mask_unit_attn") is False for part in said):  # Hiera's blocks that see it all have a size of windows too
+        return None
     sizes = [size[0] * size[1] for part in said if (size := pair(part.get("window_size"))) is not None and min(size) > 0]
     marked = any(part.get("window") is True or part.get("global_attention") is False for part in said)
     return sizes[0] if sizes else 0 if marked else None
 
 
-def _stack(model: nn.Module, owner: str, calls: dict[str, list[nn.Module]]) -> Stack:
+def _stack(model: nn.Module, owner: str, calls: dict[str, list[str]], by_hand: bool) -> Stack:
+    if by_hand and any(len(inside) > 1 for inside in calls.values()):  # of time and of space: each is a block
+        calls = {path: [path] for inside in calls.values() for path in inside}
     around = [part for path in (owner, *_above(owner)) if _is_model(part := _at(model, path))] or [model]
     vision = sees_images(around[0])
     home, patches = _home(around) if vision else (around[0], None)
     flat = len({path.rpartition(".")[0] for path in calls}) == 1
     blocks = tuple(_at(model, path) for path in calls)
-    return Stack(owner, blocks, tuple(map(tuple, calls.values())), home, patches if flat else None, vision, flat)
+    attentions = tuple(tuple(_at(model, path) for path in inside) for inside in calls.values())
+    return Stack(owner, blocks, attentions, home, patches if flat else None, vision, flat, by_hand)
 
 
 def sees_images(model: nn.Module) -> bool:
@@ -142,8 +134,8 @@ def _above(path: str) -> Iterator[str]:
 
 
 def _block(model: nn.Module, path: str) -> str | None:
-    """The path of the nearest item of a list that holds the module at ``path``; None where it is in no list."""
-    return next((inside for inside in _above(path) if inside and _in_list(model, inside)), None)
+    """The path of the nearest item of a list that is or holds the module at ``path``; None where it is in no list."""
+    return next((inside for inside in (path, *_above(path)) if inside and _in_list(model, inside)), None)
 
 
 def _in_list(model: nn.Module, path: str) -> bool:

@@ -26,14 +26,6 @@ LOWEST = -1e4  # below it an addition to a logit hides a key
 class FusedSeam(Seam):
     """Whatever module: its own forward, with the op in place of the fused kernel."""
 
-    def __init__(self, run: Forward, layer: int, op: Attention, module: nn.Module) -> None:
-        super().__init__(run, layer, op, module)
-        if getattr(module, "fused_attn", True) is False:
-            raise UserError(
-                f"block {layer} ({type(module).__name__}) multiplies its attention out instead of calling torch's: set fused_attn "
-                "of that module to True first, or leave the block out of layers=."
-            )
-
     def changed(self, *args: Any, **kwargs: Any) -> Any:
         with _Instead(self):
             return type(self.module).forward(self.module, *args, **kwargs)
@@ -59,7 +51,7 @@ class FusedSeam(Seam):
             raise UserError(f"block {self.layer} masks an attention of {query.dim()} axes, which fna cannot read; leave it out.")
         q, k, v = (_four(part) for part in (query, key, value))
         mask = None if attn_mask is None else attn_mask[(None,) * (4 - attn_mask.dim())]  # it broadcasts, heads and images too
-        fields = relative(mask_fields(mask, q))
+        fields = relative(mask_fields(mask, q), q, k)
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         out = self.attend(q, k, v, scale=scale, dropout=dropout_p, causal=is_causal, **fields)
         return out if query.dim() == 4 else out.view(*query.shape[:-1], out.shape[-1])
@@ -86,11 +78,11 @@ class OwnSeam(Seam):
             raise UserError(f"block {self.layer}: give q, k and v as [batch, heads, tokens, head_dim]; got {list(q.shape)}.")
         if q.shape[-2] != k.shape[-2]:
             raise UserError(f"block {self.layer}: {q.shape[-2]} queries and {k.shape[-2]} keys; fna changes self-attention alone.")
-        fields = relative(mask_fields(mask, q))
+        fields = relative(mask_fields(mask, q), q, k)
         return self.attend(q, k, v, scale=q.shape[-1] ** -0.5 if scale is None else scale, causal=causal, **fields)
 
 
-def relative(fields: dict[str, Any]) -> dict[str, Any]:
+def relative(fields: dict[str, Any], q: Tensor, k: Tensor) -> dict[str, Any]:
     """Site fields in which an additive mask that hides nothing is a bias, which more methods take than a mask.
 
     Looking at it would break a graph that is being traced: there it stays a mask.
@@ -98,7 +90,7 @@ def relative(fields: dict[str, Any]) -> dict[str, Any]:
     dense = fields.get("dense")
     if dense is None or torch.compiler.is_compiling() or torch.jit.is_tracing() or not bool(dense.detach().amin() > LOWEST):
         return fields
-    return {**fields, "dense": Table(dense)}
+    return {**fields, "dense": Table(dense.expand(*dense.shape[:2], q.shape[2], k.shape[2]))}
 
 
 class _Instead(TorchFunctionMode):

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import nn
 
 from fna.errors import UserError
+from fna.surgery.reads import facts
 
 RECIPE = "fna.swap(model, blocks=[...], seam=...), ten lines in docs/models_timm.md"
-_FUSED = "scaled_dot_product_attention"
 
 
 def find(model: nn.Module) -> tuple[nn.Module, tuple[nn.Module, ...]]:
@@ -50,11 +50,8 @@ def attentions(block: nn.Module) -> list[str]:
 
 
 def calls(module: nn.Module) -> bool:
-    """Whether this module itself calls torch's attention."""
-    if isinstance(module, nn.MultiheadAttention):
-        return True
-    own = {name: value for base in reversed(type(module).__mro__) for name, value in vars(base).items()}
-    return any(_FUSED in value.__code__.co_names for value in own.values() if hasattr(value, "__code__"))
+    """Whether this module itself calls torch's attention, or multiplies it out."""
+    return isinstance(module, nn.MultiheadAttention) or facts(module).fused or facts(module).by_hand
 
 
 def windows(blocks: Sequence[nn.Module]) -> dict[int, int]:

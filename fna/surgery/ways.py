@@ -9,12 +9,14 @@ from torch import nn
 
 from fna.errors import UserError
 from fna.ops.contract import Attention
+from fna.surgery.by_hand import HandSeam
 from fna.surgery.forward import Forward
 from fna.surgery.fused import FusedSeam, OwnSeam
+from fna.surgery.reads import facts
 from fna.surgery.relative import RelativeSeam, SamSeam
 from fna.surgery.seams import MultiheadSeam, OpenClipSeam, Seam, TimmSeam
 from fna.surgery.spec import forward_key
-from fna.surgery.stacks import RECIPE, calls
+from fna.surgery.stacks import RECIPE
 
 SEAMS: dict[str, Callable[..., Seam]] = {
     "timm.Attention": TimmSeam,
@@ -40,6 +42,8 @@ def make_seam(run: Forward, layer: int, op: Attention, module: nn.Module, own: C
     key = forward_key(module)
     if key in SEAMS:
         return SEAMS[key](run, layer, op, module)
-    if not calls(module):
-        raise UserError(f"block {layer}: attention of class {key} is unknown to fna, and not torch's own; use {RECIPE}.")
-    return FusedSeam(run, layer, op, module)
+    if facts(module).fused and getattr(module, "fused_attn", True):
+        return FusedSeam(run, layer, op, module)
+    if facts(module).by_hand:
+        return HandSeam(run, layer, op, module)
+    raise UserError(f"block {layer}: attention of class {key} is unknown to fna, and not torch's own; use {RECIPE}.")

@@ -160,3 +160,20 @@ def test_the_figures_of_an_experiment_stand_beside_its_runs_and_no_others(name: 
     assert len(load_expected([own]).beside(own)) == 1
     for change in OTHER:
         assert load_expected([own | change]).beside(own | change) == [], change
+
+
+def test_how_near_outputs_are_stands_beside_ours_too(tmp_path: Path) -> None:
+    path = tmp_path / "expected.csv"
+    path.write_text(
+        "source,model,dataset,landmarks,metric,full,variant,tolerance\n"
+        f"somebody,{HOME},64,output_error,0,0.0435,0.005\nanother,{HOME},64,output_error,0,0.0954,0.005\n"
+    )
+    ours = result(expected=str(path))
+    found = load_expected([ours])
+    assert [figure.missed(ours) for figure in found.beside(ours)] == [False, True]
+    assert "1 of ours lie further from these than the tolerance" in found.sources()
+    assert "0.0435 | 0.0954 |" in markdown(ours)
+    write_run(tmp_path / "0", ours)
+    write_run(tmp_path / "1", result(landmarks=32, expected=str(path)))
+    assert "output error, somebody" in summarise(load(tmp_path)).heads
+    assert "output error, somebody" in read_page(tmp_path / "0").words

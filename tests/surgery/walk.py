@@ -30,16 +30,17 @@ REGISTRIES = ("MODEL", "MODEL_FOR_IMAGE", "MODEL_FOR_BACKBONE", "MODEL_FOR_IMAGE
 SIDE = 64
 MOST = 80_000_000  # weights
 COUNTS = {
-    "num_hidden_layers": 3, "depth": 3, "num_layers": 3, "encoder_layers": 3, "decoder_layers": 1, "num_decoder_layers": 1,
+    "num_hidden_layers": 3, "depth": 3, "num_layers": 3, "encoder_layers": 3, "decoder_layers": 2, "num_decoder_layers": 1,
     "num_global_layers": 2, "pred_num_hidden_layers": 2, "decoder_num_hidden_layers": 2, "num_spatial_layers": 2,
     "num_temporal_layers": 2, "num_frames": 4, "frames_per_clip": 4, "vocab_size": 64, "num_queries": 10,
+    "num_self_attends_per_block": 2, "num_blocks": 2, "num_latents": 16, "num_cross_attention_heads": 1,
 }  # fmt: skip
 WIDTHS = {
-    "hidden_size": 64, "embed_dim": 64, "d_model": 64, "hidden_dim": 64, "embedding_dim": 64, "intermediate_size": 96,
+    "hidden_size": 64, "embed_dim": 64, "d_model": 64, "hidden_dim": 64, "embedding_dim": 64, "intermediate_size": 256,
     "encoder_ffn_dim": 96, "decoder_ffn_dim": 96, "num_attention_heads": 4, "num_heads": 4, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4, "num_key_value_heads": 4, "out_hidden_size": 64, "decoder_hidden_size": 64,
     "pred_hidden_size": 64, "pred_num_attention_heads": 4, "encoder_hidden_dim": 64, "projection_dim": 32, "head_dim": 16,
-    "mlp_dim": 96, "decoder_num_attention_heads": 4,
+    "mlp_dim": 96, "decoder_num_attention_heads": 4, "d_latents": 64,
 }  # fmt: skip
 SIDES = {"image_size": SIDE, "crop_size": SIDE}
 # What a class raises whose numbers don't go together; the last is also `UserError`, which says that there is no tower.
@@ -58,10 +59,10 @@ FOLLOW = (
 
 @dataclass(frozen=True)
 class Mean:
-    """Every query gets the mean of the values: an attention like no other, for as many queries as there are."""
+    """Every query gets the mean of the values and 1 more: an attention like no other, for as many queries as there are."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
-        return v.repeat_interleave(q.shape[1] // v.shape[1], 1).mean(2, keepdim=True).expand(*q.shape[:3], -1)
+        return v.repeat_interleave(q.shape[1] // v.shape[1], 1).mean(2, keepdim=True).expand(*q.shape[:3], -1) + 1
 
 
 def encoders() -> Iterator[type]:
@@ -103,7 +104,9 @@ def small(cls: Any) -> tuple[nn.Module, dict[str, Tensor]]:
 
 def _shrunk(config: Any, names: set[str]) -> Any:
     """``config`` with the numbers of these names made small; what follows from them is left to the class to say anew."""
-    said = {name: value for name, value in config.to_dict().items() if name not in FOLLOW}
+    deep = getattr(config, "num_hidden_layers", None)
+    fewer = isinstance(deep, int) and deep > COUNTS["num_hidden_layers"] and not hasattr(config, "depths")
+    said = {name: value for name, value in config.to_dict().items() if name not in (FOLLOW if fewer else FOLLOW[:1])}
     for name, value in vars(config).items():
         if isinstance(value, transformers.PreTrainedConfig):
             said[name] = _shrunk(value, names)
@@ -111,6 +114,8 @@ def _shrunk(config: Any, names: set[str]) -> Any:
             continue  # as many as there are stages
         elif name in names and isinstance(value, int) and not isinstance(value, bool):
             said[name] = min(value, (COUNTS | WIDTHS | SIDES)[name])
+        elif name == "intermediate_layers_indices":
+            said[name] = [0, 1]
         elif name in names and isinstance(value, list | tuple) and name in SIDES:
             said[name] = type(value)([SIDE] * len(value))
     return type(config)(**said)
@@ -224,11 +229,18 @@ def _inputs(model: Any) -> Iterator[dict[str, Tensor]]:
         further[grid] = torch.tensor([[1, 8, 8], [1, 4, 4]])
         if "merge_sizes" in asked:
             further["merge_sizes"] = torch.tensor([2, 2])
-        for times in (getattr(vision, "temporal_patch_size", 1), 1):
+        for times in (getattr(vision, "temporal_patch_size", 1), 1, 2):
             yield {main: draw(80, channels * times * patch**2)} | further
         yield {main: draw(80, channels, patch, patch)} | further
         merge = getattr(vision, "spatial_merge_size", 2)
         yield {main: draw(80, patch * merge, patch * merge, channels)} | further
+    if "prompt_masks" in asked:  # stands above the image, in one picture
+        above, wide = config.image_size[0] // 2, config.image_size[1]
+        yield {name: draw(1, 3, above, wide) for name in (main, "prompt_pixel_values", "prompt_masks")}
+    if main == "inputs" and hasattr(config, "d_model"):
+        yield {main: draw(1, 16, config.d_model)}
+    if "task_inputs" in asked:
+        further["task_inputs"] = torch.arange(77)[None] % 8
     own = pair(getattr(vision, "image_size", None)) or (SIDE, SIDE)
     for side in (own[0], 224, 2 * SIDE):  # Swin's windows shrink for good in a smaller image: its own size first
         yield {main: draw(1, 3, side, side)} | further
