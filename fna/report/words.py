@@ -190,7 +190,7 @@ def _speed(result: Result) -> list[Part]:
     if median is None:
         return []
     if unmeasured(result):
-        return [Part(" with no measurement of its speed: the machine was busy")]
+        return [Part(" with no measurement of its speed")]
     mark, against = judge_speed(result), f" the speed of {reference(result)} attention"
     ends = interval(dig(result, "cost", "speedup", "ci"))
     if ends is not None and mark == "even" and ends[1] - ends[0] > NOISY:
