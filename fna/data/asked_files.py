@@ -19,7 +19,7 @@ from fna.values import Count, Domain
 
 
 @dataclass(frozen=True)
-class _Questions:
+class Questions:
     """``questions``: the file, and ``images`` the folder, both in ``root``. ``split``: what the file holds, or which part of it."""
 
     root: str
@@ -60,7 +60,7 @@ class _Questions:
 
 
 @dataclass(frozen=True)
-class VqaV2(_Questions):
+class VqaV2(Questions):
     """v2_OpenEnded_mscoco_val2014_questions.json and v2_mscoco_val2014_annotations.json; COCO's images under either name."""
 
     annotations: str = "v2_mscoco_val2014_annotations.json"
@@ -96,7 +96,7 @@ class VqaV2(_Questions):
 
 
 @dataclass(frozen=True)
-class TextVqa(_Questions):
+class TextVqa(Questions):
     """TextVQA_0.5.1_val.json; images are named by their id."""
 
     def load(self, limit: int | None) -> AskedDataset:
@@ -118,7 +118,7 @@ class TextVqa(_Questions):
 
 
 @dataclass(frozen=True)
-class Gqa(_Questions):
+class Gqa(Questions):
     """testdev_balanced_questions.json: an object of id -> question; kinds are its structural types."""
 
     def load(self, limit: int | None) -> AskedDataset:
@@ -135,7 +135,7 @@ class Gqa(_Questions):
 
 
 @dataclass(frozen=True)
-class DocVqa(_Questions):
+class DocVqa(Questions):
     """val_v1.0.json (or the one with question types, of which the first counts); images lie where each entry says."""
 
     def load(self, limit: int | None) -> AskedDataset:
@@ -152,7 +152,7 @@ class DocVqa(_Questions):
 
 
 @dataclass(frozen=True)
-class OcrBench(_Questions):
+class OcrBench(Questions):
     """OCRBench.json: a list; kinds are its types, and HME100k by its name, for its formulas are scored otherwise."""
 
     def load(self, limit: int | None) -> AskedDataset:
@@ -169,7 +169,7 @@ class OcrBench(_Questions):
 
 
 @dataclass(frozen=True)
-class ScienceQa(_Questions):
+class ScienceQa(Questions):
     """problems.json and pid_splits.json; only questions with an image (IMG). Kinds are the subjects."""
 
     splits: str = "pid_splits.json"
@@ -207,7 +207,7 @@ class ScienceQa(_Questions):
 
 
 @dataclass(frozen=True)
-class Pope(_Questions):
+class Pope(Questions):
     """Files of lines, ``{}`` in ``questions`` standing for each of ``sets``, which are the kinds."""
 
     sets: tuple[str, ...] = ("random", "popular", "adversarial")
@@ -231,7 +231,7 @@ class Pope(_Questions):
 
 
 @dataclass(frozen=True)
-class OwnQuestions(_Questions):
+class OwnQuestions(Questions):
     """A JSONL or CSV file of ``image``, ``question``, ``answers`` and, if wanted, ``id`` and ``kind``; in a CSV ``answers`` is one
     answer or a JSON list.
 

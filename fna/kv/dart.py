@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fna.kv.contract import Block, Stay
+from fna.kv.contract import Block, Positions, Stay
 from fna.kv.select import best, check_block, counts
 from fna.values import Budget, Count
 
@@ -27,6 +27,7 @@ class Dart:
 
     budget: Budget = 0.25
     layer: Count = 2
+    positions: Positions = "original"
     version: ClassVar[int] = 1
 
     def check(self, depth: int) -> None:

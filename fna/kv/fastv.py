@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fna.kv.contract import Block, Stay
+from fna.kv.contract import Block, Positions, Stay
 from fna.kv.pruned import asked_last, staying
 from fna.kv.select import check_block, counts
 from fna.values import Budget, Count
@@ -23,6 +23,7 @@ class FastV:
 
     budget: Budget = 0.25
     layer: Count = 2
+    positions: Positions = "original"
     version: ClassVar[int] = 1
 
     def check(self, depth: int) -> None:

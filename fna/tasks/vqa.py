@@ -18,7 +18,7 @@ from fna.data.base import Asked, Dataset
 from fna.data.loading import picture
 from fna.errors import UserError
 from fna.folders import cache_folder
-from fna.metrics.vqa import RULES, figures, misfit, tally
+from fna.metrics.vqa import figures, misfit, scores, tally
 from fna.models.base import Model
 from fna.tasks import answers
 from fna.tasks.answers import answered, generated
@@ -113,10 +113,12 @@ class VisualQuestions:
         scoring, lines = self._way(show.dataset)[2], []
         for number, one in enumerate(show.passes):
             told = [(by_key[key], said) for key, said in zip(one.outcome.keys, one.outcome.labels, strict=True)]
-            groups = self._groups([example for example, _ in told])
+            asked = [example for example, _ in told]
+            groups = self._groups(asked)
+            right = scores(scoring, [each.answers for each in asked], one.outcome.labels, [each.kind for each in asked])
             for place, (example, said) in enumerate(told):
                 line = {"variant": one.label, "key": example.key, "question": example.question, "kind": example.kind}
-                line |= {"answers": example.answers, "said": said, "right": RULES[scoring](example.answers, said, example.kind)}
+                line |= {"answers": example.answers, "said": said, "right": float(right[place])}
                 lines.append(line | {"scoring": scoring} | ({"group": groups[place]} if groups else {}))
             if isinstance(show.dataset, AskedDataset) and show.dataset.submit is not None:
                 show.write(f"submission_{number}.json", show.dataset.submit(told).encode())
