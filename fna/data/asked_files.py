@@ -97,23 +97,36 @@ class VqaV2(Questions):
 
 @dataclass(frozen=True)
 class TextVqa(Questions):
-    """TextVQA_0.5.1_val.json; images are named by their id."""
+    """TextVQA_0.5.1_val.json; images are named by their id.
+
+    ``ocr``: TextVQA_Rosetta_OCR_v0.2_val.json; its words stand behind each question, as LLaVA's authors and, where asked for it,
+    lmms-eval put them. None: none.
+    """
+
+    ocr: str | None = None
+
+    def _sources(self) -> list[Path]:
+        return [Path(self.root) / name for name in (self.questions, self.ocr) if name is not None]
+
+    def _words(self) -> dict[str, str]:
+        """Image id -> a line with the words that an OCR read in it."""
+        if self.ocr is None:
+            return {}
+        entries = asked.listed(self._sources()[1], "data")
+        return {one.ident("image_id"): f"\nReference OCR token: {', '.join(_texts(one, 'ocr_tokens'))}" for one in entries}
 
     def load(self, limit: int | None) -> AskedDataset:
         """The first ``limit`` questions. Raises `UserError` with file and entry."""
         self.check()
-        found = [
-            Found(
-                Asked(
-                    entry.ident("question_id"),
-                    self._images / f"{entry.ident('image_id')}.jpg",
-                    entry.text("question").capitalize(),
-                    asked.answers(entry, people=True),
-                ),
-                entry.where,
-            )
-            for entry in asked.listed(self._sources()[0], "data")
-        ]
+        words = self._words()
+        found = []
+        for entry in asked.listed(self._sources()[0], "data"):
+            image = entry.ident("image_id")
+            if words and image not in words:
+                raise UserError(f"{entry.where}: image {image} has no words in {self._sources()[1]}; give the file that fits.")
+            question = entry.text("question").capitalize() + words.get(image, "")
+            answers = asked.answers(entry, people=True)
+            found.append(Found(Asked(entry.ident("question_id"), self._images / f"{image}.jpg", question, answers), entry.where))
         return self._dataset(found, limit, "textvqa", _by("question_id", "answer"))
 
 
@@ -261,6 +274,14 @@ class OwnQuestions(Questions):
             for place, entry in enumerate(entries)
         ]
         return self._dataset(found, limit, self.scoring, _by("id", "answer"), self.longest, self.suffix or "")
+
+
+def _texts(entry: Entry, name: str) -> list[str]:
+    """A list of texts."""
+    value = entry.fields.get(name)
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise entry.wrong(name, "a list of texts")
+    return value
 
 
 def _table(source: Path) -> list[Entry]:

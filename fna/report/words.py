@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from fna.report import formats
 from fna.report.results import Result, dig, interval, number, reference
 
-ERRORS = frozenset({"ece", "perplexity"})  # metrics of which less is better
+ERRORS = frozenset({"ece", "perplexity", "kv_megabytes"})  # metrics of which less is better
 PRIMARY = (("t2i_r1", "i2t_r1"), ("top1",), ("miou",), ("vqa_accuracy",), ("relative",))
 FEW = 100  # samples below which an interval of [0, 0] shows nothing: too few could have changed
 NOISY = 0.2  # width of a speedup's interval above which it says nothing about "the same speed"

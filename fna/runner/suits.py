@@ -97,8 +97,8 @@ def check_writer(one: Composed, source: Any, names: Mapping[str, str]) -> None:
     attn = next((name for name in (own["attn"], *plan.values()) if name != "exact"), None)
     if attn is not None:
         raise UserError(
-            f"attn={attn}: model={names['model']} attends causally and keeps a cache, which this method cannot; take attn=exact, and "
-            "for FNA kv=fna (kv.prefill=landmark for the prompt too)."
+            f"attn={attn}: model={names['model']} attends causally and keeps a cache, which this method cannot; take attn=exact, "
+            "and for FNA kv=fna (kv.prefill=landmark for the prompt too)."
         )
 
 

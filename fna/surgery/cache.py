@@ -45,16 +45,15 @@ def kept(model: nn.Module, policy: Any, layers: Layers | None = None, prompt: Pr
 
     ``layers``: None for those that the policy names, all where it names none.
     ``prompt``: None for a text-only model whose middle is what may be compressed. ``policy`` None: transformers' own cache, and
-    nothing is changed. Raises `UserError` for a decoder that cannot do it (`check_decoder`).
+    nothing is changed. Raises `UserError` for a decoder that cannot do it (`check_policy`).
     """
+    check_policy(model, policy)
     decoder = find_decoder(model)
-    check_decoder(decoder.config)
     if policy is None:
         yield DynamicCache(config=decoder.config)
         return
     if prompt is None and image_token(model) is not None:
         raise UserError("kv: say which tokens of the prompt are the image: prompt=read_prompt(model, **inputs).")
-    check_policy(model, policy)
     chosen = parse_layers(getattr(policy, "layers", "all") if layers is None else layers, len(decoder.layers), "kv.layers")
     session = Session(policy, frozenset(chosen), KeptCache(len(decoder.layers)), prompt, decoder.config._attn_implementation)
     session.rotary = rotary_of(decoder, policy)
@@ -71,6 +70,21 @@ def read_prompt(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | No
     valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     token = image_token(model)
     return Prompt.middle(valid) if token is None else Prompt((input_ids == token) & valid, valid)
+
+
+def prompt_bytes(cache: Cache, valid: Tensor) -> list[float]:
+    """Bytes of keys and values that ``cache`` holds of each row's prompt, of which ``valid`` ``[B, P]`` is no padding."""
+    rows = valid.shape[0]
+    held = torch.zeros(rows, dtype=torch.float64, device=valid.device)
+    for layer in cache.layers:
+        keys: Any = layer.parts["k"].view if isinstance(layer, KeptLayer) else vars(layer)["keys"]
+        count: Any = valid.sum(1) * keys.shape[1]
+        if isinstance(layer, KeptLayer):
+            entries = layer.entries
+            early = entries.positions < valid.shape[1]
+            count = (early if entries.valid is None else early & entries.valid).sum((1, 2))
+        held += 2 * count * keys.shape[-1] * keys.element_size()
+    return held.tolist()
 
 
 def image_token(model: nn.Module) -> int | None:

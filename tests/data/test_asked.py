@@ -51,6 +51,12 @@ def test_textvqa_and_docvqa(tmp_path: Path) -> None:
     root = put(tmp_path, {"t.json": {"data": [text]}, "d.json": {"data": [page]}}, "i/ab.jpg", "documents/p.png")
     (one,) = TextVqa(root, "t.json", "i").load(None).examples
     assert (one.question, len(one.answers)) == ("What is it?", 10)
+    words = {"data": [{"image_id": "ab", "ocr_tokens": ["STOP", "now"]}]}
+    put(tmp_path, {"o.json": words, "other.json": {"data": [{"image_id": "b", "ocr_tokens": []}]}})
+    (one,) = TextVqa(root, "t.json", "i", ocr="o.json").load(None).examples
+    assert one.question == "What is it?\nReference OCR token: STOP, now"
+    with pytest.raises(UserError, match=r"image ab has no words in .*other\.json"):
+        TextVqa(root, "t.json", "i", ocr="other.json").load(None)
     data = DocVqa(root, "d.json", ".").load(None)
     assert (data.examples[0].kind, data.scoring, data.longest) == ("form", "anls", 32)
 

@@ -22,7 +22,7 @@ def writer(attn: str, layers: Any = "last-half", model: Any = LLAVA) -> None:
 
 @pytest.mark.parametrize(("attn", "layers"), [("fna", "last-half"), ("exact", {"0-2": "exact", "3-5": "fna"})])
 def test_a_decoder_refuses_what_is_not_causal(attn: str, layers: Any) -> None:
-    with pytest.raises(UserError, match="^attn=fna: model=llava attends causally .* kv=fna"):
+    with pytest.raises(UserError, match=r"^attn=fna: model=llava attends causally .* kv=fna"):
         writer(attn, layers)
     writer(attn, layers, CLIP)
 
