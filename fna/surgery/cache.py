@@ -26,10 +26,11 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from fna.errors import UserError
-from fna.kv.contract import LayerState, Prompt, Pruning, Stepping
+from fna.kv.contract import Attending, LayerState, Prompt, Pruning, Stepping
 from fna.surgery.cache_layer import KeptCache, KeptLayer
 from fna.surgery.columns import Columns
 from fna.surgery.plan import Layers, parse_layers
+from fna.surgery.renumber import Rotary, renumbered
 from fna.surgery.sight import Sight
 
 NAME = "fna_kept"
@@ -39,23 +40,23 @@ UNSUPPORTED = ("cache_implementation", "assistant_model", "prompt_lookup_num_tok
 
 
 @contextmanager
-def kept(model: nn.Module, policy: Any, layers: Layers = "all", prompt: Prompt | None = None) -> Iterator[Cache]:
+def kept(model: nn.Module, policy: Any, layers: Layers | None = None, prompt: Prompt | None = None) -> Iterator[Cache]:
     """``policy`` in force in the chosen blocks of ``model``'s decoder. The cache is for one prompt (or batch) and its turns.
 
+    ``layers``: None for those that the policy names, all where it names none.
     ``prompt``: None for a text-only model whose middle is what may be compressed. ``policy`` None: transformers' own cache, and
-    nothing is changed. Raises `UserError` for a decoder that cannot do it (`check_decoder`).
+    nothing is changed. Raises `UserError` for a decoder that cannot do it (`check_policy`).
     """
+    check_policy(model, policy)
     decoder = find_decoder(model)
-    check_decoder(decoder.config)
     if policy is None:
         yield DynamicCache(config=decoder.config)
         return
     if prompt is None and image_token(model) is not None:
         raise UserError("kv: say which tokens of the prompt are the image: prompt=read_prompt(model, **inputs).")
-    chosen = parse_layers(layers, len(decoder.layers))
-    if hasattr(policy, "check"):
-        policy.check(len(decoder.layers))
+    chosen = parse_layers(getattr(policy, "layers", "all") if layers is None else layers, len(decoder.layers), "kv.layers")
     session = Session(policy, frozenset(chosen), KeptCache(len(decoder.layers)), prompt, decoder.config._attn_implementation)
+    session.rotary = rotary_of(decoder, policy)
     with ExitStack() as undo:
         if session.columns is not None:
             session.columns.sight = Sight(model, getattr(policy, "smaller", None))
@@ -69,6 +70,21 @@ def read_prompt(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | No
     valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     token = image_token(model)
     return Prompt.middle(valid) if token is None else Prompt((input_ids == token) & valid, valid)
+
+
+def prompt_bytes(cache: Cache, valid: Tensor) -> list[float]:
+    """Bytes of keys and values that ``cache`` holds of each row's prompt, of which ``valid`` ``[B, P]`` is no padding."""
+    rows = valid.shape[0]
+    held = torch.zeros(rows, dtype=torch.float64, device=valid.device)
+    for layer in cache.layers:
+        keys: Any = layer.parts["k"].view if isinstance(layer, KeptLayer) else vars(layer)["keys"]
+        count: Any = valid.sum(1) * keys.shape[1]
+        if isinstance(layer, KeptLayer):
+            entries = layer.entries
+            early = entries.positions < valid.shape[1]
+            count = (early if entries.valid is None else early & entries.valid).sum((1, 2))
+        held += 2 * count * keys.shape[-1] * keys.element_size()
+    return held.tolist()
 
 
 def image_token(model: nn.Module) -> int | None:
@@ -104,6 +120,21 @@ def check_decoder(config: Any) -> None:
         raise UserError(f"kv: attention {name} takes no mask of a layer's own; load the model with attn_implementation=sdpa.")
 
 
+def check_policy(model: nn.Module, policy: Any) -> None:
+    """Raise `UserError` where ``model``'s decoder cannot be under ``policy``: its layers, its positions, the blocks it names."""
+    decoder = find_decoder(model)
+    check_decoder(decoder.config)
+    rotary_of(decoder, policy)
+    if hasattr(policy, "check"):
+        policy.check(len(decoder.layers))
+    parse_layers(getattr(policy, "layers", "all"), len(decoder.layers), "kv.layers")
+
+
+def rotary_of(decoder: Any, policy: Any) -> Rotary | None:
+    """What turns the keys of ``decoder`` where ``policy`` renumbers positions. Raises `UserError` where they cannot be turned."""
+    return Rotary(decoder) if getattr(policy, "positions", "original") == "renumbered" else None
+
+
 def check_generation(**options: Any) -> None:
     """Raise `UserError` for an option of ``generate`` that a compressed cache cannot serve."""
     for name in UNSUPPORTED:
@@ -120,6 +151,7 @@ class Session:
         self.policy, self.chosen, self.cache, self.prompt, self.stock = policy, chosen, cache, prompt, stock
         self.depth = len(cache.kept)
         self.columns = Columns(self) if isinstance(policy, Pruning) else None
+        self.rotary: Rotary | None = None  # where positions are renumbered
 
     def install(self, decoder: nn.Module, undo: ExitStack) -> None:
         """Point the decoder at our table entries until ``undo`` ends."""
@@ -144,26 +176,37 @@ class Session:
             if mask is not None and mask.dim() == 4:
                 raise UserError("kv: a 4-D attention mask does not know which entries are left; give a 2-D one.")
             mask = self._fit(layer.mask(q.shape[2], q.shape[1], q.dtype))
-        out = self._stock(module)(module, q, k, v, mask, **kwargs)
-        self._ask(index, layer, q, float(kwargs.get("scaling") or q.shape[-1] ** -0.5))
+        scale = float(kwargs.get("scaling") or q.shape[-1] ** -0.5)
+        own = None if layer.complete else self._attend(index, layer, q, scale)
+        out = self._stock(module)(module, q, k, v, mask, **kwargs) if own is None else (own.transpose(1, 2).contiguous(), None)
+        self._ask(index, layer, q, scale)
         return out
+
+    def _attend(self, index: int, layer: KeptLayer, q: Tensor, scale: float) -> Tensor | None:
+        """The prompt's attention ``[B, H, N, d]`` as the policy has it; None: as the model does."""
+        if index not in self.chosen or not isinstance(self.policy, Attending):
+            return None
+        return self.policy.attend(self._state(index, layer, q, scale, 0))
+
+    def _state(self, index: int, layer: KeptLayer, q: Tensor, scale: float, step: int) -> LayerState:
+        if self.prompt is None:
+            raise UserError("kv: a 4-D attention mask does not say which columns are padding; give a 2-D one.")
+        prompt = self.prompt.repeated(len(q))
+        return LayerState(q, layer.asked, layer.entries, prompt, index, self.depth, scale, step, layer.memo)
 
     def _ask(self, index: int, layer: KeptLayer, q: Tensor, scale: float) -> None:
         """Show the policy the layer's entries, at the end of the prompt and after every later forward."""
-        if self.prompt is None:
-            raise UserError("kv: a 4-D attention mask does not say which columns are padding; give a 2-D one.")
         if layer.complete:
             layer.answered += 1
-        elif layer.seen < self.prompt.valid.shape[1]:
+        elif self.prompt is not None and layer.seen < self.prompt.valid.shape[1]:
             return  # a prompt that comes in chunks
         step, layer.complete = layer.answered, True
         ask = getattr(self.policy, "keep", None) if step == 0 else self.policy.step if isinstance(self.policy, Stepping) else None
-        prompt = self.prompt.repeated(len(q))
-        state = LayerState(q, layer.asked, layer.entries, prompt, index, self.depth, scale, step, layer.memo)
+        state = self._state(index, layer, q, scale, step)
         if self.columns is not None and step == 0:
             self.columns.before = state
         if ask is not None and index in self.chosen and (found := ask(state)) is not None:
-            layer.put(found, state.entries)
+            layer.put(found if self.rotary is None else renumbered(found, state.entries, self.rotary), state.entries)
 
     def mask(self, attention_mask: Tensor | None, batch_size: int, q_length: int, **rest: Any) -> Any:
         """The prompt's mask as the model makes it; afterwards nothing, once the layers know which new tokens are padding."""

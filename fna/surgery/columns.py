@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fna.errors import UserError
 from fna.kv.contract import Block, LayerState
 from fna.kv.select import places
+from fna.surgery.renumber import closed_up
 
 if TYPE_CHECKING:
     from fna.surgery.cache import Session
@@ -61,10 +62,11 @@ class Columns:
             return None
         assert self.there is not None
         layer.columns, layer.new, layer.total = self.left, self.there, self.total
+        turned = self.left if self.session.rotary is None else closed_up(self.left, self.there, prompt.valid)
         kwargs = {**kwargs, "attention_mask": self.session._fit(_causal(self.there))}
         for name, axis in (("position_ids", -1), ("position_embeddings", -2)):
             if kwargs.get(name) is not None:
-                kwargs[name] = _cut(kwargs[name], self.left, axis)
+                kwargs[name] = _cut(kwargs[name], turned, axis)
         return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": hidden})
 
     def _prune(self, number: int, hidden: Tensor, prompt: Any) -> Tensor:
