@@ -7,8 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fna.data.base import Asked, Captioned, Labelled, Segmented
-from fna.data.llava_bench import OpenQuestion
+from fna.data.base import Asked, Captioned, Labelled, OpenQuestion, Segmented
 from fna.data.longtext import Written
 from fna.errors import UserError
 from fna.runner.versus import Composed

@@ -18,10 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fna.data.base import Dataset
+from fna.data.base import Dataset, OpenQuestion
 from fna.data.contents import sha256s
 from fna.data.files import UNREADABLE
-from fna.data.llava_bench import OpenQuestion
 from fna.data.pictures import open_image
 from fna.errors import UserError
 from fna.judge import tally
