@@ -131,7 +131,7 @@ class HuggingFaceModel:
         net = net.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
         steps = self._steps()
         settings = self._settings(steps)
-        notes += self._run_as(settings)
+        notes += self._run_as(settings) + tower.notes()
         run = Runs(net, tower.prefix, options)
         able = self.abilities or frozenset()
         rows = net.config.num_labels if "classify" in able else 0
