@@ -131,14 +131,12 @@ def _gathered(items: Sequence[tuple[int, Tensor | Unread, bool, float]]) -> _Got
 
 def _loaded(images: _Images, places: range, batch_size: int, reading: Reading) -> Iterator[_Got]:
     """Batches in order: read in this process, and by others from where ``reading`` wants some."""
-    workers, done, size = reading.processes(len(places), 0), 0, 0
-    while done < len(places) and not workers:
+    done = 0
+    while done < len(places) and not (workers := reading.processes(len(places) - done)):
         here = places[done : done + batch_size]
         got = _gathered([images[index] for index in here])
         done += len(here)
-        size = max(size, got.images.nbytes // max(1, len(got.good)))
         yield _told(got, reading)
-        workers = reading.processes(len(places) - done, size)
     if done == len(places):
         return
     loader = DataLoader(
@@ -159,6 +157,7 @@ def _told(got: _Got, reading: Reading) -> _Got:
     reading.read += count
     reading.cached += count - len(got.fresh)
     reading.busy += got.seconds
+    reading.size = max(reading.size, got.images.nbytes // max(1, len(got.good)))
     return got
 
 

@@ -29,7 +29,8 @@ class Reading:
     """``workers``: loading processes, ``auto``: as many as pay; ``batch_size``: images of a forward pass; ``threads``: cores that
     one keeps busy; ``cache``: prepared images on disk.
 
-    What was measured: ``read`` images came from files in ``busy`` seconds of whoever read them, ``cached`` of them prepared.
+    What was measured: ``read`` images came from files in ``busy`` seconds of whoever read them, ``cached`` of them prepared, of
+    ``size`` bytes at most.
     All passes went through ``images``, ``waited`` seconds for them and spent ``forward`` seconds on them.
     """
 
@@ -40,6 +41,7 @@ class Reading:
     read: int = 0
     cached: int = 0
     busy: float = 0.0
+    size: int = 0
     images: int = 0
     waited: float = 0.0
     forward: float = 0.0
@@ -59,8 +61,8 @@ class Reading:
             yield item
             self.forward += time.perf_counter() - came
 
-    def processes(self, left: int, size: int) -> int:
-        """How many processes shall read the ``left`` images of a pass, ``size`` bytes each when prepared.
+    def processes(self, left: int) -> int:
+        """How many processes shall read the ``left`` images of a pass.
 
         ``auto`` reads here until the second ``batch_size`` images went through: the first pay for what is set up once.
         """
@@ -71,9 +73,8 @@ class Reading:
             read, busy, forward = (now - then for now, then in zip((self.read, self.busy, self.forward), self._mark, strict=True))
             if read >= self.batch_size:
                 room = shutil.disk_usage(SHARED).free if SHARED.is_dir() else None
-                self.chosen, self.why = choose(
-                    left, busy / read, forward / read, size, batch=self.batch_size, cores=cores(), threads=self.threads, room=room
-                )
+                costs = left, busy / read, forward / read, self.size
+                self.chosen, self.why = choose(*costs, batch=self.batch_size, cores=cores(), threads=self.threads, room=room)
         return self.chosen or 0
 
     def record(self) -> dict[str, Any]:
