@@ -77,7 +77,8 @@ class Knobs:
     dtype: str = "float32"
     seed: int = 0
     strict: bool = False
-    workers: int = 0
+    workers: Any = 0
+    data_cache: bool = False
     bootstrap: int = 2000
     timing: Timing = field(default_factory=Timing)
     judge: Judging = field(default_factory=Judging)
@@ -121,7 +122,8 @@ ACCEPTED: dict[str, Any] = {
     "dtype": Literal[DTYPES],
     "seed": Annotated[int, between(0, 2**32 - 1)],
     "strict": bool,
-    "workers": Annotated[int, between(0, 1024)],
+    "workers": Annotated[Annotated[int, between(0, 1024)] | Literal["auto"], Says("a whole number from 0 to 1024, or auto")],
+    "data_cache": bool,
     "bootstrap": Annotated[int, between(DRAWS, 1_000_000)],
     "timing.enabled": bool,
     "timing.rounds": Annotated[int, between(1, 100_000)],

@@ -27,8 +27,8 @@ from fna.kv.contract import Kept, LayerState, Prompt
 from fna.kv.random_kv import RandomKV
 from fna.kv.select import take
 from fna.runner.cost import median_ratio
-from fna.surgery.cache import Session
 from fna.surgery.cache_layer import KeptCache
+from fna.surgery.session import Session
 
 TEXT = 64  # columns at the end of the prompt that are no image
 STEPS = 3  # of each contender in a round: one whole interval of A-VL's

@@ -3,6 +3,7 @@
     python scripts/compare_kv.py                             # every policy at 1/2, 1/4, 1/8 of the image tokens
     python scripts/compare_kv.py --scenes 50 --budgets 0.25 --policies kv=random "kv=fna kv.ladder=none"
 
+Answers are kept beside ``--out`` as they come: killed, the same command goes on.
 Policies that act behind the prompt see the same reading of it, since it attends in the same way under all of them; those that
 drop tokens before or inside the decoder read it themselves. Times are of one question, each policy reading it itself.
 """
@@ -27,13 +28,14 @@ from fna.configs import choices, load_option
 from fna.data.scene_drawing import draw
 from fna.data.scene_files import scenes_of
 from fna.data.scene_questions import KINDS, Question, ask
+from fna.judge.ledger import Ledger
 from fna.kv.contract import Pruning
 from fna.models.llava import Talk, VisionLanguageModel
 from fna.surgery.cache import kept, read_prompt
 
 SIZE, BATCH, LONGEST, TURNS = 144, 24, 6, 15
 DRAWS = 2000  # behind every interval
-LADDER = ("none", "fitted_bias", "fitted_values")  # of kv=fna, beside its default
+OPTIONS = ("ladder=none", "ladder=fitted_bias", "ladder=fitted_values", "prefill=landmark", "prefill=bidirectional")  # of kv=fna
 
 
 class Answers:
@@ -49,19 +51,27 @@ class Answers:
 
 
 @torch.inference_mode()
-def tell(talk: Talk, made: dict[str, Any], pictures: Sequence[Image.Image], questions: Sequence[Question]) -> Answers:
-    """Greedy answers to all questions under each policy."""
+def tell(
+    talk: Talk, made: dict[str, Any], pictures: Sequence[Image.Image], questions: Sequence[Question], ledger: Ledger
+) -> Answers:
+    """Greedy answers to all questions under each policy; a batch under a policy that ``ledger`` has is not asked again."""
     found = Answers(list(made))
     for start in range(0, len(questions), BATCH):
         part = slice(start, start + BATCH)
+        ids = {name: f"{start} of {len(questions)} {name}" for name in made}
+        missing = {name: own for name, own in made.items() if ids[name] not in ledger.lines}
+        for name in made.keys() - missing.keys():
+            found.add(name, ledger.lines[ids[name]]["told"], questions[part], ledger.lines[ids[name]]["bytes"])
+        if not missing:
+            continue
         talks = [[(question.text, None)] for question in questions[part]]
         inputs = talk.inputs([[picture] for picture in pictures[part]], talks)
         prompt, watch = read_prompt(talk.net, **inputs), Watching()
         with kept(talk.net, watch, prompt=prompt) as cache:
             last = talk.net(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-        for name, own in made.items():
+        for name, own in missing.items():
             with kept(talk.net, own or Watching(), prompt=prompt) as cache:
-                if isinstance(own, Pruning):
+                if isinstance(own, Pruning) or getattr(own, "prefill", "exact") != "exact":
                     first = talk.net(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
                 else:
                     first = last
@@ -70,6 +80,7 @@ def tell(talk: Talk, made: dict[str, Any], pictures: Sequence[Image.Image], ques
                         layer.put(own.keep(replace(state, memo=layer.memo)) if own else state.entries)
                 size = held(cache)
                 told = talk.text(after(talk, cache, first, inputs["attention_mask"].sum(1, keepdim=True)))
+            ledger.add({"id": ids[name], "told": told, "bytes": size})
             found.add(name, told, questions[part], size)
         print(f"{len(found.right['kv=none'])} of {len(questions)} questions", flush=True)
     return found
@@ -127,7 +138,7 @@ def apart(full: np.ndarray, ours: np.ndarray, kinds: np.ndarray) -> tuple[float,
 
 
 def every(budgets: Sequence[float]) -> list[str]:
-    """Words for each choice of conf/kv at each budget; FNA also with the other steps of its ladder; A-VL at its own rates."""
+    """Words for each choice of conf/kv at each budget; FNA with its other steps and prefills too; A-VL at its own rates."""
     found: list[str] = []
     for name in sorted(set(choices("kv")) - {"none"}):
         if "budget" not in load_option("kv", name):
@@ -135,7 +146,7 @@ def every(budgets: Sequence[float]) -> list[str]:
             continue
         for budget in budgets:
             found.append(f"kv={name} kv.budget={budget}")
-            found += [f"kv={name} kv.budget={budget} kv.ladder={step}" for step in LADDER if name == "fna"]
+            found += [f"kv={name} kv.budget={budget} kv.{option}" for option in OPTIONS if name == "fna"]
     return found
 
 
@@ -155,7 +166,7 @@ def main() -> None:
     pictures, questions = [picture for picture, _ in asked], [question for _, question in asked]
     kinds = np.array([question.kind for question in questions])
     made = {words: policy(words) for words in ("kv=none", *(args.policies or every(args.budgets)))}
-    found = tell(talk, made, pictures, questions)
+    found = tell(talk, made, pictures, questions, Ledger(args.out.with_suffix(".jsonl"), "id"))
     times = in_turns(talk, made, pictures[0], questions[0])
     full = np.array(found.right["kv=none"])
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,9 @@
 """KV policies on long text: perplexity and needles, every policy on the same prompts, each of which is read once.
 
+    python scripts/measure_kv.py --limit 8                       # fna, am, snapkv, h2o, streaming, random_kv at 1/4 and 1/8
     python scripts/measure_kv.py --limit 4 --tokens 4000 kv=fna kv=snapkv "kv=am kv.budget=0.125" > table.md
 
+Each prompt under each policy is a line of ``--kept``, written as it comes: killed, the same command goes on.
 What `task=longtext` measures policy by policy, for policies that act behind the prompt (``keep``, ``step``): a prompt attends in
 the same way under all of them, so it is read once and shown to each. Pruners inside the decoder are for the runner.
 """
@@ -12,6 +14,7 @@ import argparse
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +23,15 @@ from omegaconf import OmegaConf
 
 from fna.configs import instantiate, load_option
 from fna.data.longtext import LongText
+from fna.judge.ledger import Ledger
 from fna.kv.contract import Kept, LayerState, Prompt
 from fna.models.decoder import TextModel
 from fna.surgery.cache import kept
 from fna.tasks.longtext import LongReading, after
 
 DRAWS = 10_000
+NAMES = ("fna", "am", "snapkv", "h2o", "streaming", "random_kv")
+ALL = [f"kv={name} kv.budget={share}" for share in (0.25, 0.125) for name in NAMES]
 
 
 class Watching:
@@ -54,7 +60,8 @@ def policy(words: str) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("policies", nargs="+")
+    parser.add_argument("policies", nargs="*", default=ALL)
+    parser.add_argument("--kept", type=Path, default=Path("outputs/measure_kv.jsonl"))
     parser.add_argument("--limit", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=4000)
     parser.add_argument("--held-out", type=int, default=64)
@@ -67,12 +74,22 @@ def main() -> None:
     task, net = LongReading(asked.tokens, asked.held_out, asked.stride), model.decoder.net
     names = ["kv=none", *asked.policies]
     found: dict[str, list[tuple[float, bool, int, float]]] = {name: [] for name in names}
+    ledger = Ledger(asked.kept, "id")
+    way = f"{asked.checkpoint} {asked.dtype} {asked.tokens} {asked.held_out} {asked.stride}"
     for example in LongText().load(asked.limit).examples:
+        ids = {name: f"{way} {example.key} {name}" for name in names}
+        if all(own in ledger.lines for own in ids.values()):
+            for name in names:
+                found[name].append(tuple(ledger.lines[ids[name]]["row"]))
+            continue
         read, watch = task.read(model.decoder, example), Watching()
         whole = Prompt.middle(torch.ones_like(read.prompt, dtype=torch.bool))
         with torch.inference_mode(), kept(net, watch) as cache:
             last = net(read.prompt, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         for name in names:
+            if ids[name] in ledger.lines:
+                found[name].append(tuple(ledger.lines[ids[name]]["row"]))
+                continue
             began, made = time.perf_counter(), policy(name)
             with torch.inference_mode(), kept(net, made or Watching(), prompt=whole) as own:
                 for layer, state in zip(own.kept, watch.states.values(), strict=True):  # type: ignore[attr-defined]
@@ -81,7 +98,9 @@ def main() -> None:
                 size = own.bytes  # type: ignore[attr-defined]
                 scores, _, answer = after(model.decoder, own, last, read, asked.stride)
             seconds = time.perf_counter() - began
-            found[name].append((-float(scores.sum()), example.answer in answer, size, seconds))
+            row = (-float(scores.sum()), example.answer in answer, size, seconds)
+            ledger.add({"id": ids[name], "row": row})
+            found[name].append(row)
             said = f"{example.key} {name}: {np.exp(-scores.mean()):.2f} {answer!r} {seconds:.0f} s"
             print(said, file=sys.stderr, flush=True)
         report(found, task.held_out)

@@ -16,7 +16,7 @@ from fna.errors import UserError
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 PEOPLE = 10  # who answered each question of VQAv2 and TextVQA
-Scoring = Literal["exact", "vqav2", "textvqa", "gqa", "pope", "letter", "anls", "ocrbench"]  # `fna.metrics.vqa.RULES`
+Scoring = Literal["exact", "vqav2", "textvqa", "gqa", "pope", "letter", "anls", "ocrbench", "cider"]  # `fna.metrics.vqa`
 Told = Sequence[tuple[Asked, str]]  # questions, and what the model said
 Submit = Callable[[Told], str]
 

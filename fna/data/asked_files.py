@@ -19,7 +19,7 @@ from fna.values import Count, Domain
 
 
 @dataclass(frozen=True)
-class _Questions:
+class Questions:
     """``questions``: the file, and ``images`` the folder, both in ``root``. ``split``: what the file holds, or which part of it."""
 
     root: str
@@ -60,7 +60,7 @@ class _Questions:
 
 
 @dataclass(frozen=True)
-class VqaV2(_Questions):
+class VqaV2(Questions):
     """v2_OpenEnded_mscoco_val2014_questions.json and v2_mscoco_val2014_annotations.json; COCO's images under either name."""
 
     annotations: str = "v2_mscoco_val2014_annotations.json"
@@ -96,29 +96,42 @@ class VqaV2(_Questions):
 
 
 @dataclass(frozen=True)
-class TextVqa(_Questions):
-    """TextVQA_0.5.1_val.json; images are named by their id."""
+class TextVqa(Questions):
+    """TextVQA_0.5.1_val.json; images are named by their id.
+
+    ``ocr``: TextVQA_Rosetta_OCR_v0.2_val.json; its words stand behind each question, as LLaVA's authors and, where asked for it,
+    lmms-eval put them. None: none.
+    """
+
+    ocr: str | None = None
+
+    def _sources(self) -> list[Path]:
+        return [Path(self.root) / name for name in (self.questions, self.ocr) if name is not None]
+
+    def _words(self) -> dict[str, str]:
+        """Image id -> a line with the words that an OCR read in it."""
+        if self.ocr is None:
+            return {}
+        entries = asked.listed(self._sources()[1], "data")
+        return {one.ident("image_id"): f"\nReference OCR token: {', '.join(_texts(one, 'ocr_tokens'))}" for one in entries}
 
     def load(self, limit: int | None) -> AskedDataset:
         """The first ``limit`` questions. Raises `UserError` with file and entry."""
         self.check()
-        found = [
-            Found(
-                Asked(
-                    entry.ident("question_id"),
-                    self._images / f"{entry.ident('image_id')}.jpg",
-                    entry.text("question").capitalize(),
-                    asked.answers(entry, people=True),
-                ),
-                entry.where,
-            )
-            for entry in asked.listed(self._sources()[0], "data")
-        ]
+        words = self._words()
+        found = []
+        for entry in asked.listed(self._sources()[0], "data"):
+            image = entry.ident("image_id")
+            if words and image not in words:
+                raise UserError(f"{entry.where}: image {image} has no words in {self._sources()[1]}; give the file that fits.")
+            question = entry.text("question").capitalize() + words.get(image, "")
+            answers = asked.answers(entry, people=True)
+            found.append(Found(Asked(entry.ident("question_id"), self._images / f"{image}.jpg", question, answers), entry.where))
         return self._dataset(found, limit, "textvqa", _by("question_id", "answer"))
 
 
 @dataclass(frozen=True)
-class Gqa(_Questions):
+class Gqa(Questions):
     """testdev_balanced_questions.json: an object of id -> question; kinds are its structural types."""
 
     def load(self, limit: int | None) -> AskedDataset:
@@ -135,7 +148,7 @@ class Gqa(_Questions):
 
 
 @dataclass(frozen=True)
-class DocVqa(_Questions):
+class DocVqa(Questions):
     """val_v1.0.json (or the one with question types, of which the first counts); images lie where each entry says."""
 
     def load(self, limit: int | None) -> AskedDataset:
@@ -152,7 +165,7 @@ class DocVqa(_Questions):
 
 
 @dataclass(frozen=True)
-class OcrBench(_Questions):
+class OcrBench(Questions):
     """OCRBench.json: a list; kinds are its types, and HME100k by its name, for its formulas are scored otherwise."""
 
     def load(self, limit: int | None) -> AskedDataset:
@@ -169,7 +182,7 @@ class OcrBench(_Questions):
 
 
 @dataclass(frozen=True)
-class ScienceQa(_Questions):
+class ScienceQa(Questions):
     """problems.json and pid_splits.json; only questions with an image (IMG). Kinds are the subjects."""
 
     splits: str = "pid_splits.json"
@@ -207,7 +220,7 @@ class ScienceQa(_Questions):
 
 
 @dataclass(frozen=True)
-class Pope(_Questions):
+class Pope(Questions):
     """Files of lines, ``{}`` in ``questions`` standing for each of ``sets``, which are the kinds."""
 
     sets: tuple[str, ...] = ("random", "popular", "adversarial")
@@ -231,7 +244,7 @@ class Pope(_Questions):
 
 
 @dataclass(frozen=True)
-class OwnQuestions(_Questions):
+class OwnQuestions(Questions):
     """A JSONL or CSV file of ``image``, ``question``, ``answers`` and, if wanted, ``id`` and ``kind``; in a CSV ``answers`` is one
     answer or a JSON list.
 
@@ -261,6 +274,14 @@ class OwnQuestions(_Questions):
             for place, entry in enumerate(entries)
         ]
         return self._dataset(found, limit, self.scoring, _by("id", "answer"), self.longest, self.suffix or "")
+
+
+def _texts(entry: Entry, name: str) -> list[str]:
+    """A list of texts."""
+    value = entry.fields.get(name)
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise entry.wrong(name, "a list of texts")
+    return value
 
 
 def _table(source: Path) -> list[Entry]:

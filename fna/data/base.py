@@ -60,6 +60,18 @@ class Asked:
     kind: str = ""
 
 
+@dataclass(frozen=True)
+class OpenQuestion:
+    """A question that is answered freely. ``context``: what the image holds, in words; "" where nothing is said of it."""
+
+    key: str
+    image: Path
+    question: str
+    category: str
+    reference: str
+    context: str
+
+
 @dataclass(frozen=True, eq=False)
 class Given:
     """An image as a model takes it: ``pixels`` float ``[3, h, w]``, from a loader of the user's own."""

@@ -32,6 +32,15 @@ def check_file(path: Path, knob: str = "dataset.annotations") -> None:
         raise UserError(f"{path}: no such file; give its place with {knob}=PATH.")
 
 
+def read_text(path: Path) -> str:
+    """A file of text. Raises `UserError` where it is none in UTF-8."""
+    check_file(path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text in UTF-8 ({error}); fetch it again.") from error
+
+
 def read_json(path: Path) -> Any:
     """A JSON file. Raises `UserError` with file, line and column where it is not JSON."""
     check_file(path)

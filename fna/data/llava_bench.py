@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 from PIL import Image
 
 from fna.data import files
-from fna.data.base import Dataset
+from fna.data.base import Dataset, OpenQuestion
 from fna.data.entries import Entry
 from fna.errors import UserError
 from fna.folders import cache_folder
@@ -25,18 +25,6 @@ from fna.records import write_atomic
 
 COCO = "COCO_val2014_"  # what COCO puts before the names that the questions have
 GREY = (336, (128, 128, 128))
-
-
-@dataclass(frozen=True)
-class OpenQuestion:
-    """``context``: what the image holds, in words; "" where nothing is said of it."""
-
-    key: str
-    image: Path
-    question: str
-    category: str
-    reference: str
-    context: str
 
 
 @dataclass(frozen=True)

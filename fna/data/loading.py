@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader
 from fna.data.base import Given
 from fna.data.files import UNREADABLE
 from fna.data.pictures import open_image
+from fna.data.prepared import Shelf, Unread
+from fna.data.reading import AHEAD, Reading
 from fna.errors import UserError
 
 Transform = Callable[[Image.Image], Tensor]
@@ -59,49 +62,127 @@ def batches(
     *,
     batch_size: int,
     skipped: list[str],
-    workers: int = 0,
+    start: int = 0,
     strict: bool = False,
-    before: int = 0,
+    reading: Reading | None = None,
 ) -> Iterator[Batch]:
-    """Transformed images in the order of ``examples``; ``workers`` processes read ahead (0: none).
-
-    ``before``: how many examples came before these, which their indices count on from.
+    """Transformed images in the order of ``examples`` from ``start`` on, as ``reading`` says (None: in this process), which is told
+    what they took.
 
     An image that cannot be read is named in ``skipped`` (key and reason) and left out, the same way in every pass; with ``strict``
     it raises `UserError`. So does a set of which nothing could be read.
     """
-    loader = DataLoader(_Images(examples, transform), batch_size, num_workers=workers, collate_fn=list)
-    read = 0
-    for items in loader:
-        bad = [(index, problem) for index, _, problem in items if problem]
-        for index, problem in bad:
+    reading = Reading() if reading is None else reading
+    yield from reading.timed(_batches(examples, transform, batch_size, skipped, start, strict, reading))
+
+
+def _batches(
+    examples: Sequence[Pictured],
+    transform: Transform,
+    batch_size: int,
+    skipped: list[str],
+    start: int,
+    strict: bool,
+    reading: Reading,
+) -> Iterator[Batch]:
+    shelf = None if reading.cache is None else reading.cache.shelf(examples, transform)
+    some = False
+    for got in _loaded(_Images(examples, transform, shelf), range(start, len(examples)), batch_size, reading):
+        for index, problem in got.bad:
             if strict:
-                raise UserError(f"{examples[index].image}: {problem}; mend or remove it, or run with strict=false to skip it.")
-            skipped.append(f"{examples[index].key}: {problem}")
-        good = [(index, image) for index, image, problem in items if not problem]
-        read += len(good)
-        stacked = torch.stack([image for _, image in good]) if good else torch.empty(0)
-        yield Batch([before + index for index, _ in good], stacked, len(items))
-    if not read and not before:
+                raise UserError(
+                    f"{examples[index].image}: {problem.reason}; mend or remove it, or run with strict=false to skip it."
+                )
+            skipped.append(f"{examples[index].key}: {problem.reason}")
+        if shelf is not None:
+            pictures = {**dict(zip(got.good, got.images, strict=True)), **dict(got.bad)}
+            for index in got.fresh:
+                shelf.put(index, pictures[index])
+        some = some or bool(got.good)
+        tried = len(got.good) + len(got.bad)
+        reading.images += tried
+        yield Batch(got.good, got.images, tried)
+    if not some and not start:
         raise UserError(f"none of the {len(examples)} images could be read (first: {skipped[0] if skipped else 'there is none'}).")
 
 
-class _Images(torch.utils.data.Dataset[tuple[int, Tensor, str]]):
-    """(index, image, "") or (index, nothing, what is wrong with it): an exception must not stop a worker."""
+@dataclass(frozen=True)
+class _Got:
+    """A batch as it was read: ``images`` of those at ``good``, what is wrong with the ``bad`` ones; ``fresh``: those that did not
+    come from the cache; ``seconds`` of the process that read it."""
 
-    def __init__(self, examples: Sequence[Pictured], transform: Transform) -> None:
-        self.examples, self.transform = examples, transform
+    good: list[int]
+    images: Tensor
+    bad: list[tuple[int, Unread]]
+    fresh: list[int]
+    seconds: float
+
+
+def _gathered(items: Sequence[tuple[int, Tensor | Unread, bool, float]]) -> _Got:
+    good = [(index, image) for index, image, _, _ in items if isinstance(image, Tensor)]
+    return _Got(
+        [index for index, _ in good],
+        torch.stack([image for _, image in good]) if good else torch.empty(0),
+        [(index, problem) for index, problem, _, _ in items if isinstance(problem, Unread)],
+        [index for index, _, fresh, _ in items if fresh],
+        sum(seconds for *_, seconds in items),
+    )
+
+
+def _loaded(images: _Images, places: range, batch_size: int, reading: Reading) -> Iterator[_Got]:
+    """Batches in order: read in this process, and by others from where ``reading`` wants some."""
+    done = 0
+    while done < len(places) and not (workers := reading.processes(len(places) - done)):
+        here = places[done : done + batch_size]
+        got = _gathered([images[index] for index in here])
+        done += len(here)
+        yield _told(got, reading)
+    if done == len(places):
+        return
+    loader = DataLoader(
+        images,
+        batch_size,
+        sampler=places[done:],
+        num_workers=workers,
+        prefetch_factor=AHEAD,
+        collate_fn=_gathered,
+        generator=torch.Generator(),  # of its own: no random number is taken from anybody
+    )
+    for got in loader:  # copied out of the shared memory, of which there may be little
+        yield _told(replace(got, images=got.images.clone()), reading)
+
+
+def _told(got: _Got, reading: Reading) -> _Got:
+    count = len(got.good) + len(got.bad)
+    reading.read += count
+    reading.cached += count - len(got.fresh)
+    reading.busy += got.seconds
+    reading.size = max(reading.size, got.images.nbytes // max(1, len(got.good)))
+    return got
+
+
+class _Images(torch.utils.data.Dataset[tuple[int, Tensor | Unread, bool, float]]):
+    """(index, image or what is wrong with it, whether it was made just now, seconds): an exception must not stop a worker."""
+
+    def __init__(self, examples: Sequence[Pictured], transform: Transform, shelf: Shelf | None) -> None:
+        self.examples, self.transform, self.shelf = examples, transform, shelf
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor, str]:
+    def __getitem__(self, index: int) -> tuple[int, Tensor | Unread, bool, float]:
+        began = time.perf_counter()
+        kept = None if self.shelf is None else self.shelf.get(index)
+        found = self._made(index) if kept is None else kept
+        return index, found, kept is None, time.perf_counter() - began
+
+    def _made(self, index: int) -> Tensor | Unread:
         try:
-            image = self.examples[index]
-            return index, transformed(image, self.transform), ""
+            return transformed(self.examples[index], self.transform)
         except UNREADABLE as error:
-            reason = str(error).replace(str(self.examples[index].image), self.examples[index].image.name)
-            return index, torch.empty(0), f"unreadable image ({reason})"
+            image = self.examples[index].image
+            system = isinstance(error, MemoryError | FileNotFoundError) or getattr(error, "errno", None) is not None
+            return Unread(f"unreadable image ({str(error).replace(str(image), image.name)})", not system)
 
 
 class Kept:
@@ -121,22 +202,32 @@ class Kept:
         *,
         batch_size: int,
         skipped: list[str],
-        workers: int = 0,
         strict: bool = False,
+        reading: Reading | None = None,
     ) -> Iterator[Batch]:
         """As `batches`, the same batches in every pass."""
+        reading = Reading() if reading is None else reading
+        yield from reading.timed(self._batches(examples, transform, batch_size, skipped, strict, reading))
+
+    def _batches(
+        self,
+        examples: Sequence[Pictured],
+        transform: Transform,
+        batch_size: int,
+        skipped: list[str],
+        strict: bool,
+        reading: Reading,
+    ) -> Iterator[Batch]:
         seen = self._seen.setdefault((id(examples), transform, batch_size), _Seen(examples))
         for batch, told in seen.batches:
             skipped += told
+            reading.images += batch.tried
             yield batch
         start = sum(batch.tried for batch, _ in seen.batches)
         if start == len(examples) > 0:
             return
         lines: list[str] = []
-        rest = batches(
-            examples[start:], transform, batch_size=batch_size, skipped=lines, workers=workers, strict=strict, before=start
-        )
-        for batch in rest:
+        for batch in _batches(examples, transform, batch_size, lines, start, strict, reading):
             skipped += lines
             size = batch.images.nbytes
             if size <= self.room and not seen.full:

@@ -15,7 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fna.data.llava_bench import LlavaBench, OpenQuestion, lines
+from fna.data.base import OpenQuestion
+from fna.data.llava_bench import LlavaBench, lines
 from fna.errors import UserError
 from fna.judge import tally
 from fna.judge.endpoint import Calls

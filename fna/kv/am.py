@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fna.kv.contract import Kept, LayerState
+from fna.kv.contract import Kept, LayerState, Positions
 from fna.kv.matching import masses
 from fna.kv.references import referred, stand_in
 from fna.kv.select import best, counts
@@ -28,6 +28,7 @@ class AttentionMatching:
     budget: Budget = 0.25
     references: Count = 256
     ridge: Positive = 0.01
+    positions: Positions = "original"
     version: ClassVar[int] = 1
 
     def keep(self, state: LayerState) -> Kept:

@@ -3,12 +3,15 @@
 Axes, everywhere in this folder: ``B`` batch, ``H`` query heads, ``G`` key heads (H a multiple of G), ``N`` entries of a layer's
 cache, ``n`` kept ones, ``d`` head width, ``P`` columns of the prompt. Keys carry their rotary positions already.
 
-A policy is a frozen dataclass, made by ``conf/kv/*.yaml``, that holds no tensors. It does one or more of three things, each a
+A policy is a frozen dataclass, made by ``conf/kv/*.yaml``, that holds no tensors. It does one or more of four things, each a
 method that `fna.surgery.cache` looks for by name:
 
 - ``keep(state) -> Kept``: at the end of the prompt, once per layer (`CachePolicy`);
 - ``step(state) -> Kept | None``: after every later forward, once per layer; None leaves the cache alone (`Stepping`);
-- ``prune(block) -> Stay | None``: inside the prompt's own forward, before each block: fewer columns from there on (`Pruning`).
+- ``prune(block) -> Stay | None``: inside the prompt's own forward, before each block: fewer columns from there on (`Pruning`);
+- ``attend(state) -> Tensor | None``: the prompt's attention in a layer, None: as the model does it (`Attending`).
+
+``positions``, where a policy has it: whether what is left keeps its rotary position, or is renumbered so that no gap remains.
 
 What it must not do: let a row depend on its batch mates, or look at a padding column. Kept entries of a row are in ascending
 order of position (parked ones apart), and a row that keeps fewer than the longest is padded at the end with ``valid`` False.
@@ -18,11 +21,12 @@ A row without columns that may be compressed keeps everything.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+Positions = Literal["original", "renumbered"]
 FIRST, LAST = 4, 32  # columns at the ends of a text without an image that nobody compresses: attention sinks, and the question
 
 
@@ -166,3 +170,10 @@ class Pruning(Protocol):
     """A policy that drops columns inside the decoder."""
 
     def prune(self, block: Block) -> Stay | None: ...
+
+
+@runtime_checkable
+class Attending(Protocol):
+    """A policy that changes how the prompt attends: ``[B, H, N, d]`` from a state whose last entries are the prompt's."""
+
+    def attend(self, state: LayerState) -> Tensor | None: ...

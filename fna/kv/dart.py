@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fna.kv.contract import Block, Stay
-from fna.kv.select import best, check_block, counts
+from fna.kv.contract import Block, Positions, Stay
+from fna.kv.pruned import image_budget
+from fna.kv.select import best, check_block
 from fna.values import Budget, Count
 
 PIVOTS = 4  # of the image, and as many of the text
@@ -27,6 +28,7 @@ class Dart:
 
     budget: Budget = 0.25
     layer: Count = 2
+    positions: Positions = "original"
     version: ClassVar[int] = 1
 
     def check(self, depth: int) -> None:
@@ -35,10 +37,11 @@ class Dart:
 
     def prune(self, block: Block) -> Stay | None:
         """The columns from block ``layer`` on."""
-        if block.layer != self.layer or block.before is None:
+        found = image_budget(block, self.layer, self.budget)
+        if found is None:
             return None
-        norms = block.before.k.abs().sum((1, 3), dtype=torch.float32)
-        count = counts(self.budget, block.prompt.image.sum(-1))
+        before, count = found
+        norms = before.k.abs().sum((1, 3), dtype=torch.float32)
         few = torch.full_like(count, PIVOTS)
         pivots = best(norms, block.image, torch.minimum(few, count))
         chosen = pivots

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fna.kv.contract import Block, Stay
-from fna.kv.pruned import asked_last, staying
-from fna.kv.select import check_block, counts
+from fna.kv.contract import Block, Positions, Stay
+from fna.kv.pruned import asked_last, image_budget, staying
+from fna.kv.select import check_block
 from fna.values import Budget, Count
 
 
@@ -23,6 +23,7 @@ class FastV:
 
     budget: Budget = 0.25
     layer: Count = 2
+    positions: Positions = "original"
     version: ClassVar[int] = 1
 
     def check(self, depth: int) -> None:
@@ -31,6 +32,5 @@ class FastV:
 
     def prune(self, block: Block) -> Stay | None:
         """The columns from block ``layer`` on."""
-        if block.layer != self.layer or block.before is None:
-            return None
-        return staying(block, asked_last(block.before), counts(self.budget, block.prompt.image.sum(-1)))
+        found = image_budget(block, self.layer, self.budget)
+        return None if found is None else staying(block, asked_last(found[0]), found[1])

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fna.kv.contract import Kept, LayerState
+from fna.kv.contract import Kept, LayerState, Positions
 from fna.kv.select import all_weights, best, lay_out, places, ranks, total_budget
 from fna.values import Budget, Share
 
@@ -27,6 +27,7 @@ class H2O:
 
     budget: Budget = 0.25
     recent: Share = 0.5
+    positions: Positions = "original"
     version: ClassVar[int] = 1
 
     def keep(self, state: LayerState) -> Kept:

@@ -7,13 +7,13 @@ keeps its column, and with it its position. Each image is looked at alone, so no
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from fna.kv.contract import Block, Stay
+from fna.kv.contract import Block, Positions, Stay
 from fna.kv.select import counts
 from fna.values import Budget
 
@@ -96,6 +96,7 @@ class ImageTokens:
     """
 
     budget: Budget = 0.25
+    positions: Positions = field(default="original", kw_only=True)
     eyes: ClassVar[bool] = False
 
     def choose(self, picture: Picture, count: int) -> Choice:

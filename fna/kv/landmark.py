@@ -10,6 +10,9 @@ damped.
 ``ladder``, each step a method of its own up to Attention Matching (`fna.kv.am`): ``none`` the pair alone; ``constant`` with
 log(N/m) added to the landmarks' logits; ``fitted_bias`` with a bias each that matches the mass of attention; ``fitted_values``
 with values fitted to reference queries as well, in the place of v~.
+
+``prefill``: how the prompt itself attends in these blocks. ``exact``, as ever; ``landmark``, causally through the landmarks;
+``bidirectional``, the paper's form, which is not causal: of the prompt's logits only the last ones are those of a language model.
 """
 
 from __future__ import annotations
@@ -21,21 +24,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fna.kv.contract import Kept, LayerState
+from fna.kv.contract import Kept, LayerState, Positions
 from fna.kv.matching import fitted_values, masses
+from fna.kv.prefill import bidirectional_rows, causal_rows, rows
 from fna.kv.references import referred, stand_in
 from fna.kv.select import counts, places, whole_prompt
 from fna.ops.farthest import farthest_points
 from fna.values import Budget, Count, Positive
 
 Ladder = Literal["none", "constant", "fitted_bias", "fitted_values"]
+Prefill = Literal["exact", "landmark", "bidirectional"]
 
 
 @dataclass(frozen=True)
 class LandmarkCache:
     """``budget``: landmarks among the image tokens, the same for all heads; ``features``: what farthest points are measured on.
 
-    ``ridge``: of v~; ``references``: queries that ``fitted_bias`` and ``fitted_values`` match.
+    ``ridge``: of v~, ``damping``: of the causal one; ``references``: queries that the fitted steps match. ``layers``: blocks of the
+    decoder; the others keep everything.
     """
 
     budget: Budget = 0.25
@@ -43,11 +49,28 @@ class LandmarkCache:
     features: Literal["k", "v"] = "k"
     ridge: Positive = 1e-3
     references: Count = 256
+    prefill: Prefill = "exact"
+    damping: Positive = 1.0
+    layers: int | str = "all"
+    positions: Positions = "original"
     version: ClassVar[int] = 1
+
+    def attend(self, state: LayerState) -> Tensor | None:
+        """The prompt's attention where it is not exact. Raises `UserError` for a prompt in chunks."""
+        if self.prefill == "exact":
+            return None
+        whole_prompt(self, state)
+        state.memo["landmarks"] = chosen = self._landmarks(state)
+        if bool((chosen == state.image).all()):
+            return None  # each stands for itself
+        if self.prefill == "bidirectional":
+            return bidirectional_rows(state, chosen)
+        return causal_rows(state, chosen, self.damping, biased=self.ladder != "none")
 
     def keep(self, state: LayerState) -> Kept:
         """All text, and the landmarks with what they stand for."""
-        chosen = self._landmarks(state)
+        chosen = state.memo.pop("landmarks", None)
+        chosen = self._landmarks(state) if chosen is None else chosen
         bias: Literal["none", "constant", "fitted"]
         bias = "fitted" if self.ladder.startswith("fitted") else "none" if self.ladder == "none" else "constant"
         if self.ladder == "fitted_values":
@@ -76,19 +99,14 @@ class LandmarkCache:
             return state.v
         groups = state.k.shape[1]
         k, v = state.k.float(), state.v.float()
-        q = _rows(state.q, index).unflatten(1, (groups, -1)).flatten(2, 3).float()  # [B, G, H / G * m, d]
+        q = rows(state.q, index).unflatten(1, (groups, -1)).flatten(2, 3).float()  # [B, G, H / G * m, d]
         counted = valid.repeat(1, q.shape[2] // index.shape[1])[:, None, :, None]
-        a = masses(q @ _rows(k, index).mT * state.scale, valid[:, None, None]) * counted
+        a = masses(q @ rows(k, index).mT * state.scale, valid[:, None, None]) * counted
         # A row without an image has no landmark either, and must not be NaN.
         seen = (state.image | ~state.image.any(-1, keepdim=True))[:, :, None]
         u = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=state.scale) * counted
-        found = fitted_values(a, u, _rows(v, index) * valid[:, None, :, None], self.ridge).to(state.v.dtype)
+        found = fitted_values(a, u, rows(v, index) * valid[:, None, :, None], self.ridge).to(state.v.dtype)
         out = state.v.clone()
-        rows, entries = valid.nonzero(as_tuple=True)
-        out[rows, :, index[rows, entries]] = found[rows, :, entries]
+        row, entries = valid.nonzero(as_tuple=True)
+        out[row, :, index[row, entries]] = found[row, :, entries]
         return out
-
-
-def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """x ``[B, H, N, d]`` at ``index`` ``[B, m]``."""
-    return x.gather(2, index[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))

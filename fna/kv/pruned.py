@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fna.kv.contract import Block, LayerState, Stay
-from fna.kv.select import best, last_queries, weights
+from fna.kv.select import best, counts, last_queries, weights
 
 LAYERS = 32  # of the decoder that the published block numbers are for
 
@@ -14,6 +14,13 @@ def asked_last(state: LayerState) -> Tensor:
     """What the last token of each row gives to each entry, mean over heads: ``[B, N]``."""
     q, columns = last_queries(state, 1)
     return weights(state, q, columns).mean((1, 2))[:, 0]
+
+
+def image_budget(block: Block, layer: int, budget: float) -> tuple[LayerState, Tensor] | None:
+    """Before block ``layer``, what the block before attended to and how many image columns ``[B]`` go on; elsewhere None."""
+    if block.layer != layer or block.before is None:
+        return None
+    return block.before, counts(budget, block.prompt.image.sum(-1))
 
 
 def staying(block: Block, scores: Tensor, count: Tensor, hidden: Tensor | None = None) -> Stay:

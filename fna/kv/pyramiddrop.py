@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from fna.kv.contract import Block, Stay
+from fna.kv.contract import Block, Positions, Stay
 from fna.kv.pruned import asked_last, stages, staying
 from fna.kv.select import counts
 from fna.values import within
@@ -22,6 +22,7 @@ class PyramidDrop:
     """``budget``: share of the image tokens that is left in the last quarter (published: an eighth, half at each stage)."""
 
     budget: Annotated[float, within(0, 1)] = 0.125
+    positions: Positions = "original"
     version: ClassVar[int] = 1
 
     def prune(self, block: Block) -> Stay | None:

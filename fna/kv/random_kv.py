@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from fna.kv.contract import Kept, LayerState
+from fna.kv.contract import Kept, LayerState, Positions
 from fna.kv.select import best, counts, drawn, rest_and, take
 from fna.values import Budget, between
 
@@ -18,6 +18,7 @@ class RandomKV:
 
     budget: Budget = 0.25
     seed: Annotated[int, between(0, 2**32 - 1)] = 0
+    positions: Positions = "original"
     version: ClassVar[int] = 1
 
     def keep(self, state: LayerState) -> Kept:

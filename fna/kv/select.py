@@ -135,5 +135,5 @@ def total_budget(budget: float, state: LayerState) -> Tensor:
 
 def whole_prompt(policy: object, state: LayerState) -> None:
     """Raise `UserError` where the prompt came in chunks, so that only the last one's queries are at hand."""
-    if state.q.shape[2] != state.k.shape[2]:
+    if state.q.shape[2] < max(state.k.shape[2], state.prompt.valid.shape[1]):
         raise UserError(f"kv: {type(policy).__name__} needs the queries of the whole prompt; leave out prefill_chunk_size.")

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 
 from fna.errors import UserError
-from fna.kv.contract import Kept, LayerState
+from fna.kv.contract import Kept, LayerState, Positions
 from fna.kv.select import best, last_queries, take, total_budget, weights
 from fna.values import Budget, Count
 
@@ -26,6 +26,7 @@ class SnapKV:
     budget: Budget = 0.25
     window: Count = 32
     pool: Count = 5
+    positions: Positions = "original"
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from fna.kv.contract import Block, LayerState, Prompt, Stay
+from fna.kv.contract import Block, LayerState, Positions, Prompt, Stay
 from fna.kv.pruned import stages
 from fna.kv.select import best, counts, places, weights
 from fna.values import within
@@ -38,6 +38,7 @@ class SparseVLM:
 
     budget: Annotated[float, within(0, 1)] = 1 / 3
     recycle: bool = True
+    positions: Positions = "original"
     version: ClassVar[int] = 1
 
     def prune(self, block: Block) -> Stay | None:

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fna.kv.contract import Kept, LayerState
+from fna.kv.contract import Kept, LayerState, Positions
 from fna.kv.select import counts, ranks, take
 from fna.values import Budget, Count
 
@@ -25,6 +25,7 @@ class Streaming:
     budget: Budget = 0.25
     sinks: Count = 4
     recent: Count = 512
+    positions: Positions = "original"
     version: ClassVar[int] = 1
 
     def keep(self, state: LayerState) -> Kept:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.errors import UserError
-from fna.metrics.vqa import RULES, figures, tally
+from fna.metrics.vqa import SCORINGS, figures, tally
 
 FIELDS = {"variant": str, "answers": list, "said": str, "kind": str, "scoring": str}
 
@@ -38,8 +38,8 @@ def _line(text: str, where: str) -> dict[str, Any]:
     for name, kind in FIELDS.items():
         if not isinstance(line, dict) or not isinstance(line.get(name), kind):
             raise UserError(f"{where}: {name} is missing, or of another type; each line needs {', '.join(FIELDS)}.")
-    if not line["answers"] or line["scoring"] not in RULES:
-        raise UserError(f"{where}: answers are empty, or scoring is none of {', '.join(RULES)}.")
+    if not line["answers"] or line["scoring"] not in SCORINGS:
+        raise UserError(f"{where}: answers are empty, or scoring is none of {', '.join(SCORINGS)}.")
     return line
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     """Print a line a figure."""
     asks = argparse.ArgumentParser(description=__doc__)
     asks.add_argument("predictions", type=Path)
-    asks.add_argument("--scoring", choices=list(RULES), help="another rule than the one that the file names")
+    asks.add_argument("--scoring", choices=SCORINGS, help="another rule than the one that the file names")
     args = asks.parse_args()
     try:
         found = scored(args.predictions, args.scoring)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from fna.metrics.captions import cider
 from fna.metrics.vqa_words import cleaned, plain
 
 Array = np.ndarray
@@ -93,6 +94,19 @@ def misfit(scoring: str, answers: Sequence[str]) -> str:
     return ""
 
 
+CIDER = "cider"  # no rule of one question: it depends on the references of all
+SCORINGS = (*RULES, CIDER)
+MAINS = {ANLS: "anls", CIDER: "cider"}  # what the figure is called where it is no accuracy
+
+
+def scores(scoring: str, answers: Sequence[Sequence[str]], said: Sequence[str], kinds: Sequence[str]) -> Array:
+    """Of each question, float64 ``[n]``: 0 to 1, of CIDEr 0 to 10. Raises `UserError` where CIDEr's package is missing."""
+    if scoring == CIDER:
+        return cider(answers, said)
+    rule = RULES[scoring]
+    return np.array([rule(each, own, kind) for each, own, kind in zip(answers, said, kinds, strict=True)], np.float64)
+
+
 def chosen(said: str) -> str:
     """The letter A to E that an answer chooses; "" for none.
 
@@ -119,9 +133,8 @@ def tally(
 
     ``kinds`` are the questions' types, "" for none; ``groups`` one more division of them, left out of means over kinds.
     """
-    rule = RULES[scoring]
-    scores = np.array([rule(each, own, kind) for each, own, kind in zip(answers, said, kinds, strict=True)], np.float64)
-    counts = {"asked": np.ones(len(scores)), "anls" if scoring == ANLS else "vqa_accuracy": scores}
+    found = scores(scoring, answers, said, kinds)
+    counts = {"asked": np.ones(len(found)), MAINS.get(scoring, "vqa_accuracy"): found}
     if scoring == YES_NO:
         yes, true = np.array([says_yes(own) for own in said]), np.array([says_yes(each[0]) for each in answers])
         counts |= {"said_yes": yes.astype(float), "is_yes": true.astype(float), "both_yes": (yes & true).astype(float)}
@@ -133,9 +146,9 @@ def tally(
 
 
 def figures(sums: Mapping[str, Array]) -> dict[str, Array]:
-    """``vqa_accuracy`` (ANLS: ``anls``) in percent, of all, as the mean over kinds and of each kind; of yes and no also precision,
-    recall, F1 (the mean over kinds, where there are any) and the model's own share of yes."""
-    main = "anls" if "anls" in sums else "vqa_accuracy"
+    """``vqa_accuracy`` (``anls``, ``cider``) in percent, of all, as the mean over kinds and of each kind; of yes and no also
+    precision, recall, F1 (the mean over kinds, where there are any) and the model's own share of yes."""
+    main = next((name for name in MAINS.values() if name in sums), "vqa_accuracy")
     parts = [name.removeprefix("asked") for name in sums if name.startswith("asked")]
     with np.errstate(divide="ignore", invalid="ignore"):  # a draw may lack a kind
         shares = {part: 100.0 * sums[main + part] / sums["asked" + part] for part in parts}

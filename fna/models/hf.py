@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from fna.errors import UserError
 from fna.models import weights
@@ -23,9 +21,10 @@ from fna.models.heads import labels, listed, read_classes
 from fna.models.hf_classes import class_for, fetched, usual_steps
 from fna.models.hf_files import PROCESSORS, folder_of, preprocessing, read_json
 from fna.models.hf_pixels import described, transform
-from fna.models.hf_runs import Runs, fitted, show_all, vectors
+from fna.models.hf_runs import Runs, fitted, show_all
+from fna.models.hf_texts import text_encoder
 from fna.models.settings import in_words, otherwise, resampling_note
-from fna.models.text import TEXT_BATCH, TOKENIZER_FILES, texts_digest
+from fna.models.text import texts_digest
 from fna.ops.contract import Tokens
 from fna.surgery.blocks import find_tower
 from fna.surgery.found import pair
@@ -131,7 +130,7 @@ class HuggingFaceModel:
         net = net.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
         steps = self._steps()
         settings = self._settings(steps)
-        notes += self._run_as(settings)
+        notes += self._run_as(settings) + tower.notes()
         run = Runs(net, tower.prefix, options)
         able = self.abilities or frozenset()
         rows = net.config.num_labels if "classify" in able else 0
@@ -148,7 +147,7 @@ class HuggingFaceModel:
             dtype=getattr(torch, dtype),
             classify=run.classify if "classify" in able else None,
             encode_image=run.encode_image,
-            encode_text=self._text_encoder(net, torch.device(device)) if "encode_text" in able else None,
+            encode_text=text_encoder(net, self._tokenizer_folder, torch.device(device)) if "encode_text" in able else None,
             patches=run.patches,
             class_ids=names[0],
             classes=names[1],
@@ -285,41 +284,6 @@ class HuggingFaceModel:
     @property
     def _tokenizer_folder(self) -> Path:
         return self._folder if self.tokenizer is None else Path(self.tokenizer)
-
-    def _text_encoder(self, net: Any, device: torch.device) -> Callable[[Sequence[str]], Tensor]:
-        """Sentences to vectors ``[T, E]`` in pieces of a fixed size; the tokenizer is made when first needed."""
-        made: list[Any] = []
-
-        def encode(sentences: Sequence[str]) -> Tensor:
-            if not made:
-                made.append(self._tokenizer())
-            found = []
-            for start in range(0, len(sentences), TEXT_BATCH):
-                piece = list(sentences[start : start + TEXT_BATCH])
-                length = net.config.text_config.max_position_embeddings
-                words = made[0](piece, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-                # SigLIP was trained without a mask over its padding, CLIP reads up to the end of the text only
-                kept = ("input_ids", "attention_mask") if self._class_name == "CLIPModel" else ("input_ids",)
-                found.append(vectors(net.get_text_features(**{key: words[key].to(device) for key in kept})))
-            return torch.cat(found)
-
-        return encode
-
-    def _tokenizer(self) -> Any:
-        import transformers
-
-        folder = self._tokenizer_folder
-        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-            raise UserError(
-                f"{folder}: holds no tokenizer ({', '.join(TOKENIZER_FILES[:3])}), which texts need; "
-                "give a folder that has one with model.tokenizer=FOLDER."
-            )
-        try:
-            return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # each kind of tokenizer has its own
-            raise UserError(
-                f"{folder}: its tokenizer cannot be read ({weights.first_line(error)}); give model.tokenizer=FOLDER."
-            ) from error
 
 
 def _grid(size: tuple[int, int], own: tuple[int, int], grid: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -115,7 +115,7 @@ class TimmModel:
         net = net.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
         tower = find_tower(net)
         prefix = tower.prefix
-        notes += [windows] if (windows := tower.windows()) else []
+        notes += tower.notes()
         return Model(
             name=self.name,
             tower=net,

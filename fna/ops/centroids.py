@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fna.ops.contract import BadInput, Site, whole
 from fna.ops.inverse import full_precision
 from fna.ops.kernels import cpu, differentiated, for_onnx
-from fna.ops.landmarks import FarthestPoint, Features, check_features, features_of
+from fna.ops.landmarks import FarthestPoint, Features, check_features, features_of, head_mean
 from fna.values import between
 
 
@@ -167,6 +168,23 @@ def group_means(groups: Centroids, bias: Tensor | None, *parts: Tensor) -> tuple
     divisor = torch.where(mass > 0, mass, 1.0)[:, None, :, None]
     count = groups.sizes.shape[1]
     return [(group_sums(part, groups.assignment, count, weights) / divisor).to(part.dtype) for part in parts], mass
+
+
+def typical(k: Tensor, groups: Centroids) -> Tensor:
+    """The member of each group whose head-mean key is nearest to the group's, int64 ``[B, M]``; 0 for an empty group.
+
+    The first among equals, by two scatters whose order cannot show.
+    """
+    (batch, count), tokens = groups.sizes.shape, k.shape[2]
+    x = head_mean(k.detach())
+    means = group_sums(x[:, None], groups.assignment, count)[:, 0] / groups.sizes.clamp_min(1)[..., None]
+    slot = groups.assignment.masked_fill(groups.assignment < 0, count)
+    own = F.pad(means, (0, 0, 0, 1)).gather(1, slot[..., None].expand_as(x))
+    distance = (x - own).square().sum(-1)
+    least = distance.new_full((batch, count + 1), float("inf")).scatter_reduce(1, slot, distance, "amin")
+    position = torch.arange(tokens, device=k.device).where(distance <= least.gather(1, slot), tokens)
+    first = position.new_full((batch, count + 1), tokens).scatter_reduce(1, slot, position, "amin")[:, :count]
+    return first.where(first < tokens, 0)
 
 
 def logarithm(counts: Tensor, there: Tensor) -> Tensor:

@@ -114,7 +114,11 @@ def refuse(op: object, site: Site, *fields: str) -> None:
     for name in fields:
         value = getattr(site, name)
         if value is not None and value is not False:
-            raise Unsupported(f"{type(op).__name__} cannot honour '{name}' (block {site.layer}): use attn=exact there, which can.")
+            positions = name == "dense" and not isinstance(value, Tensor)
+            what, able = (
+                ("relative positions, 'dense'", "exact, fna, fna_plus or nystromformer") if positions else (f"'{name}'", "exact")
+            )
+            raise Unsupported(f"{type(op).__name__} cannot honour {what} (block {site.layer}): use attn={able} there, which can.")
 
 
 def pair_bias(op: object, site: Site) -> PairBias | None:

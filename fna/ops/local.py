@@ -25,13 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fna.ops.centroids import Centroids, CentroidSampler, DriftingKMeans, group_mass, group_sums
+from fna.ops.centroids import Centroids, CentroidSampler, DriftingKMeans, group_mass, group_sums, typical
 from fna.ops.contract import BadInput, Site, Unsupported, refuse, same_tokens, whole
 from fna.ops.drawing import check_landmarks, check_sampler, count_landmarks, draw
 from fna.ops.exact import exact_rows
 from fna.ops.inverse import full_precision
 from fna.ops.kernels import cpu, cpu_local, differentiated, gpu
-from fna.ops.landmarks import head_mean
 from fna.ops.nystrom import additive
 from fna.ops.rows import gather_rows
 from fna.ops.short import few_queries
@@ -51,7 +50,8 @@ class LocalClusters:
     ``window``: cells a side, odd. ``rows``: so many times as many exact rows as groups for the residual, 0 for none. Blocks after
     the first and before the share ``early`` of the depth (1 and 2 of 12) have ``early_window`` and ``early_rows`` instead: what
     those miss, all later ones see. Without a grid (merged tokens) the tokens stand in one row. Honours ``keys`` and ``key_bias``
-    (b counts as exp(b) copies of a token); refuses ``causal`` and ``dense``, and queries that are not the keys' tokens.
+    (b counts as exp(b) copies of a token); refuses ``causal``, and queries that are not the keys' tokens; and ``dense``: a bias of
+    each query and each key in its window would have to be there N x N.
     """
 
     sampler: CentroidSampler = field(default_factory=DriftingKMeans)
@@ -204,23 +204,6 @@ def residual(out: Tensor, q: Tensor, k: Tensor, v: Tensor, groups: Centroids, sc
     tokens = off.transpose(1, 2).reshape(batch * count, heads * width).index_select(0, place.flatten())
     shared = tokens.view(batch, k.shape[2], heads, width).transpose(1, 2)
     return shared if bias is None else shared * (groups.assignment >= 0)[:, None, :, None]
-
-
-def typical(k: Tensor, groups: Centroids) -> Tensor:
-    """The member of each group whose head-mean key is nearest to the group's, int64 ``[B, M]``; 0 for an empty group.
-
-    The first among equals, by two scatters whose order cannot show.
-    """
-    (batch, count), tokens = groups.sizes.shape, k.shape[2]
-    x = head_mean(k.detach())
-    means = group_sums(x[:, None], groups.assignment, count)[:, 0] / groups.sizes.clamp_min(1)[..., None]
-    slot = groups.assignment.masked_fill(groups.assignment < 0, count)
-    own = F.pad(means, (0, 0, 0, 1)).gather(1, slot[..., None].expand_as(x))
-    distance = (x - own).square().sum(-1)
-    least = distance.new_full((batch, count + 1), float("inf")).scatter_reduce(1, slot, distance, "amin")
-    position = torch.arange(tokens, device=k.device).where(distance <= least.gather(1, slot), tokens)
-    first = position.new_full((batch, count + 1), tokens).scatter_reduce(1, slot, position, "amin")[:, :count]
-    return first.where(first < tokens, 0)
 
 
 def _weights(bias: Tensor) -> Tensor:

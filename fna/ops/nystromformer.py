@@ -13,8 +13,9 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from fna.ops.centroids import Centroids, CentroidSampler, SegmentMeans, group_means, logarithm
-from fna.ops.contract import Site, refuse, same_tokens
+from fna.ops.bias import seen_at
+from fna.ops.centroids import Centroids, CentroidSampler, SegmentMeans, group_means, logarithm, typical
+from fna.ops.contract import Site, pair_bias, refuse, same_tokens
 from fna.ops.drawing import check_landmarks, check_sampler, draw
 from fna.ops.inverse import Inverse
 from fna.ops.nystrom import additive, check_inverse, through_landmarks
@@ -23,7 +24,8 @@ from fna.values import Count, Positive, between
 
 @dataclass(frozen=True)
 class Nystromformer:
-    """Nyström attention through group means. Fields, and what is honoured and refused, are those of `FastNystrom`.
+    """Nyström attention through group means. Fields, and what is honoured and refused, are those of `FastNystrom`; of relative
+    positions a group has those of its most typical token, as their means would need all N x N.
 
     ``key_bias`` b counts as exp(b) copies of a token: in the means, and as the groups' own bias.
     """
@@ -43,7 +45,8 @@ class Nystromformer:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """q, k, v ``[B, H, N, d]`` to ``[B, H, N, d]`` in q's dtype."""
-        refuse(self, site, "causal", "dense")
+        refuse(self, site, "causal")
+        relative = pair_bias(self, site)
         same_tokens(self, q, k, site)
         groups = draw(self.sampler, q, k, v, site, self.landmarks, self.resample_every)
         with site.clock("gather"):
@@ -51,7 +54,8 @@ class Nystromformer:
             (q_means, k_means), mass = group_means(groups, bias, q, k)
             copies = torch.ones_like(mass) if bias is None else mass / groups.sizes.clamp_min(1)  # of a token, on average
             landmark_bias = logarithm(copies, mass > 0)
+            pairs = None if relative is None else seen_at(relative, typical(k, groups), q.dtype)
         return through_landmarks(
-            q, k, v, q_means, k_means, scale=site.scale, bias=bias, landmark_bias=landmark_bias,
+            q, k, v, q_means, k_means, scale=site.scale, bias=bias, landmark_bias=landmark_bias, pairs=pairs,
             inverse=self.inverse, steps=self.steps, ridge=self.ridge, clock=site.clock,
         )  # fmt: skip

@@ -21,8 +21,9 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from fna.ops.centroids import Centroids, CentroidSampler, KMeans, group_means, logarithm
-from fna.ops.contract import Site, refuse, same_tokens
+from fna.ops.bias import seen_at
+from fna.ops.centroids import Centroids, CentroidSampler, KMeans, group_means, logarithm, typical
+from fna.ops.contract import Site, pair_bias, refuse, same_tokens
 from fna.ops.drawing import check_landmarks, check_sampler, draw
 from fna.ops.inverse import Inverse
 from fna.ops.nystrom import additive, check_inverse, through_landmarks
@@ -35,7 +36,8 @@ class ClusterNystrom:
     ``sampler`` and ``resample_every``: in later blocks. ``sizes``, ``prior``, ``exact_prefix``: False leaves out log n, v̄ or the
     exact rows. The rest as `FastNystrom`.
 
-    ``key_bias`` b counts as exp(b) copies of a token: in the means and in n.
+    ``key_bias`` b counts as exp(b) copies of a token: in the means and in n. Of relative positions a group has those of its most
+    typical token, as their means would need all N x N.
     """
 
     sampler: CentroidSampler = field(default_factory=lambda: KMeans(features="sketch", steps=1))
@@ -58,7 +60,8 @@ class ClusterNystrom:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """q, k, v ``[B, H, N, d]`` to ``[B, H, N, d]`` in q's dtype."""
-        refuse(self, site, "causal", "dense")
+        refuse(self, site, "causal")
+        relative = pair_bias(self, site)
         same_tokens(self, q, k, site)
         early = 2 * site.layer < site.depth
         sampler, every = (self.early, 1) if early else (self.sampler, self.resample_every)
@@ -67,9 +70,10 @@ class ClusterNystrom:
             bias = additive(site.keys, site.key_bias)
             (q_means, k_means, v_means), mass = group_means(groups, bias, q, k, v)
             landmark_bias = logarithm(mass if self.sizes else torch.ones_like(mass), mass > 0)
+            pairs = None if relative is None else seen_at(relative, typical(k, groups), q.dtype)
             ends = _alone(groups, site.tokens.prefix) if self.exact_prefix and site.tokens.prefix else None
         return through_landmarks(
-            q, k, v, q_means, k_means, scale=site.scale, bias=bias, landmark_bias=landmark_bias,
+            q, k, v, q_means, k_means, scale=site.scale, bias=bias, landmark_bias=landmark_bias, pairs=pairs,
             prior=v_means if self.prior else None, ends=ends,
             inverse=self.inverse, steps=self.steps, ridge=self.ridge, clock=site.clock,
         )  # fmt: skip

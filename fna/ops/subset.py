@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor
 
-from fna.ops.contract import Site, refuse, same_tokens
+from fna.ops.contract import Site, pair_bias, refuse, same_tokens
 from fna.ops.drawing import check_landmarks, check_sampler, draw
 from fna.ops.landmarks import FarthestPoint, Landmarks, TokenSampler
 from fna.ops.nystrom import additive
@@ -37,7 +37,8 @@ class Subset:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """q, k, v ``[B, H, N, d]`` to ``[B, H, N, d]`` in q's dtype."""
-        refuse(self, site, "causal", "dense")
+        refuse(self, site, "causal")
+        relative = pair_bias(self, site)
         same_tokens(self, q, k, site)
         drawn = draw(self.sampler, q, k, v, site, self.landmarks, self.resample_every)
         with site.clock("gather"):
@@ -46,5 +47,6 @@ class Subset:
             bias = None if bias is None else bias.gather(1, drawn.index)
             if drawn.valid is not None:
                 bias = additive(drawn.valid, bias)
+            pairs = None if relative is None else relative.columns(drawn.index).to(q.dtype)
         with site.clock("tokens over landmarks"):
-            return few_keys(q, keys, values, site.scale, bias).to(q.dtype)
+            return few_keys(q, keys, values, site.scale, bias, pairs).to(q.dtype)

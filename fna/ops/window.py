@@ -26,7 +26,8 @@ from fna.values import Count
 
 @dataclass(frozen=True)
 class Window:
-    """``window``: patches along a side, at most the grid's. Honours ``keys`` and ``key_bias``; refuses ``causal`` and ``dense``.
+    """``window``: patches along a side, at most the grid's. Honours ``keys`` and ``key_bias``; refuses ``causal``, and
+    ``dense``: a bias of each query and each key in its window would have to be there N x N.
 
     Without a grid the window runs along the sequence; once tokens were merged or dropped there is none, which is refused.
     """

@@ -23,6 +23,7 @@ FINDINGS = {  # neither good nor bad: what task=tokens saw
     "normal_norm": "norm of normal patches",
 }  # fmt: skip
 METRICS = FINDINGS | {
+    "kv_megabytes": "MB of KV cache", "cider": "CIDEr", "bert_f1": "BERTScore F1",
     "top1": "top-1", "top5": "top-5", "ece": "calibration error",
     "t2i_r1": "text-to-image R@1", "t2i_r5": "text-to-image R@5", "t2i_r10": "text-to-image R@10",
     "i2t_r1": "image-to-text R@1", "i2t_r5": "image-to-text R@5", "i2t_r10": "image-to-text R@10",

@@ -64,6 +64,7 @@ def plots(runs: Sequence[Run]) -> list[Plot]:
     for metric in dict.fromkeys(key for run in whole for key in words.primary(run.result)):
         called = formats.metric_name(metric)
         drawn.append(draw(f"{called}: what it costs, what it buys (broad: the frontier)", whole, keys, quality_cost(metric)))
+        drawn.append(draw(f"{called} over the cache (broad: the frontier)", whole, keys, over_cache(metric)))
         if len({run.result.get("landmarks") for run in whole} - {None}) > 1:  # None: a method that has none
             drawn.append(draw(f"{called} over {_amount(whole)}", whole, keys, over_landmarks(metric, _amount(whole))))
         if "mask_start" in keys:
@@ -93,6 +94,11 @@ def _theirs(runs: Sequence[Run]) -> list[Plot | None]:
 def quality_cost(metric: str) -> Axes:
     """The difference of a metric against the speedup, a line for each method."""
     return Axes(_speedup, _delta(metric), "speedup (x)", "points against full", "landmarks", tags=True)
+
+
+def over_cache(metric: str) -> Axes:
+    """The difference of a metric over how much smaller the KV cache of a prompt is, a line for each policy."""
+    return Axes(_cache, _delta(metric), "times smaller a KV cache than full's", "points against full", "landmarks", tags=True)
 
 
 def over_landmarks(metric: str, amount: str) -> Axes:
@@ -237,6 +243,12 @@ def _speedup(run: Run) -> Value:
         return Value(None)
     tree = dig(run.result, "cost", "speedup")
     return Value(number(dig(tree, "median")), interval(dig(tree, "ci")))
+
+
+def _cache(run: Run) -> Value:
+    tree = dig(run.result, "metrics", "kv_megabytes")
+    full, variant = number(dig(tree, "full")), number(dig(tree, "variant"))
+    return Value(full / variant if full and variant else None)
 
 
 def _delta(metric: str) -> Reader:

@@ -37,7 +37,7 @@ FOLLOWS = {
 }  # fmt: skip
 TEXTS = ("notes", "warnings", "skipped", "overrides")  # lists of text
 SILENT = frozenset(
-    {"expected", "gallery", "logger", "retry_failed", "rows_dir", "versus", "workers"}
+    {"data_cache", "expected", "gallery", "logger", "retry_failed", "rows_dir", "versus", "workers"}
 )  # knobs that no figure depends on
 
 

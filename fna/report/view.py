@@ -219,7 +219,7 @@ def _milliseconds(rate: float) -> str:
 def _bound(result: Result) -> str:
     limit = words.ceiling(result)
     told = words.timed("" if limit is None else f"at most {formats.times(limit)} as fast, were the swapped attention free", result)
-    return f"{told} in brackets: no measurement, the machine was busy" if words.unmeasured(result) else told
+    return f"{told} in brackets: no measurement" if words.unmeasured(result) else told
 
 
 def _metric(key: str, metric: Any, ends: tuple[float, float], chief: bool, further: list[Part]) -> Metric:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from fna.report import formats
 from fna.report.results import Result, dig, interval, number, reference
 
-ERRORS = frozenset({"ece", "perplexity"})  # metrics of which less is better
+ERRORS = frozenset({"ece", "perplexity", "kv_megabytes"})  # metrics of which less is better
 PRIMARY = (("t2i_r1", "i2t_r1"), ("top1",), ("miou",), ("vqa_accuracy",), ("relative",))
 FEW = 100  # samples below which an interval of [0, 0] shows nothing: too few could have changed
 NOISY = 0.2  # width of a speedup's interval above which it says nothing about "the same speed"
@@ -28,7 +28,7 @@ def plain(parts: Sequence[Part]) -> str:
 
 
 def subject(result: Result) -> str:
-    """What was put in place of full attention: ``FNA with 64 landmarks in blocks 4-7``; of a mask on exact attention, the mask.
+    """What was put in place of full attention: ``FNA with 64 landmarks in blocks 4-7``; on exact attention the mask or KV policy.
 
     Where landmarks or blocks were ``auto``, what they came to.
     """
@@ -38,6 +38,8 @@ def subject(result: Result) -> str:
     masked += f" in {formats.where(result['mask_blocks'])}" if masked and result.get("mask_blocks") else ""
     if masked and result.get("attn") == "exact":
         return masked[0].upper() + masked[1:]
+    if result.get("kv") not in (None, "none") and result.get("attn") == "exact":
+        return f"KV policy {result['kv']}"
     parts = [formats.name(result.get(key)) for key in ("attn", "reduce") if result.get(key) not in (None, "none")]
     text = " and ".join(parts) or "the variant"
     count = _chosen(result)
@@ -56,6 +58,8 @@ def called(result: Result) -> str:
     masked = result.get("mask") not in (None, "none")
     if masked and result.get("attn") == "exact":
         return f"mask {result['mask']}"
+    if result.get("kv") not in (None, "none") and result.get("attn") == "exact":
+        return f"kv {result['kv']}"
     names = [formats.name(result.get(key)) for key in ("attn", "reduce") if result.get(key) not in (None, "none")]
     return " and ".join(names) or "variant"
 
@@ -190,7 +194,7 @@ def _speed(result: Result) -> list[Part]:
     if median is None:
         return []
     if unmeasured(result):
-        return [Part(" with no measurement of its speed: the machine was busy")]
+        return [Part(" with no measurement of its speed")]
     mark, against = judge_speed(result), f" the speed of {reference(result)} attention"
     ends = interval(dig(result, "cost", "speedup", "ci"))
     if ends is not None and mark == "even" and ends[1] - ends[0] > NOISY:

@@ -15,7 +15,7 @@ from fna.report.expected import placed, read_figures
 from fna.runner.chosen import counted
 from fna.runner.env import choose_device
 from fna.runner.settings import by_knob, check_resolves, check_settings
-from fna.runner.suits import ANY_MODEL, check_domain, check_examples, check_parts, check_size, instead, lacks
+from fna.runner.suits import ANY_MODEL, check_domain, check_examples, check_parts, check_size, check_writer, instead, lacks
 from fna.runner.versus import Composed
 from fna.runner.wanted import AUTO, Wanted, methods_of
 from fna.surgery.plan import parse_layers
@@ -105,6 +105,8 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
         notes = (instead(lacking, task, model, dataset, words),)
         names, cfg = {**names, "task": ANY_MODEL}, _resolved(OmegaConf.create({**cfg, "task": load_option("task", ANY_MODEL)}))
         task = instantiate(cfg.task)
+    for one in composed:
+        check_writer(one, model, names)
     choose_device(cfg.device)
     logger = instantiate(cfg.logger) if cfg.logger and "_target_" in cfg.logger else None
     if logger is not None:

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from fna.data.base import Dataset, listed_once
 from fna.data.loading import Kept
 from fna.data.pictures import pages_note
+from fna.data.prepared import Cache
+from fna.data.reading import Reading
 from fna.models.base import Model
 from fna.runner import env
 from fna.runner.asked import Asked
@@ -56,7 +59,9 @@ def load(asked: Asked) -> Loaded:
     images = f", images of {' x '.join(map(str, model.image_size))} px" if model.tokens.grid is not None else ""
     say(f"weights: {model.weights_line}{images}")
     asked.task.check(model, dataset)
-    run = Run(cfg.batch_size, cfg.seed, cfg.strict, cfg.workers, kept=Kept(env.spare_bytes()))
+    threads = torch.get_num_threads() if model.device.type == "cpu" else 1
+    reading = Reading(cfg.workers, cfg.batch_size, threads, Cache(say) if cfg.data_cache else None)
+    run = Run(cfg.batch_size, cfg.seed, cfg.strict, kept=Kept(env.spare_bytes()), reading=reading)
     decides = {
         "model": model.identity,
         "dataset": identity(cfg, "dataset"),

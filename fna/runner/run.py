@@ -58,6 +58,10 @@ def contest(asked: Asked, loaded: Loaded, field: Field, folder: Path, started: f
     rows = Rows(loaded, asked.cfg.seed, asked.cfg.retry_failed, _trunk(loaded, contenders).shared)
     full = rows.scored(FULL)
     ran = each(contenders, lambda one: Ran(one, _beside(full, rows.scored(one.variant))))
+    reading = loaded.run.reading
+    read, limits = reading.record(), reading.notes()
+    if read:
+        say("; ".join([reading.sentence(), *limits]))
     cfg = asked.cfg
     versus = Versus(full, ran, loaded.task.metrics, draws=cfg.bootstrap, seed=cfg.seed)
     beside = each(ran, lambda one: (one, versus.full(one)))
@@ -73,7 +77,8 @@ def contest(asked: Asked, loaded: Loaded, field: Field, folder: Path, started: f
         "environment": env.environment(str(loaded.model.device)),
         "overrides": result.typed(folder),
         "warnings": [*field.warnings, *said],
-        "notes": notes(loaded.task, full.outcome, loaded.dataset),
+        "notes": [*notes(loaded.task, full.outcome, loaded.dataset), *limits],
+        "reading": read,
         "seconds": round(time.perf_counter() - started, 2),
     }
     return result.whole(asked, loaded, full, entries, pairs, told)

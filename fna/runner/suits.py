@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from fna.data.base import Asked, Captioned, Labelled, Segmented
-from fna.data.llava_bench import OpenQuestion
+from fna.data.base import Asked, Captioned, Labelled, OpenQuestion, Segmented
 from fna.data.longtext import Written
 from fna.errors import UserError
 from fna.runner.versus import Composed
@@ -85,6 +84,20 @@ def check_parts(one: Composed, source: Any, names: Mapping[str, str]) -> None:
         raise UserError(
             f"{asked[0]}: is for models that embed images, model={names['model']} writes text; leave it out, or compress what its "
             "decoder sees (kv=fna)."
+        )
+
+
+def check_writer(one: Composed, source: Any, names: Mapping[str, str]) -> None:
+    """Raise `UserError` for an attention that a decoder, which attends causally and keeps a cache, cannot have."""
+    can, own = getattr(source, "abilities", None), one.names
+    if not can or not can <= {"decoder", "answer"}:
+        return
+    plan = one.cfg.layers if OmegaConf.is_dict(one.cfg.layers) else {}
+    attn = next((name for name in (own["attn"], *plan.values()) if name != "exact"), None)
+    if attn is not None:
+        raise UserError(
+            f"attn={attn}: model={names['model']} attends causally and keeps a cache, which this method cannot; take attn=exact, "
+            "and for FNA kv=fna (kv.prefill=landmark for the prompt too)."
         )
 
 

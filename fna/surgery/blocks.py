@@ -17,7 +17,7 @@ from fna.errors import UserError
 from fna.surgery import stacks
 from fna.surgery.found import Stack, find_stacks
 from fna.surgery.plan import Layers, parse_layers
-from fna.surgery.rows_hf import main_name, prefix_of, tokens_said, turned
+from fna.surgery.rows_hf import ROWS, main_name, prefix_of, tokens_said, turned
 from fna.surgery.spec import SPECS, BlockSpec, class_keys, class_name, forward_key
 
 
@@ -49,7 +49,7 @@ class Tower:
     the image at hand; ``grid`` is the one that the model was made for. ``windowed``: blocks that attend in windows, each with how
     many tokens. ``seam``: what stands in for the forward of ``blocks``, where somebody brought one of their own.
     ``calls[i]``: the modules of ``blocks[i]`` that ask transformers' table, nothing elsewhere. ``rotary``: whether positions are
-    turned into q and k, block by block.
+    turned into q and k, block by block. ``prefix_said``: whether somebody knows ``prefix``; else it is 0.
     """
 
     kind: str
@@ -64,6 +64,7 @@ class Tower:
     seam: Callable[..., Any] | None = None
     calls: tuple[tuple[nn.Module, ...], ...] = ()
     rotary: bool = False
+    prefix_said: bool = True
 
     def layers(self, spec: Layers) -> tuple[int, ...]:
         """The blocks that ``spec`` names (`parse_layers`): by "all" and "last-half" those that see the whole image."""
@@ -79,6 +80,11 @@ class Tower:
         return (
             f"{told} global; the others attend in windows of {' or '.join(sizes)} tokens and stay exact unless a number names them"
         )
+
+    def notes(self) -> list[str]:
+        """What who uses it should know: its windows, and that nobody told its prefix."""
+        unsaid = "nobody says which tokens stand before the patches: taken as none, which fna.swap(prefix=...) changes"
+        return [*filter(None, [self.windows()]), *([] if self.prefix_said else [unsaid])]
 
     @property
     def family(self) -> str:
@@ -116,7 +122,8 @@ def find_tower(model: nn.Module | Tower, part: str = "vision") -> Tower:
     if part != "vision":
         raise UserError(f"{name} holds no {part} transformer that fna knows: no attention in it asks transformers' table.")
     holder, blocks = stacks.find(model)
-    return tower_of(holder, blocks, class_name(type(holder)), prefix=int(getattr(holder, "num_prefix_tokens", 0)))
+    said: int | None = getattr(holder, "num_prefix_tokens", None)
+    return tower_of(holder, blocks, class_name(type(holder)), prefix=int(said or 0), prefix_said=said is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +177,7 @@ def _table_tower(stack: Stack) -> Tower:
         windowed=stack.windowed,
         calls=() if stack.by_hand else stack.calls,
         rotary=turned(stack),
+        prefix_said=stack.made_of in ROWS or not stack.vision,
     )
 
 

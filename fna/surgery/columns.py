@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,30 +17,35 @@ from torch import Tensor, nn
 from fna.errors import UserError
 from fna.kv.contract import Block, LayerState
 from fna.kv.select import places
-
-if TYPE_CHECKING:
-    from fna.surgery.cache import Session
+from fna.surgery.renumber import closed_up
+from fna.surgery.session import Session
+from fna.surgery.sight import Sight
 
 
 class Columns:
     """The columns of the running prompt, ``total`` of them at first. ``before``: the state of the block that ran last."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, sight: Sight) -> None:
         self.session = session
+        self.sight = sight  # what the vision tower saw, for policies before block 0
+        session.told = self._told
         self.before: LayerState | None = None
         self.total = 0
         self.embedded = torch.empty(0)
         self.left: Tensor | None = None  # int64 [B, n]; None: all of them
         self.there: Tensor | None = None
         self.whole: Tensor | None = None  # [B, N, D], what dropped columns end as
-        self.sight: Any = None  # what the vision tower saw (`fna.surgery.sight.Sight`), for policies before block 0
         self.memo: dict[str, Any] = {}
 
     def install(self, decoder: nn.Module, undo: ExitStack) -> None:
-        """Hooks before each block and behind the last, until ``undo`` ends."""
+        """Hooks on the tower, before each block and behind the last, until ``undo`` ends."""
+        self.sight.install(undo)
         for number, block in enumerate(decoder.layers):  # type: ignore[arg-type]
             undo.callback(block.register_forward_pre_hook(partial(self._enter, number), with_kwargs=True).remove)
         undo.callback(decoder.layers[-1].register_forward_hook(self._leave).remove)  # type: ignore[index, union-attr]
+
+    def _told(self, state: LayerState) -> None:
+        self.before = state
 
     def _enter(self, number: int, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         layer = self.session.cache.kept[number]
@@ -61,10 +66,11 @@ class Columns:
             return None
         assert self.there is not None
         layer.columns, layer.new, layer.total = self.left, self.there, self.total
-        kwargs = {**kwargs, "attention_mask": self.session._fit(_causal(self.there))}
+        turned = self.left if self.session.rotary is None else closed_up(self.left, self.there, prompt.valid)
+        kwargs = {**kwargs, "attention_mask": self.session.fit(_causal(self.there))}
         for name, axis in (("position_ids", -1), ("position_embeddings", -2)):
             if kwargs.get(name) is not None:
-                kwargs[name] = _cut(kwargs[name], self.left, axis)
+                kwargs[name] = _cut(kwargs[name], turned, axis)
         return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": hidden})
 
     def _prune(self, number: int, hidden: Tensor, prompt: Any) -> Tensor:

@@ -42,5 +42,4 @@ def conversation(model: nn.Module, prompt: Prompt | None = None) -> AbstractCont
     """
     from fna.surgery.cache import kept
 
-    policy = policy_of(model)
-    return kept(model, policy, getattr(policy, "layers", "all"), prompt)
+    return kept(model, policy_of(model), prompt=prompt)

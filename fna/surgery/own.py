@@ -42,7 +42,8 @@ def named_tower(
     count = None if tower.grid is None else tower.prefix + math.prod(tower.grid)
     if prefix is not None and count is not None and prefix >= count:
         raise UserError(f"prefix={prefix}: this {tower.kind} has {count} tokens, patches included; give a smaller one.")
-    return replace(tower, prefix=tower.prefix if prefix is None else prefix, grid=tower.grid if grid is None else grid)
+    tower = replace(tower, grid=tower.grid if grid is None else grid)
+    return tower if prefix is None else replace(tower, prefix=prefix, prefix_said=True)
 
 
 def _of_blocks(model: nn.Module, blocks: tuple[nn.Module, ...], seam: Callable[..., Any] | None) -> Tower:
@@ -53,7 +54,7 @@ def _of_blocks(model: nn.Module, blocks: tuple[nn.Module, ...], seam: Callable[.
         raise UserError("blocks=[...]: names a module twice; a module that runs twice in a pass cannot be changed.")
     kind = f"{type(model).__module__.partition('.')[0]}.{type(model).__name__}"
     if seam is None:
-        return tower_of(model, blocks, kind, prefix=0)
+        return tower_of(model, blocks, kind, prefix=0, prefix_said=False)
     if not callable(seam):
         raise UserError(f"seam={seam!r}: give a function of (module, attend, *args), docs/models_timm.md shows one.")
-    return Tower(kind, model, blocks, (_WHOLE,) * len(blocks), prefix=0, seam=seam)
+    return Tower(kind, model, blocks, (_WHOLE,) * len(blocks), prefix=0, seam=seam, prefix_said=False)

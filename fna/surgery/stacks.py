@@ -1,7 +1,7 @@
 """Attention found by structure: a run of blocks of one kind, each of which calls torch's attention in one place.
 
-What calls it is an `nn.MultiheadAttention`, or a module whose own code names ``scaled_dot_product_attention``. No table of classes,
-no model library.
+What calls it is an `nn.MultiheadAttention`, or a module whose own code names ``scaled_dot_product_attention`` or writes attention
+out by hand (`fna.surgery.reads`). No table of classes, no model library.
 """
 
 from __future__ import annotations

@@ -105,9 +105,9 @@ class Swap:
         for layer, op in self.plan.items():
             ops.setdefault(repr(op), []).append(layer)
         changed = "; ".join(f"blocks {','.join(map(str, layers))}: {op}" for op, layers in ops.items())
-        windows = "" if (said := self.tower.windows()) is None else f"; {said}"
+        notes = "".join(f"; {note}" for note in self.tower.notes())
         state = "Swap" if self._active else "restored Swap"
-        return f"<{state} of {self.tower.kind}, {len(self.tower.blocks)} blocks; {changed}{windows}>"
+        return f"<{state} of {self.tower.kind}, {len(self.tower.blocks)} blocks; {changed}{notes}>"
 
     def install(self) -> None:
         """Put everything in place, or nothing."""

@@ -94,12 +94,9 @@ class Variant:
     def fits(self, model: nn.Module) -> None:
         """Raise `UserError` for a model whose tokens cannot be reduced so, or that has no cache to be compressed."""
         if self.kv is not None:
-            from fna.surgery.cache import check_decoder, find_decoder
+            from fna.surgery.cache import check_policy
 
-            decoder = find_decoder(model)
-            check_decoder(decoder.config)
-            if hasattr(self.kv, "check"):
-                self.kv.check(len(decoder.layers))
+            check_policy(model, self.kv)
         if self.reduce is not None and not isinstance(self.reduce, Resize):
             check_reducer(find_tower(model), self.reduce)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fna.data.base import Dataset
 from fna.data.loading import Batch, Kept, Transform, batches
+from fna.data.reading import Reading
 from fna.models.base import Model
 
 Array = np.ndarray
@@ -50,18 +51,19 @@ class Run:
     ``progress(n)`` is told how many samples have just been done; ``strict`` turns an unreadable image into an error.
     ``variant``: a digest of what is swapped in, "full" for the untouched model; what a task keeps of a variant is kept under it.
     ``change``: the same of what is done to the model alone, whatever the task then makes of what it says.
-    ``kept``: the images that earlier passes have read and prepared. ``sharing``: a context in which blocks that no variant of this
-    run changes are computed once for all of them; only for forward passes of which nothing but the model's output is looked at.
+    ``kept``: the images that earlier passes have read and prepared. ``reading``: how others are read, and what that took.
+    ``sharing``: a context in which blocks that no variant of this run changes are computed once for all of them; only for forward
+    passes of which nothing but the model's output is looked at.
     """
 
     batch_size: int
     seed: int = 0
     strict: bool = False
-    workers: int = 0
     progress: Progress = lambda n: None
     variant: str = FULL
     change: str = FULL
     kept: Kept | None = None
+    reading: Reading = field(default_factory=Reading)
     sharing: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def batches(
@@ -70,7 +72,7 @@ class Run:
         """`fna.data.loading.batches` as this run wants them."""
         read = batches if self.kept is None else self.kept.batches
         size = self.batch_size if batch_size is None else batch_size
-        return read(examples, transform, batch_size=size, skipped=skipped, workers=self.workers, strict=self.strict)
+        return read(examples, transform, batch_size=size, skipped=skipped, strict=self.strict, reading=self.reading)
 
 
 class Task(Protocol):

@@ -220,7 +220,9 @@ def _kept(model: Model, data: Dataset[Labelled], run: Run, file: Path) -> Array:
 
     def pieces(done: int) -> Iterator[Array]:
         skipped: list[str] = []
-        reader = batches(data.examples[done:], model.transform, batch_size=run.batch_size, skipped=skipped, workers=run.workers)
+        reader = batches(
+            data.examples, model.transform, batch_size=run.batch_size, skipped=skipped, start=done, reading=run.reading
+        )
         total = -(-(len(data.examples) - done) // run.batch_size)
         for batch in track(reader, "images to learn from", total=total, console=console):
             if skipped:

@@ -18,18 +18,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fna.data.base import Dataset
+from fna.data.base import Dataset, OpenQuestion
 from fna.data.contents import sha256s
 from fna.data.files import UNREADABLE
-from fna.data.llava_bench import OpenQuestion
 from fna.data.pictures import open_image
 from fna.errors import UserError
 from fna.judge import tally
 from fna.judge.judging import Judge, Matter
 from fna.judge.ledger import Ledger
+from fna.metrics.bert import bert_f1, check_bert
 from fna.metrics.words import word_f1
 from fna.models.base import Model
-from fna.surgery.cache import read_prompt
+from fna.surgery.cache import prompt_bytes, read_prompt
 from fna.surgery.conversation import conversation
 from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.cache import console, digest_of
@@ -43,18 +43,23 @@ TIMED = 16  # tokens written behind the prompt in what is timed
 @dataclass
 class OpenAnswers:
     """``tokens``: of an answer at most, written greedily. ``cache``: the folder of the answers. ``judge``: without an address, what
-    can be told without one is: the words in common with the reference answers."""
+    can be told without one is: the words in common with the reference answers. ``bert``: a folder or name of an encoder, for
+    BERTScore of its layer ``bert_layer`` (None: the one that bert_score has for it by name, else the last)."""
 
     tokens: Count = 256
     cache: str = "outputs/answers"
     judge: Judge = field(default_factory=Judge)
-    version: int = 1
+    bert: str | None = None
+    bert_layer: Count | None = None
+    version: int = 2
     asks: ClassVar[type] = OpenQuestion
     needs: ClassVar[frozenset[str]] = frozenset({"answer"})
 
     def check_files(self) -> None:
         """Raise `UserError` for a judge that nobody could ask."""
         self.judge.check()
+        if self.bert is not None:
+            check_bert(self.bert)
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for a model that answers nothing about images, or for data without open questions."""
@@ -75,26 +80,33 @@ class OpenAnswers:
 
     def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
         """The prompt of `first` and a few steps behind it: what is timed."""
-        return lambda ids: _written(model, {**self._timed, "input_ids": ids}, TIMED, TIMED)
+        return lambda ids: _written(model, {**self._timed, "input_ids": ids}, TIMED, TIMED)[0]
 
     def evaluate(self, model: Model, dataset: Dataset, run: Run) -> Outcome:
         """Every question answered, then judged."""
         self.check(model, dataset)
         skipped: list[str] = []
-        answers = self.answers(model, dataset, run, skipped)
+        lines = self.answers(model, dataset, run, skipped)
+        answers = {key: line["text"] for key, line in lines.items()}
         if not answers:
             raise UserError(f"none of the {len(dataset.examples)} images of {dataset.name} could be read (first: {skipped[0]}).")
         asked = [example for example in dataset.examples if example.key in answers]
         told = [answers[example.key] for example in asked]
         f1 = np.array([word_f1(answer, example.reference) for answer, example in zip(told, asked, strict=True)])
-        counts = {**self.judged(asked, told), "f1": f1, "questions": np.ones(len(asked))}
+        kept = np.array([lines[example.key]["kept"] for example in asked], np.float64)
+        counts = {**self.judged(asked, told), "f1": f1, "questions": np.ones(len(asked)), "kept": kept}
+        if self.bert is not None:
+            counts["bert"] = bert_f1(told, [example.reference for example in asked], self.bert, self.bert_layer)
         decisions = np.array([int(hashlib.sha256(answer.encode()).hexdigest()[:15], 16) for answer in told])
         keys, references = [example.key for example in asked], [example.reference for example in asked]
         return Outcome(keys, counts, np.stack([_words(answer) for answer in told]), decisions, told, references, skipped)
 
     def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
-        """What the judge's scores come to (`fna.judge.tally.relative`), and ``word_f1`` with the reference answers, in percent."""
-        return {**tally.relative(sums), "word_f1": 100.0 * sums["f1"] / sums["questions"]}
+        """What the judge's scores come to (`fna.judge.tally.relative`), ``word_f1`` and where there is a model ``bert_f1`` with the
+        reference answers, in percent, and ``kv_megabytes`` that the cache holds of a prompt."""
+        bert = {"bert_f1": 100.0 * sums["bert"] / sums["questions"]} if "bert" in sums else {}
+        shares = {"word_f1": 100.0 * sums["f1"] / sums["questions"], "kv_megabytes": sums["kept"] / sums["questions"] / 1e6}
+        return {**tally.relative(sums), **bert, **shares}
 
     def notes(self, outcome: Outcome, dataset: Dataset) -> list[str]:
         """Where nobody has judged."""
@@ -108,7 +120,7 @@ class OpenAnswers:
         passes = [one for one in show.passes if tally.judged(one.outcome.counts)]
         found = []
         for one in passes:
-            held = {name: values for name, values in one.outcome.counts.items() if name not in ("f1", "questions")}
+            held = {name: values for name, values in one.outcome.counts.items() if name not in ("f1", "questions", "kept", "bert")}
             spent = tally.spent(held)
             cost = self.judge.calls.cost(spent["tokens_in"], spent["tokens_out"])
             found.append({"label": one.label, "rows": tally.table(held), **spent, "cost": cost})
@@ -117,8 +129,8 @@ class OpenAnswers:
         show.table("judge.json", {"model": self.judge.model, "base_url": self.judge.base_url, "variants": found})
         return {"judge": [{"text": line} for one in found for line in _lines(one)]}
 
-    def answers(self, model: Model, dataset: Dataset, run: Run, skipped: list[str]) -> dict[str, str]:
-        """Question -> answer: those that are kept, and the others written now, a line each."""
+    def answers(self, model: Model, dataset: Dataset, run: Run, skipped: list[str]) -> dict[str, Any]:
+        """Question -> the line of its answer: those that are kept, and the others written now."""
         kept = self._kept(model, run)
         held = sha256s(example.image for example in dataset.examples)
         names = {one.key: digest_of({"image": held[one.image], "question": one.question}) for one in dataset.examples}
@@ -128,10 +140,10 @@ class OpenAnswers:
         for start in range(0, len(todo), run.batch_size):
             batch = todo[start : start + run.batch_size]
             seen = [(one, picture) for one in batch if (picture := _opened(one, run.strict, skipped)) is not None]
-            for (one, _), text in zip(seen, self._asked(model, seen), strict=True):
-                kept.add({"id": names[one.key], "question_id": one.key, "prompt": one.question, "text": text})
+            for (one, _), (text, size) in zip(seen, self._asked(model, seen), strict=True):
+                kept.add({"id": names[one.key], "question_id": one.key, "prompt": one.question, "text": text, "kept": size})
             run.progress(len(batch))
-        return {key: kept.lines[name]["text"] for key, name in names.items() if name in kept.lines}
+        return {key: kept.lines[name] for key, name in names.items() if name in kept.lines}
 
     def judged(self, asked: Sequence[OpenQuestion], told: Sequence[str]) -> dict[str, Array]:
         """What the judge makes of the answers; nothing where there is none, or in a dry run."""
@@ -152,23 +164,24 @@ class OpenAnswers:
         decides = {"model": model.identity, "change": run.change, "device": model.device.type, "tokens": self.tokens}
         return Ledger(Path(self.cache) / f"{digest_of({**decides, 'version': self.version})}.jsonl", "id")
 
-    def _asked(self, model: Model, seen: Sequence[tuple[OpenQuestion, Image.Image]]) -> list[str]:
+    def _asked(self, model: Model, seen: Sequence[tuple[OpenQuestion, Image.Image]]) -> list[tuple[str, float]]:
         if not seen:
             return []
         inputs = model.answer.inputs([[picture] for _, picture in seen], [[(one.question, None)] for one, _ in seen])
         with torch.inference_mode():
-            out = _written(model, inputs, self.tokens)
-        return list(model.answer.text(out[:, inputs["input_ids"].shape[1] :]))
+            out, sizes = _written(model, inputs, self.tokens)
+        return list(zip(model.answer.text(out[:, inputs["input_ids"].shape[1] :]), sizes, strict=True))
 
 
-def _written(model: Model, inputs: Mapping[str, Tensor], most: int, least: int = 0) -> Tensor:
-    """Ids ``[B, P + T]``: the prompts and what the model wrote behind them, greedily, under whatever is in force on it."""
+def _written(model: Model, inputs: Mapping[str, Tensor], most: int, least: int = 0) -> tuple[Tensor, list[float]]:
+    """Ids ``[B, P + T]``: the prompts and what the model wrote behind them, greedily, under whatever is in force on it; and bytes
+    of each row's cache (`prompt_bytes`)."""
     net = model.answer.net
     model.answer.fresh()
     limits = {"max_new_tokens": most, **({"min_new_tokens": least} if least else {})}
     with conversation(net, read_prompt(net, **inputs)) as cache:
         out: Tensor = net.generate(**inputs, past_key_values=cache, do_sample=False, num_beams=1, **limits)
-    return out
+        return out, prompt_bytes(cache, inputs["attention_mask"])
 
 
 def _opened(one: OpenQuestion, strict: bool, skipped: list[str]) -> Image.Image | None:

@@ -19,6 +19,7 @@ from fna.data.base import Dataset
 from fna.data.longtext import Written
 from fna.errors import UserError
 from fna.models.base import Decoder, Model
+from fna.surgery.cache import prompt_bytes
 from fna.surgery.conversation import conversation
 from fna.tasks.base import Array, Outcome, Run
 from fna.values import Count, between
@@ -46,7 +47,7 @@ class LongReading:
     tokens: Annotated[int, between(100, 100_000)] = 4000
     held_out: Count = 64
     stride: Count = 1
-    version: int = 1
+    version: int = 2
     asks: ClassVar[type] = Written
     needs: ClassVar[frozenset[str]] = frozenset({"decoder"})
 
@@ -85,7 +86,7 @@ class LongReading:
         self.check(model, dataset)
         decoder = model.decoder
         assert decoder is not None
-        scores, firsts, answers = [], [], []
+        scores, firsts, answers, kept = [], [], [], []
         with torch.inference_mode():
             for example in dataset.examples:
                 read = self.read(decoder, example)
@@ -95,18 +96,20 @@ class LongReading:
                 scores.append(score)
                 firsts.append(first)
                 answers.append(answer)
+                kept += prompt_bytes(cache, torch.ones_like(read.prompt))
                 run.progress(1)
         outputs = np.stack(scores)
         found = [example.answer in answer for example, answer in zip(dataset.examples, answers, strict=True)]
         n = len(outputs)
         counts = {"tokens": np.full(n, self.held_out), "nll": -outputs.astype(np.float64).sum(1)}
-        counts |= {"needles": np.ones(n), "found": np.array(found, np.float64)}
+        counts |= {"needles": np.ones(n), "found": np.array(found, np.float64), "kept": np.array(kept)}
         keys, truths = [example.key for example in dataset.examples], [example.answer for example in dataset.examples]
         return Outcome(keys, counts, outputs, np.stack(firsts), answers, truths)
 
     def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
-        """``perplexity`` of the held-out tokens, and ``needle``: percent of the needles found."""
-        return {"perplexity": np.exp(sums["nll"] / sums["tokens"]), "needle": 100.0 * sums["found"] / sums["needles"]}
+        """``perplexity`` of the held-out tokens; ``needle``: percent found; ``kv_megabytes`` that the cache holds of a prompt."""
+        needle, size = 100.0 * sums["found"] / sums["needles"], sums["kept"] / sums["needles"] / 1e6
+        return {"perplexity": np.exp(sums["nll"] / sums["tokens"]), "needle": needle, "kv_megabytes": size}
 
     def read(self, decoder: Decoder, example: Any) -> Read:
         """Raises `UserError` for a text that is too short."""

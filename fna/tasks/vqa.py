@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from fna.data.base import Asked, Dataset
 from fna.data.loading import picture
 from fna.errors import UserError
 from fna.folders import cache_folder
-from fna.metrics.vqa import RULES, figures, misfit, tally
+from fna.metrics.vqa import figures, misfit, scores, tally
 from fna.models.base import Model
 from fna.tasks import answers
-from fna.tasks.answers import answered, generated
+from fna.tasks.answers import answered, generated, turns_before
 from fna.tasks.base import FULL, Array, Outcome, Run
 from fna.tasks.cache import digest_of
 from fna.tasks.exhibits import Sections, Show
@@ -36,16 +36,19 @@ DIFFICULT, SIMPLE = "difficult", "simple"
 class VisualQuestions:
     """``suffix``, ``longest`` (tokens of an answer at most) and ``scoring``: None for the data set's own.
 
-    ``smaller``: predictions.jsonl of a run whose last variant saw a smaller image; questions that it got wrong are "difficult",
-    the others "simple", as in A-VL. ``answers``: the folder where answers are kept as they come; None: in the cache.
+    ``turn``: 2 asks each question behind another one about its image, whose right answer is given, so that a policy has compressed
+    the prompt before the question is known. ``smaller``: predictions.jsonl of a run whose last variant saw a smaller image;
+    questions that it got wrong are "difficult", the others "simple", as in A-VL. ``answers``: the folder where answers are kept as
+    they come; None: in the cache.
     """
 
     suffix: str | None = None
     longest: Count | None = None
     scoring: Scoring | None = None
+    turn: Literal[1, 2] = 1
     smaller: str | None = None
     answers: str | None = field(default=None, repr=False)
-    version: int = 1
+    version: int = 2
     _timed: Any = field(default=None, repr=False)
     asks: ClassVar[type] = Asked
     needs: ClassVar[frozenset[str]] = frozenset({"answer"})
@@ -89,13 +92,14 @@ class VisualQuestions:
         suffix, longest, scoring = self._way(dataset)
         skipped: list[str] = []
         file = self._file(model, dataset, run)
-        told = answered(model.answer, dataset.examples, suffix, longest, file, run, skipped)
+        before = turns_before(dataset.examples) if self.turn == 2 else None
+        told = answered(model.answer, dataset.examples, suffix, longest, file, run, skipped, before)
         by_key = {example.key: example for example in dataset.examples}
         examples, said = [by_key[one.key] for one in told], [one.said for one in told]
         counts = tally(scoring, [one.answers for one in examples], said, [one.kind for one in examples], self._groups(examples))
         return Outcome(
             keys=[one.key for one in told],
-            counts=counts,
+            counts={**counts, "kept": np.array([one.kept for one in told])},
             outputs=np.array([[one.sure] for one in told], np.float32),
             decisions=np.array([_number(text) for text in said]),
             labels=said,
@@ -104,8 +108,8 @@ class VisualQuestions:
         )
 
     def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
-        """See `fna.metrics.vqa.figures`."""
-        return figures(sums)
+        """See `fna.metrics.vqa.figures`; ``kv_megabytes`` that the cache holds of a prompt, mean."""
+        return {**figures(sums), "kv_megabytes": sums["kept"] / sums["asked"] / 1e6}
 
     def exhibits(self, show: Show) -> Sections:
         """``predictions.jsonl``, a line for each variant and question, and a file of answers for each in the submission form."""
@@ -113,10 +117,12 @@ class VisualQuestions:
         scoring, lines = self._way(show.dataset)[2], []
         for number, one in enumerate(show.passes):
             told = [(by_key[key], said) for key, said in zip(one.outcome.keys, one.outcome.labels, strict=True)]
-            groups = self._groups([example for example, _ in told])
+            asked = [example for example, _ in told]
+            groups = self._groups(asked)
+            right = scores(scoring, [each.answers for each in asked], one.outcome.labels, [each.kind for each in asked])
             for place, (example, said) in enumerate(told):
                 line = {"variant": one.label, "key": example.key, "question": example.question, "kind": example.kind}
-                line |= {"answers": example.answers, "said": said, "right": RULES[scoring](example.answers, said, example.kind)}
+                line |= {"answers": example.answers, "said": said, "right": float(right[place])}
                 lines.append(line | {"scoring": scoring} | ({"group": groups[place]} if groups else {}))
             if isinstance(show.dataset, AskedDataset) and show.dataset.submit is not None:
                 show.write(f"submission_{number}.json", show.dataset.submit(told).encode())
@@ -131,7 +137,7 @@ class VisualQuestions:
 
     def _file(self, model: Model, dataset: Dataset, run: Run) -> Path:
         """Where the answers of this variant are kept: the untouched model's by what decides them, others by their row's key."""
-        decides: dict[str, Any] = {"variant": run.variant, "way": self._way(dataset)[:2], "version": self.version}
+        decides: dict[str, Any] = {"variant": run.variant, "way": [*self._way(dataset)[:2], self.turn], "version": self.version}
         if run.variant == FULL:
             decides |= {"model": model.identity, "data": dataset.digest, "device": model.device.type}
         folder = cache_folder() / "answers" if self.answers is None else Path(self.answers)

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from fna.data.asked import LETTER, SHORT, Scoring
+from fna.data.asked_captions import LONGEST, QUESTION, Flickr30k, Nocaps
 from fna.data.asked_files import DocVqa, Gqa, OcrBench, OwnQuestions, Pope, ScienceQa, TextVqa, VqaV2
 from fna.errors import UserError
-from fna.metrics.vqa import RULES
+from fna.metrics.vqa import SCORINGS
 
 TEN = ["red"] * 9 + ["pink"]
 
@@ -50,6 +51,12 @@ def test_textvqa_and_docvqa(tmp_path: Path) -> None:
     root = put(tmp_path, {"t.json": {"data": [text]}, "d.json": {"data": [page]}}, "i/ab.jpg", "documents/p.png")
     (one,) = TextVqa(root, "t.json", "i").load(None).examples
     assert (one.question, len(one.answers)) == ("What is it?", 10)
+    words = {"data": [{"image_id": "ab", "ocr_tokens": ["STOP", "now"]}]}
+    put(tmp_path, {"o.json": words, "other.json": {"data": [{"image_id": "b", "ocr_tokens": []}]}})
+    (one,) = TextVqa(root, "t.json", "i", ocr="o.json").load(None).examples
+    assert one.question == "What is it?\nReference OCR token: STOP, now"
+    with pytest.raises(UserError, match=r"image ab has no words in .*other\.json"):
+        TextVqa(root, "t.json", "i", ocr="other.json").load(None)
     data = DocVqa(root, "d.json", ".").load(None)
     assert (data.examples[0].kind, data.scoring, data.longest) == ("form", "anls", 32)
 
@@ -111,7 +118,7 @@ def test_a_line_of_json_ends_where_the_line_does(tmp_path: Path) -> None:
 
 
 def test_every_rule_can_be_named() -> None:
-    assert list(get_args(Scoring)) == list(RULES)
+    assert list(get_args(Scoring)) == list(SCORINGS)
 
 
 @pytest.mark.parametrize(
@@ -169,3 +176,36 @@ def test_empty_cells_at_the_end_and_other_ends_of_lines_within_text_are_read(tmp
     root = put(tmp_path, {"q.csv": table, "q.jsonl": text}, "i/a.png")
     assert OwnQuestions(root, "q.csv", "i").load(None).examples[0].answers == ("red",)
     assert OwnQuestions(root, "q.jsonl", "i").load(None).examples[0].question == "a\u2028b"
+
+
+def nocaps(root: Path) -> Nocaps:
+    images = [{"id": 7, "file_name": "a.jpg", "domain": "near-domain"}, {"id": 9, "file_name": "b.jpg", "domain": "in-domain"}]
+    notes = [{"id": number, "image_id": number % 2 * 2 + 7, "caption": f" caption {number} "} for number in range(4)]
+    return Nocaps(put(root, {"n.json": {"images": images, "annotations": notes}}, "i/a.jpg", "i/b.jpg"), "n.json", "i")
+
+
+def test_captions_are_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    data = nocaps(tmp_path / "n").load(None)
+    first, second = data.examples
+    assert (first.key, first.kind, first.answers, first.question) == ("7", "near-domain", ("caption 0", "caption 2"), QUESTION)
+    assert (second.kind, data.scoring, data.suffix, data.longest) == ("in-domain", "cider", "", LONGEST)
+    assert data.submit is not None
+    assert json.loads(data.submit([(second, "a dog")])) == [{"image_id": 9, "caption": "a dog"}]
+    sentences = [{"raw": "One dog."}, {"raw": "A dog."}]
+    split = {"images": [{"filename": f"{name}.jpg", "split": name, "sentences": sentences} for name in ("train", "test")]}
+    words = "test.jpg#0\tOne dog .\ntest.jpg#1\tA dog .\n"
+    root = put(tmp_path / "f", {"k.json": split, "r.token": words}, "i/test.jpg")
+    for file, told in (("k.json", ("One dog.", "A dog.")), ("r.token", ("One dog .", "A dog ."))):
+        (one,) = Flickr30k(root, file, "i", split="test").load(None).examples
+        assert (one.key, one.answers) == ("test.jpg", told)
+
+
+def test_captions_that_cannot_be_read_or_scored_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install pycocoevalcap"):
+        nocaps(tmp_path / "n").check()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    root = put(tmp_path / "f", {"r.token": "test.jpg One dog .\n"}, "i/test.jpg")
+    with pytest.raises(UserError, match=r"r\.token, line 1: is not IMAGE#NUMBER"):
+        Flickr30k(root, "r.token", "i").load(None)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from fna.data.base import Labelled
 from fna.data.loading import batches, open_image
+from fna.data.reading import Reading
 from fna.errors import UserError
 
 
@@ -34,7 +35,7 @@ def examples(tmp_path: Path) -> list[Labelled]:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_order_and_skipping(workers: int, examples: list[Labelled]) -> None:
     skipped: list[str] = []
-    found = list(batches(examples, red, batch_size=3, skipped=skipped, workers=workers))
+    found = list(batches(examples, red, batch_size=3, skipped=skipped, reading=Reading(workers)))
     assert [batch.indices for batch in found] == [[0, 1], [3, 4], []]
     assert [batch.tried for batch in found] == [3, 3, 1]
     assert found[1].images[:, 0, 0, 0].round().tolist() == [30.0, 40.0]

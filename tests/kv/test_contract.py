@@ -22,6 +22,9 @@ PARTS = [
     ("fna", {"ladder": "fitted_values", "references": 16}),
     ("streaming", {"recent": 4}),
     ("h2o", {"budget": 5}),
+    ("fna", {"prefill": "landmark", "positions": "renumbered"}),
+    ("snapkv", {"positions": "renumbered"}),
+    ("pyramiddrop", {"positions": "renumbered"}),
 ]
 CASES: list[tuple[str, dict[str, Any]]] = [*((name, {}) for name in NAMES), *PARTS]
 

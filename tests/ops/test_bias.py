@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 
 from fna.ops.bias import Decomposed, Indexed, PairBias, Table, rows_of
-from fna.ops.contract import Site, Tokens
+from fna.ops.contract import Site, Tokens, Unsupported
 from fna.ops.exact import RUN, Exact, exact_rows
 from fna.ops.kernels import cpu
+from fna.ops.local import LocalClusters
 from fna.ops.nystrom import FastNystrom
+from fna.ops.nystromformer import Nystromformer
+from fna.ops.plus import ClusterNystrom
 from fna.ops.rows import attention_rows
+from fna.ops.subset import Subset
 from tests.ops.reference import random_qkv, softmax_attention
 
 GRID = (4, 7)
@@ -72,7 +76,11 @@ def test_all_tokens_and_a_solve_is_softmax_attention_with_the_bias(
     bias, whole = forms(batch, 3, dtype)[form]
     site = Site(scale=0.25, dense=bias, tokens=Tokens(prefix=0, grid=GRID))
     expected = softmax_attention(q, k, v, 0.25, whole.double())
-    for op in (Exact(), FastNystrom(landmarks=N, inverse="exact")):
+    for op in (
+        Exact(),
+        *(kind(landmarks=N, inverse="exact") for kind in (FastNystrom, Nystromformer, ClusterNystrom)),
+        Subset(landmarks=N),
+    ):
         torch.testing.assert_close(op(q, k, v, site).double(), expected, atol=tolerance, rtol=0)
 
 
@@ -95,6 +103,31 @@ def test_few_landmarks_of_the_kernels_equal_the_plain_version() -> None:
         with cpu.without_kernels():
             plain = FastNystrom(landmarks=11)(q, k, v, Site(scale=0.25, dense=Table(whole), tokens=Tokens(prefix=1)))
         torch.testing.assert_close(out, plain, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "share"), [(FastNystrom, 0.5), (Nystromformer, 0.9), (ClusterNystrom, 0.3)])
+def test_few_landmarks_are_nearer_to_softmax_with_the_positions_than_without(kind: type, share: float) -> None:
+    """Tokens that are like their neighbours, and a bias that falls with the distance, as they are in images."""
+    side = 8
+    rows, columns = torch.arange(side**2) // side, torch.arange(side**2) % side
+    waves = [
+        turn(torch.pi * axis * often / side) for axis in (rows, columns) for often in (1, 2) for turn in (torch.sin, torch.cos)
+    ]
+    q, k, v = (0.3 * part + torch.stack(waves * 2, -1).double() for part in random_qkv(2, 3, side**2, 16))
+    whole = -0.05 * ((rows[:, None] - rows).square() + (columns[:, None] - columns).square()).double()[None, None]
+    expected = softmax_attention(q, k, v, 0.25, whole)
+    site = {"scale": 0.25, "tokens": Tokens(prefix=0, grid=(side, side))}
+    errors = [float((kind(landmarks=16)(q, k, v, Site(**site, dense=bias)) - expected).norm()) for bias in (Table(whole), None)]
+    assert errors[0] < share * errors[1]
+
+
+def test_windows_refuse_positions_and_say_who_takes_them() -> None:
+    q, k, v = random_qkv(1, 1, N, 8)
+    site = Site(scale=0.3, layer=4, dense=Table(torch.zeros(1, 1, N, N)), tokens=Tokens(prefix=0, grid=GRID))
+    with pytest.raises(
+        Unsupported, match=r"relative positions, 'dense' \(block 4\): use attn=exact, fna, fna_plus or nystromformer"
+    ):
+        LocalClusters(landmarks=4)(q, k, v, site)
 
 
 @pytest.mark.parametrize("form", FORMS)

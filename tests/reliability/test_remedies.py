@@ -116,7 +116,7 @@ def test_a_word_to_drop_is_told_so(word: str) -> None:
     {
         "task.prompt={}{}": "give a text with {} in it, once, and no other brace.",
         "task.prompt=a photo of {x}": "give a text with {} in it, once",
-        "attn.inverse=bool(x)": "give newton, exact or ridge.",
+        "attn.inverse=bool(x)": "give newton, exact, ridge or auto.",
         "mask=both mask.mode=bool(x)": "give mask or sink.",
         # an endless sweep, and one of more jobs than anybody waits for
         "seed=range(0,1,0)": "is no list of at most 10000 values, a job each; write range(1,4)",

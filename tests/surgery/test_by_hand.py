@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import fna
 from fna.errors import UserError
@@ -212,6 +216,29 @@ def test_weights_are_not_given_and_not_dropped_at_random() -> None:
     model = net(Written).train()
     with pytest.raises(UserError, match="drops attention weights at random"), fna.swap(model, "exact", layers="all"):
         model(x)
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers in memory that an operator gave."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        found = [part.untyped_storage().nbytes() // part.element_size() for part in tree_leaves(out) if isinstance(part, Tensor)]
+        self.most = max(self.most, *found, 0)
+        return out
+
+
+@torch.inference_mode()
+def test_what_is_not_multiplied_out_is_not_in_memory() -> None:
+    model, x = net(Written), images(size=256)[:1]
+    with Largest() as stock:
+        model(x)
+    with fna.swap(model, "fna", layers="all", landmarks=8, prefix=0), Largest() as changed:
+        model(x)
+    assert stock.most >= 2 * 1024**2
+    assert changed.most < 1024**2 / 4
 
 
 def test_gradients_flow() -> None:

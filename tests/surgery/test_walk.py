@@ -88,8 +88,11 @@ def test_a_block_without_a_row_is_swapped_and_what_needs_one_says_so():
     model, given = walk.small(transformers.Tipsv2VisionModel)
     with torch.inference_mode():
         stock = walk.results(model, given)
-        with fna.swap(model, Exact(), layers="all", prefix=1):
+        with fna.swap(model, Exact(), layers="all", prefix=1) as swap:
+            assert "before the patches" not in repr(swap)
             assert walk.close(walk.results(model, given), stock)
+        with fna.swap(model, Exact(), layers="all") as swap:
+            assert "nobody says which tokens stand before the patches: taken as none" in repr(swap)
     with pytest.raises(UserError, match=r"fna does not know its norms and MLP|rotary positions"):
         fna.swap(model, Exact(), layers="all", reduce="tome")
 

@@ -107,6 +107,27 @@ def test_an_image_that_cannot_be_read_is_left_out_or_with_strict_refused(model: 
         task.evaluate(model, data, Run(2, strict=True))
 
 
+def test_a_second_turn_is_the_talk_in_one_prompt(model: Model, asked: Path) -> None:
+    """Whatever the batch; under a policy, what is compressed has not seen the question."""
+    data = OwnQuestions(str(asked), "questions.jsonl", "images").load(None).examples
+    data = [replace(one, image=data[number // 2].image) for number, one in enumerate(data)]
+    before, talk = answers.turns_before(data), model.answer
+    assert before[data[0].key] == (data[1].question, "red")
+    assert before[data[4].key] == answers.ALONE
+    pictures = [Image.open(one.image) for one in data]
+    found = answers.answer(talk, data, pictures, "", 4, before)
+    for one, picture, ours in zip(data, pictures, found, strict=True):
+        whole = talk.inputs([[picture]], [[before[one.key], (one.question, None)]])
+        assert ours.said == talk.text(answers.generated(talk, whole, 4)[0])[0]
+    with Variant("less", kv=made("fna", budget=2)).on(model.tower):
+        together = answers.answer(talk, data, pictures, "", 4, before)
+        alone = [answers.answer(talk, [one], [picture], "", 4, before)[0] for one, picture in zip(data, pictures, strict=True)]
+    assert [one.said for one in together] == [one.said for one in alone]
+    np.testing.assert_allclose([one.sure for one in together], [one.sure for one in alone], atol=1e-4)
+    assert all(less.kept < full.kept for less, full in zip(together, found, strict=True))
+    assert [one.kept for one in together] == [one.kept for one in alone]
+
+
 def test_how_sure_a_model_is_counts_up_to_the_end() -> None:
     logits = torch.log(torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [0.9, 0.05, 0.05]]]))
     ids = torch.tensor([[0, 2, 0]])
@@ -134,7 +155,9 @@ def test_a_run_from_the_command_line(cli: Cli, llava_folder: Path, asked: Path, 
     assert done.returncode == 0, done.stderr
     (result,) = results(tmp_path / "outputs" / "runs")
     assert [one["kv"] for one in result["contenders"]] == ["fna", "none"]
-    assert set(result["metrics"]) == {"vqa_accuracy", "vqa_accuracy_macro", "vqa_accuracy_a", "vqa_accuracy_b"}
+    assert set(result["metrics"]) == {"vqa_accuracy", "vqa_accuracy_macro", "vqa_accuracy_a", "vqa_accuracy_b", "kv_megabytes"}
+    size = result["metrics"]["kv_megabytes"]
+    assert size["variant"] < size["full"]
     assert result["contenders"][1]["fidelity"]["output_error"] == 0
     assert result["cost"]["images_per_second"]["variant"] > 0
     (file,) = (tmp_path / "outputs" / "runs").rglob("predictions.jsonl")
