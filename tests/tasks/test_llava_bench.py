@@ -78,7 +78,7 @@ def test_missing_images_are_told_and_left_out_or_grey(bench: Path, monkeypatch: 
     (bench / "images" / "000001.jpg").unlink()
     left = LlavaBench(str(bench)).load(None)
     assert [one.key for one in left.examples] == ["0"]
-    assert left.notes == ["of 1 questions the image is not there (1 images, 000001.jpg first): left out"]
+    assert left.notes == ["of 1 question the image is not there (1 image, 000001.jpg first): left out"]
     assert [one.key for one in LlavaBench(str(bench)).load(1).examples] == ["0"]
     assert LlavaBench(str(bench), missing="grey").load(1).notes == []
     grey = LlavaBench(str(bench), missing="grey").load(None)
