@@ -92,9 +92,9 @@ def test_missing_images_are_told_and_left_out_or_grey(bench: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("file", "entry", "told"),
     [
-        ("questions.jsonl", {"question_id": 0, "text": "?", "category": "conv"}, r"questions\.jsonl: line 1: image is missing"),
+        ("questions.jsonl", {"question_id": 0, "text": "?", "category": "conv"}, r"questions\.jsonl, line 1: image is missing"),
         ("questions.jsonl", {"question_id": 7, "image": "000000.jpg", "text": "?", "category": "c"}, "7 has no reference answer"),
-        ("answers_gpt4.jsonl", {"question_id": 0}, r"answers_gpt4\.jsonl: line 1: text is missing"),
+        ("answers_gpt4.jsonl", {"question_id": 0}, r"answers_gpt4\.jsonl, line 1: text is missing"),
         ("context.jsonl", {"image": "000000.jpg"}, r"line 1: captions is null|captions is None; a list of texts"),
         ("context.jsonl", {"image": "other.jpg", "caption": "x"}, r"nothing is said of 000000\.jpg"),
     ],
