@@ -15,7 +15,7 @@ def defused(value: Any) -> Any:
 
     Numbers, and text that is one ("-0.50"), stay as they are.
     """
-    if not isinstance(value, str) or not value.startswith(FORMULA):
+    if not isinstance(value, str) or not value.lstrip(" \u00a0").startswith(FORMULA):
         return value
     try:
         float(value)

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fna.errors import UserError, not_installed
 from fna.options import CONF, broken_yaml, choices, load_option, nearest, origin, program, search_path, summary
-from fna.values import held, options_of, shown
+from fna.values import held, options_of, plain, shown
 
 __all__ = [
     "CONF",
@@ -265,6 +265,7 @@ def build_attention(
         known = sorted(str(key) for key in node if key != "_target_")
         hint = nearest(unknown[0], [*known, *KEYWORDS])
         raise UserError(f"attn={name} has no option {', '.join(unknown)}; {hint}it has {', '.join(known) or 'none'}.")
-    groups = {"sampler": load_option("sampler", sampler, search), "attn": OmegaConf.merge(node, options)}
-    root = OmegaConf.create({"landmarks": landmarks, "seed": seed, **groups})
+    told = {key: plain(value) for key, value in options.items()}
+    groups = {"sampler": load_option("sampler", sampler, search), "attn": OmegaConf.merge(node, told)}
+    root = OmegaConf.create({"landmarks": plain(landmarks), "seed": plain(seed), **groups})
     return instantiate(root.attn)

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from fna.errors import UserError
 from fna.machine import has_bfloat16
 from fna.runner.env import environment
+from fna.streams import never_fail
+from fna.values import counted
 
 SHAPES = ((1, 16, 1025, 64), (4, 16, 1025, 64), (1, 16, 4097, 64), (1, 16, 4097, 256))  # images, heads, tokens, landmarks
 WIDTH = 64
@@ -22,6 +24,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Prints the machine, the kernels and the ways; exit status 1 where something that was asked for cannot be had."""
     parser = argparse.ArgumentParser(prog="python -m fna.doctor", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--again", action="store_true", help="time the ways anew")
+    never_fail()
     args = parser.parse_args(words)
     try:
         for line in machine_lines():
@@ -30,7 +33,7 @@ def main(words: Sequence[str] | None = None) -> int:
         for line in way_lines(again=args.again):
             print(line)
     except UserError as problem:
-        print(problem, file=sys.stderr)
+        print(f"error: {problem}", file=sys.stderr)
         return 1
     return 0
 
@@ -50,7 +53,7 @@ def machine_lines() -> list[str]:
         kernels = f"not built: {reason}; plain torch runs in their place"
     return [
         f"versions    {versions}, Python {found['python']}",
-        f"processor   {found['cpu']}, {found['cores']} cores, {found['threads']} threads of torch"
+        f"processor   {found['cpu']}, {counted(found['cores'], 'core')}, {counted(found['threads'], 'thread')} of torch"
         f", {'multiplies bfloat16 itself' if has_bfloat16() else 'has no products of bfloat16'}",
         f"GPU         {found['gpu'] or 'none'}",
         f"C++ kernels {kernels}{'' if found['cpu_kernels'] else ' (FNA_CPU_KERNELS=0: not used)' if kernels == 'built' else ''}",
@@ -62,17 +65,17 @@ def way_lines(*, again: bool = False) -> list[str]:
     import torch
 
     from fna.ops.inverse import WORTHWHILE, cheapest
-    from fna.ops.kernels import paths
+    from fna.ops.kernels import cpu, paths
     from fna.ops.short import few_keys, few_queries
-    from fna.records import read_record
 
+    pinned = paths.pinned()
+    if pinned == "kernels" and not cpu.built():
+        raise UserError("FNA_CPU_PATH=kernels: there are none here, for the reason above; unset it to have the other ways timed.")
+    if pinned is not None:
+        return [f"every piece that can go by {pinned} does, since FNA_CPU_PATH says so"]
     file = paths.record_file()
     if again:
-        file.unlink(missing_ok=True)
-        paths.taken.clear()
-    pinned = paths.pinned()
-    if pinned is not None:
-        return [f"every piece goes by {pinned}, since FNA_CPU_PATH says so"]
+        paths.forget()
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
         for dtype in (torch.float32, torch.bfloat16):
@@ -81,14 +84,14 @@ def way_lines(*, again: bool = False) -> list[str]:
                 few = many[:, :, :landmarks]
                 few_queries(few, many, many, WIDTH**-0.5, None)
                 few_keys(many, few, few, WIDTH**-0.5, None)
-    stored = (read_record(file) or {"ways": {}})["ways"]
+    stored = {name: {"way": way, "ms": {}} for name, way in paths.taken.items()} | paths.record().get("ways", {})
     lines = [f"ways        {'piece, dtype, heads x tokens x landmarks x width':<52}{'way':<10}ms"]
     for name, entry in stored.items():
         told = ", ".join(f"{way} {ms:.2f}" for way, ms in entry["ms"].items())
         lines.append(f"            {name:<52}{entry['way']:<10}{told}")
     method, _, ridge = cheapest(WORTHWHILE)
     lines += [
-        f"kept in     {file}",
+        f"kept in     {file}" if file.is_file() else f"not kept    {file} cannot be written: every process times anew",
         f"inverse     auto is {method} ({ridge:g}) from {WORTHWHILE} landmarks on, six Newton steps below",
     ]
     return lines

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fna.errors import UserError
+
 
 def cache_folder() -> Path:
-    """$FNA_CACHE, else fna in the user's cache folder. `RuntimeError` for a user without a home."""
+    """$FNA_CACHE, else fna in the user's cache folder. `UserError` for a user without a home."""
     own = os.environ.get("FNA_CACHE")
-    return Path(own).expanduser() if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fna"
+    try:
+        return Path(own).expanduser() if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fna"
+    except RuntimeError as error:
+        raise UserError("there is no home folder to keep things in; name another with FNA_CACHE=FOLDER.") from error

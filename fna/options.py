@@ -73,8 +73,11 @@ def load_option(group: str, name: str, extra: Sequence[Path] = (), above: Sequen
     """
     known = choices(group, extra)
     if name not in known:
-        raise UserError(f"{group}={name}: no such {group}; {nearest(name, known)}there is {', '.join(known)}.")
+        raise none_such(group, name, known, extra)
     file = known[name]
+    own = CONF / group / file.name
+    if file != own and own.is_file() and _text(own) != _text(file):
+        raise UserError(f"{file}: fna has {group}={name} itself, which Hydra would take; give yours another name.")
     if name in above:
         raise UserError(f"{file}: its defaults lead back to it ({' -> '.join([*above, name])}); take it out of the list.")
     node = _read(file)
@@ -90,6 +93,16 @@ def load_option(group: str, name: str, extra: Sequence[Path] = (), above: Sequen
     merged = OmegaConf.merge(*parts, *([] if "_self_" in siblings else [node]))
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def none_such(group: str, name: str, known: Iterable[str], extra: Sequence[Path] = ()) -> UserError:
+    """What is said of an option that there is not, with the file that was meant and is called otherwise than .yaml."""
+    asked = re.compile(rf"{re.escape(name)}\.ya?ml", re.I)
+    near = [file for folder in search_path(extra) for file in sorted((folder / group).glob("*")) if asked.fullmatch(file.name)]
+    if near and name not in known:
+        return UserError(f"{group}={name}: {near[0]} is not read; rename it to {name}.yaml.")
+    hint = "did you mean none? " if name == "null" and "none" in known else nearest(name, known)
+    return UserError(f"{group}={name}: no such {group}; {hint}there is {', '.join(known)}.")
 
 
 # Knobs that do nothing unless a method's YAML follows them, and what is said of a method that does not.
@@ -138,6 +151,8 @@ def _read(file: Path) -> DictConfig:
 def _check_hydras_keys(file: Path, values: Any) -> None:
     """Refuse a ``_target_`` that is no name, and Hydra's other keys with underscores, at any depth."""
     for key, value in values.items() if isinstance(values, dict) else ():
+        if value is None and re.match(r"\w+:\S", str(key)):
+            raise UserError(f"{file}: {key}: put a blank behind the colon; it has to be YAML, a key and a value a line.")
         if key == "_target_" and value is not None and (not isinstance(value, str) or "${" in value):
             raise UserError(f"{file}: _target_={shown(value)} is no name; give that of the class to build, package.Class.")
         if isinstance(key, str) and key.startswith("_") and key != "_target_":

@@ -11,6 +11,7 @@ import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from numbers import Number
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -92,9 +93,19 @@ def held(kind: Any, value: Any, place: str) -> Any:
     Raises `UserError` with one line: ``place``, the value, what is accepted.
     """
     try:
-        return _fit(kind, value)
+        return _fit(kind, plain(value))
     except Misfit:
         raise UserError(f"{place}={shown(value)}: give {accepted(kind)}.") from None
+
+
+def counted(number: int, thing: str, several: str = "") -> str:
+    """``1 comparison``, ``2 comparisons``; ``several``: its plural, where that is not ``thing`` with an s."""
+    return f"{number:,} {thing if number == 1 else several or f'{thing}s'}"
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy, such as those of ``np.arange``, as Python's own; anything else as it is."""
+    return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
 
 
 def check_fields(made: Any, place: str) -> None:

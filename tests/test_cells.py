@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from fna.tasks.exhibits import Pass, Show
 from tests.report.made_up_results import result, write_run
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "-a cat", "=HYPERLINK(1)"])
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "＝1", "-a cat", "=HYPERLINK(1)"]
+)
 def test_text_that_begins_a_formula_is_marked_as_text(text: str) -> None:
     assert defused(text) == f"'{text}"
     assert defused(defused(text)) == f"'{text}"
@@ -75,3 +78,10 @@ def test_a_log_in_a_folder_of_its_own(tmp_path: Path) -> None:
     CsvLogger("logs/a.csv").check()
     CsvLogger("logs/a.csv").log(result(), {}, tmp_path)
     assert (tmp_path / "logs" / "a.csv").is_file()
+
+
+def test_runs_that_log_into_one_file_at_once_keep_a_line_each(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: CsvLogger().log(result(), {}, tmp_path), range(8)))
+    with (tmp_path / "log.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 8

@@ -12,6 +12,7 @@ from fna.data import files
 from fna.data.base import Asked, Dataset, is_text
 from fna.data.entries import Entry, is_number
 from fna.errors import UserError
+from fna.values import counted
 
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
@@ -62,10 +63,11 @@ def chosen(found: Sequence[Found], limit: int | None, source: object, split: str
     seen: dict[Path, bool] = {}
     absent = [one for one in taken if not seen.setdefault(one.example.image, one.example.image.is_file())]
     if absent:
-        first = absent[0]
+        first, more = absent[0], len(absent) - 1
+        others = f" (nor that of {counted(more, 'more question')})" if more else ""
         raise UserError(
-            f"{first.where}: its image {first.example.image} is not there (nor those of {len(absent) - 1} more questions); give "
-            "the folder with dataset.images=DIR, or take the questions out."
+            f"{first.where}: its image {first.example.image} is not there{others}; give the folder with dataset.images=DIR, or "
+            f"take the {'questions' if more else 'question'} out."
         )
     examples = [one.example for one in taken]
     return examples, files.digest(split, examples)
@@ -110,19 +112,18 @@ def mapped(source: Path) -> list[tuple[str, Entry]]:
 
 
 def lines(source: Path) -> list[Entry]:
-    """The entries of a JSONL file; empty lines are none."""
-    files.check_file(source, "dataset.questions")
+    """The entries of a JSONL file; empty lines are none. Raises `UserError` with file and line for what is no object."""
     try:
         texts = source.read_text(encoding="utf-8-sig").split("\n")  # JSON may hold what str.splitlines takes for an end
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: cannot be read as text in UTF-8 ({error}).") from error
+        raise UserError(f"{source}: cannot be read as text in UTF-8 ({error}); fetch it again.") from error
     found = []
     for number, text in enumerate(texts, 1):
         if text.strip():
             try:
                 found.append(_entry(json.loads(text), f"{source}, line {number}"))
-            except ValueError as error:
-                raise UserError(f"{source}, line {number}: not JSON ({error}).") from error
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{source}, line {number}: not JSON ({error}); fetch it again.") from error
     return found
 
 

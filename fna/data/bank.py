@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from fna.data.base import Dataset, Labelled
 from fna.errors import UserError
+from fna.values import counted
 
 
 @dataclass
@@ -29,7 +30,9 @@ def cut(whole: Dataset[Labelled], bank: int, limit: int | None) -> LabelledDatas
         parts[seen[example.label] > bank].append(example)
     learnt, asked = parts
     if not learnt or not asked:
-        raise UserError(f"dataset.bank={bank}: leaves {len(learnt)} images to learn from and {len(asked)} to ask about; give less.")
+        raise UserError(
+            f"dataset.bank={bank}: leaves {counted(len(learnt), 'image')} to learn from and {len(asked)} to ask about; give less."
+        )
 
     def part(examples: list[Labelled], split: str, notes: list[str]) -> LabelledDataset:
         names = (f"{whole.name}, {bank} a class as bank", split, whole.domain, f"{whole.digest} {bank} {split}")

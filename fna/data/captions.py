@@ -10,6 +10,7 @@ from typing import Any
 from fna.data import files
 from fna.data.base import Captioned, Dataset, is_text
 from fna.errors import UserError
+from fna.values import counted
 
 
 def check_count(captions_per_image: Any) -> None:
@@ -45,7 +46,8 @@ def dataset(
     examples = [Captioned(each.key, each.image, each.captions[:last]) for each in files.first(captioned, limit)]
     bare = len(found) - len(captioned)
     empty = sum(len(each.captions) for each in found) - sum(len(each.captions) for each in told)
-    notes = [f"{bare} images without captions left out"] * bool(bare) + [f"{empty} empty captions left out"] * bool(empty)
+    notes = [f"{counted(bare, 'image')} without captions left out"] * bool(bare)
+    notes += [f"{counted(empty, 'empty caption')} left out"] * bool(empty)
     return Dataset(name, split, domain, files.digest(split, examples), examples, notes=notes)
 
 

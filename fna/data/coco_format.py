@@ -17,6 +17,7 @@ from PIL import Image
 from fna.data.entries import Entry
 from fna.data.files import UNREADABLE
 from fna.errors import UserError
+from fna.values import counted
 
 Size = tuple[int, int]  # rows, columns
 
@@ -92,7 +93,7 @@ def by_picture(content: Entry, known: dict[str, Picture]) -> tuple[dict[str, lis
         raise UserError(f"{stray[0].where}: image_id {ident} is none of the images, nor are the others; give ids that match.")
     for entry in entries:
         found[entry.ident("image_id")].append(entry)
-    return found, [f"{len(stray)} annotations of images that are not listed left out"] * bool(stray)
+    return found, [f"{counted(len(stray), 'annotation')} of images that are not listed left out"] * bool(stray)
 
 
 def category_names(content: Entry) -> dict[str, str]:

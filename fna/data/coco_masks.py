@@ -20,7 +20,7 @@ from fna.data.layouts import check_split_name, to_learn_from
 from fna.data.run_lengths import run_lengths
 from fna.data.segmentation import IGNORE, SegmentedDataset, check_folder
 from fna.errors import UserError
-from fna.values import Domain
+from fna.values import Domain, counted
 
 Array = np.ndarray
 BACKGROUND = "background"
@@ -73,7 +73,9 @@ class CocoInstances:
         notes += ["the category background is class 0, as are pixels without an instance"] * bool(empty)
         bare = [ident for ident in known if ident not in told]
         if bare and not self.background:
-            notes.append(f"{len(bare)} images without annotations left out: dataset.background=false ignores all their pixels")
+            notes.append(
+                f"{counted(len(bare), 'image')} without annotations left out: dataset.background=false ignores all their pixels"
+            )
         listed = sorted(known if self.background else known.keys() - set(bare), key=in_order)[:limit]
         drawn = {ident: _drawing(known[ident], told.get(ident, []), places) for ident in listed}
         notes += _specks(file, drawn)
@@ -180,7 +182,7 @@ class CocoPanoptic:
         names = category_names(content)
         places = {ident: place for place, ident in enumerate(sorted(names, key=in_order))}
         bare = len(known) - len(told.keys() & known.keys())
-        notes += [f"{bare} images without annotations left out"] * bool(bare)
+        notes += [f"{counted(bare, 'image')} without annotations left out"] * bool(bare)
         listed = sorted(told.keys() & known.keys(), key=in_order)[:limit]
         segments = {ident: _Segments.read(told[ident], known[ident], file, places) for ident in listed}
         examples = [Segmented(ident, _existing(known[ident].path, file), segments[ident].png) for ident in listed]

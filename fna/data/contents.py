@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from fna.errors import UserError
 from fna.folders import cache_folder
 
 Entry = list[int | str]  # size, mtime in ns, ctime in ns, sha256
@@ -73,7 +74,7 @@ def _sha256(path: Path) -> str:
 def _place(folder: str) -> Path | None:
     try:
         return cache_folder() / "contents" / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}.json"
-    except RuntimeError:  # a user without a home
+    except UserError:  # a user without a home
         return None
 
 

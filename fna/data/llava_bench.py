@@ -8,7 +8,6 @@ x1, y1, x2, y2 in 0..1) in the COCO version, ``image`` and ``caption`` in the on
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +16,13 @@ from typing import Any, ClassVar, Literal
 from PIL import Image
 
 from fna.data import files
+from fna.data.asked import lines
 from fna.data.base import Dataset, OpenQuestion
 from fna.data.entries import Entry
 from fna.errors import UserError
 from fna.folders import cache_folder
 from fna.records import write_atomic
+from fna.values import counted
 
 COCO = "COCO_val2014_"  # what COCO puts before the names that the questions have
 GREY = (336, (128, 128, 128))
@@ -95,26 +96,6 @@ class LlavaBench:
         return OpenQuestion(key, place, text, entry.text("category"), references[key], contexts.get(name, ""))
 
 
-def lines(file: Path) -> list[Entry]:
-    """A JSON object a line; empty lines are passed over. Raises `UserError` with file and line for anything else."""
-    found = []
-    try:
-        written = file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); fetch it again.") from error
-    for number, line in enumerate(written, 1):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{file}: line {number}: not JSON ({error}); fetch it again.") from error
-        if not isinstance(fields, Mapping):
-            raise UserError(f"{file}: line {number}: is no object with named fields.")
-        found.append(Entry(fields, f"{file}: line {number}"))
-    return found
-
-
 def in_words(entry: Entry) -> str:
     """What a context says of its image: its captions a line each, then its boxes."""
     if "caption" in entry.fields:
@@ -137,7 +118,11 @@ def _box(entry: Entry) -> str:
 def _absent(read: list[Any]) -> str:
     """How many questions lack their image, and which image comes first."""
     names = [one.image.name for one in read if not one.image.is_file()]
-    return f"of {len(names)} questions the image is not there ({len(set(names))} images, {names[0]} first)" if names else ""
+    return (
+        f"of {counted(len(names), 'question')} the image is not there ({counted(len(set(names)), 'image')}, {names[0]} first)"
+        if names
+        else ""
+    )
 
 
 def _in_grey(read: list[Any]) -> tuple[list[Any], list[str]]:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from fna.data.files import UNREADABLE
 from fna.errors import UserError
+from fna.values import counted
 
 # what torchvision's ImageFolder reads
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
@@ -102,9 +103,8 @@ def unread_note(paths: Iterable[Path]) -> list[str]:
     endings = Counter(path.suffix.lower() or "no suffix" for path in paths if not is_picture(path) and _unread(path))
     if not endings:
         return []
-    return [
-        f"{sum(endings.values())} pictures left out: {', '.join(sorted(endings))} is not read ({', '.join(sorted(SUFFIXES))} are)"
-    ]
+    left = counted(sum(endings.values()), "picture")
+    return [f"{left} left out: {', '.join(sorted(endings))} is not read ({', '.join(sorted(SUFFIXES))} are)"]
 
 
 def _unread(path: Path) -> bool:
@@ -124,7 +124,7 @@ def pages_note(paths: Iterable[Path]) -> list[str]:
     several = [path for path in paths if path.suffix.lower() in PAGED and _pages(path) > 1]
     if not several:
         return []
-    return [f"{len(several)} pictures have several pages or frames, of which the first is read (first: {several[0].name})"]
+    return [f"of {counted(len(several), 'picture')} with several pages or frames the first page is read (first: {several[0].name})"]
 
 
 def _pages(path: Path) -> int:

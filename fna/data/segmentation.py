@@ -24,7 +24,7 @@ from fna.data.layouts import check_split_name, looks_like, to_learn_from
 from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
 from fna.data.variants import Declared, refuse_by_name, refuse_by_values, refuse_colours
 from fna.errors import UserError
-from fna.values import Domain, Limit, Says, between
+from fna.values import Domain, Limit, Says, between, counted
 
 Array = np.ndarray
 IGNORE = 255
@@ -142,7 +142,7 @@ class LabelMaps:
             return []
         beside = [path for path in files_below(Path(folder)) if not path.name.endswith(suffix)]
         of_others = [path for path in beside if is_picture(path) and path.suffix != Path(suffix).suffix]
-        notes = [f"{len(of_others)} pictures left out: they do not end in {suffix}"] if of_others else []
+        notes = [f"{counted(len(of_others), 'picture')} left out: not ending in {suffix}"] if of_others else []
         return [*notes, *unread_note(beside), *self._without_image()]
 
     def _without_image(self) -> list[str]:
@@ -150,7 +150,7 @@ class LabelMaps:
         if labels.count("{name}") != 1:
             return []
         bare = sorted({*names_below(Path(self.root), labels)} - {*names_below(Path(self.root), images)})
-        return [f"{len(bare)} label maps left out: they have no image (first: {bare[0]})"] if bare else []
+        return [f"{counted(len(bare), 'label map')} without an image left out (first: {bare[0]})"] if bare else []
 
     def _lookup(self) -> Array:
         return lookup(len(class_names(self.classes)), self.ignored, self.absent)

@@ -12,6 +12,7 @@ from fna.data.imagefolder import ImageFolder
 from fna.data.layouts import TINY_LABELS
 from fna.data.pictures import files_below, is_picture, unread_note
 from fna.errors import UserError
+from fna.values import counted
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class TinyImageNet(ImageFolder):
         examples = files.first(whole, limit)
         split = self._split_name(source.parent)
         bare = sum(is_picture(path) and path.name not in wnid for path in files_below(images))
-        notes = [f"{bare} pictures left out: {source.name} gives them no label"] * bool(bare)
+        notes = [f"{counted(bare, 'picture')} left out: {source.name} gives no label"] * bool(bare)
         notes += [*unread_note(images / name for name in order), *part_note(examples, whole)]
         digest = files.digest(split, examples, mend="unpack tiny-imagenet-200.zip again")
         return LabelledDataset(self.name, split, self.domain, digest, examples, names, ids, notes)

@@ -15,24 +15,27 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fna.data.asked import lines
 from fna.data.base import OpenQuestion
-from fna.data.llava_bench import LlavaBench, lines
+from fna.data.llava_bench import LlavaBench
 from fna.errors import UserError
 from fna.judge import tally
 from fna.judge.endpoint import Calls
 from fna.judge.judging import Judge, Matter
 from fna.records import json_bytes, write_atomic
-from fna.values import held, options_of
+from fna.streams import never_fail
+from fna.values import counted, held, options_of
 
 NOT_TYPED = ("version", "calls", "swap", "dry_run")
 
 
 def main(words: list[str] | None = None) -> int:
     """Exit status 0 where every answer was judged; one line on stderr and 1 for what a user can mend."""
+    never_fail()
     try:
         return _run(_parser().parse_args(words))
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
 
 
@@ -108,8 +111,9 @@ def _show(one: Mapping[str, Any]) -> None:
     cost = "" if one["cost"] is None else f", {one['cost']:.2f} at the prices given"
     grid = Table(
         title=str(one["answers"]),
-        caption=f"{one['judged']} judgements with scores, {one['failed']} without, {one['unanswered']} questions not answered; "
-        f"{one['calls']} calls, {one['tokens_in']:,} tokens in, {one['tokens_out']:,} out{cost}",
+        caption=f"{counted(one['judged'], 'judgement')} with scores, {one['failed']} without, "
+        f"{counted(one['unanswered'], 'question')} not answered; {counted(one['calls'], 'call')}, "
+        f"{one['tokens_in']:,} tokens in, {one['tokens_out']:,} out{cost}",
     )
     for head in ("category", "questions", "reference", "answer", "relative", "95 % interval"):
         grid.add_column(head, justify="left" if head == "category" else "right")

@@ -21,7 +21,7 @@ from fna.errors import UserError
 from fna.judge.endpoint import Calls, Endpoint, Refused, Reply, Unheard
 from fna.judge.ledger import Ledger
 from fna.judge.wording import messages, rough_tokens, scores
-from fna.values import Count, between
+from fna.values import Count, between, counted
 
 ASKS = 3  # times that a judge is asked for scores before what it says is taken for a failure
 IN_A_ROW = 3  # calls without an answer after which no more are made; before the first answer one is enough
@@ -89,8 +89,8 @@ class Plan:
         cost = calls.cost(self.tokens_in, self.tokens_out)
         told = f", at most {cost:.2f} at the prices given" if cost is not None else ""
         return (
-            f"{self.calls - self.kept} calls to be made ({self.kept} of {self.calls} are kept), about {self.tokens_in:,} tokens in "
-            f"and at most {self.tokens_out:,} out{told}"
+            f"{counted(self.calls - self.kept, 'call')} to be made ({self.kept} of {self.calls} are kept), "
+            f"about {self.tokens_in:,} tokens in and at most {self.tokens_out:,} out{told}"
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from fna.errors import UserError
 from fna.metrics.vqa import SCORINGS, figures, tally
+from fna.streams import never_fail
 
 FIELDS = {"variant": str, "answers": list, "said": str, "kind": str, "scoring": str}
 
@@ -55,11 +56,12 @@ def main() -> None:
     asks = argparse.ArgumentParser(description=__doc__)
     asks.add_argument("predictions", type=Path)
     asks.add_argument("--scoring", choices=SCORINGS, help="another rule than the one that the file names")
+    never_fail()
     args = asks.parse_args()
     try:
         found = scored(args.predictions, args.scoring)
     except UserError as error:
-        sys.exit(str(error))
+        sys.exit(f"error: {error}")
     for variant, told in found.items():
         for name, value in told.items():
             print(f"{variant}\t{name}\t{value:.2f}")

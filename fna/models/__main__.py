@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fna.configs import CONF, choices, summary
+from fna.streams import never_fail
 
 
 def listed() -> list[str]:
@@ -11,4 +12,5 @@ def listed() -> list[str]:
 
 
 if __name__ == "__main__":
+    never_fail()
     print("\n".join(listed()))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fna.errors import UserError
+from fna.values import counted
 
 # What wrappers put into the middle of names as well: compiling a block, sharding or checkpointing it.
 INNER = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module"})
@@ -48,7 +49,7 @@ class Checkpoint:
             return ""
         rest = [f"{name} ({_said(name)}the same tensors; model.part={name} takes them)" for name in self.others]
         where = f" of {self.part}" if self.part else ""
-        return f"{path}: took the {len(self.state)} tensors{where}; besides it holds {', '.join([*rest, *self.beside])}"
+        return f"{path}: took the {counted(len(self.state), 'tensor')}{where}; besides it holds {', '.join([*rest, *self.beside])}"
 
 
 def unpack(loaded: Any, expected: Collection[str], path: object, part: str | None = None) -> Checkpoint:
@@ -222,7 +223,7 @@ def _beside(loaded: Mapping[Any, Any], left: list[str], parts: tuple[str, ...]) 
         if not name.startswith(known) and name.split(".")[0] not in TRAINING:
             words = name.split(".")
             groups[words[0] if len(words) == 1 or words[0] not in CONTAINERS else ".".join(words[:2])] += 1
-    tensors = [f"{group} ({count} tensor{'s' * (count > 1)}, not used)" for group, count in groups.items()]
+    tensors = [f"{group} ({counted(count, 'tensor')}, not used)" for group, count in groups.items()]
     plain = (Tensor, Mapping, str, int, float, list, tuple, set, type(None), torch.Size, torch.dtype, torch.device)
     objects = [f"{key} ({_what(value)})" for key, value in loaded.items() if not isinstance(value, plain)]
     told = [f"{', '.join(objects)}, which plain tensors alone would do without"] if objects else []

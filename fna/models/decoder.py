@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from fna.errors import UserError
 from fna.folders import cache_folder
@@ -25,7 +26,7 @@ from fna.models.checkpoint_files import weights_file
 from fna.models.hf_files import folder_of, read_json
 from fna.models.hf_folder import pretrained, reading
 from fna.ops.contract import Tokens
-from fna.records import only_one
+from fna.records import only_one, unwritten
 from fna.surgery.cache import find_decoder
 from fna.values import Count, check_fields
 
@@ -131,7 +132,7 @@ class TextModel:
 
 
 def _convert(file: Path, target: Path) -> None:
-    """Read a GGUF and write it as safetensors with its tokenizer, whole or not at all."""
+    """Read a GGUF and write it as safetensors with its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
@@ -141,11 +142,26 @@ def _convert(file: Path, target: Path) -> None:
     del read.config.quantization_config
     net = type(read)(read.config)
     net.load_state_dict(read.state_dict())
-    with tempfile.TemporaryDirectory(dir=target.parent) as place:
-        net.save_pretrained(place)
-        tokenizer.save_pretrained(place)
-        shutil.copytree(place, f"{place}-whole")
-        Path(f"{place}-whole").rename(target)
+    keep(target, net, tokenizer)
+
+
+def keep(target: Path, *parts: Any) -> None:
+    """Save parts of transformers' in a folder, whole or not at all. Raises `UserError` where that cannot be done."""
+    try:
+        place = Path(tempfile.mkdtemp(dir=target.parent))
+    except OSError as error:
+        raise unwritten(target, error) from error
+    try:
+        for part in parts:
+            part.save_pretrained(place)
+        place.chmod(0o755)
+        place.rename(target)
+    except OSError as error:
+        raise unwritten(target, error) from error
+    except SafetensorError as error:  # its own word for a full disk
+        raise UserError(f"{target}: cannot be written ({error}); free some room there or choose another folder.") from error
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _no_image(image: Any) -> Any:

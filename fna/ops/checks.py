@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ def check_grid(grid: object, tokens: int, *, exactly: bool = False) -> None:
 
 
 def _counts(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number >= 0
+    return isinstance(number, Integral) and not isinstance(number, bool) and int(number) >= 0
 
 
 def _told(value: object) -> str:

@@ -19,7 +19,7 @@ from fna.ops.contract import BadInput, Site, Unsupported, whole
 from fna.ops.farthest import farthest_points
 from fna.ops.kernels import cpu
 from fna.ops.seeded import uniform
-from fna.values import between
+from fna.values import between, plain
 
 Features = Literal["q", "k", "v", "qk", "input", "sketch"]
 FEATURES = get_args(Features)
@@ -116,6 +116,7 @@ def sample_landmarks(
     if not isinstance(x, Tensor) or x.dim() != 3 or x.is_complex() or 0 in x.shape[1:]:
         told = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise BadInput(f"sample_landmarks needs x [batch, tokens, dim], a tensor of real numbers, none of it empty; got {told}.")
+    count, seed = plain(count), plain(seed)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise BadInput(f"count={count}: give a whole number of at least 1, how many tokens to choose.")
     if not isinstance(seed, int) or isinstance(seed, bool):

@@ -13,7 +13,7 @@ time O(N M d + M^3) a head. A^+ is truncated on purpose: see `fna.ops.inverse`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class FastNystrom:
     def __post_init__(self) -> None:
         check_landmarks(self.landmarks)
         check_sampler(self, self.sampler, Landmarks)
-        check_inverse(self.inverse, self.steps, self.ridge, self.resample_every)
+        check_inverse(self)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """q, k, v ``[B, H, N, d]`` to ``[B, H, N, d]`` in q's dtype."""
@@ -68,16 +68,20 @@ class FastNystrom:
         )  # fmt: skip
 
 
-def check_inverse(inverse: str, steps: int, ridge: float, resample_every: int) -> None:
-    """Raise `BadInput` for values that no Nyström method can use."""
-    if inverse not in METHODS:
-        raise BadInput(f"inverse={inverse}: choose one of {', '.join(METHODS)}.")
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise BadInput(f"steps={steps}: give at least 1 Newton step, a whole number.")
-    if not 0 < ridge < float("inf"):
-        raise BadInput(f"ridge={ridge}: must be above 0.")
-    if not isinstance(resample_every, int) or isinstance(resample_every, bool) or resample_every < 0:
-        raise BadInput(f"resample_every={resample_every}: give 0 (draw once) or a number of layers.")
+def check_inverse(op: Any) -> None:
+    """Raise `BadInput` for values of ``inverse``, ``steps``, ``ridge`` and ``resample_every`` that no Nyström method can use, and
+    for those that ``inverse=auto`` would pass over: a result would tell another setting than ran."""
+    if op.inverse not in METHODS:
+        raise BadInput(f"inverse={op.inverse}: choose one of {', '.join(METHODS)}.")
+    if not isinstance(op.steps, int) or isinstance(op.steps, bool) or op.steps < 1:
+        raise BadInput(f"steps={op.steps}: give at least 1 Newton step, a whole number.")
+    if not 0 < op.ridge < float("inf"):
+        raise BadInput(f"ridge={op.ridge}: must be above 0.")
+    if not isinstance(op.resample_every, int) or isinstance(op.resample_every, bool) or op.resample_every < 0:
+        raise BadInput(f"resample_every={op.resample_every}: give 0 (draw once) or a number of layers.")
+    for name, value in (("steps", op.steps), ("ridge", op.ridge)):
+        if op.inverse == "auto" and value != getattr(type(op), name):
+            raise BadInput(f"{name}={value}: inverse=auto has its own; leave it out, or name the inverse.")
 
 
 def fast_nystrom(

@@ -41,7 +41,7 @@ class Nystromformer:
     def __post_init__(self) -> None:
         check_landmarks(self.landmarks)
         check_sampler(self, self.sampler, Centroids)
-        check_inverse(self.inverse, self.steps, self.ridge, self.resample_every)
+        check_inverse(self)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """q, k, v ``[B, H, N, d]`` to ``[B, H, N, d]`` in q's dtype."""

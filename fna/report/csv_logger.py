@@ -9,6 +9,7 @@ from typing import Any
 
 from fna.cells import csv_text
 from fna.errors import UserError
+from fna.records import only_one
 from fna.report.results import Result, flatten, write_text
 
 TAKEN = ("classes.csv", "results.csv")  # written by others
@@ -30,13 +31,16 @@ class CsvLogger:
         """Add the line of this result."""
         self.check()
         path = folder / self.file
-        rows: list[dict[str, Any]] = []
-        try:
-            if path.exists():
-                with path.open(encoding="utf-8", newline="") as file:
-                    rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:  # lines of earlier runs may be in it: it is not written over
-            raise UserError(
-                f"{path}: no CSV that could be added to ({error}); move it away, or give logger.file=NAME.csv."
-            ) from error
-        write_text(path, csv_text([*rows, flatten(result)]))
+        with only_one(path):  # of two runs in one folder each keeps its line
+            write_text(path, csv_text([*_lines(path), flatten(result)]))
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """What was logged before. Raises `UserError` for what is no CSV: lines of earlier runs may be in it, it is not written over."""
+    try:
+        if path.exists():
+            with path.open(encoding="utf-8", newline="") as file:
+                return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: no CSV that could be added to ({error}); move it away, or give logger.file=NAME.csv.") from error
+    return []

@@ -12,8 +12,9 @@ from typing import Any
 
 from fna.report.contenders import apart
 from fna.report.results import IDENTITY, Result, Run, overrides
-from fna.report.sweep import SHOWN, Summary, counted, decisive, order, summarise
+from fna.report.sweep import SHOWN, Summary, decisive, order, summarise
 from fna.report.words import Part
+from fna.values import counted
 
 TOGETHER = ("model", "dataset", "task")  # what the runs of a section share
 SAID = ("notes", "told", "remarks", "explained")  # lines of a `Summary`

@@ -26,7 +26,7 @@ Result = dict[str, Any]
 SCHEMA = 1
 IDENTITY = (
     "model", "checkpoint", "dataset", "split", "task", "attn", "sampler", "reduce", "mask", "mask_start", "guarantee", "pieces",
-    "kv", "landmarks", "layers", "image_size", "tokens", "samples", "seed", "dtype", "device",
+    "kv", "landmarks", "layers", "plan", "image_size", "tokens", "samples", "seed", "dtype", "device",
 )  # fmt: skip
 # A setting that another one says already: a column of its own is for what no other tells.
 FOLLOWS = {

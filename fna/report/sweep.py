@@ -14,6 +14,7 @@ from fna.report.grid import fold, numeric_columns
 from fna.report.results import FOLLOWS, IDENTITY, SILENT, Result, Run, dig, natural, number, overrides, ratio, reference, setting
 from fna.report.seeds import REMARK, merged, spread
 from fna.report.words import Part
+from fna.values import counted
 
 Column = tuple[str, Callable[[Run], Part]]
 OF_ATTENTION = ("sampler", "pieces")
@@ -221,11 +222,6 @@ def _settings(runs: Sequence[Run]) -> list[str]:
 
 def _differs(runs: Sequence[Run], key: str) -> bool:
     return len({str(setting(run.result, key)) for run in runs}) > 1
-
-
-def counted(number: int, thing: str) -> str:
-    """``1 comparison``, ``2 comparisons``."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _metrics(runs: Sequence[Run]) -> list[str]:

@@ -48,7 +48,10 @@ def subject(result: Result) -> str:
     elif count is not None and result.get("attn") not in ("exact", "full", "none", None):
         kind = f"{formats.share(count, 0)} of the tokens as" if isinstance(count, float) and count < 1 else str(count)
         text += f" with {kind} landmark{'' if count == 1 else 's'}"
-    text += f" in {formats.where(result['layers'])}" if result.get("layers") is not None else ""
+    if result.get("plan"):
+        text += f" in blocks {result['plan']}"
+    elif result.get("layers") is not None:
+        text += f" in {formats.where(result['layers'])}"
     text += f", {masked}," if masked else ""
     return text[0].upper() + text[1:]
 

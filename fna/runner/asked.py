@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fna.configs import instantiate, load_option
 from fna.errors import UserError
+from fna.options import UNUSED
 from fna.report.expected import placed, read_figures
 from fna.runner.chosen import counted
 from fna.runner.env import choose_device
@@ -19,6 +20,7 @@ from fna.runner.suits import ANY_MODEL, check_domain, check_examples, check_part
 from fna.runner.versus import Composed
 from fna.runner.wanted import AUTO, Wanted, methods_of
 from fna.surgery.plan import parse_layers
+from fna.values import shown
 
 if TYPE_CHECKING:
     from fna.data.base import DatasetSource
@@ -63,7 +65,7 @@ class Asked:
         others = f", and {len(self.contenders) - 1} more" if len(self.contenders) > 1 else ""
         return (
             f"{self.names['task']} on {limit} samples of {self.names['dataset']} with {self.names['model']}: full attention "
-            f"against {first.names['attn']} in blocks {first.cfg.layers}{told}{others}"
+            f"against {first.names['attn']} in blocks {shown(first.cfg.layers)}{told}{others}"
         )
 
 
@@ -153,7 +155,8 @@ def _wanted(one: Composed, depth: int | None, names: Mapping[str, str]) -> Wante
     try:
         op = instantiate(OmegaConf.merge(cfg.attn, auto))
     except UserError as error:
-        raise UserError(by_knob(str(error), "attn", one.names["attn"])) from error
+        bare = str(error).partition("=")[0] in {str(key) for key in cfg.attn} - set(UNUSED)  # "steps=9: ..." is of attn.steps
+        raise UserError(f"attn.{error}" if bare else by_knob(str(error), "attn", one.names["attn"])) from error
     mask, reduce, kv = (instantiate(node) if node and "_target_" in node else None for node in (cfg.mask, cfg.reduce, cfg.kv))
     methods = methods_of(cfg, one.names, op) if OmegaConf.is_dict(cfg.layers) else {}
     if mask is not None and depth is not None and getattr(mask, "blocks", "none") != "none":

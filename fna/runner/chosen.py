@@ -111,6 +111,7 @@ def counted(cfg: DictConfig, names: Mapping[str, str]) -> Any:
     """How many landmarks a contender has: its attention's own count, the root's where it follows that, None where it has none."""
     own = cfg.attn.get("landmarks")
     options = [(group, name) for group in FOLLOWING if (name := names.get(group, "none")) in choices(group)]
+    options += [("attn", str(name)) for name in cfg.layers.values()] if OmegaConf.is_dict(cfg.layers) else []
     return cfg.landmarks if own is None and any(follows(*option, "landmarks") for option in options) else own
 
 
@@ -144,6 +145,7 @@ def check_range(word: str, asked: RangeSweep) -> None:
 def check_used(overrides: Sequence[Override], chosen: Mapping[str, Sequence[str]], extra: Sequence[Path]) -> None:
     """Refuse a typed count of landmarks, sampler or judge that nothing chosen uses; in a sweep it is enough that one does."""
     options = [(group, name) for group in FOLLOWING for name in chosen.get(group, ())]
+    options += [("attn", name) for name in planned(overrides) if name in choices("attn", extra)]
     for override in overrides:
         knob = override.key_or_group.partition(".")[0]
         if knob in UNUSED and not any(follows(group, name, knob, extra) for group, name in options):
@@ -151,6 +153,12 @@ def check_used(overrides: Sequence[Override], chosen: Mapping[str, Sequence[str]
         if knob == "judge" and not any(follows("task", name, knob, extra) for name in chosen["task"]):
             task = " and ".join(f"task={name}" for name in chosen["task"])
             raise UserError(f"{override.input_line}: {task} asks no judge; leave it out, or take dataset=llava_bench.")
+
+
+def planned(overrides: Sequence[Override]) -> list[str]:
+    """The methods that plans in ``layers=`` name."""
+    plans = [value for override in overrides if override.key_or_group == "layers" for value in values(override)]
+    return [_plain(name) for plan in plans if isinstance(plan, Mapping) for name in plan.values()]
 
 
 def check_following(override: Override, options: Mapping[str, Sequence[str]], extra: Sequence[Path]) -> None:

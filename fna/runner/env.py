@@ -104,5 +104,6 @@ def environment(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu_kernels": cpu.built(),
         "cpu_ways": dict(paths.taken),
+        "cpu_path": paths.pinned(),
         "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
     }

@@ -11,7 +11,7 @@ from fna.errors import UserError, is_memory
 from fna.records import NO_ROOM
 from fna.runner.refusals import REFUSALS, one_line
 
-NO_PLACE = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR})
+NO_PLACE = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EROFS})
 
 
 def line(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from fna.runner.progress import bar, say
 from fna.runner.rows import heard, row_key
 from fna.surgery.variant import Variant
 from fna.tasks.base import FULL, Outcome, Run
+from fna.values import counted
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Rows:
             if self._stands(stored.outcome):
                 say(f"{variant.label}: row {key} is there, not computed again")
                 return Scored(variant, key, stored.outcome, tuple(stored.warnings))
-            say(f"{variant.label}: row {key} skipped {len(stored.outcome.skipped)} images, computed again")
+            say(f"{variant.label}: row {key} skipped {counted(len(stored.outcome.skipped), 'image')}, computed again")
         return None
 
     def _made(self, variant: Variant, key: str, decides: Mapping[str, object]) -> Scored:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from fna.values import LEAST_ROUNDS
+from fna.values import LEAST_ROUNDS, counted
 
 STAT = Path("/proc/stat")
 BUSY = (0, 1, 2, 5, 6, 7)  # of a line of STAT: user, nice, system, irq, softirq, steal
@@ -115,7 +115,7 @@ def judge(baseline: np.ndarray, variant: np.ndarray, load: Load) -> dict[str, An
         were, plural = "was" if load.threads == 1 else "were", "s" * (load.cores > 1)
         reasons.append(f"other processes took {load.others:.1f} of {load.cores} core{plural} while {load.threads} {were} needed")
     if len(baseline) < LEAST_ROUNDS:
-        reasons.append(f"{len(baseline)} rounds are too few to be held against each other ({LEAST_ROUNDS} are enough)")
+        reasons.append(f"{counted(len(baseline), 'round')} are too few to be held against each other ({LEAST_ROUNDS} are enough)")
     halves = _halves(np.asarray(baseline, float) / np.asarray(variant, float))
     if halves is not None and not _agree(*halves):
         first, second = (float(np.median(half)) for half in halves)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from fna.options import follows
 from fna.runner.asked import Asked
 from fna.runner.chosen import counted
 from fna.runner.wanted import Wanted
+from fna.values import shown
 
 if TYPE_CHECKING:  # a job that is refused before torch is loaded writes its result too
     from fna.runner.compared import Compared, Pair
@@ -67,7 +69,7 @@ def entry(one: Compared, depth: int) -> dict[str, Any]:
 
 def failed_entry(wanted: Wanted, reason: str) -> dict[str, Any]:
     """A contender that refused or failed, and why."""
-    return {"hash": None, "status": "failed", "error": reason, **options(wanted), "layers": str(wanted.cfg.layers), "metrics": {}}
+    return {"hash": None, "status": "failed", "error": reason, **options(wanted), "layers": shown(wanted.cfg.layers), "metrics": {}}
 
 
 def pair_entry(pair: Pair) -> dict[str, Any]:
@@ -139,10 +141,11 @@ def failed(cfg: DictConfig, names: Mapping[str, str], folder: Path, error: str, 
 
 
 def _sampler(cfg: DictConfig, names: Mapping[str, str]) -> str:
-    """The sampler that the attention really has: the root's choice, one of its own, or "none"."""
+    """The sampler that the attention, or another one of its plan, really has: the root's choice, one of its own, or "none"."""
     node = cfg.attn.get("sampler")
     if node is None:
-        return "none"
+        others = cfg.layers.values() if OmegaConf.is_dict(cfg.layers) else ()
+        return names.get("sampler", "none") if any(follows("attn", str(name), "sampler") for name in others) else "none"
     return names.get("sampler", "none") if node == cfg.sampler else str(node.get("_target_", "")).rpartition(".")[2]
 
 

@@ -24,6 +24,7 @@ from fna.surgery.trunk import Trunk
 from fna.surgery.variant import FULL
 from fna.tasks.base import notes
 from fna.tasks.images import first_images
+from fna.values import counted
 
 Made = TypeVar("Made")
 
@@ -120,7 +121,7 @@ def _costs(asked: Asked, loaded: Loaded, contenders: Sequence[Contender]) -> lis
     first = getattr(loaded.task, "first", first_images)
     images = first(loaded.model, loaded.dataset, timing.batch_size)
     timed = [cost.Timed(one.variant, one.baseline) for one in contenders]
-    say(f"cost: full, exact and {', '.join(one.label for one in contenders)} in turns, {timing.rounds} rounds")
+    say(f"cost: full, exact and {', '.join(one.label for one in contenders)} in turns, {counted(timing.rounds, 'round')}")
     baselines = len({tuple(one.layers) for one in contenders})
     with bar("cost", cost.passes(len(timed), baselines, timing.rounds), "passes") as progress:
         forward = loaded.task.forward(loaded.model)

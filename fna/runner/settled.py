@@ -43,7 +43,8 @@ class Contender:
     def facts(self, depth: int) -> dict[str, Any]:
         """What ``result.json`` says of it beyond the names of its options."""
         auto = {} if self.choice is None else {"auto": asdict(self.choice) | {"tolerance": self.wanted.cfg.tolerance}}
-        plan = {"plan": dict(self.wanted.cfg.layers)} if self.wanted.methods else {}
+        methods = ", ".join(f"{spec}: {name}" for spec, name in self.wanted.cfg.layers.items()) if self.wanted.methods else ""
+        plan = {"plan": methods} if methods else {}
         return self.variant.facts(depth) | auto | plan
 
 

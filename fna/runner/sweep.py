@@ -24,6 +24,7 @@ from fna.records import unwritten
 from fna.report.results import Run, load
 from fna.runner.failures import keep_traceback, line, mendable
 from fna.runner.result import fallen
+from fna.values import counted
 
 Stamps = dict[str, tuple[int, int]]  # name of a run folder -> inode and time of its result.json
 _held: list[FileLock] = []  # of this process, until it ends; a callback itself travels to other processes and cannot hold one
@@ -91,7 +92,7 @@ def _problems(own: list[Run]) -> list[str]:
     if failed:
         told.append(f"{len(failed)} of {len(own)} jobs failed; the table says which and why")
     if lost:
-        told.append(f"{len(lost)} contenders failed: {lost[0]}")
+        told.append(f"{counted(len(lost), 'contender')} failed: {lost[0]}")
     if unshown:
         told.append(f"{len(unshown)} of {len(own)} results have no page: {unshown[0]}")
     if unlogged:

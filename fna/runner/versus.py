@@ -39,6 +39,7 @@ def composed(cfg: DictConfig, names: Mapping[str, str], words: Sequence[str]) ->
     asked = [_split(string) for string in strings]
     others = [_compose(words, own) for own in asked]
     mentioned = [key for own in asked for key in dict.fromkeys(_key(word) for word in own)]
+    cfg = _as_typed(cfg, words)
     first = Composed(_own_label(cfg, names, mentioned), cfg, names)
     labels = [
         " ".join([chosen["attn"], *(word for word in own if _key(word) != "attn")])
@@ -103,7 +104,19 @@ def _compose(words: Sequence[str], own: Sequence[str]) -> tuple[DictConfig, dict
     except REFUSALS as error:
         raise UserError(f"versus: {' '.join(own)}: {one_line(error)}") from error
     names = {group: str(choice) for group, choice in whole.hydra.runtime.choices.items() if "/" not in group}
-    return DictConfig({key: value for key, value in whole.items_ex(resolve=False) if key != "hydra"}), names
+    bare = DictConfig({key: value for key, value in whole.items_ex(resolve=False) if key != "hydra"})
+    return _as_typed(bare, [*kept, *own]), names
+
+
+def _as_typed(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
+    """``cfg`` with the plan of blocks that was typed, which Hydra merges into an experiment's own."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    for word in words:
+        if word.lstrip("+").startswith("layers={"):
+            cfg = cfg.copy()
+            cfg.layers = OverridesParser.create().parse_override(word).value()
+    return cfg
 
 
 def _own_label(cfg: DictConfig, names: Mapping[str, str], mentioned: Sequence[str]) -> str:

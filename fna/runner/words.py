@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 
 from fna.configs import choices
 from fna.errors import UserError
-from fna.options import nearest
+from fna.options import nearest, none_such
 from fna.runner.chosen import (
     already,
     check_following,
@@ -104,7 +104,7 @@ def parsed(word: str, kind: Callable[[str], Any] = lambda key: Any) -> Override:
             (f"did you mean {group}={word}?" for group in groups() if word in choices(group)), "write landmarks=64, for one."
         )
         raise UserError(f"{word}: is no knob=value; {meant}")
-    if not re.fullmatch(r"\+{0,2}[A-Za-z_][\w./@-]*", key) or re.search(r"[./@]{2}|[./@]$", key):
+    if _read(f"{key}=x") is None:
         raise UserError(f"{word}: '{key}' is no knob's name; write knob=value without spaces around =, such as landmarks=64.")
     plain = key.lstrip("+")
     if "${" in value and value.count("${") > value.count("}"):
@@ -151,9 +151,7 @@ def _check_option(override: Override, known: Known) -> None:
         raise UserError(f"{override.input_line}: matches none of {', '.join(known[group])}.")
     for name in values(override):
         if not isinstance(name, str) or name not in known[group]:
-            none = name is None and "none" in known[group]
-            hint = "did you mean none? " if none else nearest(str(name), known[group])
-            raise UserError(f"{group}={shown(name)}: no such {group}; {hint}there is {', '.join(known[group])}.")
+            raise none_such(group, shown(name), known[group])
 
 
 def _check_plus(override: Override, options: Options, extra: Sequence[Path]) -> None:

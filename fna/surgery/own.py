@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -29,7 +30,7 @@ def named_tower(
     ``seam(module, attend, *args, **kwargs)`` stands in for the forward of each of ``blocks``. Raises `UserError` for what is none.
     """
     check_uncompiled([model])
-    if prefix is not None and (not isinstance(prefix, int) or isinstance(prefix, bool) or prefix < 0):
+    if prefix is not None and (not isinstance(prefix, Integral) or isinstance(prefix, bool) or prefix < 0):
         raise UserError(f"prefix={prefix!r}: give how many tokens stand before the patches, a whole number of at least 0.")
     if grid is not None and not (len(grid) == 2 and all(isinstance(side, int) and side > 0 for side in grid)):
         raise UserError(f"grid={grid!r}: give (rows, columns) of the patches.")

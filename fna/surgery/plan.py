@@ -29,6 +29,7 @@ def parse_layers(spec: Layers, depth: int, knob: str = "layers", local: Collecti
     a window alone; "all" and "last-half" leave them out, a number does not. Raises `UserError`, which names ``knob``, for anything
     else.
     """
+    spec = spec.tolist() if hasattr(spec, "tolist") else spec  # numpy's and torch's arrays and numbers
     if isinstance(spec, str):
         parts: Sequence[int | str] = [part.strip() for part in spec.split(",")]
     elif isinstance(spec, Sequence):

@@ -30,7 +30,7 @@ from fna.tasks.base import FULL, Array, Outcome, Run
 from fna.tasks.cache import cached_rows, digest_of
 from fna.tasks.exhibits import Sections, Show
 from fna.tasks.images import look
-from fna.values import Count, Positive, Rate, Says
+from fna.values import Count, Positive, Rate, Says, counted
 
 KS = (1, 5)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -70,7 +70,7 @@ class Learnt(ABC):
                 "dataset.bank=4, which takes the first 4 images of each class."
             )
         if len(dataset.classes) < 2:
-            raise UserError(f"{dataset.name} has {len(dataset.classes)} classes; there must be at least two.")
+            raise UserError(f"{dataset.name} has {counted(len(dataset.classes), 'class', 'classes')}; there must be at least two.")
 
     def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
         """The image embedding."""
@@ -168,7 +168,7 @@ class Probe(Learnt):
         """Scores ``[n, C]``: logits."""
         if len(labels) < HELD_OUT:
             raise UserError(
-                f"{len(labels)} images to learn from: task=probe needs at least {HELD_OUT}; take task=knn, or give more."
+                f"{counted(len(labels), 'image')} to learn from: task=probe needs at least {HELD_OUT}; take task=knn, or give more."
             )
         held = np.arange(len(labels)) % HELD_OUT == HELD_OUT - 1
         tried = self._descend(features[~held], labels[~held], classes, seed, list(self.rates))

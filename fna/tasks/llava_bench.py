@@ -34,7 +34,7 @@ from fna.surgery.conversation import conversation
 from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.cache import console, digest_of
 from fna.tasks.exhibits import Sections, Show
-from fna.values import Count
+from fna.values import Count, counted
 
 BINS = 512  # of words by their hash: an answer as a vector, to tell how far two are apart
 TIMED = 16  # tokens written behind the prompt in what is timed
@@ -157,7 +157,7 @@ class OpenAnswers:
         verdicts = self.judge.judge(matters)
         failed = [reason for one in verdicts for reason in one.failed]
         if failed:
-            warnings.warn(f"{len(failed)} judgements hold no scores and are in no mean (first: {failed[0]})", stacklevel=1)
+            warnings.warn(f"in no mean: {counted(len(failed), 'judgement')} without scores (first: {failed[0]})", stacklevel=1)
         return tally.counts([one.category for one in asked], verdicts)
 
     def _kept(self, model: Model, run: Run) -> Ledger:
@@ -209,11 +209,11 @@ def _lines(one: Mapping[str, Any]) -> list[str]:
     cost = "" if one["cost"] is None else f", {one['cost']:.2f} at the prices given"
     told = [
         f"{one['label']}, {row['category']}: {row['relative']:.1f} [{row['ci'][0]:.1f}, {row['ci'][1]:.1f}] relative to the "
-        f"reference (answer {row['answer']:.1f}, reference {row['reference']:.1f} of 100; {row['scored']} questions)"
+        f"reference (answer {row['answer']:.1f}, reference {row['reference']:.1f} of 100; {counted(row['scored'], 'question')})"
         for row in one["rows"]
     ]
     return [
         *told,
-        f"{one['label']}: {one['judged']} judgements with scores, {one['failed']} without; {one['calls']} calls, "
-        f"{one['tokens_in']:,} tokens in, {one['tokens_out']:,} out{cost}",
+        f"{one['label']}: {counted(one['judged'], 'judgement')} with scores, {one['failed']} without; "
+        f"{counted(one['calls'], 'call')}, {one['tokens_in']:,} tokens in, {one['tokens_out']:,} out{cost}",
     ]

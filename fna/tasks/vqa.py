@@ -26,7 +26,7 @@ from fna.tasks.base import FULL, Array, Outcome, Run
 from fna.tasks.cache import digest_of
 from fna.tasks.exhibits import Sections, Show
 from fna.tasks.images import readable
-from fna.values import Count
+from fna.values import Count, counted
 
 TIMED = 8  # tokens of an answer in what is timed
 DIFFICULT, SIMPLE = "difficult", "simple"
@@ -151,7 +151,8 @@ class VisualQuestions:
         lacking = [one.key for one in examples if one.key not in right]
         if lacking:
             raise UserError(
-                f"task.smaller={self.smaller}: has no answer to {len(lacking)} questions (first: {lacking[0]}); run it on these."
+                f"task.smaller={self.smaller}: has no answer to {counted(len(lacking), 'question')} (first: {lacking[0]}); run it "
+                "on these."
             )
         return [SIMPLE if right[one.key] else DIFFICULT for one in examples]
 

@@ -49,7 +49,7 @@ def test_coco_order_and_captions(coco: Path) -> None:
         ("000000000004.jpg", ("only",)),
     ]
     assert data.split == "val2017"
-    assert data.notes == ["1 images without captions left out", "captions.json holds 3 images, not the 5000 of val2017"]
+    assert data.notes == ["1 image without captions left out", "captions.json holds 3 images, not the 5000 of val2017"]
     first_two = official(coco, captions_per_image=2).load(1)
     assert [example.captions for example in first_two.examples] == [("first", "second")]
     assert first_two.digest != data.digest

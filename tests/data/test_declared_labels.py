@@ -104,8 +104,8 @@ def test_pictures_beside_the_pattern_are_counted_and_hidden_ones_are_none(tmp_pa
         (tmp_path / "val" / name).write_bytes(b"?")
     data = source("camvid", tmp_path).load(None)
     assert [example.key for example in data.examples] == ["a"]
-    assert data.notes[0] == "1 pictures left out: they do not end in .png"
-    assert data.notes[1].startswith("1 pictures left out: .gif")
+    assert data.notes[0] == "1 picture left out: not ending in .png"
+    assert data.notes[1].startswith("1 picture left out: .gif")
 
 
 def test_other_pixels_of_the_same_size_are_another_data_set(tmp_path: Path) -> None:

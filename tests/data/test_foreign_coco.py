@@ -61,7 +61,7 @@ def test_without_a_background_images_without_annotations_are_left_out_and_noted(
     assert data.classes == ["cup", "table"]
     assert [example.key for example in data.examples] == ["0"]
     assert set(np.unique(maps(data))) == {0, IGNORE}
-    assert [note.split(":")[0] for note in data.notes] == ["1 images without annotations left out"]
+    assert [note.split(":")[0] for note in data.notes] == ["1 image without annotations left out"]
 
 
 def coded(compressed: bool) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def test_what_has_no_meaning_is_refused_at_load(edit: Edit, words: str, tmp_path
 
 def test_annotations_of_images_that_are_not_listed_are_noted(tmp_path: Path) -> None:
     data = instances(tmp_path, lambda made: made["annotations"].append({**made["annotations"][0], "image_id": 99}))
-    assert data.notes == ["1 annotations of images that are not listed left out"]
+    assert data.notes == ["1 annotation of images that are not listed left out"]
 
 
 def test_larger_is_painted_first_by_its_counted_area_and_crowds_are_ignored(tmp_path: Path) -> None:

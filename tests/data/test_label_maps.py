@@ -202,7 +202,7 @@ def test_a_damaged_panoptic_png_is_refused_at_load_in_one_line(damage: Any, tmp_
 
 def test_a_panoptic_png_of_another_size_is_refused_and_images_without_one_are_noted(tmp_path: Path) -> None:
     data = panoptic(tmp_path)
-    assert data.load(None).notes == ["1 images without annotations left out"]
+    assert data.load(None).notes == ["1 image without annotations left out"]
     Image.new("RGB", (3, 3)).save(tmp_path / "annotations/panoptic_val2017/000000000139.png")
     with pytest.raises(UserError, match=r"139\.png: 3x3, which its image .* is not"):
         data.load(None)

@@ -82,7 +82,7 @@ def test_pages_behind_the_first_are_noted(tmp_path: Path) -> None:
     for name in ("one", "two"):
         pages[0].save(tmp_path / f"{name}.tif", save_all=True, append_images=pages[1:] if name == "two" else [])
     files_of = sorted(tmp_path.iterdir())
-    assert pages_note(files_of) == ["1 pictures have several pages or frames, of which the first is read (first: two.tif)"]
+    assert pages_note(files_of) == ["of 1 picture with several pages or frames the first page is read (first: two.tif)"]
     assert pages_note(files_of[:1]) == []
 
 
@@ -131,7 +131,7 @@ def test_a_class_may_be_called_as_a_split_is(tmp_path: Path) -> None:
 def test_pictures_beside_the_class_folders_are_counted(tmp_path: Path) -> None:
     root = tree(tmp_path, "val/cat", "val/dog")
     Image.new("RGB", (8, 8)).save(root / "val" / "stray.png")
-    assert any("1 pictures left out" in note for note in ImageFolder(str(root)).load(None).notes)
+    assert any("1 picture left out" in note for note in ImageFolder(str(root)).load(None).notes)
 
 
 def test_a_list_of_classes_names_each_and_those_without_images_are_noted(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_names_may_start_within_the_file_name(tmp_path: Path) -> None:
 def test_label_maps_without_an_image_are_counted(tmp_path: Path) -> None:
     source = maps(tmp_path, "0", "1", "2")
     (tmp_path / "img/val/1.png").unlink()
-    assert source.load(None).notes == ["1 label maps left out: they have no image (first: 1)"]
+    assert source.load(None).notes == ["1 label map without an image left out (first: 1)"]
 
 
 def test_nobody_is_asked_about_what_a_head_was_trained_on(tmp_path: Path) -> None:
@@ -241,4 +241,4 @@ def test_pictures_that_no_label_is_given_for_are_counted(tmp_path: Path) -> None
     tree(tmp_path, "val/images")
     Image.new("RGB", (8, 8)).save(tmp_path / "val/images/new.png")
     (tmp_path / "val/val_annotations.txt").write_text("0.png\tn1\n1.png\tn2\n")
-    assert TinyImageNet(str(tmp_path)).load(None).notes == ["1 pictures left out: val_annotations.txt gives them no label"]
+    assert TinyImageNet(str(tmp_path)).load(None).notes == ["1 picture left out: val_annotations.txt gives no label"]

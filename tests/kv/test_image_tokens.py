@@ -277,8 +277,11 @@ def test_attention_of_tiles_stands_where_their_patches_stand() -> None:
 
 
 def test_tiles_cannot_be_shown_smaller() -> None:
-    with pytest.raises(UserError, match="kv=resize: LlavaNextModel has no tower of one grid"):
+    with pytest.raises(UserError) as refused:
         logits(tiled(), ResizedImage(budget=0.25), llava_next())
+    assert str(refused.value) == (
+        "kv=resize: LlavaNextModel has no tower of one grid whose positions transformers resamples; take kv=pool instead."
+    )
 
 
 @pytest.mark.parametrize("budget", [0, -1, 1.5, True])

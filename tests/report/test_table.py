@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from fna.report import words
 from fna.report.decisions import decisions
 from fna.report.results import load
 from fna.report.sweep import CLOSEST, FASTEST, NOT_FASTER, TOO_FEW, best, label, summarise, varying
@@ -292,3 +293,18 @@ def test_few_samples_are_said_to_be_too_few_and_exact_attention_is_not_the_close
     assert (found[0].name, found[1]) == ("fna", TOO_FEW)
     assert "leaves top-1 as it is on 24 samples, too few to say more" in printed(load(tmp_path))
     assert "[0.0, 0.0]" not in printed(load(tmp_path))
+
+
+def test_plans_over_the_same_blocks_are_told_apart(tmp_path: Path) -> None:
+    """Seeds of one plan are one line, and those of another are not among them."""
+    for number, plan in enumerate((None, "0-3: exact, 4-7: fna", "0-3: fna, 4-7: exact")):
+        told = {} if plan is None else {"plan": plan}
+        for seed in (0, 1):
+            write_run(tmp_path / f"{number}{seed}", result(layers=list(range(8)), hash=f"{number}{seed}", seed=seed, **told))
+    text = sweep_markdown(load(tmp_path))
+    assert "3 lines" in text
+    assert "| 0-3: exact, 4-7: fna |" in text
+    assert "| 0-3: fna, 4-7: exact |" in text
+    assert "FNA with 64 landmarks in blocks 0-3: exact, 4-7: fna" in words.plain(
+        words.headline(result(plan="0-3: exact, 4-7: fna"))
+    )

@@ -60,7 +60,7 @@ def test_other_errors_stay_what_they_are(error: Exception) -> None:
     assert mendable(error) is error
 
 
-@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR])
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EROFS])
 def test_a_path_that_no_file_can_have_is_one_line(number: int) -> None:
     said = str(mendable(OSError(number, "Of no use", "some/place")))
     assert said == "some/place: Of no use; name another place."

@@ -13,6 +13,7 @@ import pytest
 
 from fna.runner import quiet
 from fna.runner.quiet import Load, Watch, judge
+from fna.values import counted
 
 IDLE = Load(others=0.05, cores=2, threads=2)
 BUSY = Load(others=1.02, cores=2, threads=2)
@@ -64,7 +65,7 @@ def test_too_few_rounds_have_no_halves_and_are_no_measurement(count: int) -> Non
     """One round has an interval of no width, which would pass for certainty."""
     verdict = judge(*rounds(1.2, count=count), IDLE)
     assert verdict["halves"] is None
-    assert verdict["reasons"] == [f"{count} rounds are too few to be held against each other (6 are enough)"]
+    assert verdict["reasons"] == [f"{counted(count, 'round')} are too few to be held against each other (6 are enough)"]
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_missing_images_are_told_and_left_out_or_grey(bench: Path, monkeypatch: 
     (bench / "images" / "000001.jpg").unlink()
     left = LlavaBench(str(bench)).load(None)
     assert [one.key for one in left.examples] == ["0"]
-    assert left.notes == ["of 1 questions the image is not there (1 images, 000001.jpg first): left out"]
+    assert left.notes == ["of 1 question the image is not there (1 image, 000001.jpg first): left out"]
     assert [one.key for one in LlavaBench(str(bench)).load(1).examples] == ["0"]
     assert LlavaBench(str(bench), missing="grey").load(1).notes == []
     grey = LlavaBench(str(bench), missing="grey").load(None)
@@ -92,9 +92,9 @@ def test_missing_images_are_told_and_left_out_or_grey(bench: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("file", "entry", "told"),
     [
-        ("questions.jsonl", {"question_id": 0, "text": "?", "category": "conv"}, r"questions\.jsonl: line 1: image is missing"),
+        ("questions.jsonl", {"question_id": 0, "text": "?", "category": "conv"}, r"questions\.jsonl, line 1: image is missing"),
         ("questions.jsonl", {"question_id": 7, "image": "000000.jpg", "text": "?", "category": "c"}, "7 has no reference answer"),
-        ("answers_gpt4.jsonl", {"question_id": 0}, r"answers_gpt4\.jsonl: line 1: text is missing"),
+        ("answers_gpt4.jsonl", {"question_id": 0}, r"answers_gpt4\.jsonl, line 1: text is missing"),
         ("context.jsonl", {"image": "000000.jpg"}, r"line 1: captions is null|captions is None; a list of texts"),
         ("context.jsonl", {"image": "other.jpg", "caption": "x"}, r"nothing is said of 000000\.jpg"),
     ],

@@ -17,6 +17,7 @@ from fna.errors import UserError
 from fna.judge.ledger import Ledger
 from fna.metrics.__main__ import scored
 from fna.models.base import Model
+from fna.runner.rows import heard
 from fna.surgery.variant import FULL, Variant
 from fna.tasks import answers
 from fna.tasks.answers import certainty, stored
@@ -175,3 +176,16 @@ def test_refusals_come_in_one_line(cli: Cli, llava_folder: Path, asked: Path) ->
     assert "language model that sees" in one_line(cli("model=clip_shapes", "task=vqa", *data))
     assert "kv.budget=0" in one_line(cli("model=llava", f"model.checkpoint={llava_folder}", *data, "kv=fna", "kv.budget=0"))
     assert "has no questions" in one_line(cli("model=llava", f"model.checkpoint={llava_folder}", "dataset=shapes", "task=vqa"))
+
+
+def test_prompts_beyond_the_positions_of_a_model_are_told_of_in_the_row(
+    model: Model, asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = model.answer.net.config.get_text_config(decoder=True)
+    for most, told in ((config.max_position_embeddings, []), (40, ["some prompts and answers are longer than the 40 positions"])):
+        monkeypatch.setattr(config, "max_position_embeddings", most)
+        with heard() as said:
+            outcome(model, asked, tmp_path / str(most))
+        assert len(said) == len(told)
+        assert all(sentence.startswith(start) for sentence, start in zip(said, told, strict=True))
+        assert all("LlavaForConditionalGeneration was made for" in sentence for sentence in said)

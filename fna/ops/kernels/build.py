@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from fna.errors import UserError
 from fna.folders import cache_folder
 
 SOURCES = Path(__file__).with_name("cpp")
@@ -66,8 +67,8 @@ def _compiler() -> list[str]:
 def _cache() -> Path:
     try:
         return cache_folder().resolve()
-    except RuntimeError as error:
-        raise NotBuilt("there is no home folder to keep the library in; set FNA_CACHE") from error
+    except UserError as error:
+        raise NotBuilt(str(error).rstrip(".")) from error
 
 
 def _digest(compiler: list[str], files: list[Path]) -> str:

@@ -13,9 +13,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -92,8 +93,7 @@ def pinned() -> Way | None:
 
 def _known(name: str, ways: Mapping[Way, Short]) -> Way | None:
     """What an earlier process found; None where there is no record, or one that cannot be read."""
-    stored = read_record(record_file())
-    found = None if stored is None else stored.get("ways", {}).get(name, {}).get("way")
+    found = record().get("ways", {}).get(name, {}).get("way")
     return next((one for one in ways if one == found), None)
 
 
@@ -134,15 +134,27 @@ def timed(shape: Shape, ways: Mapping[Way, Short]) -> dict[Way, float]:
 def _remember(name: str, found: Way, seconds: Mapping[Way, float]) -> None:
     """Adds a line to the record; a cache that cannot be written is measured again next time, and that is all."""
     entry = {"way": found, "ms": {one: 1e3 * value for one, value in seconds.items()}}
-    stored = read_record(record_file()) or {"processor": processor(), "ways": {}}
+    stored = record() or {"processor": processor(), "ways": {}}
+    with suppress(UserError):
+        write_record(record_file(), {**stored, "ways": {**stored["ways"], name: entry}})
+
+
+def forget() -> None:
+    """Have all timed anew. Raises `UserError` where the record cannot be written."""
+    write_record(record_file(), {"processor": processor(), "ways": {}})
+    taken.clear()
+
+
+def record() -> dict[str, Any]:
+    """What was found on this processor; nothing where it is not kept, or damaged."""
     try:
-        write_record(record_file(), {**stored, "ways": {**stored.get("ways", {}), name: entry}})
-    except UserError:
-        return
+        return read_record(record_file()) or {}
+    except UserError:  # a user without a home
+        return {}
 
 
 def record_file() -> Path:
-    """Where what was found on this processor is kept."""
+    """Where what was found on this processor is kept. `UserError` for a user without a home."""
     return cache_folder() / f"cpu_ways_{_machine()}.json"
 
 
