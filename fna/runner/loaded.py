@@ -12,10 +12,10 @@ from fna.data.base import Dataset, listed_once
 from fna.data.loading import Kept
 from fna.data.pictures import pages_note
 from fna.models.base import Model
+from fna.progress import say
 from fna.runner import env
 from fna.runner.asked import Asked
 from fna.runner.identity import identity, model_config
-from fna.runner.progress import say
 from fna.runner.rows import RowStore
 from fna.tasks.base import Run, Task, prepared
 from fna.tasks.cache import digest_of
