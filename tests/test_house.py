@@ -45,6 +45,7 @@ GROUND = {
     "fna.streams",
     "fna.cells",
     "fna.values",
+    "fna.progress",
 }
 # the stages of a run, first to last: each is made of earlier ones and knows no later one
 STAGES = ("versus", "asked", "loaded", "settled", "outcomes", "compared", "result", "shown", "run", "job", "cli")

@@ -104,9 +104,9 @@ def _named(sections: Sequence[Section]) -> str:
 def _without(section: Section, lines: Container[Any]) -> Section:
     left: dict[str, Any] = {kind: [line for line in getattr(section.summary, kind) if line not in lines] for kind in SAID}
     place = " on ".join(str(section.runs[0].result.get(key)) for key in TOGETHER[:2])
-    title = [
-        part._replace(text=part.text.replace(f"{place}: ", "")) for part in section.summary.title
-    ]  # it is in the section's own
+    title = [  # it is in the section's own
+        part._replace(text=part.text.replace(f", {place}: ", ": ").replace(f"{place}: ", "")) for part in section.summary.title
+    ]
     return replace(section, summary=replace(section.summary, title=title, **left))
 
 

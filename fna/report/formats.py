@@ -94,7 +94,7 @@ def extent(values: Collection[float]) -> str:
 
 
 def rate(value: Any) -> str:
-    """Images a second, with three figures; two below 0.1."""
+    """Images a second, or milliseconds an image, with three figures and no exponent; two below 0.1."""
     value = number(value)
     if value is None:
         return NOTHING

@@ -68,7 +68,7 @@ def again(*results: Result) -> str:
     own = {result.get("task") for result in results} == {"own"}
     rounds, off = ("rounds", "rounds=0") if own else ("timing.rounds", "timing.enabled=false")
     kept = "" if own else ", finished rows stay"
-    return f"run it again when nothing else runs ({rounds}={LEAST_ROUNDS} is enough and quicker{kept}), or leave it out: {off}"
+    return f"run it again when nothing else runs ({rounds}={LEAST_ROUNDS} is enough{kept}), or leave it out: {off}"
 
 
 AGREEMENT = {  # what is decided alike, by task

@@ -208,7 +208,9 @@ def _title(count: int, lines: int, found: tuple[Run, str] | None, keys: Sequence
         return [Part(f"{said} "), *words.headline(run.result)]
     told = ("attn", "landmarks", "layers", "reduce", "mask", "mask_start", "samples")
     extra = [key for key in keys if key not in told and setting(run.result, key) not in (None, "none")]
-    return [Part(f"{said} {lead}: "), *words.headline(run.result, label(run, extra) if extra else "")]
+    where, sentence = words.place(run.result), words.headline(run.result, label(run, extra) if extra else "")
+    lead += f", {where}" if where else ""  # before the colon, which is then the only one
+    return [Part(f"{said} {lead}: "), *(part._replace(text=part.text.replace(f"{where}: ", "", 1)) for part in sentence)]
 
 
 def _on_lines(count: int, lines: int) -> str:

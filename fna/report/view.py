@@ -213,7 +213,7 @@ def time_bars(result: Result) -> list[TimeBar]:
 
 
 def _milliseconds(rate: float) -> str:
-    return f"{1000 / rate:.3g} ms an image"
+    return f"{formats.rate(1000 / rate)} ms an image"
 
 
 def _bound(result: Result) -> str:

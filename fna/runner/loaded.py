@@ -15,10 +15,10 @@ from fna.data.pictures import pages_note
 from fna.data.prepared import Cache
 from fna.data.reading import Reading
 from fna.models.base import Model
+from fna.progress import say
 from fna.runner import env
 from fna.runner.asked import Asked
 from fna.runner.identity import identity, model_config
-from fna.runner.progress import say
 from fna.runner.rows import RowStore
 from fna.tasks.base import Run, Task, prepared
 from fna.tasks.cache import digest_of

@@ -12,9 +12,9 @@ import torch
 
 from fna.data.loading import batches
 from fna.errors import UserError
+from fna.progress import bar, say
 from fna.runner.failures import line
 from fna.runner.loaded import Loaded
-from fna.runner.progress import bar, say
 from fna.runner.rows import heard, row_key
 from fna.surgery.variant import Variant
 from fna.tasks.base import FULL, Outcome, Run

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 from fna.errors import UserError
 from fna.metrics.compare import aligned
+from fna.progress import bar, say
 from fna.runner import cost, env, result, shown
 from fna.runner.asked import Asked
 from fna.runner.compared import Compared, Ran, Versus
 from fna.runner.failures import keep_traceback, line, mendable
 from fna.runner.loaded import Loaded
 from fna.runner.outcomes import Rows, Scored
-from fna.runner.progress import bar, say
 from fna.runner.rows import heard
 from fna.runner.settled import Contender, settle
 from fna.runner.wanted import Wanted
@@ -121,9 +121,10 @@ def _costs(asked: Asked, loaded: Loaded, contenders: Sequence[Contender]) -> lis
     first = getattr(loaded.task, "first", first_images)
     images = first(loaded.model, loaded.dataset, timing.batch_size)
     timed = [cost.Timed(one.variant, one.baseline) for one in contenders]
-    say(f"cost: full, exact and {', '.join(one.label for one in contenders)} in turns, {counted(timing.rounds, 'round')}")
+    said = f"cost: full, exact and {', '.join(one.label for one in contenders)} in turns, {counted(timing.rounds, 'round')}"
+    say(f"{said}: the speeds come from here alone")
     baselines = len({tuple(one.layers) for one in contenders})
-    with bar("cost", cost.passes(len(timed), baselines, timing.rounds), "passes") as progress:
+    with bar("cost, in passes", cost.passes(len(timed), baselines, timing.rounds)) as progress:
         forward = loaded.task.forward(loaded.model)
         return cost.measure(forward, loaded.model.tower, timed, images, rounds=timing.rounds, progress=progress)
 

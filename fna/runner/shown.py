@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fna.progress import say
 from fna.records import write_atomic
 from fna.report import table
 from fna.report.page import write_page
@@ -15,7 +16,6 @@ from fna.runner import gallery
 from fna.runner.compared import Compared
 from fna.runner.loaded import Loaded
 from fna.runner.outcomes import Rows, Scored
-from fna.runner.progress import say
 from fna.surgery.variant import FULL
 from fna.tasks.exhibits import Pass, Show, exhibits
 

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from fna.errors import UserError
+from fna.progress import say
 from fna.records import file_digest, make_way, only_one, read_record, unwritten, write_record
 
 Array = np.ndarray
 NO_SUCH_CALL = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})  # of file systems that cannot set room aside
-console = Console(stderr=True)
 
 
 def digest_of(decides: Mapping[str, Any]) -> str:
@@ -35,7 +34,7 @@ def cached_rows(file: Path, shape: tuple[int, ...], pieces: Callable[[int], Iter
     on where it stopped, and what does not fit its digest is made again; of two runs at once one waits. All the room is taken before
     the first piece is computed. Raises `UserError` where the file cannot be written or the pieces do not add up to ``shape``.
     """
-    with only_one(file, lambda: console.print(f"{file}: another process is making it, waiting", highlight=False, soft_wrap=True)):
+    with only_one(file, lambda: say(f"{file}: another process is making it, waiting")):
         done = _fill(file, shape, pieces, np.dtype(dtype))
         if done != shape[0]:
             raise UserError(f"{file}: {done} of {shape[0]} rows were computed; an image could not be read.")
@@ -81,7 +80,7 @@ def _there(file: Path, record: Path, head: bytes, width: int, count: int) -> tup
         total = file_digest(file, len(head) + kept["rows"] * width)
         if total.hexdigest() == kept["sha256"]:
             return kept["rows"], total
-        console.print(f"{file}: changed since it was written, made again", highlight=False, soft_wrap=True)
+        say(f"{file}: changed since it was written, made again")
     return 0, hashlib.sha256(head)
 
 

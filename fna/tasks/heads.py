@@ -15,8 +15,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -25,6 +23,7 @@ from fna.data.base import Dataset
 from fna.data.segmentation import SegmentedDataset
 from fna.errors import UserError
 from fna.models.base import Model
+from fna.progress import through
 from fna.records import file_digest, make_way, only_one, read_record, write_atomic, write_record
 from fna.tasks.base import FULL, Array, Run
 from fna.tasks.cache import digest_of
@@ -34,7 +33,6 @@ from fna.tasks.source import Source
 from fna.values import Count, NotNegative, Rate
 
 WARM_UP = 20
-console = Console(stderr=True)
 
 
 @dataclass
@@ -126,7 +124,7 @@ class LinearHead:
             optimiser, lambda step: min(1.0, (step + 1) / WARM_UP) * (1 - step / self.steps)
         )
         losses = []
-        for _ in track(range(self.steps), "training the head", console=console):
+        for _ in through(range(self.steps), "training the head", self.steps):
             picked = np.sort(torch.randperm(len(features))[: self.batch].numpy())
             x = torch.from_numpy(features[picked].astype(np.float32)).to(device)
             target = torch.from_numpy(shares[picked].astype(np.float32)).to(device)

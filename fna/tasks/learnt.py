@@ -14,8 +14,6 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,6 +23,7 @@ from fna.data.loading import batches
 from fna.errors import UserError
 from fna.metrics.accuracy import top_k
 from fna.models.base import Model
+from fna.progress import say, through
 from fna.tasks import by_class
 from fna.tasks.base import FULL, Array, Outcome, Run
 from fna.tasks.cache import cached_rows, digest_of
@@ -35,7 +34,6 @@ from fna.values import Count, Positive, Rate, Says, counted
 KS = (1, 5)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 HELD_OUT = 4  # every fourth image to learn from chooses the rate
-console = Console(stderr=True)
 
 Classifier = Callable[[Array], Array]  # features [n, D] -> scores [n, C]
 
@@ -174,7 +172,7 @@ class Probe(Learnt):
         tried = self._descend(features[~held], labels[~held], classes, seed, list(self.rates))
         hits = (tried(features[held]).argmax(-1) == labels[held]).mean(-1)
         best = self.rates[int(np.argmax(hits))]
-        console.print(f"probe: rate {best:g}, {100 * hits.max():.1f} % right on {held.sum()} held-out images", highlight=False)
+        say(f"probe: rate {best:g}, {100 * hits.max():.1f} % right on {held.sum()} held-out images")
         chosen = self._descend(features, labels, classes, seed, [best])
         return lambda queries: chosen(queries)[0]
 
@@ -189,7 +187,7 @@ class Probe(Learnt):
         steps = self.epochs * -(-len(y) // self.batch)
         scale = torch.tensor(rates)[:, None, None]
         moment = [torch.zeros_like(weight), torch.zeros_like(bias)]
-        for step in track(range(steps), "training the probe", console=console):
+        for step in through(range(steps), "training the probe", steps):
             picked = torch.randint(len(y), (self.batch,), generator=generator)
             logits = (x[picked] - mean) / deviation @ weight + bias
             loss = F.cross_entropy(logits.flatten(0, 1), y[picked].repeat(len(rates))) * len(rates)
@@ -224,7 +222,7 @@ def _kept(model: Model, data: Dataset[Labelled], run: Run, file: Path) -> Array:
             data.examples, model.transform, batch_size=run.batch_size, skipped=skipped, start=done, reading=run.reading
         )
         total = -(-(len(data.examples) - done) // run.batch_size)
-        for batch in track(reader, "images to learn from", total=total, console=console):
+        for batch in through(reader, "images to learn from, in batches", total):
             if skipped:
                 raise UserError(f"{data.name}: {skipped[0]}; all images to learn from have to be readable: mend or remove it.")
             yield seen(batch.images)

@@ -29,10 +29,11 @@ from fna.judge.ledger import Ledger
 from fna.metrics.bert import bert_f1, check_bert
 from fna.metrics.words import word_f1
 from fna.models.base import Model
+from fna.progress import say
 from fna.surgery.cache import prompt_bytes, read_prompt
 from fna.surgery.conversation import conversation
 from fna.tasks.base import Array, Outcome, Run
-from fna.tasks.cache import console, digest_of
+from fna.tasks.cache import digest_of
 from fna.tasks.exhibits import Sections, Show
 from fna.values import Count, counted
 
@@ -151,7 +152,7 @@ class OpenAnswers:
             return {}
         pairs = zip(asked, told, strict=True)
         matters = [Matter(one.key, one.context, one.question, one.reference, answer) for one, answer in pairs]
-        console.print(f"judge: {self.judge.plan(matters).sentence(self.judge.calls)}", highlight=False)
+        say(f"judge: {self.judge.plan(matters).sentence(self.judge.calls)}")
         if self.judge.dry_run:
             return {}
         verdicts = self.judge.judge(matters)

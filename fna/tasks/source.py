@@ -9,8 +9,6 @@ from random import Random
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,11 +16,10 @@ from fna.data.base import Segmented
 from fna.data.segmentation import IGNORE, SegmentedDataset
 from fna.errors import UserError
 from fna.models.base import Model
+from fna.progress import through
 from fna.tasks.base import Array, Run
 from fna.tasks.cache import cached_rows, digest_of
 from fna.tasks.dense import Inference, Size, normalised, patch_size, raw_pixels, resize
-
-console = Console(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,8 @@ class Source:
 
     def _pieces(self, done: int, load: Callable[[Segmented], Tensor], finish: Callable[[Tensor], Array]) -> Iterator[Array]:
         step = self.run.batch_size
-        for start in track(range(done, len(self.examples), step), "training images", console=console):
+        starts = range(done, len(self.examples), step)
+        for start in through(starts, "training images, in batches", len(starts)):
             yield finish(torch.stack([load(example) for example in self.examples[start : start + step]]))
 
     def _pixels(self, example: Segmented) -> Tensor:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from fna.masking.sinks import ARTIFACT, MASSIVE, categories
 from fna.masking.strategy import Masking
+from fna.progress import bar
 from fna.tasks.exhibits import Show, denormalised
 from fna.tasks.images import first_images, readable
 from fna.tasks.study import passes, record, study
@@ -20,9 +19,8 @@ FILE = "tokens.json"
 def draw(show: Show, seek: Masking, count: int, ranks: tuple[int, ...]) -> list[dict[str, Any]]:
     """Study the untouched model on the first ``count`` images; one entry an image."""
     images = first_images(show.model, show.dataset, min(count, len(show.dataset.examples)))
-    with Progress(console=Console(stderr=True)) as shown:
-        bar = shown.add_task("study of the tokens", total=passes(ranks))
-        found = study(show.model, images, seek, ranks, lambda done: shown.advance(bar, done))
+    with bar("study of the tokens, in passes", passes(ranks)) as advance:
+        found = study(show.model, images, seek, ranks, advance)
     show.table(FILE, found)
     return _marked(show, images[: show.count], seek)
 

@@ -202,3 +202,13 @@ def test_a_table_fits_a_terminal_of_a_hundred_columns(day: Path) -> None:
     wide = [line for line in printed(load(day), width=100).splitlines() if re.match(r"(attention|FNA|fna|run|runs/2)\b", line)]
     assert wide
     assert all(len(line) <= 100 for line in wide)
+
+
+def test_the_sentence_on_the_one_to_take_says_the_place_before_its_only_colon_and_not_below_a_section_of_that_name(
+    day: Path, sweep_folder: Path
+) -> None:
+    alone = plain(read_day(load(sweep_folder)).title)
+    assert "the closest, made_up_vit on made_up_photos: FNA with" in alone
+    assert alone.count(": ") == 1
+    first, _ = read_day(load(day)).sections
+    assert "made_up" not in plain(first.summary.title)

@@ -230,6 +230,11 @@ def test_the_time_of_full_stands_above_that_of_the_approximation_on_one_scale() 
     assert [bar.name for bar in time_bars(result(cost=result()["cost"] | {"floor": None}))] == ["FNA"]
 
 
+def test_a_slow_model_has_its_milliseconds_in_full_and_no_exponent() -> None:
+    slow = result()["cost"] | {"images_per_second": {"full": 0.5, "exact": 0.55, "variant": 0.55}}
+    assert [bar.text for bar in time_bars(result(cost=slow))] == ["1,818 ms an image"] * 2
+
+
 def test_where_nothing_is_wrong_there_is_no_warning_box(run_folder: Path, tmp_path: Path) -> None:
     assert ("class", "caveats") not in read_page(run_folder).attributes
     write_run(tmp_path / "bad", result(warnings=["made-up warning"]))

@@ -150,10 +150,10 @@ def test_a_busy_machine_has_no_speed() -> None:
 def test_no_measurement_of_the_speed_ends_with_what_to_type() -> None:
     """At the command line its knobs, of `fna.compare` its keyword; one beside the other, the table's line says the same."""
     made = result(cost=speed(0.91, 0.89, 0.95) | {"measurement": BUSY})
-    rerun = "; run it again when nothing else runs (timing.rounds=6 is enough and quicker, finished rows stay), or leave it out: "
+    rerun = "; run it again when nothing else runs (timing.rounds=6 is enough, finished rows stay), or leave it out: "
     assert notes.caveats(made)[0].endswith(f"{rerun}timing.enabled=false")
     own = notes.caveats(made | {"task": "own"})[0]
-    assert own.endswith("; run it again when nothing else runs (rounds=6 is enough and quicker), or leave it out: rounds=0")
+    assert own.endswith("; run it again when nothing else runs (rounds=6 is enough), or leave it out: rounds=0")
 
 
 def test_a_quiet_machine_is_not_mentioned() -> None:

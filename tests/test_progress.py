@@ -5,7 +5,7 @@ import re
 
 from rich.console import Console
 
-from fna.runner import progress
+from fna import progress
 
 
 def test_the_time_left_is_told_where_a_batch_takes_longer_than_half_a_minute(monkeypatch):
@@ -27,3 +27,20 @@ def test_each_time_of_a_bar_says_what_it_is(monkeypatch):
             now[0] += 60
             advance(100)
     assert re.search(r"0:02:00\S* passed, \S*0:03:00\S* left", written.getvalue())
+
+
+def test_a_bar_of_the_tasks_says_what_its_times_are_too(monkeypatch):
+    now, written = [0.0], io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=written, width=120, force_terminal=True, get_time=lambda: now[0]))
+    for _ in progress.through(range(5), "images to learn from, in batches", 5):
+        now[0] += 60
+    assert re.search(r"images to learn from, in batches .*5/5.* \S*0:05:00\S* passed, \S*0:00:00\S* left", written.getvalue())
+
+
+def test_a_bar_names_no_speed_since_variants_share_work(monkeypatch):
+    written = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=written, width=120, force_terminal=True))
+    with progress.bar("fna", 500) as advance:
+        advance(500)
+    assert "500/500" in written.getvalue()
+    assert "/s" not in written.getvalue()
