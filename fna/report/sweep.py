@@ -104,7 +104,7 @@ def summarise(runs: Sequence[Run]) -> Summary:
     results = [run.result for run in whole]
     expected = load_expected(results)
     found = best(whole)
-    title = _title(len(runs), len(whole), found, keys)
+    title = _title(len(runs), whole, found, keys)
     columns = _columns(whole, keys, expected)
     heads, rows, once = fold([head for head, _ in columns], [[cell(run) for _, cell in columns] for run in whole])
     best_row = whole.index(found[0]) if found else None
@@ -199,13 +199,13 @@ def _named(runs: Sequence[Run], keys: Sequence[str]) -> str:
     return "; ".join(label(run, keys) for run in runs[:SHOWN]) + more
 
 
-def _title(count: int, lines: int, found: tuple[Run, str] | None, keys: Sequence[str]) -> list[Part]:
-    said = f"{counted(count, 'comparison')} with full attention{_on_lines(count, lines)}."
+def _title(count: int, whole: Sequence[Run], found: tuple[Run, str] | None, keys: Sequence[str]) -> list[Part]:
+    said = f"{counted(count, 'comparison')} with full attention{_on_lines(count, len(whole))}."
+    if count == len(whole) == 1:
+        return [Part(f"{said} "), *words.headline(whole[0].result)]
     if found is None:
         return [Part(said)]
     run, lead = found
-    if count == 1:
-        return [Part(f"{said} "), *words.headline(run.result)]
     told = ("attn", "landmarks", "layers", "reduce", "mask", "mask_start", "samples")
     extra = [key for key in keys if key not in told and setting(run.result, key) not in (None, "none")]
     where, sentence = words.place(run.result), words.headline(run.result, label(run, extra) if extra else "")

@@ -212,3 +212,8 @@ def test_the_sentence_on_the_one_to_take_says_the_place_before_its_only_colon_an
     assert alone.count(": ") == 1
     first, _ = read_day(load(day)).sections
     assert "made_up" not in plain(first.summary.title)
+
+
+def test_a_section_of_one_run_without_a_quality_says_what_its_own_page_says(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", result(task="fidelity", metrics={}))
+    assert " agrees with full attention on " in plain(read_day(load(tmp_path)).title)
