@@ -13,7 +13,7 @@ from fna.data.base import Labelled
 from fna.data.layouts import BY_CLASS, TINY_LABELS, looks_like, split_folder
 from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
 from fna.errors import UserError
-from fna.values import Count, Domain
+from fna.values import Count, Domain, counted
 
 AUTO, NO_SPLIT = "auto", "none"
 SPLITS = frozenset(
@@ -83,7 +83,7 @@ class ImageFolder:
         if unseen and paths:
             notes.append(f"{len(unseen)} of {len(ids)} classes have no images here (first: {unseen[0]})")
         stray = sum(map(is_picture, folder.iterdir()))
-        notes += [f"{stray} pictures left out: they lie in {folder} itself, in no class folder"] * bool(stray)
+        notes += [f"{counted(stray, 'picture')} left out: in {folder} itself, in no class folder"] * bool(stray)
         empty = [name for name, inner in below.items() if not any(map(is_picture, inner))]
         if not paths:
             raise UserError(
