@@ -20,6 +20,7 @@ AHEAD = 2  # batches that torch has each process prepare
 SHARED = Path("/dev/shm")
 LIMITS = 0.5  # of the time: a larger share spent waiting for images is noted
 LEAST = 1.0  # seconds of waiting: less is not worth a word
+KEPT = 0.01  # of the waiting: a forward that takes less was none, as kept features need none
 
 Item = TypeVar("Item")
 
@@ -102,8 +103,10 @@ class Reading:
         """For the terminal: images a second of reading and of the forward."""
         what = "from data_cache" if self.cached == self.read else "decode and transform"
         auto = f"; workers=auto: {self.why}" if self.workers == AUTO else ""
-        rates = _rate(self.read, self.busy), _rate(self.images, self.forward)
-        return f"images a second: {rates[0]:.4g} read by a process ({what}), {rates[1]:.4g} through the forward{auto}"
+        through = f"{_told(_rate(self.images, self.forward))} through the forward"
+        if self.forward < KEPT * self.waited:
+            through = "and features kept from an earlier pass in place of a forward"
+        return f"images a second: {_told(_rate(self.read, self.busy))} read by a process ({what}), {through}{auto}"
 
     def notes(self) -> list[str]:
         """What kept images out of the cache, and that reading is what limits, with what to try."""
@@ -144,3 +147,7 @@ def cores() -> int:
 
 def _rate(count: int, seconds: float) -> float:
     return round(count / max(seconds, 1e-9), 2)
+
+
+def _told(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
