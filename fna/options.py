@@ -97,8 +97,9 @@ def load_option(group: str, name: str, extra: Sequence[Path] = (), above: Sequen
 
 def none_such(group: str, name: str, known: Iterable[str], extra: Sequence[Path] = ()) -> UserError:
     """What is said of an option that there is not, with the file that was meant and is called otherwise than .yaml."""
-    asked = re.compile(rf"{re.escape(name)}\.ya?ml", re.I)
-    near = [file for folder in search_path(extra) for file in sorted((folder / group).glob("*")) if asked.fullmatch(file.name)]
+    asked = re.compile(rf"{re.escape(name)}\.(?!yaml$)(?i:ya?ml)")
+    files = (file for folder in search_path(extra) for file in sorted((folder / group).glob("*")))
+    near = [file for file in files if asked.fullmatch(file.name) and file.is_file()]
     if near and name not in known:
         return UserError(f"{group}={name}: {near[0]} is not read; rename it to {name}.yaml.")
     hint = "did you mean none? " if name == "null" and "none" in known else nearest(name, known)
