@@ -113,13 +113,13 @@ def test_what_cannot_be_read_is_one_line(model: Model, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_from_the_command_line(cli: Cli, folder: Path, tmp_path: Path) -> None:
     words = ["model=smollm2", f"model.checkpoint={folder}", "dataset=longtext", "task.tokens=120", "task.held_out=6", "limit=3"]
-    words += ["timing.rounds=6", "kv=fna", 'versus=["kv=fastv","kv=none"]']
+    words += ["timing.rounds=6", "kv=fna", 'versus=["kv=fastv kv.layer=1","kv=none"]']
     done = cli(*words)
     assert done.returncode == 0, done.stderr
     (result,) = results(tmp_path / "outputs" / "runs")
     contenders = result["contenders"]
     assert [one["kv"] for one in contenders] == ["fna", "fastv", "none"]
-    assert set(contenders[0]["metrics"]) == {"perplexity", "needle"}
+    assert set(contenders[0]["metrics"]) == {"perplexity", "needle", "kv_megabytes"}
     assert contenders[2]["fidelity"]["output_error"] == 0
     assert contenders[0]["cost"]["images_per_second"]["variant"] > 0
 
