@@ -116,3 +116,16 @@ def test_another_way_is_taken_only_where_it_is_plainly_faster(monkeypatch: pytes
         paths.taken.clear()
         paths.record_file().unlink(missing_ok=True)
         assert paths.way("few_keys", many, few, ways) == expected
+
+
+def test_a_measurement_that_fails_is_raised_and_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a thread of its own an error would be printed there, and its absence of figures kept for ever."""
+
+    def fails(*_: object) -> dict[str, float]:
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr(paths, "timed", fails)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        paths.way("few_keys", drawn(200), drawn(9), {"kernels": short.fused, "fused": short.fused})
+    assert not paths.taken
+    assert not paths.record_file().exists()

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -99,13 +99,10 @@ def _known(name: str, ways: Mapping[Way, Short]) -> Way | None:
 
 def _found(name: str, shape: Shape, ways: Mapping[Way, Short]) -> Way:
     """Times the ways in a thread of its own, where no mode of the caller's (a FLOP counter, autocast, gradients) is on."""
-    seconds: dict[Way, float] = {}
-    worker = threading.Thread(target=lambda: seconds.update(timed(shape, ways)))
-    worker.start()
-    worker.join()
-    best = min(seconds, key=lambda one: seconds[one], default=next(iter(ways)))
-    ours = next(iter(ways))
-    found = best if best in seconds and seconds[best] < PLAINLY * seconds.get(ours, float("inf")) else ours
+    with ThreadPoolExecutor(1) as worker:
+        seconds = worker.submit(timed, shape, ways).result()  # raises what was raised there: nothing is remembered then
+    ours, best = next(iter(ways)), min(seconds, key=lambda one: seconds[one])
+    found = best if seconds[best] < PLAINLY * seconds[ours] else ours
     _remember(name, found, seconds)
     return found
 
