@@ -1,5 +1,6 @@
 // Softmax attention where one side is short: a few queries over many keys, and many queries over a few keys. The short side is in
-// float32, the long one in the model's numbers, turned to float32 a tile at a time.
+// float32, the long one in the model's numbers, turned to float32 a tile at a time; or bfloat16 as it lies, where the processor has
+// products of pairs: then the short side's queries or keys, and the weights of many keys, are rounded to bfloat16 as well.
 //
 // Scores are held for a few tokens at a time, so memory is linear in the short side. A head's result depends neither on the batch
 // nor on the number of threads: work is cut by the number of tokens alone.
@@ -31,6 +32,19 @@ void transpose(const float *from, long stride, long rows, long width, float scal
     memset(to, 0, width * lanes * sizeof(float));
     for (long i = 0; i < rows; i++)
         for (long c = 0; c < width; c++) to[c * lanes + i] = from[i * stride + c] * scale;
+}
+
+// The same in pairs of neighbouring columns [width / 2, lanes], unscaled.
+void transpose(const float *from, long stride, long rows, long width, Pair *to) {
+    const long lanes = padded(rows);
+    memset(to, 0, width / 2 * lanes * sizeof(Pair));
+    uint16_t numbers[LANES];
+    for (long i = 0; i < rows; i++)
+        for (long c = 0; c < width; c += LANES) {
+            const shorts rounded = to_upper(load_some(from + i * stride + c, width - c));
+            memcpy(numbers, &rounded, sizeof numbers);
+            for (long j = 0; j < LANES && c + j < width; j += 2) to[(c + j) / 2 * lanes + i] = {numbers[j], numbers[j + 1]};
+        }
 }
 
 inline vec unless_hidden(vec top) { return top == NEVER ? vec{} : top; }  // -inf - -inf would be NaN
@@ -69,11 +83,68 @@ void weigh(const Problem &p, const Part &part, long count, float *scores, float 
     }
 }
 
+// Queries of one head over keys `KEYS` at a time, by float32 products.
+class Floats {
+    const Problem &p;
+    const long b, h, lanes, width;
+    float *turned, *room;
+
+public:
+    float *scores;  // [KEYS, lanes]
+    Floats(const Problem &p, const Part &part, long b, long h, float *scratch) : p(p), b(b), h(h), lanes(part.lanes), width(part.width) {
+        turned = scratch, scores = turned + p.width * lanes, room = scores + KEYS * lanes;
+        transpose(p.q.floats(b, h, 0), p.q.row, p.queries, p.width, p.scale, turned);
+    }
+    template <class Keep>
+    void logits(long start, long count, Keep keep) {
+        long stride;
+        const float *keys = p.k.rows(b, h, start, count, p.width, &stride, room);
+        product(count, lanes, p.width, keys, stride, 1, turned, lanes, keep);
+    }
+    template <class Keep>
+    void answers(long start, long count, Keep keep) {
+        long stride;
+        const float *values = p.v.whole_rows(b, h, start, count, p.width, &stride, room);
+        product(p.queries, width, count, scores, 1, lanes, values, stride, keep);
+    }
+};
+
+// The same by products of pairs.
+class Pairs {
+    const Problem &p;
+    const long b, h, lanes, width;
+    Pair *turned, *room;
+
+public:
+    float *scores;
+    Pairs(const Problem &p, const Part &part, long b, long h, float *scratch) : p(p), b(b), h(h), lanes(part.lanes), width(part.width) {
+        scores = scratch, turned = reinterpret_cast<Pair *>(scores + KEYS * lanes), room = turned + p.width * lanes;
+        transpose(p.q.floats(b, h, 0), p.q.row, p.queries, p.width, turned);
+    }
+    template <class Keep>
+    void logits(long start, long count, Keep keep) {
+        product(count, lanes, p.width / 2, p.k.row_of_pairs(b, h, start), p.k.row / 2, 1, turned, lanes,
+                [&](long row, long column, vec sum) { keep(row, column, sum * p.scale); });
+    }
+    template <class Keep>
+    void answers(long start, long count, Keep keep) {
+        Pair *weights = reinterpret_cast<Pair *>(scores);  // a row for two, over what has been read
+        for (long t = 0; t < count; t += 2) {
+            p.v.pair_rows(b, h, start + t, t + 1 < count, p.width, room + t / 2 * width);
+            for (long i = 0; i < lanes; i += LANES) {
+                const vec second = t + 1 < count ? load(scores + (t + 1) * lanes + i) : vec{};
+                store(weights + t / 2 * lanes + i, paired(to_upper(load(scores + t * lanes + i)), to_upper(second)));
+            }
+        }
+        product(p.queries, width, (count + 1) / 2, weights, 1, lanes, room, width, keep);
+    }
+};
+
+template <class Numbers>
 void look(const Problem &p, const Part &part, long b, long h, long share, float *sums, float *scratch) {
+    Numbers numbers(p, part, b, h, scratch);
     float *high = sums + p.queries * part.width, *mass = high + part.lanes;
-    float *turned = scratch, *scores = turned + p.width * part.lanes, *room = scores + KEYS * part.lanes;
     const float *bias = p.biases(b);
-    transpose(p.q.floats(b, h, 0), p.q.row, p.queries, p.width, p.scale, turned);
     memset(sums, 0, p.queries * part.width * sizeof(float));
     for (long i = 0; i < part.lanes; i++) high[i] = NEVER, mass[i] = 0;
     const long each = ((p.keys + shares(p) - 1) / shares(p) + KEYS - 1) / KEYS * KEYS;
@@ -81,21 +152,19 @@ void look(const Problem &p, const Part &part, long b, long h, long share, float 
     for (long start = share * each; start < stop; start += KEYS) {
         const long count = smaller(stop - start, KEYS);
         const float *pairs = p.pairs_at(b, h, start);
-        p.v.fetch(b, h, start, start + count, p.width);
-        long stride;
-        const float *keys = p.k.rows(b, h, start, count, p.width, &stride, room);
-        product(count, part.lanes, p.width, keys, stride, 1, turned, part.lanes,
-                [&](long row, long column, vec sum) {
-                    if (bias) sum += bias[start + row];
-                    if (pairs) sum += load_some(pairs + row * p.pairs.row + column, p.queries - column);
-                    store(scores + row * part.lanes + column, sum);
-                });
-        p.k.fetch(b, h, start + count, smaller(start + count + KEYS, stop), p.width);
-        weigh(p, part, count, scores, sums, high, mass);
-        const float *values = p.v.whole_rows(b, h, start, count, p.width, &stride, room);
-        product(p.queries, part.width, count, scores, 1, part.lanes, values, stride, [&](long row, long column, vec sum) {
+        Ahead values(p.v, b, h, start, start + count, p.width);
+        Ahead keys(p.k, b, h, start + count, smaller(start + count + KEYS, stop), p.width);
+        numbers.logits(start, count, [&](long row, long column, vec sum) {
+            if (bias) sum += bias[start + row];
+            if (pairs) sum += load_some(pairs + row * p.pairs.row + column, p.queries - column);
+            store(numbers.scores + row * part.lanes + column, sum);
+            values.go();
+        });
+        weigh(p, part, count, numbers.scores, sums, high, mass);
+        numbers.answers(start, count, [&](long row, long column, vec sum) {
             float *to = sums + row * part.width + column;
             store(to, load(to) + sum);
+            keys.go();
         });
     }
 }
@@ -138,28 +207,53 @@ inline void softmax(float *row, long keys, long lanes, const float *bias, const 
     for (long i = 0; i < lanes; i += LANES) store(row + i, load(row + i) * share);
 }
 
-struct Keys {  // of one head, as both products want them: [width, lanes] and [keys, padded width]
+struct Keys {  // of one head, as both products want them: [width, lanes], or in pairs, and [keys, padded width]
     float *turned, *values;
     long lanes, width;
     Keys(const Problem &p, float *room) : lanes(padded(p.keys)), width(padded(p.width)) {
         turned = room, values = turned + p.width * lanes;
     }
+    Pair *pairs() const { return reinterpret_cast<Pair *>(turned); }
     static long size(const Problem &p) { return p.width * padded(p.keys) + p.keys * padded(p.width); }
+    void fill(const Problem &p, long b, long h) const {
+        const float *from = p.k.floats(b, h, 0);
+        if (p.q.pairs(p.width)) transpose(from, p.k.row, p.keys, p.width, pairs());
+        else transpose(from, p.k.row, p.keys, p.width, p.scale, turned);
+        for (long i = 0; i < p.keys; i++) {
+            memset(values + i * width, 0, width * sizeof(float));
+            memcpy(values + i * width, p.v.floats(b, h, i), p.width * sizeof(float));
+        }
+    }
 };
+
+// Logits of some queries; keep(row, column, sums).
+template <class Keep>
+void ask(const Problem &p, const Keys &keys, long b, long h, long start, long count, float *room, Keep keep) {
+    if (p.q.pairs(p.width)) {
+        const Pair *queries = p.q.row_of_pairs(b, h, start);
+        return product(count, keys.lanes, p.width / 2, queries, p.q.row / 2, 1, keys.pairs(), keys.lanes,
+                       [&](long row, long column, vec sum) { keep(row, column, sum * p.scale); });
+    }
+    long stride;
+    const float *queries = p.q.rows(b, h, start, count, p.width, &stride, room);
+    product(count, keys.lanes, p.width, queries, stride, 1, keys.turned, keys.lanes, keep);
+}
 
 void answer(const Problem &p, const Keys &keys, long b, long h, long start, long stop, float *scores) {
     float *room = scores + QUERIES * keys.lanes;
     for (; start < stop; start += QUERIES) {
-        const long count = smaller(stop - start, QUERIES);
-        long stride;
-        const float *queries = p.q.rows(b, h, start, count, p.width, &stride, room);
-        product(count, keys.lanes, p.width, queries, stride, 1, keys.turned, keys.lanes,
-                [&](long row, long column, vec sum) { store(scores + row * keys.lanes + column, sum); });
-        p.q.fetch(b, h, start + count, smaller(start + count + QUERIES, stop), p.width);
+        const long count = smaller(stop - start, QUERIES), out = p.out.at(b, h, start);
+        Ahead here(p.out, b, h, start, start + count, p.width);
+        Ahead next(p.q, b, h, start + count, smaller(start + count + QUERIES, stop), p.width);
+        ask(p, keys, b, h, start, count, room, [&](long row, long column, vec sum) {
+            store(scores + row * keys.lanes + column, sum);
+            here.go();
+        });
         for (long t = 0; t < count; t++) softmax(scores + t * keys.lanes, p.keys, keys.lanes, p.biases(b), p.pairs_at(b, h, start + t));
-        const long out = p.out.at(b, h, start);
-        product(count, keys.width, p.keys, scores, keys.lanes, 1, keys.values, keys.width,
-                [&](long row, long column, vec sum) { p.out.write(out + row * p.out.row + column, sum, p.width - column); });
+        product(count, keys.width, p.keys, scores, keys.lanes, 1, keys.values, keys.width, [&](long row, long column, vec sum) {
+            p.out.write(out + row * p.out.row + column, sum, p.width - column);
+            next.go();
+        });
     }
 }
 
@@ -183,12 +277,13 @@ extern "C" void fna_few_queries(const Problem *problem, float *heads, float *own
     const long pairs = p.batches * p.heads, count = shares(p);
     long head, thread;
     fna_few_queries_scratch(problem, &head, &thread);
+    const auto go = p.k.pairs(p.width) && p.v.kind == 1 ? look<Pairs> : look<Floats>;
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < pairs * count; task++) {
             const long pair = task / count, share = task % count;
-            look(p, part, pair / p.heads, pair % p.heads, share, heads + pair * head + share * part.size,
+            go(p, part, pair / p.heads, pair % p.heads, share, heads + pair * head + share * part.size,
                  own + omp_get_thread_num() * thread);
         }
 #pragma omp for schedule(static)
@@ -205,13 +300,7 @@ extern "C" void fna_few_keys(const Problem *problem, float *heads, float *own, l
     {
 #pragma omp for schedule(static)
         for (long pair = 0; pair < pairs; pair++) {
-            const long b = pair / p.heads, h = pair % p.heads;
-            const Keys keys(p, heads + pair * head);
-            transpose(p.k.floats(b, h, 0), p.k.row, p.keys, p.width, p.scale, keys.turned);
-            for (long i = 0; i < p.keys; i++) {
-                memset(keys.values + i * keys.width, 0, keys.width * sizeof(float));
-                memcpy(keys.values + i * keys.width, p.v.floats(b, h, i), p.width * sizeof(float));
-            }
+            Keys(p, heads + pair * head).fill(p, pair / p.heads, pair % p.heads);
         }
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < pairs * tasks; task++) {

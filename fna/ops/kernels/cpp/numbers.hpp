@@ -17,8 +17,16 @@ inline shorts to_halves(vec) { __builtin_unreachable(); }
 // A bfloat16 is the upper half of a float.
 inline vec of_upper(shorts x) { return reinterpret_cast<vec>(__builtin_convertvector(x, bits) << 16); }
 inline shorts to_upper(vec x) {
+#if defined(__AVX512BF16__)
+    return reinterpret_cast<shorts>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(x)));
+#endif
     const bits whole = reinterpret_cast<bits>(x), rounded = (whole + 0x7fff + ((whole >> 16) & 1)) >> 16;
     return __builtin_convertvector(x == x ? rounded : (whole >> 16) | 0x40, shorts);  // a NaN stays one
+}
+
+// Two vectors of bfloat16 as pairs, one number of each.
+inline bits paired(shorts first, shorts second) {
+    return __builtin_convertvector(first, bits) | __builtin_convertvector(second, bits) << 16;
 }
 
 struct View {  // of a tensor [batch, heads, rows, width]; strides in numbers, width contiguous
@@ -32,11 +40,14 @@ struct View {  // of a tensor [batch, heads, rows, width]; strides in numbers, w
     // LANES numbers from a place on: the first `count` of them, zeros beyond.
     vec read(long place, long count) const {
         if (kind == 0) return load_some(static_cast<const float *>(data) + place, count);
+        return kind == 1 ? of_upper(raw(place, count)) : of_halves(raw(place, count));
+    }
+    shorts raw(long place, long count) const {  // the same of 16 bits each, as they lie
         const uint16_t *from = static_cast<const uint16_t *>(data) + place;
         shorts x = {};
         if (count >= LANES) memcpy(&x, from, sizeof x);  // of a size that the compiler knows
         else memcpy(&x, from, count * 2);
-        return kind == 1 ? of_upper(x) : of_halves(x);
+        return x;
     }
     void write(long place, vec x, long count) const {
         if (kind == 0) return store_some(static_cast<float *>(data) + place, x, count);
@@ -46,11 +57,15 @@ struct View {  // of a tensor [batch, heads, rows, width]; strides in numbers, w
         else memcpy(to, &y, count * 2);
     }
 
-    // Asks for rows that will be read soon: they lie too far apart for the processor to guess.
-    void fetch(long b, long h, long first, long stop, long width) const {
-        const long size = kind == 0 ? 4 : 2;
-        for (long t = first; t < stop; t++)
-            for (long c = 0; c < width * size; c += 64) __builtin_prefetch(static_cast<const char *>(data) + at(b, h, t) * size + c);
+    // Whether rows can be read as pairs of neighbouring numbers.
+    bool pairs(long width) const { return KNOWS_PAIRS && kind == 1 && width % 2 == 0 && row % 2 == 0; }
+    const Pair *row_of_pairs(long b, long h, long t) const {
+        return reinterpret_cast<const Pair *>(static_cast<const uint16_t *>(data) + at(b, h, t));
+    }
+    // Numbers of two rows as pairs, zeros beyond the width, and for the second row where there is none.
+    void pair_rows(long b, long h, long t, bool both, long width, Pair *to) const {
+        for (long c = 0; c < width; c += LANES)
+            store(to + c, paired(raw(at(b, h, t) + c, width - c), both ? raw(at(b, h, t + 1) + c, width - c) : shorts{}));
     }
 
     // One row as floats, padded with zeros to whole vectors.
@@ -69,5 +84,25 @@ struct View {  // of a tensor [batch, heads, rows, width]; strides in numbers, w
         if (kind != 0) return whole_rows(b, h, first, count, width, stride, room);
         *stride = row;
         return floats(b, h, first);
+    }
+};
+
+// Asks for rows of a tensor that will be wanted soon, a piece at each call: they lie too far apart for the processor to guess, and
+// all at once they would wait for each other.
+class Ahead {
+    const char *row;
+    long step, size, rows, place = 0;
+
+public:
+    Ahead(const View &x, long b, long h, long first, long stop, long width) : rows(stop - first) {
+        const long number = x.kind == 0 ? 4 : 2;
+        row = static_cast<const char *>(x.data) + x.at(b, h, first) * number;
+        step = x.row * number, size = width * number;
+    }
+    void go() {
+        if (rows <= 0) return;
+        __builtin_prefetch(row + place);
+        place += 64;
+        if (place >= size) place = 0, row += step, rows--;
     }
 };

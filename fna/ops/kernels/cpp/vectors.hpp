@@ -3,6 +3,9 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 constexpr long LANES = 16, ROWS = 8;
@@ -37,17 +40,51 @@ inline vec load_some(const float *from, long count) {  // zeros beyond the first
 inline vec fill(float x) { return x - vec{}; }
 inline vec larger(vec a, vec b) { return a > b ? a : b; }
 
+// One number out of a vector's, by halves: a chain of as many steps as there are numbers would be waited for.
+template <long COUNT, class Combine>
+inline float folded(const float *x, Combine combine) {
+    if constexpr (COUNT == 1) return x[0];
+    else {
+        typedef float half __attribute__((vector_size(2 * COUNT)));
+        half low, high;
+        memcpy(&low, x, sizeof low), memcpy(&high, x + COUNT / 2, sizeof high);
+        const half both = combine(low, high);
+        return folded<COUNT / 2>(reinterpret_cast<const float *>(&both), combine);
+    }
+}
 inline float highest(vec x) {
-    float top = x[0];
-    for (long i = 1; i < LANES; i++) top = x[i] > top ? x[i] : top;
-    return top;
+    return folded<LANES>(reinterpret_cast<const float *>(&x), [](auto a, auto b) { return a > b ? a : b; });
+}
+inline float total(vec x) {
+    return folded<LANES>(reinterpret_cast<const float *>(&x), [](auto a, auto b) { return a + b; });
 }
 
-inline float total(vec x) {
-    float sum = x[0];
-    for (long i = 1; i < LANES; i++) sum += x[i];
-    return sum;
+// What products are made of: floats, and pairs of bfloat16 whose two products are added to a float as they are.
+struct Pair {
+    uint16_t first, second;
+};
+inline bits load(const Pair *from) {
+    bits x;
+    memcpy(&x, from, sizeof x);
+    return x;
 }
+inline void store(Pair *to, bits x) { memcpy(to, &x, sizeof x); }
+inline bits fill(Pair x) {
+    uint32_t whole;
+    memcpy(&whole, &x, sizeof whole);
+    return whole - bits{};
+}
+inline vec add_product(vec sum, vec a, vec b) { return sum + a * b; }
+#if defined(__AVX512BF16__)
+constexpr bool KNOWS_PAIRS = true;
+inline vec add_product(vec sum, bits a, bits b) {
+    return reinterpret_cast<vec>(
+        _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
+}
+#else
+constexpr bool KNOWS_PAIRS = false;
+inline vec add_product(vec, bits, bits) { __builtin_unreachable(); }
+#endif
 
 // e^x for x <= 0 to about one unit in the last place, 0 below -87, NaN for NaN. x = n ln 2 + r with |r| <= ln 2 / 2; e^r is a
 // polynomial and 2^n is added to the exponent.
@@ -71,18 +108,18 @@ inline vec exponential(vec x) {
 }
 
 // R rows times C vectors of a product; `keep(row, column, sum)` takes what comes out.
-template <long R, long C, class Keep>
-inline void tile(long depth, const float *a, long a_row, long a_step, const float *b, long b_step, Keep keep) {
+template <long R, long C, class Number, class Keep>
+inline void tile(long depth, const Number *a, long a_row, long a_step, const Number *b, long b_step, Keep keep) {
     vec sum[R][C] = {};
     for (long step = 0; step < depth; step++) {
-        vec right[C];
+        decltype(load(b)) right[C];
 #pragma GCC unroll 8
         for (long j = 0; j < C; j++) right[j] = load(b + step * b_step + j * LANES);
 #pragma GCC unroll 8
         for (long r = 0; r < R; r++) {
-            vec left = fill(a[r * a_row + step * a_step]);
+            const auto left = fill(a[r * a_row + step * a_step]);
 #pragma GCC unroll 8
-            for (long j = 0; j < C; j++) sum[r][j] += left * right[j];
+            for (long j = 0; j < C; j++) sum[r][j] = add_product(sum[r][j], left, right[j]);
         }
     }
     for (long r = 0; r < R; r++)
@@ -90,8 +127,8 @@ inline void tile(long depth, const float *a, long a_row, long a_step, const floa
 }
 
 // `tile` for a number of rows below ROWS that is only known now.
-template <long R, long C, class Keep>
-inline void remainder(long rows, long depth, const float *a, long a_row, long a_step, const float *b, long b_step, Keep keep) {
+template <long R, long C, class Number, class Keep>
+inline void remainder(long rows, long depth, const Number *a, long a_row, long a_step, const Number *b, long b_step, Keep keep) {
     if constexpr (R > 0) {
         if (rows == R) return tile<R, C>(depth, a, a_row, a_step, b, b_step, keep);
         remainder<R - 1, C>(rows, depth, a, a_row, a_step, b, b_step, keep);
@@ -99,8 +136,8 @@ inline void remainder(long rows, long depth, const float *a, long a_row, long a_
 }
 
 // A panel of C vectors of columns, all rows.
-template <long C, class Keep>
-inline void panel(long rows, long depth, const float *a, long a_row, long a_step, const float *b, long b_step, Keep keep) {
+template <long C, class Number, class Keep>
+inline void panel(long rows, long depth, const Number *a, long a_row, long a_step, const Number *b, long b_step, Keep keep) {
     long row = 0;
     for (; row + ROWS <= rows; row += ROWS)
         tile<ROWS, C>(depth, a + row * a_row, a_row, a_step, b, b_step,
@@ -111,8 +148,8 @@ inline void panel(long rows, long depth, const float *a, long a_row, long a_step
 
 // keep(row, column, LANES sums of a[row, step] b[step, column...]) for all rows and columns. a is read number by number with any
 // strides (a_step = 1, or a_row = 1 for a transposed one); rows of b are contiguous and padded to whole vectors.
-template <class Keep>
-inline void product(long rows, long columns, long depth, const float *a, long a_row, long a_step, const float *b, long b_step,
+template <class Number, class Keep>
+inline void product(long rows, long columns, long depth, const Number *a, long a_row, long a_step, const Number *b, long b_step,
                     Keep keep) {
     long column = 0;
     auto shifted = [&](long row, long j, vec sum) { keep(row, column + j, sum); };
