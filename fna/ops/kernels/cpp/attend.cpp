@@ -191,20 +191,33 @@ void merge(const Problem &p, const Part &part, long b, long h, const float *part
 
 // ---- a few keys -------------------------------------------------------------------------------------------------------------
 
-// Softmax of one row of logits [lanes] in place; 0 beyond the last key, and everywhere where all keys are hidden.
-inline void softmax(float *row, long keys, long lanes, const float *bias, const float *pairs) {
-    for (long i = 0; bias && i < keys; i++) row[i] += bias[i];
-    for (long i = 0; pairs && i < keys; i++) row[i] += pairs[i];
-    for (long i = keys; i < lanes; i++) row[i] = NEVER;
-    vec top = fill(NEVER), sum = {};
-    for (long i = 0; i < lanes; i += LANES) top = larger(load(row + i), top);
-    const float shift = unless_hidden(highest(top));
-    for (long i = 0; i < lanes; i += LANES) {
-        const vec weight = exponential(load(row + i) - shift);
-        store(row + i, weight), sum += weight;
+// Softmax of some rows of logits [count, lanes] in place; 0 beyond the last key, and everywhere where all keys are hidden.
+// Step by step for all rows: the steps of one would wait for each other.
+void softmax(const Problem &p, long b, long h, long start, long count, long lanes, float *scores) {
+    const float *bias = p.biases(b);
+    float shift[QUERIES];
+    vec sums[QUERIES];
+    for (long t = 0; t < count; t++) {
+        float *row = scores + t * lanes;
+        const float *pairs = p.pairs_at(b, h, start + t);
+        for (long i = 0; bias && i < p.keys; i++) row[i] += bias[i];
+        for (long i = 0; pairs && i < p.keys; i++) row[i] += pairs[i];
+        for (long i = p.keys; i < lanes; i++) row[i] = NEVER;
+        vec top = fill(NEVER);
+        for (long i = 0; i < lanes; i += LANES) top = larger(load(row + i), top);
+        shift[t] = unless_hidden(highest(top));
     }
-    const float mass = total(sum), share = mass == 0 ? 0 : 1 / mass;
-    for (long i = 0; i < lanes; i += LANES) store(row + i, load(row + i) * share);
+    for (long t = 0; t < count; t++) {
+        sums[t] = vec{};
+        for (long i = t * lanes; i < (t + 1) * lanes; i += LANES) {
+            const vec weight = exponential(load(scores + i) - shift[t]);
+            store(scores + i, weight), sums[t] += weight;
+        }
+    }
+    for (long t = 0; t < count; t++) {
+        const float mass = total(sums[t]), share = mass == 0 ? 0 : 1 / mass;
+        for (long i = t * lanes; i < (t + 1) * lanes; i += LANES) store(scores + i, load(scores + i) * share);
+    }
 }
 
 struct Keys {  // of one head, as both products want them: [width, lanes], or in pairs, and [keys, padded width]
@@ -249,7 +262,7 @@ void answer(const Problem &p, const Keys &keys, long b, long h, long start, long
             store(scores + row * keys.lanes + column, sum);
             here.go();
         });
-        for (long t = 0; t < count; t++) softmax(scores + t * keys.lanes, p.keys, keys.lanes, p.biases(b), p.pairs_at(b, h, start + t));
+        softmax(p, b, h, start, count, keys.lanes, scores);
         product(count, keys.width, p.keys, scores, keys.lanes, 1, keys.values, keys.width, [&](long row, long column, vec sum) {
             p.out.write(out + row * p.out.row + column, sum, p.width - column);
             next.go();
