@@ -71,7 +71,7 @@ def tell(
             last = talk.net(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         for name, own in missing.items():
             with kept(talk.net, own or Watching(), prompt=prompt) as cache:
-                if isinstance(own, Pruning) or getattr(own, "prefill", "exact") != "exact":
+                if isinstance(own, Pruning) or getattr(own, "prefill", "exact") != "exact" or (own and not hasattr(own, "keep")):
                     first = talk.net(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
                 else:
                     first = last

@@ -8,22 +8,21 @@ Four stages, small images first, single patches before whole images. Everything 
 """
 
 import argparse
-import csv
 import hashlib
 import math
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import open_clip
+import recipe
 import torch
 from clip_shapes_batches import Batches, Stage, Words
 from clip_shapes_losses import Helper, losses, read, see
+from recipe import CHECKED, check, rate_at, save, tuned, write_losses
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
@@ -43,29 +42,11 @@ STAGES = (
     Stage(sizes=(256, 256, 256, 208, 176, 144), batch=24, single=6, swaps=4, rate=6e-4, steps=800, ends=("", ".")),
 )
 WARM_UP = 40  # steps at the start of a stage in which the rate rises
-DECAY = 0.4  # share of the last stage in which it falls to 0; before that it is level, so that a stage's end can be put off
+DECAY = 0.4  # share of the last stage in which it falls to 0
 WHOLE, PARTS = {"caption": 1.0, "single": 1.0, "claim": 0.5}, {"patch": 4.0, "outline": 2.0}  # weights of losses
 SAVE_EVERY, LOOK_EVERY = 25, 200
-# glibc gives large blocks back to the kernel after every operation and OpenMP spins while it waits; without both a step
-# takes half the time. Both are read at start-up only, so the script starts itself anew with them.
-TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000", "OMP_WAIT_POLICY": "PASSIVE"}
-RECORDED = 200  # first steps whose losses are kept beside the card
-# Training runs in bfloat16, whose products differ between makes of processor (8.7e-3 in the first losses between an AMD EPYC and an
-# Intel Xeon with AMX); what is compared is float32, from a file of its own.
-CHECKED = 10  # first steps whose losses in float32 are kept there
-TOLERANCE = 1e-3
-
-
-def rate_at(step: int) -> tuple[float, int]:
-    """Learning rate of a step, and the number of its stage: linear warm-up, level, and half a cosine at the very end."""
-    number = 0
-    while step >= STAGES[number].steps and number + 1 < len(STAGES):
-        step -= STAGES[number].steps
-        number += 1
-    stage = STAGES[number]
-    warm = min(1.0, (step + 1) / WARM_UP)
-    falling = max(0.0, 1 - (stage.steps - step) / (DECAY * stage.steps)) if number + 1 == len(STAGES) else 0.0
-    return stage.rate * warm * (1 + math.cos(math.pi * falling)) / 2, number
+# OpenMP spins while it waits; without that, and with glibc's blocks kept, a step takes half the time.
+TUNED = recipe.TUNED | {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @torch.no_grad()
@@ -126,12 +107,6 @@ def weigh(parts: Mapping[str, Tensor], whole: float) -> Tensor:
     return torch.stack([weights[name] * part for name, part in parts.items()]).sum()
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
-
-
 def train(folder: Path, steps: int, workers: int, threads: int, dtype: torch.dtype = torch.bfloat16) -> list[dict[str, float]]:
     """Train up to `steps`, from the checkpoint in `folder` where there is one, products in `dtype`: the losses of all steps."""
     torch.set_num_threads(threads)
@@ -151,7 +126,7 @@ def train(folder: Path, steps: int, workers: int, threads: int, dtype: torch.dty
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     began, earlier = time.time(), log[-1]["seconds"] if log else 0.0
     for step, batch in enumerate(loader, first):
-        rate, number = rate_at(step)
+        rate, number = rate_at(step, STAGES, WARM_UP, DECAY)
         for group in optimiser.param_groups:
             group["lr"] = rate
         with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
@@ -166,7 +141,7 @@ def train(folder: Path, steps: int, workers: int, threads: int, dtype: torch.dty
             helper.dense_scale.clamp_(max=math.log(50))
         record = {"step": step, "rate": rate, "loss": loss.item(), **{name: part.item() for name, part in parts.items()}}
         done = step + 1
-        ends = rate_at(done)[1] != number or done == len(data)
+        ends = rate_at(done, STAGES, WARM_UP, DECAY)[1] != number or done == len(data)
         if ends or done % LOOK_EVERY == 0:
             size = STAGES[number].sizes[0]
             record["i2t_r1"], record["t2i_r1"] = recall(model, data.words, size)
@@ -194,29 +169,9 @@ def export(folder: Path) -> None:
     save_file(half, HOME / "model.safetensors")
     digest = hashlib.sha256((HOME / "model.safetensors").read_bytes()).hexdigest()
     (HOME / "model.sha256").write_text(f"{digest}  model.safetensors\n")
-    write_losses(HOME / "losses.csv", state["log"])
-    print(f"step {state['step']}: {digest}")
-
-
-def write_losses(path: Path, log: list[dict[str, float]]) -> None:
-    """Every loss of the first RECORDED steps; after that each tenth step, and each where R@1 was measured."""
     names = ("step", "rate", "loss", *WHOLE, *PARTS, "seconds", "i2t_r1", "t2i_r1")
-    with path.open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(names)
-        for row in log:
-            if row["step"] < RECORDED or row["step"] % 10 == 0 or "i2t_r1" in row:
-                table.writerow([f"{row[name]:.6g}" if name in row else "" for name in names])
-
-
-def check(log: list[dict[str, float]]) -> int:
-    """0 where the first losses, in float32, equal the recorded ones."""
-    with (HOME / "losses_float32.csv").open() as file:
-        recorded = {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file)}
-    apart = {int(row["step"]): abs(row["loss"] - recorded[int(row["step"])]) for row in log}
-    worst = max(apart, key=lambda step: apart[step])
-    print(f"{len(apart)} steps, furthest apart at step {worst}: {apart[worst]:.2e} (allowed {TOLERANCE:.0e})")
-    return int(not apart[worst] <= TOLERANCE)
+    write_losses(HOME / "losses.csv", names, state["log"], mark="i2t_r1")
+    print(f"step {state['step']}: {digest}")
 
 
 def first_losses(steps: int, workers: int) -> list[dict[str, float]]:
@@ -235,7 +190,7 @@ def main() -> int:
     asks.add_argument("--threads", type=int, default=1, help="of torch; the recorded losses were made with one")
     args = asks.parse_args()
     if args.check:
-        return check(first_losses(args.steps, args.workers))
+        return check(first_losses(args.steps, args.workers), HOME / "losses_float32.csv", "loss")
     if not args.export:
         train(args.out, args.steps, args.workers, args.threads)
         if args.steps < sum(stage.steps for stage in STAGES):
@@ -245,6 +200,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if not TUNED.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **TUNED})
+    tuned(TUNED)
     sys.exit(main())

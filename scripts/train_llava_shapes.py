@@ -11,20 +11,18 @@ conversations share that reading. Everything is decided by the step's number and
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import math
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from llava_shapes_batches import GROUPS, TURNS, Batch, Stage, Words, batch
 from llava_shapes_model import LAYERS, processor, tokenizer, tower, untrained
+from recipe import CHECKED, TUNED, check, rate_at, save, tuned, write_losses
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPVisionModel, LlavaForConditionalGeneration
@@ -47,23 +45,6 @@ NOUN, ANSWER = 2, 4  # blocks in which a noun, and the token before an answer, a
 LOOKING = slice(0, 2)  # which of the heads
 SAVE_EVERY = 25
 PARTS = ("answers", "likeness", "nouns", "answerers")  # of the loss
-# glibc gives large blocks back to the kernel after every operation; it reads these at start-up, so the script starts itself anew.
-TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000", "OMP_WAIT_POLICY": "PASSIVE"}
-RECORDED = 200  # first steps whose losses are kept beside the card
-CHECKED = 10  # first steps whose losses in float32 are kept there, as products in bfloat16 differ between makes of processor
-TOLERANCE = 1e-3
-
-
-def rate_at(step: int) -> tuple[float, int]:
-    """Learning rate of a step, and the number of its stage: linear warm-up, level, and half a cosine at the very end."""
-    number = 0
-    while step >= STAGES[number].steps and number + 1 < len(STAGES):
-        step -= STAGES[number].steps
-        number += 1
-    stage = STAGES[number]
-    warm = min(1.0, (step + 1) / WARM_UP)
-    falling = max(0.0, 1 - (stage.steps - step) / (DECAY * stage.steps)) if number + 1 == len(STAGES) else 0.0
-    return stage.rate * warm * (1 + math.cos(math.pi * falling)) / 2, number
 
 
 def build() -> tuple[LlavaForConditionalGeneration, Words, torch.optim.Optimizer]:
@@ -147,12 +128,6 @@ def weigh(parts: Mapping[str, Tensor], stage: Stage) -> Tensor:
     return torch.stack([weights[name] * part for name, part in parts.items()]).sum()
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
-
-
 def train(folder: Path, steps: int, threads: int, dtype: torch.dtype = torch.bfloat16) -> list[dict[str, float]]:
     """Train up to `steps`, from the checkpoint in `folder` where there is one, products in `dtype`: the losses of all steps."""
     torch.set_num_threads(threads)
@@ -170,7 +145,7 @@ def train(folder: Path, steps: int, threads: int, dtype: torch.dtype = torch.bfl
     total = min(steps, sum(stage.steps for stage in STAGES))
     began, earlier = time.time(), log[-1]["seconds"] if log else 0.0
     for step in range(first, total):
-        rate, number = rate_at(step)
+        rate, number = rate_at(step, STAGES, WARM_UP, DECAY)
         for group in optimiser.param_groups:
             group["lr"] = rate
         with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
@@ -191,7 +166,7 @@ def train(folder: Path, steps: int, threads: int, dtype: torch.dtype = torch.bfl
                 f"{done}/{total} {losing} | {shown} | {left:.0f} min left",
                 flush=True,
             )
-        if done % SAVE_EVERY == 0 or done == total or rate_at(done)[1] != number:
+        if done % SAVE_EVERY == 0 or done == total or rate_at(done, STAGES, WARM_UP, DECAY)[1] != number:
             save(path, {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": done, "log": log})
     return log
 
@@ -212,27 +187,8 @@ def export(folder: Path) -> None:
     (HOME / "model.safetensors").chmod(0o644)  # transformers writes it for its owner alone
     digest = hashlib.sha256((HOME / "model.safetensors").read_bytes()).hexdigest()
     (HOME / "model.sha256").write_text(f"{digest}  model.safetensors\n")
-    write_losses(HOME / "losses.csv", state["log"])
+    write_losses(HOME / "losses.csv", ("step", "rate", *PARTS, *KINDS, "seconds"), state["log"])
     print(f"step {state['step']}: {digest}")
-
-
-def write_losses(path: Path, log: list[dict[str, float]]) -> None:
-    """The losses of the first RECORDED steps, after that of each tenth."""
-    names = ("step", "rate", *PARTS, *KINDS, "seconds")
-    with path.open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(names)
-        table.writerows([f"{row[name]:.6g}" for name in names] for row in log if row["step"] < RECORDED or row["step"] % 10 == 0)
-
-
-def check(log: list[dict[str, float]]) -> int:
-    """0 where the first losses, in float32, equal the recorded ones."""
-    with (HOME / "losses_float32.csv").open() as file:
-        recorded = {int(row["step"]): float(row["answers"]) for row in csv.DictReader(file)}
-    apart = {int(row["step"]): abs(row["answers"] - recorded[int(row["step"])]) for row in log}
-    worst = max(apart, key=lambda step: apart[step])
-    print(f"{len(apart)} steps, furthest apart at step {worst}: {apart[worst]:.2e} (allowed {TOLERANCE:.0e})")
-    return int(not apart[worst] <= TOLERANCE)
 
 
 def first_losses(steps: int) -> list[dict[str, float]]:
@@ -250,7 +206,7 @@ def main() -> int:
     asks.add_argument("--threads", type=int, default=1, help="of torch; the recorded losses were made with one")
     args = asks.parse_args()
     if args.check:
-        return check(first_losses(args.steps))
+        return check(first_losses(args.steps), HOME / "losses_float32.csv", "answers")
     if not args.export:
         train(args.out, args.steps, args.threads)
         if args.steps < sum(stage.steps for stage in STAGES):
@@ -260,6 +216,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if not TUNED.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **TUNED})
+    tuned(TUNED)
     sys.exit(main())

@@ -142,7 +142,9 @@ def test_training_gives_the_recorded_losses() -> None:
 def test_another_recipe_does_not_give_the_recorded_losses(change: str) -> None:
     """A seed, a learning rate, a weight, a batch that is not the recorded one: each is seen in three steps."""
     code = f"import train_clip_shapes as recipe; recipe.{change.replace('STAGES[1', 'recipe.STAGES[1')}"
-    done = python("-c", f"{code}\nraise SystemExit(recipe.check(recipe.first_losses(3, 1)))")
+    done = python(
+        "-c", f"{code}\nraise SystemExit(recipe.check(recipe.first_losses(3, 1), recipe.HOME / 'losses_float32.csv', 'loss'))"
+    )
     assert "furthest apart" in done.stdout, done.stderr
     assert done.returncode == 1
 

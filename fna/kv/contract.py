@@ -9,8 +9,10 @@ method that `fna.surgery.cache` looks for by name:
 - ``keep(state) -> Kept``: at the end of the prompt, once per layer (`CachePolicy`);
 - ``step(state) -> Kept | None``: after every later forward, once per layer; None leaves the cache alone (`Stepping`);
 - ``prune(block) -> Stay | None``: inside the prompt's own forward, before each block: fewer columns from there on (`Pruning`);
-- ``attend(state) -> Tensor | None``: the prompt's attention in a layer, None: as the model does it (`Attending`).
+- ``attend(state) -> Tensor | None``: the attention of a layer, the prompt's and every later forward's, None: as the model does it
+  (`Attending`).
 
+``sees_hidden``, where a policy says so: it is shown the residual stream that enters the block (`LayerState.hidden`).
 ``positions``, where a policy has it: whether what is left keeps its rotary position, or is renumbered so that no gap remains.
 
 What it must not do: let a row depend on its batch mates, or look at a padding column. Kept entries of a row are in ascending
@@ -75,7 +77,8 @@ class LayerState:
     ``q`` ``[B, H, Q, d]``: the queries of this forward, at columns ``asked`` int64 ``[B, Q]``, -1 for padding. At the end of the
     prompt these are all of its queries (of a prompt that came in chunks: the last chunk's). ``entries``: everything that the
     layer holds, the new entries last. ``step``: 0 at the end of the prompt, then 1, 2, ... ``memo``: the policy's own, per layer
-    and conversation: tensors ``[B, ...]`` by name, which follow their rows through a beam search.
+    and conversation: tensors ``[B, ...]`` by name, which follow their rows through a beam search. ``hidden`` ``[B, Q, D]``: what
+    entered the block in this forward; None where the policy did not ask for it.
     """
 
     q: Tensor
@@ -87,6 +90,7 @@ class LayerState:
     scale: float
     step: int = 0
     memo: dict[str, Tensor] = field(default_factory=dict)
+    hidden: Tensor | None = None
 
     @property
     def k(self) -> Tensor:
@@ -174,6 +178,6 @@ class Pruning(Protocol):
 
 @runtime_checkable
 class Attending(Protocol):
-    """A policy that changes how the prompt attends: ``[B, H, N, d]`` from a state whose last entries are the prompt's."""
+    """A policy that changes how a layer attends: ``[B, H, Q, d]`` from a state whose last entries are this forward's."""
 
     def attend(self, state: LayerState) -> Tensor | None: ...

@@ -57,7 +57,7 @@ class LandmarkCache:
 
     def attend(self, state: LayerState) -> Tensor | None:
         """The prompt's attention where it is not exact. Raises `UserError` for a prompt in chunks."""
-        if self.prefill == "exact":
+        if self.prefill == "exact" or state.step:
             return None
         whole_prompt(self, state)
         state.memo["landmarks"] = chosen = self._landmarks(state)

@@ -187,6 +187,9 @@ def _cost(result: Result) -> dict[str, Any]:
     }
     for group in ("images_per_second", "flops", "peak_memory_bytes", "stages"):
         row |= {f"{group}_{key}": number(value) for key, value in (dig(cost, group) or {}).items()}
+    for token in ("first_token", "further_token"):
+        row |= {f"{token}_seconds_{key}": number(value) for key, value in (dig(cost, token, "seconds") or {}).items()}
+        row |= {f"{token}_speedup": number(dig(cost, token, "speedup", "median"))} if token in cost else {}
     return row
 
 

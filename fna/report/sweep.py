@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from fna.report import formats, notes, words
+from fna.report import formats, notes, words, writing
 from fna.report.expected import Expected, Theirs, load_expected
 from fna.report.grid import fold, numeric_columns
 from fna.report.results import FOLLOWS, IDENTITY, SILENT, Result, Run, dig, natural, number, overrides, ratio, reference, setting
@@ -104,7 +104,7 @@ def summarise(runs: Sequence[Run]) -> Summary:
     results = [run.result for run in whole]
     expected = load_expected(results)
     found = best(whole)
-    title = _title(len(runs), whole, found, keys)
+    title = [*_title(len(runs), whole, found, keys), *writing.control_sentence(runs)]
     columns = _columns(whole, keys, expected)
     heads, rows, once = fold([head for head, _ in columns], [[cell(run) for _, cell in columns] for run in whole])
     best_row = whole.index(found[0]) if found else None
@@ -209,6 +209,7 @@ def _title(count: int, whole: Sequence[Run], found: tuple[Run, str] | None, keys
     told = ("attn", "landmarks", "layers", "reduce", "mask", "mask_start", "samples")
     extra = [key for key in keys if key not in told and setting(run.result, key) not in (None, "none")]
     where, sentence = words.place(run.result), words.headline(run.result, label(run, extra) if extra else "")
+    lead += ", a control" if writing.is_control(run.result) else ""
     lead += f", {where}" if where else ""  # before the colon, which is then the only one
     return [Part(f"{said} {lead}: "), *(part._replace(text=part.text.replace(f"{where}: ", "", 1)) for part in sentence)]
 
@@ -244,6 +245,7 @@ def _columns(runs: Sequence[Run], keys: Sequence[str], expected: Expected) -> li
         ("95 % interval", _speedup_ends),
         ("against", lambda run: Part(reference(run.result) if run.result.get("cost") else formats.NOTHING)),
         ("operations", lambda run: Part(formats.times(ratio(run.result, "cost", "flops")))),
+        *writing.columns(runs),
         ("sampling", lambda run: Part(words.timed(formats.share(dig(run.result, "cost", "sampling_share")), run.result))),
     ]
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fna.report import formats, notes, words
+from fna.report import formats, notes, words, writing
 from fna.report.contenders import apart, pairs
 from fna.report.day import Section, read_day
 from fna.report.decisions import decisions
@@ -168,7 +168,7 @@ def cost(result: Result) -> Grid:
     if words.unmeasured(result):
         rows = [_only("speedup", timed(median), "in brackets: no measurement, see above")]
     rates = (timed(formats.rate(dig(tree, "images_per_second", side))) for side in SIDES)
-    rows.append([Part("images a second"), *map(Part, rates), Part("")])
+    rows += [[Part("images a second"), *map(Part, rates), Part("")], *writing.rows(result)]
     for called, key, unit in (("operations", "flops", "FLOP"), ("peak memory", "peak_memory_bytes", "B")):
         part = ratio(result, "cost", key)
         sides = [Part(formats.short(dig(tree, key, side), unit)) for side in SIDES]

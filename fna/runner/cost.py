@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fna.runner.clocks import StageClock, TokenClock, synchronize
 from fna.runner.flops import Forward, flops
 from fna.runner.memory import peak_bytes
 from fna.runner.quiet import Load, Watch, judge
@@ -28,29 +29,7 @@ Variants = Mapping[Any, Callable[[], AbstractContextManager[Any]]]
 WARM_UP = 2
 
 
-class StageClock:
-    """Adds up the seconds of named spans; the clock that a site carries in a timed run."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        synchronize(self.device)
-        start = time.perf_counter()
-        yield
-        synchronize(self.device)
-        self.seconds[stage] += time.perf_counter() - start
-
-
 Clocked = Callable[[StageClock], AbstractContextManager[Any]]
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device to finish; nothing to wait for on a CPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def in_turns(forward: Forward, variants: Variants, images: Tensor, rounds: int) -> dict[Any, np.ndarray]:
@@ -115,11 +94,14 @@ def measure(
     *,
     rounds: int,
     progress: Callable[[int], None] = lambda n: None,
+    tokens: TokenClock | None = None,
 ) -> list[dict[str, Any]]:
     """The ``cost`` of ``result.json`` for each contender; all of them, `FULL` and exact attention are timed in the same turns.
 
     Exact attention is timed once for contenders that change the same blocks. ``progress`` is told of every forward pass.
+    ``tokens``: the clock that ``forward`` tells of each token that it writes.
     """
+    tokens = tokens or TokenClock(images.device)
     exact = {tuple(sorted(one.baseline.ops)): one.baseline for one in contenders}
     turns: dict[Any, Variant] = {FULL.label: FULL, **exact, **{place: one.variant for place, one in enumerate(contenders)}}
 
@@ -129,15 +111,24 @@ def measure(
         return out
 
     with Watch(torch.get_num_threads() if images.device.type == "cpu" else 1) as watch:
-        seconds = in_turns(seen, {name: partial(variant.on, module) for name, variant in turns.items()}, images, rounds)
+        ways = {name: partial(tokens.under, name, partial(variant.on, module)) for name, variant in turns.items()}
+        seconds = in_turns(seen, ways, images, rounds)
     clocked = {name: stages(seen, partial(_clocked, one, module), images, _stage_rounds(rounds)) for name, one in exact.items()}
     full = _counted(seen, FULL, module, images)
     costs = []
     for place, one in enumerate(contenders):
         blocks = tuple(sorted(one.baseline.ops))
-        sides, attention = [seconds[FULL.label], seconds[blocks], seconds[place]], clocked[blocks].get("attention", 0.0)
-        costs.append(_cost(seen, one, module, images, full, sides, watch.load, attention))
+        names: dict[str, Any] = {"full": FULL.label, "exact": blocks, "variant": place}
+        sides = {side: seconds[name] for side, name in names.items()}
+        found = _cost(seen, one, module, images, full, sides, watch.load, clocked[blocks].get("attention", 0.0))
+        costs.append(found | {key: _paced(each, found["baseline"]) for key, each in tokens.seconds(names, rounds).items()})
     return costs
+
+
+def _paced(sides: Mapping[str, np.ndarray], baseline: str) -> dict[str, Any]:
+    """Median seconds of a token on each side, and how many times as fast as the baseline's the variant's comes."""
+    seconds = {side: float(np.median(values)) for side, values in sides.items()}
+    return {"seconds": seconds, "speedup": median_ratio(sides[baseline], sides["variant"])}
 
 
 def passes(contenders: int, baselines: int, rounds: int) -> int:
@@ -168,15 +159,14 @@ def _cost(
     module: nn.Module,
     images: Tensor,
     full: tuple[float, int],
-    seconds: Sequence[np.ndarray],
+    sides: Mapping[str, np.ndarray],
     load: Load,
     attention: float,
 ) -> dict[str, Any]:
-    """``seconds`` of full, exact and the contender in the same rounds; ``attention``: its share of the time of exact.
+    """``sides``: seconds of full, exact and the variant in the same rounds; ``attention``: its share of the time of exact.
 
     "floor": the share of the baseline's time that would remain if the swapped attention cost nothing, the bound on any speedup.
     """
-    sides = dict(zip(("full", "exact", "variant"), seconds, strict=True))
     baseline = min(("full", "exact"), key=lambda name: float(np.median(sides[name])))
     counted, peak = _counted(forward, one.variant, module, images)
     rounds = len(sides["full"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from fna.metrics.compare import aligned
 from fna.progress import bar, say
 from fna.runner import cost, env, result, shown
 from fna.runner.asked import Asked
+from fna.runner.clocks import TokenClock
 from fna.runner.compared import Compared, Ran, Versus
 from fna.runner.failures import keep_traceback, line, mendable
 from fna.runner.loaded import Loaded
@@ -22,7 +24,7 @@ from fna.runner.settled import Contender, settle
 from fna.runner.wanted import Wanted
 from fna.surgery.trunk import Trunk
 from fna.surgery.variant import FULL
-from fna.tasks.base import notes
+from fna.tasks.base import Writing, notes
 from fna.tasks.images import first_images
 from fna.values import counted
 
@@ -124,9 +126,10 @@ def _costs(asked: Asked, loaded: Loaded, contenders: Sequence[Contender]) -> lis
     said = f"cost: full, exact and {', '.join(one.label for one in contenders)} in turns, {counted(timing.rounds, 'round')}"
     say(f"{said}: the speeds come from here alone")
     baselines = len({tuple(one.layers) for one in contenders})
+    task, model, tokens = loaded.task, loaded.model, TokenClock(loaded.model.device)
+    forward = partial(task.write, model, told=tokens.told) if isinstance(task, Writing) else task.forward(model)
     with bar("cost, in passes", cost.passes(len(timed), baselines, timing.rounds)) as progress:
-        forward = loaded.task.forward(loaded.model)
-        return cost.measure(forward, loaded.model.tower, timed, images, rounds=timing.rounds, progress=progress)
+        return cost.measure(forward, model.tower, timed, images, rounds=timing.rounds, progress=progress, tokens=tokens)
 
 
 def _entries(asked: Sequence[Wanted], compared: Sequence[Compared], lost: dict[str, str], depth: int) -> list[dict[str, Any]]:

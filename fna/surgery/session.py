@@ -36,6 +36,7 @@ class Session:
         self.depth = len(cache.kept)
         self.told: Callable[[LayerState], None] | None = None  # who else wants to know each layer's state after the prompt
         self.rotary: Rotary | None = None  # where positions are renumbered
+        self.hidden: Tensor | None = None  # what entered the block that runs, where the policy wants to see it
 
     def install(self, decoder: nn.Module, undo: ExitStack) -> None:
         """Point the decoder at our table entries until ``undo`` ends."""
@@ -47,6 +48,12 @@ class Session:
             if vars(module).get("config") is config:
                 vars(module)["config"] = changed
                 undo.callback(vars(module).__setitem__, "config", config)
+        if getattr(self.policy, "sees_hidden", False):
+            for block in decoder.layers:  # type: ignore[union-attr]
+                undo.callback(block.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
+
+    def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        self.hidden = args[0] if args else kwargs["hidden_states"]
 
     def run(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **kwargs: Any) -> tuple[Tensor, Any]:
         """The attention of one layer, and what the policy makes of its entries."""
@@ -59,22 +66,22 @@ class Session:
                 raise UserError("kv: a 4-D attention mask does not know which entries are left; give a 2-D one.")
             mask = self.fit(layer.mask(q.shape[2], q.shape[1], q.dtype))
         scale = float(kwargs.get("scaling") or q.shape[-1] ** -0.5)
-        own = None if layer.complete else self._attend(index, layer, q, scale)
+        own = self._attend(index, layer, q, scale)
         out = self._stock(module)(module, q, k, v, mask, **kwargs) if own is None else (own.transpose(1, 2).contiguous(), None)
         self._ask(index, layer, q, scale)
         return out
 
     def _attend(self, index: int, layer: KeptLayer, q: Tensor, scale: float) -> Tensor | None:
-        """The prompt's attention ``[B, H, N, d]`` as the policy has it; None: as the model does."""
+        """The attention ``[B, H, Q, d]`` as the policy has it; None: as the model does."""
         if index not in self.chosen or not isinstance(self.policy, Attending):
             return None
-        return self.policy.attend(self._state(index, layer, q, scale, 0))
+        return self.policy.attend(self._state(index, layer, q, scale, layer.answered + 1 if layer.complete else 0))
 
     def _state(self, index: int, layer: KeptLayer, q: Tensor, scale: float, step: int) -> LayerState:
         if self.prompt is None:
             raise UserError("kv: a 4-D attention mask does not say which columns are padding; give a 2-D one.")
         prompt = self.prompt.repeated(len(q))
-        return LayerState(q, layer.asked, layer.entries, prompt, index, self.depth, scale, step, layer.memo)
+        return LayerState(q, layer.asked, layer.entries, prompt, index, self.depth, scale, step, layer.memo, self.hidden)
 
     def _ask(self, index: int, layer: KeptLayer, q: Tensor, scale: float) -> None:
         """Show the policy the layer's entries, at the end of the prompt and after every later forward."""

@@ -23,7 +23,8 @@ from fna.models.vlm_prompts import prompt
 from fna.records import only_one
 from fna.surgery.cache import prompt_bytes, read_prompt
 from fna.surgery.conversation import conversation
-from fna.tasks.base import Run
+from fna.tasks.base import Run, Told
+from fna.tasks.telling import Telling
 
 Turn = tuple[str, str]  # a question and its answer
 ALONE: Turn = ("Is this a picture?", "yes")  # before the only question about an image
@@ -112,10 +113,16 @@ def second_turn(talk: Talk, examples: Sequence[Asked], before: Mapping[str, Turn
 
 
 def generated(
-    talk: Talk, inputs: dict[str, Tensor], longest: int, shortest: int = 0, then: dict[str, Tensor] | None = None
+    talk: Talk,
+    inputs: dict[str, Tensor],
+    longest: int,
+    shortest: int = 0,
+    then: dict[str, Tensor] | None = None,
+    told: Told | None = None,
 ) -> tuple[Tensor, Tensor, list[float]]:
     """Greedy ids ``[B, T]``, the logits that they were chosen by ``[B, T, V]``, under whatever policy is in force, and bytes of
-    each row's cache (`prompt_bytes`). ``then``: what is said behind the prompts once they are read (`second_turn`)."""
+    each row's cache (`prompt_bytes`). ``then``: what is said behind the prompts once they are read (`second_turn`). ``told``:
+    called after each token of the answer."""
     talk.fresh()
     most = getattr(talk.net.config.get_text_config(decoder=True), "max_position_embeddings", None)
     if most is not None and inputs["input_ids"].shape[1] + longest > most:
@@ -124,8 +131,9 @@ def generated(
             "says beyond them means little.",
             stacklevel=1,
         )
-    told: dict[str, Any] = {"max_new_tokens": longest, "do_sample": False, "num_beams": 1}
-    told |= {"min_new_tokens": shortest} if shortest else {}
+    how: dict[str, Any] = {"max_new_tokens": longest, "do_sample": False, "num_beams": 1}
+    how |= {"min_new_tokens": shortest} if shortest else {}
+    how |= {"streamer": Telling(told)} if told else {}
     with conversation(talk.net, read_prompt(talk.net, **inputs)) as cache:
         valid = inputs["attention_mask"]
         if then is not None:
@@ -133,7 +141,7 @@ def generated(
             talk.net.generate(**inputs, past_key_values=cache, max_new_tokens=1, do_sample=False, pad_token_id=_pad(talk))
             inputs = {name: torch.cat([inputs[name], then[name]], 1) for name in then}
         out = talk.net.generate(
-            **inputs, **told, past_key_values=cache, output_logits=True, return_dict_in_generate=True, pad_token_id=_pad(talk)
+            **inputs, **how, past_key_values=cache, output_logits=True, return_dict_in_generate=True, pad_token_id=_pad(talk)
         )
         kept = prompt_bytes(cache, valid)
     return out.sequences[:, inputs["input_ids"].shape[1] :], torch.stack(out.logits, 1), kept

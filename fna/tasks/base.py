@@ -21,6 +21,7 @@ from fna.models.base import Model
 
 Array = np.ndarray
 Progress = Callable[[int], None]
+Told = Callable[[], None]  # called after every token that is written
 FULL = "full"
 
 
@@ -90,6 +91,14 @@ class Task(Protocol):
 
     def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
         """Named metrics in percent from sums of counts; leading axes (bootstrap draws) are kept."""
+
+
+@runtime_checkable
+class Writing(Protocol):
+    """A task whose forward has the model write, so that what is timed has a first token and further ones."""
+
+    def write(self, model: Model, given: Tensor, told: Told) -> Tensor:
+        """What `Task.forward` does with ``given``; ``told`` is called after each token."""
 
 
 @runtime_checkable

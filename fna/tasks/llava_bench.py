@@ -32,9 +32,10 @@ from fna.models.base import Model
 from fna.progress import say
 from fna.surgery.cache import prompt_bytes, read_prompt
 from fna.surgery.conversation import conversation
-from fna.tasks.base import Array, Outcome, Run
+from fna.tasks.base import Array, Outcome, Run, Told
 from fna.tasks.cache import digest_of
 from fna.tasks.exhibits import Sections, Show
+from fna.tasks.telling import Telling
 from fna.values import Count, counted
 
 BINS = 512  # of words by their hash: an answer as a vector, to tell how far two are apart
@@ -81,7 +82,11 @@ class OpenAnswers:
 
     def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
         """The prompt of `first` and a few steps behind it: what is timed."""
-        return lambda ids: _written(model, {**self._timed, "input_ids": ids}, TIMED, TIMED)[0]
+        return lambda ids: self.write(model, ids, lambda: None)
+
+    def write(self, model: Model, given: Tensor, told: Told) -> Tensor:
+        """`forward`, telling of each token."""
+        return _written(model, {**self._timed, "input_ids": given}, TIMED, TIMED, told)[0]
 
     def evaluate(self, model: Model, dataset: Dataset, run: Run) -> Outcome:
         """Every question answered, then judged."""
@@ -174,12 +179,15 @@ class OpenAnswers:
         return list(zip(model.answer.text(out[:, inputs["input_ids"].shape[1] :]), sizes, strict=True))
 
 
-def _written(model: Model, inputs: Mapping[str, Tensor], most: int, least: int = 0) -> tuple[Tensor, list[float]]:
+def _written(
+    model: Model, inputs: Mapping[str, Tensor], most: int, least: int = 0, told: Told | None = None
+) -> tuple[Tensor, list[float]]:
     """Ids ``[B, P + T]``: the prompts and what the model wrote behind them, greedily, under whatever is in force on it; and bytes
-    of each row's cache (`prompt_bytes`)."""
+    of each row's cache (`prompt_bytes`). ``told``: called after each token."""
     net = model.answer.net
     model.answer.fresh()
-    limits = {"max_new_tokens": most, **({"min_new_tokens": least} if least else {})}
+    limits: dict[str, Any] = {"max_new_tokens": most, **({"min_new_tokens": least} if least else {})}
+    limits |= {"streamer": Telling(told)} if told else {}
     with conversation(net, read_prompt(net, **inputs)) as cache:
         out: Tensor = net.generate(**inputs, past_key_values=cache, do_sample=False, num_beams=1, **limits)
         return out, prompt_bytes(cache, inputs["attention_mask"])

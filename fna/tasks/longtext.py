@@ -21,7 +21,7 @@ from fna.errors import UserError
 from fna.models.base import Decoder, Model
 from fna.surgery.cache import prompt_bytes
 from fna.surgery.conversation import conversation
-from fna.tasks.base import Array, Outcome, Run
+from fna.tasks.base import Array, Outcome, Run, Told
 from fna.values import Count, between
 
 WRITTEN = 8  # tokens in which the answer has to come
@@ -63,18 +63,18 @@ class LongReading:
 
     def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
         """A prompt ``[B, N]`` and a few steps behind it: what is timed."""
+        return lambda ids: self.write(model, ids, lambda: None)
+
+    def write(self, model: Model, given: Tensor, told: Told) -> Tensor:
+        """`forward`, telling of each token."""
         assert model.decoder is not None
-        net = model.decoder.net
-
-        def run(ids: Tensor) -> Tensor:
-            with conversation(net) as cache:
-                told = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
-                logits = net(ids, **told).logits
-                for _ in range(TIMED):
-                    logits = net(logits.argmax(-1), **told).logits
-            return logits[:, 0]
-
-        return run
+        net, ids = model.decoder.net, given
+        with conversation(net) as cache:
+            for _ in range(1 + TIMED):
+                logits = net(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+                ids = logits.argmax(-1)
+                told()
+        return logits[:, 0]
 
     def first(self, model: Model, dataset: Dataset, count: int) -> Tensor:
         """The prompt that is timed, ``[1, tokens]``: one, whatever ``count`` says, for it is long."""

@@ -22,7 +22,7 @@ from fna.metrics.vqa import figures, misfit, scores, tally
 from fna.models.base import Model
 from fna.tasks import answers
 from fna.tasks.answers import answered, generated, turns_before
-from fna.tasks.base import FULL, Array, Outcome, Run
+from fna.tasks.base import FULL, Array, Outcome, Run, Told
 from fna.tasks.cache import digest_of
 from fna.tasks.exhibits import Sections, Show
 from fna.tasks.images import readable
@@ -73,11 +73,11 @@ class VisualQuestions:
 
     def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
         """The questions that `first` has prepared, from pixels to a few tokens of an answer: what is timed."""
+        return lambda places: self.write(model, places, lambda: None)
 
-        def run(places: Tensor) -> Tensor:
-            return generated(model.answer, self._timed, TIMED, TIMED)[0]
-
-        return run
+    def write(self, model: Model, given: Tensor, told: Told) -> Tensor:
+        """`forward`, telling of each token."""
+        return generated(model.answer, self._timed, TIMED, TIMED, told=told)[0]
 
     def first(self, model: Model, dataset: Dataset, count: int) -> Tensor:
         """Prepares the first ``count`` readable questions for `forward`; int64 ``[count]``, their places."""

@@ -14,7 +14,8 @@ from torch import nn
 
 from fna.ops.kernels import cpu
 from fna.runner import cost
-from fna.runner.cost import StageClock, Timed, in_turns, measure, median_ratio, stages
+from fna.runner.clocks import StageClock, TokenClock
+from fna.runner.cost import Timed, in_turns, measure, median_ratio, stages
 from fna.runner.flops import flops
 from fna.runner.memory import peak_bytes
 
@@ -148,6 +149,36 @@ def test_measure_compares_with_the_faster_baseline(monkeypatch: pytest.MonkeyPat
     assert 1.3 < found["speedup"]["median"] < 2.5
     assert found["flops"] == {"full": 2 * 4 * 4 * 8 / 4, "variant": 2 * 4 * 4 * 8 / 4}
     assert set(found["images_per_second"]) == {"full", "exact", "variant"}
+
+
+def test_the_first_token_and_further_ones_are_timed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, first, further = TokenClock(torch.device("cpu")), 0.0, 0.002
+
+    @contextmanager
+    def reads(seconds: float):
+        nonlocal first
+        first = seconds
+        yield
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        time.sleep(first)
+        clock.told()
+        for _ in range(3):
+            time.sleep(further)
+            clock.told()
+        return images
+
+    def reading(label: str, seconds: float) -> Any:
+        return SimpleNamespace(label=label, ops={}, on=lambda module, clock=None: reads(seconds))
+
+    monkeypatch.setattr(cost, "FULL", reading("full", 0.02))
+    timed = [Timed(reading("half", 0.01), reading("exact", 0.02))]
+    (found,) = measure(forward, nn.Identity(), timed, torch.randn(1, 8), rounds=5, tokens=clock)
+    seconds = found["first_token"]["seconds"]
+    assert seconds["full"] >= 0.02 > seconds["variant"] >= 0.01
+    assert 1.5 < found["first_token"]["speedup"]["median"] < 2.5
+    assert found["further_token"]["seconds"]["variant"] >= further
+    assert 0.5 < found["further_token"]["speedup"]["median"] < 2
 
 
 def test_freed_memory_is_kept_where_the_c_library_can() -> None:

@@ -122,6 +122,7 @@ def test_a_run_from_the_command_line(cli: Cli, folder: Path, tmp_path: Path) -> 
     assert set(contenders[0]["metrics"]) == {"perplexity", "needle", "kv_megabytes"}
     assert contenders[2]["fidelity"]["output_error"] == 0
     assert contenders[0]["cost"]["images_per_second"]["variant"] > 0
+    assert contenders[0]["cost"]["further_token"]["seconds"]["variant"] > 0
 
 
 @pytest.mark.slow

@@ -147,6 +147,14 @@ def test_what_cannot_be_asked_is_one_line(model: Model, asked: Path, tmp_path: P
         VisualQuestions(smaller=str(tmp_path / "nothing.jsonl")).check_files()
 
 
+def test_every_token_that_is_timed_is_told_of(model: Model, asked: Path) -> None:
+    task, told = VisualQuestions(), []
+    given = task.first(model, OwnQuestions(str(asked), "questions.jsonl", "images").load(None), 2)
+    with torch.inference_mode():
+        written = task.write(model, given, lambda: told.append(1))
+    assert written.shape == (2, len(told))
+
+
 @pytest.mark.slow
 def test_a_run_from_the_command_line(cli: Cli, llava_folder: Path, asked: Path, tmp_path: Path) -> None:  # noqa: F811
     words = ["model=llava", f"model.checkpoint={llava_folder}", "model.prompt=short", "dataset=questions", f"dataset.root={asked}"]
@@ -161,6 +169,9 @@ def test_a_run_from_the_command_line(cli: Cli, llava_folder: Path, asked: Path, 
     assert size["variant"] < size["full"]
     assert result["contenders"][1]["fidelity"]["output_error"] == 0
     assert result["cost"]["images_per_second"]["variant"] > 0
+    for token in ("first_token", "further_token"):
+        assert set(result["cost"][token]["seconds"]) == {"full", "exact", "variant"}
+    assert "ms first token" in done.stdout
     (file,) = (tmp_path / "outputs" / "runs").rglob("predictions.jsonl")
     again = scored(file)
     assert again["full"]["vqa_accuracy"] == pytest.approx(result["metrics"]["vqa_accuracy"]["full"])

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from fna.runner.cost import synchronize
+from fna.runner.clocks import synchronize
 
 Work = Callable[[int], object]  # is handed the turn's number, by which it picks its input
 CACHE_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
