@@ -164,8 +164,8 @@ def windowed(
 ) -> Tensor:
     """The first formula above for the grid's tokens, zeros elsewhere: ``[B, H, N, d]``; summed in float32 at least.
 
-    q, k, v ``[B, H, N, d]``; ``bias`` ``[B, N]`` on the keys, -inf hides one. A query that sees nothing gets zeros. With ``relative``
-    positions it is plain torch: the kernels take none.
+    q, k, v ``[B, H, N, d]``; ``bias`` ``[B, N]`` on the keys, -inf hides one. A query that sees nothing gets zeros. ``relative``
+    positions are added in plain torch: the kernels take none.
     """
     weight = None if bias is None else _weights(bias)
     key_sums, value_sums = (group_sums(x, groups.assignment, groups.sizes.shape[1], weight) for x in (k, v))
