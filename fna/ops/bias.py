@@ -1,8 +1,9 @@
 """What is added to the logit of a query and a key: relative positions, asked for a few rows and columns at a time.
 
-A method that looks through M landmarks needs b[p, :], b[:, p] and b[p, p] alone; nothing of size N x N has to be there. Each form
-is asked by ``rows`` and ``columns``; results broadcast to ``[B, H, ...]``, with 1 where images or heads share them. All entries are
-finite: what hides keys is a mask, a tensor in `Site.dense`.
+A method that looks through M landmarks needs b[p, :], b[:, p] and b[p, p] alone, one that looks at windows those of each query
+and the keys around it; nothing of size N x N has to be there. Each form is asked by ``rows``, ``columns`` and ``tiles``; results
+broadcast to ``[B, H, ...]``, with 1 where images or heads share them. All entries are finite: what hides keys is a mask, a tensor
+in `Site.dense`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ class PairBias(Protocol):
         """b[:, index], ``index`` as for `rows`: ``[B or 1, H or 1, N, R]``."""
         ...
 
+    def tiles(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """b[queries, keys] in each of T tiles, ``queries`` int64 ``[T, Q]``, ``keys`` ``[T, K]``: ``[B or 1, H or 1, T, Q, K]``."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -46,6 +51,9 @@ class Table:
 
     def columns(self, index: Tensor) -> Tensor:
         return _rows(self.values.mT, index).mT
+
+    def tiles(self, queries: Tensor, keys: Tensor) -> Tensor:
+        return self.values[:, :, queries[:, :, None], keys[:, None]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +72,9 @@ class Indexed:
 
     def columns(self, index: Tensor) -> Tensor:
         return self._at(self.places.T[index]).mT
+
+    def tiles(self, queries: Tensor, keys: Tensor) -> Tensor:
+        return self.table.T[:, self.places[queries[:, :, None], keys[:, None]]][None]
 
     def _at(self, places: Tensor) -> Tensor:
         """``[(B,) R, N]`` -> ``[B or 1, H, R, N]``."""
@@ -93,6 +104,10 @@ class Decomposed:
     def columns(self, index: Tensor) -> Tensor:
         wide = self.across.shape[-1]
         return _rows(self.down.mT, index // wide).mT + _rows(self.across.mT, index % wide).mT
+
+    def tiles(self, queries: Tensor, keys: Tensor) -> Tensor:
+        wide, queries, keys = self.across.shape[-1], queries[:, :, None], keys[:, None]
+        return self.down[:, :, queries, keys // wide] + self.across[:, :, queries, keys % wide]
 
 
 class Seen(NamedTuple):

@@ -116,7 +116,9 @@ def refuse(op: object, site: Site, *fields: str) -> None:
         if value is not None and value is not False:
             positions = name == "dense" and not isinstance(value, Tensor)
             what, able = (
-                ("relative positions, 'dense'", "exact, fna, fna_plus or nystromformer") if positions else (f"'{name}'", "exact")
+                ("relative positions, 'dense'", "exact, fna, fna_plus, fna_local or window")
+                if positions
+                else (f"'{name}'", "exact")
             )
             raise Unsupported(f"{type(op).__name__} cannot honour {what} (block {site.layer}): use attn={able} there, which can.")
 

@@ -13,6 +13,9 @@ and c share) / n_ic with the group's sum K_c: the window knows the second term. 
 
 Then the residual: tokens are grouped again, more finely; what exact attention of a group's most typical token differs by from the
 above is added to all its members. Prefix and suffix tokens are groups of their own in both, so exact as keys and as queries.
+
+Relative positions b_ij are added to the logits of the window; a group has b_it, that of its most typical token t, in its logit, as
+their mean would need all N x N.
 docs/fna_local.md: cost, each part switched off, where it fails.
 """
 
@@ -25,8 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fna.ops.bias import PairBias
 from fna.ops.centroids import Centroids, CentroidSampler, DriftingKMeans, group_mass, group_sums, typical
-from fna.ops.contract import BadInput, Site, Unsupported, refuse, same_tokens, whole
+from fna.ops.contract import BadInput, Site, Unsupported, pair_bias, refuse, same_tokens, whole
 from fna.ops.drawing import check_landmarks, check_sampler, count_landmarks, draw
 from fna.ops.exact import exact_rows
 from fna.ops.inverse import full_precision
@@ -34,7 +38,7 @@ from fna.ops.kernels import cpu, cpu_local, differentiated, gpu
 from fna.ops.nystrom import additive
 from fna.ops.rows import gather_rows
 from fna.ops.short import few_queries
-from fna.ops.windows import tiles
+from fna.ops.windows import Tiles, tiles
 from fna.values import Count, Share, between
 
 MOST_ROWS = 100
@@ -84,7 +88,8 @@ class LocalClusters:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """q, k, v ``[B, H, N, d]`` to ``[B, H, N, d]`` in q's dtype."""
-        refuse(self, site, "causal", "dense")
+        refuse(self, site, "causal")
+        relative = pair_bias(self, site)
         same_tokens(self, q, k, site)
         layout = _layout(whole(k.shape[2]), site)
         ends = layout.outside(q.device)
@@ -95,11 +100,12 @@ class LocalClusters:
         groups = draw(self.sampler, q, k, v, site, count, resample_every=1)
         bias = additive(site.keys, site.key_bias)
         with site.clock("windows and clusters"), full_precision(q):  # what is taken out of a group must be what was put in
-            out = windowed(q, k, v, groups, layout, min(window // 2, max(layout.grid) - 1), site.scale, bias).to(q.dtype)
+            reach = min(window // 2, max(layout.grid) - 1)
+            out = windowed(q, k, v, groups, layout, reach, site.scale, bias, relative).to(q.dtype)
         if rows:
             fine = draw(self.sampler, q, k, v, site, min(rows * count, layout.tokens), resample_every=1)
             with site.clock("residual"):
-                out = out + residual(out, q, k, v, fine, site.scale, bias)
+                out = out + residual(out, q, k, v, fine, site.scale, bias, relative)
             if bias is None:
                 return out  # a token outside the grid is its group's typical one: exact already
         return exact_rows(out, q, k, v, ends, site)
@@ -146,30 +152,47 @@ def _layout(tokens: int, site: Site) -> Layout:
 
 
 def windowed(
-    q: Tensor, k: Tensor, v: Tensor, groups: Centroids, layout: Layout, reach: int, scale: float, bias: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    groups: Centroids,
+    layout: Layout,
+    reach: int,
+    scale: float,
+    bias: Tensor | None,
+    relative: PairBias | None = None,
 ) -> Tensor:
     """The first formula above for the grid's tokens, zeros elsewhere: ``[B, H, N, d]``; summed in float32 at least.
 
-    q, k, v ``[B, H, N, d]``; ``bias`` ``[B, N]`` on the keys, -inf hides one. A query that sees nothing gets zeros.
+    q, k, v ``[B, H, N, d]``; ``bias`` ``[B, N]`` on the keys, -inf hides one. A query that sees nothing gets zeros. ``relative``
+    positions are added in plain torch: the kernels take none.
     """
     weight = None if bias is None else _weights(bias)
     key_sums, value_sums = (group_sums(x, groups.assignment, groups.sizes.shape[1], weight) for x in (k, v))
     mass = group_mass(groups, weight, key_sums.dtype)
     derived = differentiated(k, v) if weight is None else differentiated(k, v, weight)
-    if not derived and (cpu.reads(q, k, v) or gpu.available(q, mass.shape[1])):
+    if relative is None and not derived and (cpu.reads(q, k, v) or gpu.available(q, mass.shape[1])):
         return cpu_local.windowed(
             q, k, v, key_sums, value_sums, mass, groups.assignment, layout.start, *layout.grid, reach, scale, weight
         )
-    return _plain(q, k, v, key_sums, value_sums, mass, groups.assignment, layout, reach, scale, weight)
+    cut = tiles(layout.grid, reach, q.device)
+    seen = None if relative is None else _positions(relative, cut, layout, typical(k, groups), mass.dtype)
+    return _plain(q, k, v, key_sums, value_sums, mass, groups.assignment, layout, cut, scale, weight, seen)
+
+
+def _positions(relative: PairBias, cut: Tiles, layout: Layout, typical: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Relative positions of the queries of each tile to its keys ``[B or 1, H or 1, T, Q, K]``, and to the groups' typical tokens
+    ``[B or 1, H or 1, T, Q, M]``."""
+    far = relative.columns(typical)[:, :, layout.start : layout.stop][:, :, cut.queries]
+    return relative.tiles(layout.start + cut.queries, layout.start + cut.keys).to(dtype), far.to(dtype)
 
 
 def _plain(
-    q: Tensor, k: Tensor, v: Tensor, key_sums: Tensor, value_sums: Tensor, mass: Tensor, group: Tensor, layout: Layout, reach: int,
-    scale: float, weight: Tensor | None,
+    q: Tensor, k: Tensor, v: Tensor, key_sums: Tensor, value_sums: Tensor, mass: Tensor, group: Tensor, layout: Layout, cut: Tiles,
+    scale: float, weight: Tensor | None, positions: tuple[Tensor, Tensor] | None,
 ) -> Tensor:  # fmt: skip
     """`windowed` in tiles of the grid: a tile's logits are products, and so is taking them out of groups and putting them in."""
-    dtype = mass.dtype
-    cut, cells = tiles(layout.grid, reach, q.device), slice(layout.start, layout.stop)
+    dtype, cells = mass.dtype, slice(layout.start, layout.stop)
     queries = q[:, :, cells][:, :, cut.queries].to(dtype) * scale  # [B, H, T, Q, d]
     keys, values = (x[:, :, cells][:, :, cut.keys].to(dtype) for x in (k, v))  # [B, H, T, K, d]
     member = (group[:, cells][:, cut.keys][..., None] == torch.arange(mass.shape[1], device=q.device)).to(dtype)  # [B, T, K, M]
@@ -181,7 +204,10 @@ def _plain(
     there = (left > RESIDUE * mass[:, None, None])[:, None]
     logits = queries @ keys.mT
     far = (queries.flatten(2, 3) @ key_sums.mT).unflatten(2, queries.shape[2:4]) - (logits * near) @ member[:, None]
-    far = (far / torch.where(there, left[:, None], 1.0)).masked_fill(~there, float("-inf"))
+    far = far / torch.where(there, left[:, None], 1.0)
+    if positions is not None:
+        logits, far = logits + positions[0], far + positions[1]
+    far = far.masked_fill(~there, float("-inf"))
     logits = (logits if weight is None else logits + weight.log()[:, None, :, None]).masked_fill(~cut.near, float("-inf"))
     top = torch.maximum(logits.amax(-1, keepdim=True), far.amax(-1, keepdim=True)).detach()
     top = top.masked_fill(torch.isneginf(top), 0.0)
@@ -195,10 +221,20 @@ def _plain(
     return F.pad(middle, (0, 0, layout.start, layout.tokens - layout.stop))
 
 
-def residual(out: Tensor, q: Tensor, k: Tensor, v: Tensor, groups: Centroids, scale: float, bias: Tensor | None) -> Tensor:
+def residual(
+    out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    groups: Centroids,
+    scale: float,
+    bias: Tensor | None,
+    relative: PairBias | None = None,
+) -> Tensor:
     """What to add to ``out`` ``[B, H, N, d]``: for members of a group, exact attention less ``out`` at its typical token."""
     rows = typical(k, groups)
-    off = (few_queries(gather_rows(q, rows), k, v, scale, bias) - gather_rows(out, rows)).to(out.dtype)
+    exact = few_queries(gather_rows(q, rows), k, v, scale, bias, None if relative is None else relative.rows(rows).to(q.dtype))
+    off = (exact - gather_rows(out, rows)).to(out.dtype)
     batch, heads, count, width = off.shape
     place = groups.assignment.clamp_min(0) + torch.arange(batch, device=q.device)[:, None] * count
     tokens = off.transpose(1, 2).reshape(batch * count, heads * width).index_select(0, place.flatten())

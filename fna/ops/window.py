@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fna.ops.contract import Site, refuse, same_tokens, whole
+from fna.ops.bias import PairBias, rows_of
+from fna.ops.contract import Site, pair_bias, refuse, same_tokens, whole
 from fna.ops.grid import grid_of
 from fna.ops.nystrom import additive
 from fna.ops.short import few_queries
@@ -26,8 +27,8 @@ from fna.values import Count
 
 @dataclass(frozen=True)
 class Window:
-    """``window``: patches along a side, at most the grid's. Honours ``keys`` and ``key_bias``; refuses ``causal``, and
-    ``dense``: a bias of each query and each key in its window would have to be there N x N.
+    """``window``: patches along a side, at most the grid's. Honours ``keys``, ``key_bias`` and relative positions, of which it asks
+    those of each query and the keys of its tile; refuses ``causal``, and any other ``dense``.
 
     Without a grid the window runs along the sequence; once tokens were merged or dropped there is none, which is refused.
     """
@@ -37,7 +38,8 @@ class Window:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """q, k, v ``[B, H, N, d]`` to ``[B, H, N, d]`` in q's dtype."""
-        refuse(self, site, "causal", "dense")
+        refuse(self, site, "causal")
+        relative = pair_bias(self, site)
         same_tokens(self, q, k, site)
         rows, columns = grid_of(self, k, site)
         bias = additive(site.keys, site.key_bias)
@@ -46,17 +48,26 @@ class Window:
         parts = []
         if rows * columns:
             with site.clock("windows"):
-                parts.append(self._patches(q, k, v, site, (rows, columns), ends, bias))
+                parts.append(self._patches(q, k, v, site, (rows, columns), ends, bias, relative))
         if len(ends):
             with site.clock("prefix over tokens"):
-                parts.append(few_queries(q[:, :, ends], k, v, site.scale, bias).to(q.dtype))
+                pairs = rows_of(relative, ends, q.shape[2])
+                parts.append(few_queries(q[:, :, ends], k, v, site.scale, bias, pairs).to(q.dtype))
         if len(parts) == 1:
             return parts[0]
         patches, others = parts
         return torch.cat((others[:, :, : site.tokens.prefix], patches, others[:, :, site.tokens.prefix :]), 2)
 
     def _patches(
-        self, q: Tensor, k: Tensor, v: Tensor, site: Site, grid: tuple[int, int], ends: Tensor, bias: Tensor | None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        site: Site,
+        grid: tuple[int, int],
+        ends: Tensor,
+        bias: Tensor | None,
+        relative: PairBias | None,
     ) -> Tensor:
         """Outputs of the patches alone, ``[B, H, rows x columns, d]``."""
         (query_rows, key_rows, see_rows), (query_columns, key_columns, see_columns) = (
@@ -70,6 +81,9 @@ class Window:
         seen = torch.cat((near.new_ones(*near.shape[:2], len(ends)), near), 2)[None]  # [1, tiles, queries, keys]
         if bias is not None:
             seen = torch.where(seen, bias[:, keys][:, :, None], float("-inf")).to(q.dtype).repeat_interleave(q.shape[1], 0)
+        if relative is not None:
+            pairs = relative.tiles(queries, keys).to(q.dtype).expand(*q.shape[:2], -1, -1, -1).flatten(0, 1)
+            seen = pairs.masked_fill(~seen, float("-inf")) if bias is None else pairs + seen
         asked, found, values = (x.flatten(0, 1)[:, index] for x, index in ((q, queries), (k, keys), (v, keys)))
         out = F.scaled_dot_product_attention(asked, found, values, attn_mask=seen, scale=site.scale).to(q.dtype)
         (tile_row, spot_row), (tile_column, spot_column) = _homes(query_rows, grid[0]), _homes(query_columns, grid[1])

@@ -16,7 +16,7 @@ Rows = list[list[Part]]
 Step = Callable[[Heads, Rows], Grid]
 
 BELOW = ("95 % interval", "over seeds")
-FIRST_TO_GO = ("operations", "sampling", "against", "pieces")
+FIRST_TO_GO = ("memory", "operations", "sampling", "against", "pieces")
 NEXT_TO_GO = ("i2t agreement", "agreement")
 ALWAYS = 2  # columns that say which run a line is about, and are never joined
 NAMED = (48, 34)  # characters of a line in the cell that they are joined in: with room, and without

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fna.report import formats, words
+from fna.report.crossover import crossovers, sides
 from fna.report.expected import load_expected
 from fna.report.results import IDENTITY, Run, dig, interval, number, setting
-from fna.report.sweep import group, varying
+from fna.report.sweep import SIZE, group, varying
 
 INK, SOFT, LINE = "#010101", "#020202", "#030303"
 LINES = [f"#0{i}0{i}0f" for i in range(8)]
@@ -42,8 +44,9 @@ class Axes:
     x_label: str
     y_label: str
     along: str
-    level: float = 0.0
+    level: float | None = 0.0
     log: bool = False
+    rises: bool = False  # over powers of ten
     tags: bool = False
 
 
@@ -72,9 +75,20 @@ def plots(runs: Sequence[Run]) -> list[Plot]:
         options = [key for key in keys if key not in IDENTITY and all(_field(key)(run).middle is not None for run in whole)]
         drawn += [draw(f"{called} over {key}", whole, keys, over_option(metric, key)) for key in options]
     drawn += _theirs(whole)
-    if "tokens" in keys or "image_size" in keys:
-        drawn.append(draw("Where it begins to pay", whole, [key for key in keys if key != "image_size"], CROSSOVER))
+    if set(SIZE) & set(keys):
+        drawn += _over_tokens(whole, [key for key in keys if key not in SIZE])
     return [plot for plot in drawn if plot is not None]
+
+
+def _over_tokens(runs: Sequence[Run], keys: Sequence[str]) -> list[Plot | None]:
+    """Speed, time, memory and error over tokens; a line for full attention where it is not the measure."""
+    beside = [*keys, *(["attn"] if "attn" not in keys else [])]
+    return [
+        draw("Where it begins to pay (broad: the interval)", runs, keys, CROSSOVER),
+        draw("Time of an image over tokens", sides(runs), beside, TIME),
+        draw("Peak memory over tokens", sides(runs), beside, MEMORY),
+        draw("Output error over tokens", runs, keys, ERROR),
+    ]
 
 
 def _theirs(runs: Sequence[Run]) -> list[Plot | None]:
@@ -139,16 +153,36 @@ def draw(title: str, runs: Sequence[Run], keys: Sequence[str], plot: Axes) -> Pl
     if plot.tags:
         best = frontier([(x.middle or 0.0, y.middle or 0.0) for path in paths for x, y in path])
         axes.plot(*zip(*best, strict=True), color=SOFT, linewidth=7, alpha=0.25, zorder=0.5, solid_capstyle="round")
+    if plot is CROSSOVER:
+        _mark_crossovers(axes, runs, keys, ends=[x.middle or 0.0 for path in paths for x, _ in path])
     ticks = sorted({x.middle or 0.0 for path in paths for x, _ in path})
     if plot.log:
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
+        axes.set_xticks(ticks, _labels(ticks))
+        axes.xaxis.minorticks_off()
     elif all(tick == int(tick) for tick in ticks):
         axes.locator_params("x", integer=True)
     if plot.tags:
         _tag(figure, axes, [point for points in lines.values() if len(points) > 1 for point in points], plot.along)
     legend = [(name, place % len(LINES), place >= len(LINES)) for place, name in enumerate(lines)]
     return Plot(title, svg(figure), legend if len(lines) > 1 else [])
+
+
+def _labels(ticks: Sequence[float]) -> list[str]:
+    """A label for each tick of a logarithmic axis, the largest first; "" where it would lie on the one after it."""
+    gap, above, found = (math.log(ticks[-1]) - math.log(ticks[0])) / 11, math.inf, []
+    for tick in reversed(ticks):
+        room = above - math.log(tick) >= gap
+        above = math.log(tick) if room else above
+        found.append(f"{tick:g}" if room else "")
+    return found[::-1]
+
+
+def _mark_crossovers(axes: Any, runs: Sequence[Run], keys: Sequence[str], ends: Sequence[float]) -> None:
+    """A broad line along the level of "as fast" from the low to the high end of each crossover, as far as tokens were tried."""
+    for found in crossovers(runs, lambda run: group(run, keys, "tokens")).values():
+        low, high = max(found.low, min(ends)), min(found.high, max(ends))
+        if low < high:
+            axes.plot([low, high], [1, 1], color=SOFT, linewidth=7, alpha=0.25, zorder=0.5, solid_capstyle="butt")
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -208,11 +242,15 @@ def _figure(plot: Axes) -> tuple[Any, Any]:
     figure = Figure(figsize=(5.4, 3.4), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
-    axes.axhline(plot.level, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+    if plot.level is not None:
+        axes.axhline(plot.level, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
     if plot.x is _speedup:
         axes.axvline(1, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
     if plot.log:
         axes.set_xscale("log", base=2)
+    if plot.rises:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel(plot.x_label, color=SOFT)
     axes.set_ylabel(plot.y_label, color=SOFT)
     axes.tick_params(colors=SOFT, labelsize=9, length=0)
@@ -245,6 +283,21 @@ def _speedup(run: Run) -> Value:
     return Value(number(dig(tree, "median")), interval(dig(tree, "ci")))
 
 
+def _seconds(run: Run) -> Value:
+    rate = None if words.unmeasured(run.result) else number(dig(run.result, "cost", "images_per_second", "variant"))
+    return Value(1 / rate if rate else None)
+
+
+def _megabytes(run: Run) -> Value:
+    peak = number(dig(run.result, "cost", "peak_memory_bytes", "variant"))
+    return Value(peak / 1e6 if peak else None)
+
+
+def _error(run: Run) -> Value:
+    found = dig(run.result, "fidelity")
+    return Value(number(dig(found, "output_error")), interval(dig(found, "output_error_ci")))
+
+
 def _cache(run: Run) -> Value:
     tree = dig(run.result, "metrics", "kv_megabytes")
     full, variant = number(dig(tree, "full")), number(dig(tree, "variant"))
@@ -264,3 +317,6 @@ def _field(key: str) -> Reader:
 
 
 CROSSOVER = Axes(_field("tokens"), _speedup, "tokens", "speedup (x)", "tokens", level=1.0, log=True)
+TIME = Axes(_field("tokens"), _seconds, "tokens", "seconds an image", "tokens", level=None, log=True, rises=True)
+MEMORY = Axes(_field("tokens"), _megabytes, "tokens", "MB at the peak", "tokens", level=None, log=True, rises=True)
+ERROR = Axes(_field("tokens"), _error, "tokens", "output error", "tokens", log=True)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from fna.report import formats, notes, words, writing
+from fna.report.crossover import crossovers
 from fna.report.expected import Expected, Theirs, load_expected
 from fna.report.grid import fold, numeric_columns
 from fna.report.results import FOLLOWS, IDENTITY, SILENT, Result, Run, dig, natural, number, overrides, ratio, reference, setting
@@ -19,6 +20,7 @@ from fna.values import counted
 Column = tuple[str, Callable[[Run], Part]]
 OF_ATTENTION = ("sampler", "pieces")
 QUIET = ("bootstrap", "timing.batch_size", "timing.enabled", "timing.rounds")  # how a run was measured, not what
+SIZE = ("image_size", "tokens")
 SHOWN = 3  # runs that are named where the same is said of many
 
 
@@ -104,7 +106,8 @@ def summarise(runs: Sequence[Run]) -> Summary:
     results = [run.result for run in whole]
     expected = load_expected(results)
     found = best(whole)
-    title = [*_title(len(runs), whole, found, keys), *writing.control_sentence(runs)]
+    crossed = pays(whole, keys)
+    title = [*_title(len(runs), whole, found, keys, crossed), *writing.control_sentence(runs)]
     columns = _columns(whole, keys, expected)
     heads, rows, once = fold([head for head, _ in columns], [[cell(run) for _, cell in columns] for run in whole])
     best_row = whole.index(found[0]) if found else None
@@ -116,7 +119,7 @@ def summarise(runs: Sequence[Run]) -> Summary:
         numeric_columns(rows),
         [*_caveats(whole, keys), *expected.problems],
         notes.told(*results),
-        [*notes.remarks(*results), *([REMARK] if any("seeds" in result for result in results) else [])],
+        [*crossed, *notes.remarks(*results), *([REMARK] if any("seeds" in result for result in results) else [])],
         notes.explained(*results),
         expected.sources(),
         best_row,
@@ -124,6 +127,12 @@ def summarise(runs: Sequence[Run]) -> Summary:
         max(1, len(keys)),
         [_described(run, keys) for run in whole],
     )
+
+
+def pays(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
+    """From how many tokens on each line of runs is faster than full attention, in a sentence each."""
+    found = crossovers(runs, lambda run: group(run, [key for key in keys if key not in SIZE], "tokens"))
+    return [crossed.sentence(name) for name, crossed in found.items()]
 
 
 FASTEST = "The fastest that keeps the quality"
@@ -199,12 +208,14 @@ def _named(runs: Sequence[Run], keys: Sequence[str]) -> str:
     return "; ".join(label(run, keys) for run in runs[:SHOWN]) + more
 
 
-def _title(count: int, whole: Sequence[Run], found: tuple[Run, str] | None, keys: Sequence[str]) -> list[Part]:
+def _title(
+    count: int, whole: Sequence[Run], found: tuple[Run, str] | None, keys: Sequence[str], crossed: Sequence[str]
+) -> list[Part]:
     said = f"{counted(count, 'comparison')} with full attention{_on_lines(count, len(whole))}."
     if count == len(whole) == 1:
         return [Part(f"{said} "), *words.headline(whole[0].result)]
     if found is None:
-        return [Part(said)]
+        return [Part(" ".join([said, *(f"{sentence}." for sentence in crossed[:1])]))]
     run, lead = found
     told = ("attn", "landmarks", "layers", "reduce", "mask", "mask_start", "samples")
     extra = [key for key in keys if key not in told and setting(run.result, key) not in (None, "none")]
@@ -245,6 +256,7 @@ def _columns(runs: Sequence[Run], keys: Sequence[str], expected: Expected) -> li
         ("95 % interval", _speedup_ends),
         ("against", lambda run: Part(reference(run.result) if run.result.get("cost") else formats.NOTHING)),
         ("operations", lambda run: Part(formats.times(ratio(run.result, "cost", "flops")))),
+        ("memory", lambda run: Part(formats.times(ratio(run.result, "cost", "peak_memory_bytes")))),
         *writing.columns(runs),
         ("sampling", lambda run: Part(words.timed(formats.share(dig(run.result, "cost", "sampling_share")), run.result))),
     ]

@@ -17,6 +17,7 @@ from fna.runner.asked import Asked
 from fna.runner.clocks import TokenClock
 from fna.runner.compared import Compared, Ran, Versus
 from fna.runner.failures import keep_traceback, line, mendable
+from fna.runner.kept import kept_costs
 from fna.runner.loaded import Loaded
 from fna.runner.outcomes import Rows, Scored
 from fna.runner.rows import heard
@@ -70,7 +71,7 @@ def contest(asked: Asked, loaded: Loaded, field: Field, folder: Path, started: f
     beside = each(ran, lambda one: (one, versus.full(one)))
     pairs = versus.pairs([one for one, _ in beside])
     with heard() as said:
-        costs = _costs(asked, loaded, [one.contender for one, _ in beside]) if cfg.timing.enabled else [{} for _ in beside]
+        costs = _costs(asked, loaded, [one for one, _ in beside], folder) if cfg.timing.enabled else [{} for _ in beside]
         compared = [
             Compared(one.contender, one.scored, comparison, cost) for (one, comparison), cost in zip(beside, costs, strict=True)
         ]
@@ -118,8 +119,12 @@ def _trunk(loaded: Loaded, contenders: Sequence[Contender]) -> Trunk:
     return Trunk(loaded.model.tower, shared, env.spare_bytes())
 
 
-def _costs(asked: Asked, loaded: Loaded, contenders: Sequence[Contender]) -> list[dict[str, Any]]:
-    timing = asked.cfg.timing
+def _costs(asked: Asked, loaded: Loaded, ran: Sequence[Ran], folder: Path) -> list[dict[str, Any]]:
+    timing, contenders = asked.cfg.timing, [one.contender for one in ran]
+    rows, machine = [one.scored.key for one in ran], env.environment(str(loaded.model.device))
+    if (kept := kept_costs(folder, rows, timing.rounds, timing.batch_size, machine)) is not None:
+        say(f"cost: as this sweep measured it before ({folder}); another hydra.sweep.dir measures anew")
+        return kept
     first = getattr(loaded.task, "first", first_images)
     images = first(loaded.model, loaded.dataset, timing.batch_size)
     timed = [cost.Timed(one.variant, one.baseline) for one in contenders]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from fna.ops.bias import Decomposed, Indexed, PairBias, Table, rows_of
+from fna.ops.centroids import KMeans
 from fna.ops.contract import Site, Tokens, Unsupported
 from fna.ops.exact import RUN, Exact, exact_rows
 from fna.ops.kernels import cpu
@@ -17,8 +19,10 @@ from fna.ops.local import LocalClusters
 from fna.ops.nystrom import FastNystrom
 from fna.ops.nystromformer import Nystromformer
 from fna.ops.plus import ClusterNystrom
+from fna.ops.pooled_kv import PooledKeys
 from fna.ops.rows import attention_rows
 from fna.ops.subset import Subset
+from fna.ops.window import Window
 from tests.ops.reference import random_qkv, softmax_attention
 
 GRID = (4, 7)
@@ -105,7 +109,7 @@ def test_few_landmarks_of_the_kernels_equal_the_plain_version() -> None:
         torch.testing.assert_close(out, plain, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "share"), [(FastNystrom, 0.5), (Nystromformer, 0.9), (ClusterNystrom, 0.3)])
+@pytest.mark.parametrize(("kind", "share"), [(FastNystrom, 0.5), (Nystromformer, 0.9), (ClusterNystrom, 0.3), (LocalClusters, 0.3)])
 def test_few_landmarks_are_nearer_to_softmax_with_the_positions_than_without(kind: type, share: float) -> None:
     """Tokens that are like their neighbours, and a bias that falls with the distance, as they are in images."""
     side = 8
@@ -121,13 +125,51 @@ def test_few_landmarks_are_nearer_to_softmax_with_the_positions_than_without(kin
     assert errors[0] < share * errors[1]
 
 
-def test_windows_refuse_positions_and_say_who_takes_them() -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_tiles_are_those_of_the_whole(form: str) -> None:
+    bias, whole = forms(2, 3, torch.float64)[form]
+    queries, keys = torch.tensor([[0, 5, 5], [27, 2, 9]]), torch.tensor([[1, 0, 27, 3], [4, 4, 8, 26]])
+    torch.testing.assert_close(bias.tiles(queries, keys), whole[:, :, queries[:, :, None], keys[:, None]])
+
+
+WHOLE = {"window": Window(window=99), "windows of the whole grid": LocalClusters(landmarks=4, window=15, early=0, rows=0)}
+WHOLE |= {
+    f"a group a token, {rows} exact rows": LocalClusters(KMeans(features="k"), landmarks=N, window=3, early=0, rows=rows)
+    for rows in (0, 2)
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("prefix", [0, 7])
+def test_windows_and_clusters_are_softmax_attention_with_the_bias_in_their_limits(form: str, name: str, prefix: int) -> None:
+    q, k, v = random_qkv(2, 3, N, 16)
+    bias, whole = forms(2, 3, torch.float64)[form]
+    site = Site(scale=0.25, dense=bias, tokens=Tokens(prefix=prefix, grid=(GRID[0] - prefix // 7, GRID[1])))
+    expected = softmax_attention(q, k, v, 0.25, whole)
+    torch.testing.assert_close(WHOLE[name](q, k, v, site), expected, atol=1e-9, rtol=0)
+    keys = torch.rand(2, N, generator=torch.Generator().manual_seed(1)) > 0.3
+    expected = softmax_attention(q, k, v, 0.25, torch.where(keys[:, None, None], whole, float("-inf")))
+    torch.testing.assert_close(WHOLE[name](q, k, v, replace(site, keys=keys, memo={})), expected, atol=1e-9, rtol=0)
+
+
+def test_a_window_has_the_positions_of_the_keys_in_it() -> None:
+    """By definition: every patch over those at most one cell away (moved inside at the border)."""
+    q, k, v = random_qkv(2, 3, N, 16)
+    bias, whole = forms(2, 3, torch.float64)["decomposed"]
+    row, column = torch.arange(N) // GRID[1], torch.arange(N) % GRID[1]
+    near = torch.stack([(at[None] - (at - 1).clamp(0, size - 3)[:, None]) for at, size in ((row, GRID[0]), (column, GRID[1]))])
+    seen = ((near >= 0) & (near < 3)).all(0)
+    out = Window(window=3)(q, k, v, Site(scale=0.25, dense=bias, tokens=Tokens(prefix=0, grid=GRID)))
+    torch.testing.assert_close(out, softmax_attention(q, k, v, 0.25, torch.where(seen, whole, float("-inf"))), atol=1e-9, rtol=0)
+
+
+def test_who_cannot_take_positions_says_who_does() -> None:
     q, k, v = random_qkv(1, 1, N, 8)
     site = Site(scale=0.3, layer=4, dense=Table(torch.zeros(1, 1, N, N)), tokens=Tokens(prefix=0, grid=GRID))
-    with pytest.raises(
-        Unsupported, match=r"relative positions, 'dense' \(block 4\): use attn=exact, fna, fna_plus or nystromformer"
-    ):
-        LocalClusters(landmarks=4)(q, k, v, site)
+    who = "exact, fna, fna_plus, fna_local or window"
+    with pytest.raises(Unsupported, match=rf"relative positions, 'dense' \(block 4\): use attn={who}"):
+        PooledKeys(landmarks=4)(q, k, v, site)
 
 
 @pytest.mark.parametrize("form", FORMS)

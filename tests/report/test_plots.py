@@ -26,7 +26,11 @@ def test_a_sweep_over_landmarks(sweep_folder: Path) -> None:
 def test_the_crossover_is_drawn_where_tokens_differ(tmp_path: Path) -> None:
     for job, (size, tokens) in enumerate([(224, 197), (384, 577), (512, 1025)]):
         write_run(tmp_path / str(job), result(image_size=[size, size], tokens=tokens))
-    assert [plot.title for plot in plots(load(tmp_path))][-1] == "Where it begins to pay"
+    drawn = plots(load(tmp_path))[-4:]
+    assert [plot.title.partition(" (")[0] for plot in drawn] == [
+        "Where it begins to pay", "Time of an image over tokens", "Peak memory over tokens", "Output error over tokens",
+    ]  # fmt: skip
+    assert [name for name, _, _ in drawn[1].legend] == ["full", "FNA"]
 
 
 def test_nothing_is_drawn_of_one_run_or_without_numbers(tmp_path: Path) -> None:
