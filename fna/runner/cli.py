@@ -21,6 +21,7 @@ from fna.errors import UserError, not_installed
 from fna.records import NO_ROOM
 from fna.runner.env import wait_briefly
 from fna.runner.failures import line, mendable
+from fna.runner.files import held
 from fna.runner.help import help_text
 from fna.runner.refusals import REFUSALS, one_line
 from fna.runner.sweep import Stopped, whole_or_told
@@ -50,6 +51,8 @@ def main() -> None:
     except REFUSALS as error:
         fail(one_line(error))
     except OSError as error:
+        if not _raised:  # Hydra's own notes, which name no file where the disk is full
+            error.filename = error.filename or held()
         if error.errno in NO_ROOM or isinstance(error, PermissionError):
             fail(line(mendable(error)))
         if _raised:  # out of a job, where it may be of reading or of the network as well

@@ -43,6 +43,11 @@ def take(folder: Path, knob: str) -> None:
         raise unwritten(folder, error) from error
 
 
+def held() -> Path | None:
+    """The folder that this process holds, the last of several."""
+    return next(reversed(_held), None)
+
+
 def digest_texts(folder: Path) -> str:
     """sha256 of the names and bytes of a folder's configs and vocabularies: what lies there beside weights.
 

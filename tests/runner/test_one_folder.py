@@ -11,6 +11,7 @@ import pytest
 
 from fna.errors import UserError
 from fna.runner.files import LOCK, take
+from fna.runner.rows import RowStore
 from tests.conftest import ROOT
 
 BUSY = """
@@ -50,3 +51,10 @@ def test_the_folder_of_a_run_that_died_is_taken_over_and_ones_own_is_taken_again
         take(busy, "hydra.run.dir")
     for _ in range(2):
         take(tmp_path / "other", "hydra.run.dir")
+
+
+@pytest.mark.parametrize("place", ["file", "file/rows"])
+def test_a_file_where_rows_belong_is_one_line_that_names_it(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=rf"{place}: cannot be written \((a file is there, no folder|Not a directory)\); mend that"):
+        RowStore(tmp_path / place).check()
