@@ -69,7 +69,8 @@ def _finite(value: Any) -> Any:
 def unwritten(path: Path, error: OSError) -> UserError:
     """The one line for what could not be written."""
     remedy = "free some room there" if error.errno in NO_ROOM else "mend that"
-    return UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy} or choose another folder.")
+    reason = "a file is there, no folder" if error.errno == errno.EEXIST else error.strerror or error
+    return UserError(f"{path}: cannot be written ({reason}); {remedy} or choose another folder.")
 
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fna.data import asked, files
@@ -17,6 +17,7 @@ from fna.data.entries import read
 from fna.errors import UserError
 
 QUESTION = "Provide a one-sentence caption for the provided image."
+ALL = "all"  # the split of a file that knows none
 LONGEST = 64  # tokens, as lmms-eval has it
 
 
@@ -30,8 +31,10 @@ class _Captions(Questions):
         if importlib.util.find_spec("pycocoevalcap") is None:
             raise UserError(f"{self.name}: CIDEr is computed by pycocoevalcap, which is not installed: pip install pycocoevalcap.")
 
-    def _captioned(self, found: list[Found], limit: int | None) -> AskedDataset:
-        return self._dataset(found, limit, "cider", _captions, LONGEST, suffix="")
+    def _captioned(self, found: list[Found], limit: int | None, notes: list[str]) -> AskedDataset:
+        data = self._dataset(found, limit, "cider", _captions, LONGEST, suffix="")
+        data.notes += notes
+        return data
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Nocaps(_Captions):
         source = self._sources()[0]
         content = read(source, "no captions file of nocaps", "images", "annotations")
         known = pictures(content, self._images, Path(self.root))
-        told, _ = by_picture(content, known)
+        told, notes = by_picture(content, known)
         found = []
         for ident, picture in known.items():
             captions = tuple(note.text("caption").strip() for note in told.get(ident, []))
@@ -52,21 +55,24 @@ class Nocaps(_Captions):
                 raise UserError(f"{picture.entry.where}: image {ident} has no captions; take nocaps_val_4500_captions.json.")
             example = Asked(ident, picture.path, QUESTION, captions, picture.entry.text("domain", ""))
             found.append(Found(example, picture.entry.where))
-        return self._captioned(found, limit)
+        return self._captioned(found, limit, notes)
 
 
 @dataclass(frozen=True)
 class Flickr30k(_Captions):
-    """results_20130124.token (a line a caption: IMAGE#NUMBER, a tab, the caption), or Karpathy's dataset_flickr30k.json with its
-    ``split``."""
+    """results_20130124.token (a line a caption: IMAGE#NUMBER, a tab, the caption), which holds all splits as one, or Karpathy's
+    dataset_flickr30k.json with its ``split``."""
 
     def load(self, limit: int | None) -> AskedDataset:
         """The first ``limit`` images. Raises `UserError` with file and line."""
         self.check()
         source = self._sources()[0]
-        told = self._of_karpathy(source) if source.suffix == ".json" else _of_tokens(source)
+        splits = source.suffix == ".json"
+        told = self._of_karpathy(source) if splits else _of_tokens(source)
         asks = [Asked(name, self._images / name, QUESTION, tuple(captions)) for name, captions in told.items()]
-        return self._captioned([Found(one, f"{source}: {one.key}") for one in asks], limit)
+        notes = [] if splits else [f"{source.name} knows no splits: its images are taken as they come, of all of them"]
+        data = self._captioned([Found(one, f"{source}: {one.key}") for one in asks], limit, notes)
+        return data if splits else replace(data, split=ALL)
 
     def _of_karpathy(self, source: Path) -> dict[str, list[str]]:
         entries = read(source, "not in Karpathy's format", "images").entries("images")
@@ -77,7 +83,10 @@ class Flickr30k(_Captions):
 def _of_tokens(source: Path) -> dict[str, list[str]]:
     """File name -> captions, in the file's order."""
     found: dict[str, list[str]] = defaultdict(list)
-    for number, line in enumerate(files.read_text(source).splitlines(), 1):
+    lines = files.read_text(source).split("\n")  # a caption may hold what str.splitlines takes for an end
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         name, tab, caption = line.partition("\t")
         name, hash_, _ = name.rpartition("#")
         if not tab or not hash_ or not caption.strip():

@@ -289,6 +289,9 @@ def _table(source: Path) -> list[Entry]:
     try:
         with open(source, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
+            heads = list(reader.fieldnames or ())
+            if twice := next((head for head in heads if head and heads.count(head) > 1), None):
+                raise UserError(f"{source}: has the column {twice!r} twice; name each once (answers: one, or a JSON list).")
             found = []
             for row in reader:
                 fields: dict[str, Any] = {name: value for name, value in row.items() if name and value}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,8 @@ from fna.data.reading import AHEAD, Reading
 from fna.errors import UserError
 
 Transform = Callable[[Image.Image], Tensor]
+# what torch says of a loading process that the system killed, or gave no shared memory, files or processes
+STARVED = re.compile(r"DataLoader worker .*(killed|exited)|shared memory|torch_\d+_|ancdata|Too many open files", re.I)
 
 
 class Pictured(Protocol):
@@ -148,8 +151,22 @@ def _loaded(images: _Images, places: range, batch_size: int, reading: Reading) -
         collate_fn=_gathered,
         generator=torch.Generator(),  # of its own: no random number is taken from anybody
     )
-    for got in loader:  # copied out of the shared memory, of which there may be little
-        yield _told(replace(got, images=got.images.clone()), reading)
+    try:
+        for got in loader:  # copied out of the shared memory, of which there may be little
+            yield _told(replace(got, images=got.images.clone()), reading)
+    except (RuntimeError, OSError) as error:
+        if isinstance(error, BlockingIOError) or STARVED.search(str(error)):
+            raise UserError(
+                f"workers={workers}: the system ended a process that reads images, or had no room for it ({_first(error)}); give "
+                "fewer workers, a smaller batch_size or more shared memory (/dev/shm); workers=0 reads in this process."
+            ) from error
+        raise
+
+
+def _first(error: BaseException) -> str:
+    """The first line that says what happened; of an error in a process torch puts the trace of that before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if len(lines) > 1 else "".join(lines)).partition(". ")[0]
 
 
 def _told(got: _Got, reading: Reading) -> _Got:

@@ -73,8 +73,8 @@ class Cache:
             return None
         try:
             return Shelf(cache_folder() / "images" / does, [example.image for example in examples], transform, self.tell)
-        except (OSError, RuntimeError) as error:  # a picture went meanwhile, a user without a home
-            self.tell(f"{error}; the run goes on without it")
+        except (OSError, UserError) as error:  # a picture went meanwhile, a user without a home
+            self.tell(f"{str(error).rstrip('.')}; the run goes on without it")
             return None
 
     def tell(self, sentence: str) -> None:

@@ -21,8 +21,10 @@ from fna.errors import UserError, not_installed
 from fna.records import NO_ROOM
 from fna.runner.env import wait_briefly
 from fna.runner.failures import line, mendable
+from fna.runner.files import held
 from fna.runner.help import help_text
 from fna.runner.refusals import REFUSALS, one_line
+from fna.runner.sweep import Stopped, whole_or_told
 from fna.runner.words import check_words
 from fna.schema import register
 from fna.streams import never_fail
@@ -42,12 +44,15 @@ def main() -> None:
             print(help_text())
             return
         sys.argv[1:] = checked(sys.argv[1:])
-        _job()
+        with whole_or_told():
+            _job()
         if _raised:
             raise _raised[0]
     except REFUSALS as error:
         fail(one_line(error))
     except OSError as error:
+        if not _raised:  # Hydra's own notes, which name no file where the disk is full
+            error.filename = error.filename or held()
         if error.errno in NO_ROOM or isinstance(error, PermissionError):
             fail(line(mendable(error)))
         if _raised:  # out of a job, where it may be of reading or of the network as well
@@ -116,7 +121,7 @@ def _job(cfg: DictConfig) -> Any:
         return run(cfg, names, Path(settings.runtime.output_dir), words=words, in_sweep=settings.mode == RunMode.MULTIRUN)
     except Exception as error:
         if settings.mode == RunMode.MULTIRUN:
-            raise  # what a sweep cannot count: not even a failed result could be written
+            raise Stopped(line(mendable(error))) from None  # a sweep cannot count it: not even a failed result could be written
         _raised.append(error)  # raised once Hydra is done: it would print a line of its own above ours
         return None
     except KeyboardInterrupt:

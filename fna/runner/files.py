@@ -5,7 +5,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from fna.errors import UserError
 from fna.records import unwritten
+
+LOCK = ".fna.lock"  # in a folder that a process works in
+_held: dict[Path, FileLock] = {}  # of this process, until it ends
 
 TEXTS = frozenset({".json", ".txt", ".gz", ".model"})
 
@@ -18,6 +24,28 @@ def checked_folder(path: str | Path) -> Path:
     except OSError as error:
         raise unwritten(folder, error) from error
     return folder
+
+
+def take(folder: Path, knob: str) -> None:
+    """Hold the folder that ``knob`` names until this process ends, however it does. Raises `UserError` where another one does."""
+    place = checked_folder(folder).resolve()
+    if place in _held:
+        return
+    lock = FileLock(place / LOCK)
+    try:
+        lock.acquire(timeout=0)
+        _held[place] = lock
+    except Timeout:
+        raise UserError(f"{folder}: another run is at work in this folder; give another {knob}.") from None
+    except NotImplementedError:  # a file system without locks
+        return
+    except OSError as error:
+        raise unwritten(folder, error) from error
+
+
+def held() -> Path | None:
+    """The folder that this process holds, the last of several."""
+    return next(reversed(_held), None)
 
 
 def digest_texts(folder: Path) -> str:

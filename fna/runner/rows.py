@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 import fna
 from fna.records import make_way, only_one, read_record, write_atomic, write_record
+from fna.runner.files import checked_folder
 from fna.tasks.base import Outcome
 
 ROW_VERSION = 1
@@ -73,7 +74,7 @@ class RowStore:
 
     def check(self) -> None:
         """Raise `UserError` unless rows can be written here."""
-        probe = self.folder / f".probe-{os.getpid()}"
+        probe = checked_folder(self.folder) / f".probe-{os.getpid()}"
         write_atomic(probe, b"")
         probe.unlink(missing_ok=True)
 

@@ -48,9 +48,6 @@ class Wanted:
 def methods_of(cfg: DictConfig, names: Mapping[str, str], op: Any) -> dict[str, Any]:
     """The attentions that a plan names: ``op`` for the one that ``attn`` names, the others with their own defaults."""
     asked = list(dict.fromkeys(str(name) for name in cfg.layers.values()))
-    if names["attn"] not in asked:
-        plan = ", ".join(f"{spec}: {name}" for spec, name in cfg.layers.items())
-        raise UserError(f"layers={{{plan}}}: attn={names['attn']} stands in none of these; give attn= one of its methods.")
     if cfg.landmarks == AUTO:
         raise UserError("landmarks=auto is measured for one method in all its blocks: give a count beside a plan in layers=.")
     shared = {"landmarks": cfg.landmarks, "sampler": names.get("sampler", "fps"), "seed": cfg.seed}
@@ -60,4 +57,7 @@ def methods_of(cfg: DictConfig, names: Mapping[str, str], op: Any) -> dict[str, 
             found[name] = build_attention(name, **shared)
         except UserError as error:
             raise UserError(by_knob(str(error), "attn", name)) from error
+    if names["attn"] not in asked:
+        plan = ", ".join(f"{spec}: {name}" for spec, name in cfg.layers.items())
+        raise UserError(f"layers={{{plan}}}: attn={names['attn']} stands in none of these; give attn= one of its methods.")
     return {**found, names["attn"]: op}

@@ -13,18 +13,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, OverrideType, RangeSweep
-from hydra.errors import HydraException
 
 from fna.configs import choices
 from fna.errors import UserError
-from fna.options import nearest, none_such
+from fna.options import none_such
 from fna.runner.chosen import (
     already,
     check_following,
     check_option_file,
-    check_range,
     check_used,
     chosen,
     globbed,
@@ -35,7 +32,8 @@ from fna.runner.chosen import (
 )
 from fna.runner.experiments import check_experiment
 from fna.runner.hydras import check_hydras, is_hydras
-from fna.runner.remedies import Known, Options, as_text, kind_of, takes, written
+from fna.runner.parsing import parsed, read, uncut
+from fna.runner.remedies import Known, Options, kind_of, takes, written
 from fna.schema import ACCEPTED, Knobs
 from fna.values import held, shown
 
@@ -49,6 +47,7 @@ def check_words(words: Sequence[str], *, sweep: bool = False, extra: Sequence[Pa
     ``sweep``: whether several values of a word are several jobs. ``extra``: folders laid out like ``conf/``, searched first.
     """
     known = {name: choices(name, extra) for name in groups(extra)}
+    uncut(words)
     overrides = [parsed(word, lambda key: kind_of(key, _options(words, known, extra), known, extra)) for word in words]
     ours = [override for override in overrides if not is_hydras(override)]
     for override in overrides:
@@ -78,39 +77,8 @@ def check_words(words: Sequence[str], *, sweep: bool = False, extra: Sequence[Pa
 
 def _options(words: Sequence[str], known: Known, extra: Sequence[Path]) -> Options:
     """The options that those words come to which Hydra can read."""
-    readable = [override for override in map(_read, words) if override is not None and not is_hydras(override)]
+    readable = [override for override in map(read, words) if override is not None and not is_hydras(override)]
     return {group: chosen(group, readable, known, extra) for group in known}
-
-
-def _read(word: str) -> Override | None:
-    """A word as Hydra reads it, None where it cannot."""
-    try:
-        override = OverridesParser.create().parse_override(word)
-    except HydraException:
-        return None
-    override.input_line = word
-    return override if override.key_or_group and ("=" in word or override.type == OverrideType.DEL) else None
-
-
-def parsed(word: str, kind: Callable[[str], Any] = lambda key: Any) -> Override:
-    """A word as Hydra reads it; `UserError` says how to write what Hydra cannot read. ``kind``: what a key takes."""
-    if (override := _read(word)) is not None:
-        if isinstance(override._value, RangeSweep):
-            check_range(word, override._value)
-        return override
-    key, equals, value = word.partition("=")
-    if not equals:
-        meant = next(
-            (f"did you mean {group}={word}?" for group in groups() if word in choices(group)), "write landmarks=64, for one."
-        )
-        raise UserError(f"{word}: is no knob=value; {meant}")
-    if _read(f"{key}=x") is None:
-        raise UserError(f"{word}: '{key}' is no knob's name; write knob=value without spaces around =, such as landmarks=64.")
-    plain = key.lstrip("+")
-    if "${" in value and value.count("${") > value.count("}"):
-        raise UserError(f"{word}: ${{ begins another key's name, as in ${{seed}}; close it with }}, or leave it out.")
-    near = nearest(value, choices(plain)) if plain in groups() else ""
-    raise UserError(f"{word}: Hydra reads some of these signs as its own; {near}{as_text(plain, value, kind(plain))}")
 
 
 def _check_key(override: Override, known: Known) -> None:
@@ -139,6 +107,10 @@ def _check_twice(overrides: Sequence[Override]) -> None:
         if key in seen and is_hydras(override):
             raise UserError(f"{key} is given twice, {seen[key]} and {word}: keep one.")
         if key in seen:
+            texts = [str(one.input_line).partition("=")[2] for one in overrides if one.key_or_group == key]
+            whole = read(meant := f"{key}={{{','.join(texts)}}}")  # which a shell makes words of, for these braces are its own
+            if whole is not None and key in ACCEPTED and takes(ACCEPTED[key], whole.value()):
+                raise UserError(f"{seen[key]} {word}: the shell reads braces itself; write {shlex.quote(meant)}")
             raise UserError(f"{key} is given twice, {seen[key]} and {word}: keep one; several values are a sweep, -m {key}=A,B.")
         seen[key] = word
 
@@ -175,7 +147,7 @@ def _check_sweep(override: Override, sweep: bool, searching: bool, known: Known,
         text = word.partition("=")[2]
         simple = isinstance(override._value, ChoiceSweep) and override._value.simple_form
         meant = [f"{key}={opened}{text}{closed}" for opened, closed in ("[]", "{}") if simple]
-        fitting = [word for word in meant if (read := _read(word)) is not None and takes(kind(key), read.value())]
+        fitting = [word for word in meant if (found := read(word)) is not None and takes(kind(key), found.value())]
         one, options = ".", key in known or "/" in key or (key not in ACCEPTED and LISTED.fullmatch(text))
         if not options and takes(kind(key), text):
             one = f"; as one value write {written(key, text)}"

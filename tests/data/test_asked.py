@@ -178,6 +178,12 @@ def test_empty_cells_at_the_end_and_other_ends_of_lines_within_text_are_read(tmp
     assert OwnQuestions(root, "q.jsonl", "i").load(None).examples[0].question == "a\u2028b"
 
 
+def test_a_column_that_stands_there_twice_is_refused_for_one_of_both_would_be_lost(tmp_path: Path) -> None:
+    root = put(tmp_path, {"q.csv": "image,question,answers,answers,,\na.png,what?,red,blue,,\n"}, "i/a.png")
+    with pytest.raises(UserError, match=r"q\.csv: has the column 'answers' twice"):
+        OwnQuestions(root, "q.csv", "i").load(None)
+
+
 def nocaps(root: Path) -> Nocaps:
     images = [{"id": 7, "file_name": "a.jpg", "domain": "near-domain"}, {"id": 9, "file_name": "b.jpg", "domain": "in-domain"}]
     notes = [{"id": number, "image_id": number % 2 * 2 + 7, "caption": f" caption {number} "} for number in range(4)]
@@ -194,11 +200,14 @@ def test_captions_are_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert json.loads(data.submit([(second, "a dog")])) == [{"image_id": 9, "caption": "a dog"}]
     sentences = [{"raw": "One dog."}, {"raw": "A dog."}]
     split = {"images": [{"filename": f"{name}.jpg", "split": name, "sentences": sentences} for name in ("train", "test")]}
-    words = "test.jpg#0\tOne dog .\ntest.jpg#1\tA dog .\n"
+    words = "test.jpg#0\tOne dog .\n\ntest.jpg#1\tA\u0085dog .\n"
     root = put(tmp_path / "f", {"k.json": split, "r.token": words}, "i/test.jpg")
-    for file, told in (("k.json", ("One dog.", "A dog.")), ("r.token", ("One dog .", "A dog ."))):
-        (one,) = Flickr30k(root, file, "i", split="test").load(None).examples
+    for file, told in (("k.json", ("One dog.", "A dog.")), ("r.token", ("One dog .", "A\u0085dog ."))):
+        data = Flickr30k(root, file, "i", split="test").load(None)
+        (one,) = data.examples
         assert (one.key, one.answers) == ("test.jpg", told)
+        assert data.split == ("test" if file == "k.json" else "all"), "the tokens file holds all splits as one"
+    assert data.notes == ["r.token knows no splits: its images are taken as they come, of all of them"]
 
 
 def test_captions_that_cannot_be_read_or_scored_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,3 +61,28 @@ def test_every_kind_of_image_becomes_rgb(mode: str, tmp_path: Path) -> None:
     path = tmp_path / ("image.jpg" if mode in ("L", "CMYK") else "image.png")
     Image.new(mode, (4, 4)).save(path)
     assert open_image(path).mode == "RGB"
+
+
+def killed(image: Image.Image) -> torch.Tensor:
+    """As the system does to a process that takes too much memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def starved(image: Image.Image) -> torch.Tensor:
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)")
+
+
+@pytest.mark.parametrize(("transform", "why"), [(killed, "DataLoader worker"), (starved, "No space left on device")])
+def test_a_loading_process_that_the_system_ends_or_starves_is_one_line(transform: Any, why: str, examples: list[Labelled]) -> None:
+    with pytest.raises(UserError, match=rf"^workers=1: the system ended .*{why}.*workers=0 reads in this process") as told:
+        list(batches(examples[:2], transform, batch_size=1, skipped=[], reading=Reading(1)))
+    assert "Traceback" not in str(told.value)
+
+
+def test_a_bug_in_a_loading_process_stays_one(examples: list[Labelled]) -> None:
+    def wrong(image: Image.Image) -> torch.Tensor:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(batches(examples[:2], wrong, batch_size=1, skipped=[], reading=Reading(1)))

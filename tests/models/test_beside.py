@@ -222,6 +222,17 @@ def test_what_timms_own_config_says_of_pixels_is_followed(tmp_path: Path) -> Non
     (tmp_path / "config.json").write_text(json.dumps(said))
     model = TimmModel("vit_tiny_patch16_224", checkpoint=str(tmp_path)).build(**CPU)
     assert (model.settings["mean"], model.settings["crop_pct"]) == ([0.1, 0.2, 0.3], 0.95)
+    assert not [note for note in model.notes if "says architecture" in note]
+    other = said | {"architecture": "vit_tiny_patch16_384"}
+    (tmp_path / "config.json").write_text(json.dumps(other))
+    (note,) = (
+        note
+        for note in TimmModel("vit_tiny_patch16_224", checkpoint=str(tmp_path)).build(**CPU).notes
+        if "says architecture" in note
+    )
+    assert note.endswith(
+        "architecture vit_tiny_patch16_384, run as vit_tiny_patch16_224: model.name=vit_tiny_patch16_384 follows it"
+    )
 
 
 @pytest.mark.parametrize("said", [{"model_args": {"global_pool": "avg", "fc_norm": False}}, {"global_pool": "avg"}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -107,6 +108,20 @@ def test_taken(words: str) -> None:
         check_words(words.split()[1:], sweep=True)
     else:
         assert asked(words.split()) is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [  # as a shell hands on what was typed without quotes
+        (["layers={0-5:", "exact,", "6-11:", "fna}"], "layers={0-5: exact, 6-11: fna}"),
+        (["layers=0-5:exact", "layers=6-11:fna"], "layers={0-5:exact,6-11:fna}"),
+        (["image_size=[224,", "224]", "seed=1"], "image_size=[224, 224]"),
+    ],
+)
+def test_what_the_shell_has_taken_apart_is_told_in_quotes_and_taken_in_them(typed: list[str], meant: str) -> None:
+    with pytest.raises(UserError, match=f"the shell .*; write {re.escape(shlex.quote(meant))}"):
+        check_words(["attn=fna", *typed])
+    check_words(["attn=fna", meant])
 
 
 @pytest.mark.parametrize("word", ["no", "off", "No", "'no'", "false"])

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from fna.errors import UserError
 from fna.report import page
 from fna.runner import sweep
 from fna.runner.cli import main
 from fna.runner.sweep import SweepReport
+from fna.runner.sweeps import refuse_others
 from tests.conftest import Cli
 from tests.report.made_up_results import failed, result, write_run
 
@@ -99,8 +101,8 @@ def test_a_result_that_is_no_json_counts_as_failed(tmp_path: Path, capsys: pytes
 
 
 def test_what_lay_there_before_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "_refuse_no_job", lambda words: None)
-    monkeypatch.setattr(sweep, "_take", lambda folder: None)
+    monkeypatch.setattr(sweep, "refuse_no_job", lambda words: None)
+    monkeypatch.setattr(sweep, "take", lambda *which: None)
     for name in ("0", "7"):
         write_run(tmp_path / name, failed())
     callback = SweepReport()
@@ -114,13 +116,13 @@ def test_what_lay_there_before_is_not_counted(tmp_path: Path, monkeypatch: pytes
 def test_a_folder_of_another_sweep_is_refused_and_the_same_one_goes_on(tmp_path: Path) -> None:
     write_run(tmp_path / "0", result())
     OmegaConf.save(config(tmp_path, "landmarks=8,16"), tmp_path / "multirun.yaml")
-    sweep._refuse_others(tmp_path, ["landmarks=8,16"])
-    with pytest.raises(sweep.UserError, match=r"holds another sweep \(landmarks=8,16\); give another hydra\.sweep\.dir"):
-        sweep._refuse_others(tmp_path, ["landmarks=8"])
-    sweep._refuse_others(tmp_path, ["landmarks=8,16", "retry_failed=true"])
+    refuse_others(tmp_path, ["landmarks=8,16"])
+    with pytest.raises(UserError, match=r"holds another sweep \(landmarks=8,16\); give another hydra\.sweep\.dir"):
+        refuse_others(tmp_path, ["landmarks=8"])
+    refuse_others(tmp_path, ["landmarks=8,16", "retry_failed=true"])
     for content in ("", "[]", "{", "hydra: 3", "hydra: {overrides: {task: 3}}", "\0"):
         (tmp_path / "multirun.yaml").write_text(content)
-        sweep._refuse_others(tmp_path, ["landmarks=8"])
+        refuse_others(tmp_path, ["landmarks=8"])
 
 
 @pytest.mark.parametrize("word", ["attn=glob(x*)", "landmarks=range(16,16)", "landmarks=range(5,1)"])
@@ -135,28 +137,6 @@ def test_a_word_without_a_value_is_no_job(
         main()
     assert left.value.code == 1
     assert re.search(r"names no value, so that there is no job|matches none of agent", one_error(capsys))
-
-
-BUSY = """
-import sys, time
-from pathlib import Path
-from fna.runner.sweep import _take
-_take(Path(sys.argv[1]))
-print("in", flush=True)
-time.sleep(60)
-"""
-
-
-def test_two_sweeps_in_one_folder_at_once_are_refused(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", BUSY, str(tmp_path / "s")]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "in\n"
-        with pytest.raises(sweep.UserError, match="another sweep is running in this folder"):
-            sweep._take(tmp_path / "s")
-        process.kill()
-    sweep._take(tmp_path / "s")
-    sweep._held.pop().release()
 
 
 @pytest.mark.slow
@@ -185,7 +165,9 @@ def test_a_job_that_cannot_write_even_its_failure_is_one_error(
     assert done.returncode == 1, done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1, done.stderr
     assert "result.json" in done.stderr
+    assert "Error executing job" not in done.stderr  # Hydra's
     assert json.loads((tmp_path / "S" / "0" / "result.json").read_text())["status"] == "ok"
+    assert len((tmp_path / "S" / "results.csv").read_text().splitlines()) == 2, "what is done is reported"
 
 
 @pytest.fixture

@@ -334,6 +334,15 @@ def test_zero_shot_segmentation_runs_and_keeps_its_texts(clip: Model, model: Mod
         made.check(model, data)
 
 
+def test_classes_of_one_name_are_noted_once_for_words_cannot_tell_them_apart(clip: Model, scenes: LabelMaps) -> None:
+    data = replace(scenes.load(None), classes=["Ground", "sky", "ground"])
+    for _ in range(2):  # a task is checked before it is prepared and before each pass
+        MaskClip().check(clip, data)
+    assert [note for note in data.notes if "one name" in note] == [
+        "classes of one name cannot be told apart, the first is answered: Ground"
+    ]
+
+
 def test_templates() -> None:
     assert len(sentences("simple")) == 1
     assert len(sentences("openai")) == 80

@@ -1,0 +1,60 @@
+"""One word of a command line as Hydra reads it, and how to write what it cannot read."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType, RangeSweep
+from hydra.errors import HydraException
+
+from fna.configs import choices
+from fna.errors import UserError
+from fna.options import nearest
+from fna.runner.chosen import check_range, groups
+from fna.runner.remedies import as_text
+
+OPENED = "{[("
+
+
+def uncut(words: Sequence[str]) -> None:
+    """Raise `UserError` for a word in brackets that the shell has cut at its blanks: ``layers={0-5: exact, 6-11: fna}``."""
+    for place, word in enumerate(words):
+        if "=" not in word or not set(OPENED) & set(word) or read(word) is not None:
+            continue
+        for end in range(place + 2, len(words) + 1):
+            if read(whole := " ".join(words[place:end])) is not None:
+                raise UserError(f"{whole}: the shell cuts words at blanks; write {shlex.quote(whole)}")
+
+
+def read(word: str) -> Override | None:
+    """A word as Hydra reads it, None where it cannot."""
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+    override.input_line = word
+    return override if override.key_or_group and ("=" in word or override.type == OverrideType.DEL) else None
+
+
+def parsed(word: str, kind: Callable[[str], Any] = lambda key: Any) -> Override:
+    """A word as Hydra reads it; `UserError` says how to write what Hydra cannot read. ``kind``: what a key takes."""
+    if (override := read(word)) is not None:
+        if isinstance(override._value, RangeSweep):
+            check_range(word, override._value)
+        return override
+    key, equals, value = word.partition("=")
+    if not equals:
+        meant = next(
+            (f"did you mean {group}={word}?" for group in groups() if word in choices(group)), "write landmarks=64, for one."
+        )
+        raise UserError(f"{word}: is no knob=value; {meant}")
+    if read(f"{key}=x") is None:
+        raise UserError(f"{word}: '{key}' is no knob's name; write knob=value without spaces around =, such as landmarks=64.")
+    plain = key.lstrip("+")
+    if "${" in value and value.count("${") > value.count("}"):
+        raise UserError(f"{word}: ${{ begins another key's name, as in ${{seed}}; close it with }}, or leave it out.")
+    near = nearest(value, choices(plain)) if plain in groups() else ""
+    raise UserError(f"{word}: Hydra reads some of these signs as its own; {near}{as_text(plain, value, kind(plain))}")
