@@ -2,6 +2,7 @@
 
     python scripts/compare_kv.py                             # every policy at 1/2, 1/4, 1/8 of the image tokens
     python scripts/compare_kv.py --scenes 50 --budgets 0.25 --policies kv=random "kv=fna kv.ladder=none"
+    python scripts/compare_kv.py --split val --turns 0 --policies "kv=fna kv.prefill=landmark kv.damping=0.1"
 
 Answers are kept beside ``--out`` as they come: killed, the same command goes on.
 Policies that act behind the prompt see the same reading of it, since it attends in the same way under all of them; those that
@@ -33,7 +34,7 @@ from fna.kv.contract import Pruning
 from fna.models.llava import Talk, VisionLanguageModel
 from fna.surgery.cache import kept, read_prompt
 
-SIZE, BATCH, LONGEST, TURNS = 144, 24, 6, 15
+SIZE, BATCH, LONGEST = 144, 24, 6
 DRAWS = 2000  # behind every interval
 OPTIONS = ("ladder=none", "ladder=fitted_bias", "ladder=fitted_values", "prefill=landmark", "prefill=bidirectional")  # of kv=fna
 
@@ -114,11 +115,15 @@ def clock(talk: Talk, own: Any, inputs: dict[str, Tensor], tokens: int) -> float
     return time.perf_counter() - began
 
 
-def in_turns(talk: Talk, made: dict[str, Any], picture: Image.Image, question: Question) -> dict[str, tuple[float, float]]:
-    """Medians over turns of the seconds to the first token and for each further one."""
+def in_turns(
+    talk: Talk, made: dict[str, Any], picture: Image.Image, question: Question, turns: int
+) -> dict[str, tuple[float, float]]:
+    """Medians over turns of the seconds to the first token and for each further one; NaN where there are no turns."""
+    if not turns:
+        return dict.fromkeys(made, (float("nan"), float("nan")))
     inputs = talk.inputs([[picture]], [[(question.text, None)]])
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in made}
-    for turn in range(TURNS + 1):
+    for turn in range(turns + 1):
         for name, own in made.items():
             first = clock(talk, own, inputs, 1)
             if turn:  # the first warms up
@@ -153,21 +158,23 @@ def every(budgets: Sequence[float]) -> list[str]:
 def main() -> None:
     asks = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     asks.add_argument("--scenes", type=int, default=400)
+    asks.add_argument("--split", choices=("val", "test"), default="test", help="of the scenes; options are picked on val")
     asks.add_argument("--policies", nargs="*", help='words such as "kv=fna kv.budget=0.25"; all by default')
     asks.add_argument("--budgets", nargs="*", type=float, default=[0.5, 0.25, 0.125])
     asks.add_argument("--out", type=Path, default=Path("outputs/compare_kv.csv"))
+    asks.add_argument("--turns", type=int, default=15, help="in which the times are taken; 0: none are")
     asks.add_argument("--checkpoint", default="zoo:llava_shapes")
     args = asks.parse_args()
     source = VisionLanguageModel(args.checkpoint, prompt="short", domain="generated")
     talk: Talk = source.build(image_size=None, device="cpu", dtype="float32", seed=0).answer
-    scenes = scenes_of("test", args.scenes)
+    scenes = scenes_of(args.split, args.scenes)
     drawn = [Image.fromarray(draw(scene, SIZE)[0]) for scene in scenes]
     asked = [(picture, question) for picture, picked in zip(drawn, ask(scenes), strict=True) for question in picked]
     pictures, questions = [picture for picture, _ in asked], [question for _, question in asked]
     kinds = np.array([question.kind for question in questions])
     made = {words: policy(words) for words in ("kv=none", *(args.policies or every(args.budgets)))}
     found = tell(talk, made, pictures, questions, Ledger(args.out.with_suffix(".jsonl"), "id"))
-    times = in_turns(talk, made, pictures[0], questions[0])
+    times = in_turns(talk, made, pictures[0], questions[0], args.turns)
     full = np.array(found.right["kv=none"])
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("w", newline="") as file:

@@ -16,8 +16,11 @@ Rows = list[list[Part]]
 Step = Callable[[Heads, Rows], Grid]
 
 BELOW = ("95 % interval", "over seeds")
-FIRST_TO_GO = ("memory", "operations", "sampling", "against", "pieces")
-NEXT_TO_GO = ("i2t agreement", "agreement")
+FIRST_TO_GO = (
+    "memory", "operations", "sampling", "against", "pieces",
+    "cache MB of full", "ms first token of full", "ms further token of full",
+)  # fmt: skip
+NEXT_TO_GO = ("i2t agreement", "agreement", "ms first token", "ms further token", "cache MB")
 ALWAYS = 2  # columns that say which run a line is about, and are never joined
 NAMED = (48, 34)  # characters of a line in the cell that they are joined in: with room, and without
 
@@ -36,7 +39,7 @@ def fitted(heads: Heads, rows: Rows, labels: Sequence[str], own: int, fits: Call
     ``own``: how many columns at the left say which run a line is about; ``labels``: all of them in words, for each line.
     """
     sums = [head for head, after in pairwise(heads) if after == "delta"]  # that a difference goes with
-    told = [head for head in heads if head.endswith(" of full")]
+    told = [head for head in heads if head.removesuffix(" of full") in sums and head.endswith(" of full")]
     steps: list[Step] = [
         *(partial(_leave_out, head=head) for head in FIRST_TO_GO),
         *(partial(_join, head=head) for head in sums),

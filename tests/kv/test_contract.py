@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from fna.configs import load_option
 from fna.kv.contract import Pruning
 from fna.surgery.cache import kept
 from tests.kv.models import DEPTH, FULL, IMAGE, answer, continued, llama, made, padded, policies, question, stored
@@ -36,6 +37,18 @@ def policy(request: pytest.FixtureRequest) -> Any:
 
 
 MORE = torch.randint(2, 60, (2, 5), generator=torch.Generator().manual_seed(5))
+
+
+def test_the_policy_none_is_the_stock_model_bit_for_bit() -> None:
+    """Nothing is put in its way: the library's own cache, and no attention of ours."""
+    inputs, prompt = padded([question(0), question(1)])
+    told = {"max_new_tokens": 8, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    stock = llama().generate(**inputs, **told)
+    ids, logits, cache = answer(llama(), None, inputs, prompt)
+    assert torch.equal(ids, stock.sequences[:, inputs["input_ids"].shape[1] :])
+    assert torch.equal(logits, torch.stack(stock.logits))
+    assert type(cache) is type(stock.past_key_values)
+    assert not load_option("kv", "none")  # no policy is what the runner makes of it
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -55,6 +55,18 @@ def test_the_times_of_tokens_and_the_cache_stand_on_the_page(tmp_path: Path) -> 
     assert "ms first token" not in printed(result())
 
 
+def test_a_narrow_terminal_leaves_the_tokens_times_out_and_says_so(tmp_path: Path) -> None:
+    """Runs that were timed apart, so that what full took stands in columns of its own."""
+    for place, kv in enumerate(("fna", "am")):
+        one = result(task="vqa", sampler="none", landmarks=None) | contender(kv, 80, 0.42)
+        slow = 0.05 + place / 100
+        write_run(tmp_path / kv, one | {"cost": one["cost"] | {"first_token": pace(slow, 0.04, (1.2, 1.3))}})
+    assert "ms first token of full" in printed(load(tmp_path))
+    text = printed(load(tmp_path), width=80)
+    assert "no room here for" in text
+    assert "ms first token of full" in text.partition("no room here for")[2]
+
+
 def test_where_a_control_wins_the_headline_says_so(tmp_path: Path) -> None:
     contenders = [contender("fna", 80, 0.42), contender("random_kv", 79, 0.42), contender("fastv", 70, 0.8)]
     contenders += [contender("prumerge", 60, 0.2), contender("pool", 50, 0.42)]
