@@ -88,7 +88,8 @@ class Logits:
             return None
         if sides := self._sides(term):
             held: dict[str, Any] = {name: getattr(self, name) for name in sides}
-            return replace(self, **{name: part if held[name] is None else held[name] + part for name, part in sides.items()})
+            held |= {name: part if held[name] is None else held[name] + part for name, part in sides.items()}
+            return replace(self, **held)
         term = torch.as_tensor(term, dtype=self.dtype, device=self.q.device)
         if term.dim() > len(self.shape) or torch.broadcast_shapes(term.shape, self.shape) != self.shape:
             return None
