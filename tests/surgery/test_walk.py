@@ -45,7 +45,7 @@ def test_some_encoders_swapped_with_exact_equal_stock(name):
 
 @pytest.mark.slow
 def test_the_walk_over_all_encoders():
-    """The counts stand in docs/models.md. Whoever attends by softmax from token to token and runs at all works."""
+    """The counts stand in docs/models.md; "FNA runs": through all tokens and a solve it equals stock to 1e-4. Whoever attends by softmax from token to token and runs at all works."""
     began, told = time.process_time(), {}
     for cls in walk.encoders():
         told[cls.__name__] = walk.outcome(cls)
@@ -57,7 +57,7 @@ def test_the_walk_over_all_encoders():
     print(f"{len(told)} classes: {len(works)} work, in {len(runs)} FNA runs, {len(none)} have no attention")
     print(f"{time.process_time() - began:.0f} s")
     assert len(works) >= 134
-    assert len(runs) >= 0
+    assert len(runs) >= 113
     lines = [line for why in told.values() for line in (why.exact, why.fna)]
     assert all("\n" not in line and "differs from stock" not in line and "no difference" not in line for line in lines)
 
