@@ -28,7 +28,11 @@ def class_for(config: Mapping[str, Any], file: Path) -> str:
     plain = [name for registry in PLAIN for name in _names(registry, kind)]
     name = said if said in headed else next(iter(plain), None)
     if name is None:
-        raise UserError(f"{file}: model_type is {kind}, which transformers {transformers.__version__} has no model for.")
+        own = f"transformers' own {said}" if said and hasattr(transformers, said) else "the class that made it"
+        raise UserError(
+            f"{file}: model_type is {kind}, of which transformers {transformers.__version__} has no plain encoder and no "
+            f"classifier; load it with {own} and use fna.swap on it in your own code."
+        )
     cls: Any = getattr(transformers, name)
     modalities = cls.input_modalities
     sees = {modalities} if isinstance(modalities, str) else set(modalities)

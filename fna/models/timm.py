@@ -226,7 +226,10 @@ class TimmModel:
                 reason = weights.first_line(error)
                 raise UserError(f"{folder_of(self.checkpoint)}: timm does not build {self.name} with {args} ({reason}).") from error
         if not all(hasattr(net, part) for part in ("blocks", "patch_embed")):
-            raise UserError(f"model.name={self.name}: not a plain vision transformer; fna swaps attention in those only.")
+            raise UserError(
+                f"model.name={self.name}: timm's {type(net).__name__} is not a plain vision transformer (patches, then one list of "
+                "blocks); the command line loads no other of timm's, fna.swap may reach it in your own code (docs/models_timm.md)."
+            )
         return net
 
     def _args(self) -> dict[str, Any]:

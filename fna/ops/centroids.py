@@ -109,7 +109,7 @@ class DriftingKMeans:
     ) -> Centroids:
         key = ("groups", self, site.tokens.version, whole(k.shape[2]), count)
         before: Centroids | None = site.memo.get(key)
-        if before is None:
+        if before is None or before.assignment.shape[0] != k.shape[0]:  # windows of another number
             groups = KMeans(self.features, self.steps)(q, k, v, site, count, keep, drop)
         else:
             kept, free = _kept_and_free(q, keep, drop)

@@ -46,19 +46,20 @@ def draw(
     """What ``sampler`` gives for this forward pass, drawn in the first block that asks and shared through ``site.memo``.
 
     Prefix and suffix tokens are kept as landmarks, tokens that may not be seen are dropped. ``resample_every``: 0 draws once, r
-    draws anew when the last draw is r layers old. Kept under the version of the tokens, so merging makes a new draw.
+    draws anew when the last draw is r layers old. Kept under the version of the tokens, so merging makes a new draw; a block whose
+    windows are not as many as those of the one before draws its own.
     """
     if torch.jit.is_tracing() and for_onnx():
         raise Unsupported("torch.onnx.export(..., dynamo=False) cannot write landmarks down: leave dynamo at True.")
     tokens = whole(k.shape[-2])
     count = count_landmarks(landmarks, tokens)
     key = ("landmarks", sampler, site.tokens.version, tokens, count)
-    layer, found = site.memo.get(key, (site.layer, None))
-    if found is None or (resample_every and site.layer - layer >= resample_every):
+    layer, found, images = site.memo.get(key, (site.layer, None, 0))
+    if found is None or images != k.shape[0] or (resample_every and site.layer - layer >= resample_every):
         with site.clock("sampling"):
             keep, drop = _kept(site, k), None if site.keys is None else ~site.keys
             found = sampler(q, k, v, site, count, keep, drop)
-        site.memo[key] = (site.layer, found)
+        site.memo[key] = (site.layer, found, k.shape[0])
     return found
 
 

@@ -117,7 +117,7 @@ def find_tower(model: nn.Module | Tower, part: str = "vision") -> Tower:
             f"{name} holds {len(usable)} {part} transformers: {'; '.join(map(str, usable))}; say which with part=PATH, or hand "
             "over that module itself."
         )
-    if found:
+    if found and (part != "vision" or not stacks.has_one(model)):
         raise UserError(f"{name} holds no {part} transformer that fna changes unasked; it holds {'; '.join(map(str, found))}.")
     if part != "vision":
         raise UserError(f"{name} holds no {part} transformer that fna knows: no attention in it asks transformers' table.")

@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fna.errors import UserError
+from fna.ops.bias import Decomposed
 from fna.surgery.fused import relative
+from fna.surgery.outer import SUMS, added
 from fna.surgery.product import Logits, Product, Watch, multiplied
 from fna.surgery.reads import PRODUCTS
 from fna.surgery.seams import Seam, mask_fields
@@ -51,14 +53,18 @@ class HandSeam(Seam):
             name = type(self.module).__name__
             raise UserError(f"block {self.layer} ({name}) attends from channel to channel; fna changes attention of tokens alone.")
         q, k, v = (_four(part, lead, batch) for part in (logits.q, logits.k, v))
-        bias = None if logits.bias is None else _four(logits.bias, lead, batch)
-        fields = relative(mask_fields(bias, q), q, k)
+        if logits.down is not None and logits.across is not None and logits.apart:
+            fields: dict[str, Any] = {"dense": Decomposed(*(_four(part, lead, batch) for part in (logits.down, logits.across)))}
+        else:
+            added = logits.added()
+            fields = relative(mask_fields(None if added is None else _four(added, lead, batch), q), q, k)
         out = self.attend(q, k, v, scale=logits.scale, dropout=logits.dropout, **fields)
         return out.reshape(*lead, *out.shape[-2:]).to(logits.dtype)
 
 
 class _Watching(TorchFunctionMode):
-    """While it is entered, products of activations are not multiplied out; inside an answer it is not in force."""
+    """While it is entered, products of activations are not multiplied out, and positions by rows and by columns not added up;
+    inside an answer it is not in force."""
 
     def __init__(self, watch: Watch) -> None:
         super().__init__()
@@ -67,7 +73,7 @@ class _Watching(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         plain = name in PRODUCTS and len(args) == 2 and not any(isinstance(arg, Product) for arg in args)
-        made = multiplied(args[0], args[1], self.watch) if plain else None
+        made = multiplied(args[0], args[1], self.watch) if plain else added(*args) if name in SUMS and len(args) == 2 else None
         return func(*args, **(kwargs or {})) if made is None else made
 
 

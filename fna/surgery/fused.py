@@ -18,6 +18,7 @@ from fna.errors import UserError
 from fna.ops.bias import Table
 from fna.ops.contract import Attention
 from fna.surgery.forward import Forward
+from fna.surgery.outer import SUMS, added, decomposed
 from fna.surgery.seams import Seam, mask_fields
 
 LOWEST = -1e4  # below it an addition to a logit hides a key
@@ -50,8 +51,11 @@ class FusedSeam(Seam):
         if query.dim() != 4 and attn_mask is not None and attn_mask.dim() > 2:
             raise UserError(f"block {self.layer} masks an attention of {query.dim()} axes, which fna cannot read; leave it out.")
         q, k, v = (_four(part) for part in (query, key, value))
-        mask = None if attn_mask is None else attn_mask[(None,) * (4 - attn_mask.dim())]  # it broadcasts, heads and images too
-        fields = relative(mask_fields(mask, q), q, k)
+        fields: dict[str, Any] = {}
+        if attn_mask is not None and (positions := decomposed(attn_mask)) is not None:
+            fields["dense"] = positions
+        elif attn_mask is not None:  # it broadcasts, heads and images too
+            fields = relative(mask_fields(attn_mask[(None,) * (4 - attn_mask.dim())], q), q, k)
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         out = self.attend(q, k, v, scale=scale, dropout=dropout_p, causal=is_causal, **fields)
         return out if query.dim() == 4 else out.view(*query.shape[:-1], out.shape[-1])
@@ -94,7 +98,8 @@ def relative(fields: dict[str, Any], q: Tensor, k: Tensor) -> dict[str, Any]:
 
 
 class _Instead(TorchFunctionMode):
-    """While it is entered, calls of the fused kernel go to the seam; inside an answer it is not in force."""
+    """While it is entered, calls of the fused kernel go to the seam, and positions by rows and by columns are not added up; inside
+    an answer it is not in force."""
 
     def __init__(self, seam: FusedSeam) -> None:
         super().__init__()
@@ -103,6 +108,9 @@ class _Instead(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:
             return self.seam.instead(*args, **(kwargs or {}))
+        eager = not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        if eager and getattr(func, "__name__", "") in SUMS and len(args) == 2 and (made := added(*args)) is not None:
+            return made
         return func(*args, **(kwargs or {}))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any, Self
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from fna.errors import UserError
+from fna.surgery.outer import LOOKS, SUMS, Outer, resized
 from fna.surgery.reads import PRODUCTS
 
 HIDES = -1e4  # what stands in place of a logit that nobody is to see, or less
@@ -36,8 +36,9 @@ class Watch:
 class Logits:
     """``scale`` q k^T + ``bias``, q ``[*lead, Nq, d]``, k ``[*lead, Nk, d]``; after ``softmax`` its weights.
 
-    ``bias`` broadcasts to ``[*lead, Nq, Nk]``, which is `own`; ``shape`` is what the module sees, ``own`` row by row. ``dropout``:
-    the rate at which weights are dropped.
+    ``bias`` broadcasts to ``[*lead, Nq, Nk]``, which is `own`; ``shape`` is what the module sees, ``own`` row by row. ``down``
+    ``[*lead, Nq, rows]`` and ``across`` ``[*lead, Nq, columns]`` are added too: what a query adds for the row and for the column of
+    a key on a grid. ``dropout``: the rate at which weights are dropped.
     """
 
     q: Tensor
@@ -46,6 +47,8 @@ class Logits:
     dtype: torch.dtype
     scale: float = 1.0
     bias: Tensor | None = None
+    down: Tensor | None = None
+    across: Tensor | None = None
     softmax: bool = False
     dropout: float = 0.0
 
@@ -57,14 +60,36 @@ class Logits:
     def numbers(self) -> Tensor:
         """What the module would have had."""
         logits = self.scale * (self.q @ self.k.mT)
-        logits = logits if self.bias is None else logits + self.bias
+        added = self.added()
+        logits = logits if added is None else logits + added
         logits = torch.dropout(logits.softmax(-1), self.dropout, True) if self.softmax else logits
         return logits.to(self.dtype).reshape(self.shape)
+
+    def added(self) -> Tensor | None:
+        """All that is added to the logits, in one tensor that broadcasts to `own`."""
+        terms = [] if self.bias is None else [self.bias]
+        if self.down is not None:
+            terms.append(self.down.repeat_interleave(self.own[-1] // self.down.shape[-1], -1))
+        if self.across is not None:
+            rows = self.own[-1] // self.across.shape[-1]
+            terms.append(self.across[..., None, :].expand(*self.across.shape[:-1], rows, -1).flatten(-2))
+        return sum(terms[1:], terms[0]) if terms else None
+
+    @property
+    def apart(self) -> bool:
+        """Whether all that is added is by the rows and columns of the grid that queries and keys are on."""
+        if self.bias is not None or self.down is None or self.across is None:
+            return False
+        return self.own[-2] == self.own[-1] == self.down.shape[-1] * self.across.shape[-1]
 
     def plus(self, term: Tensor | float) -> Self | None:
         """With ``term``, which broadcasts to `shape`, added to each logit."""
         if self.softmax:
             return None
+        if sides := self._sides(term):
+            held: dict[str, Any] = {name: getattr(self, name) for name in sides}
+            held |= {name: part if held[name] is None else held[name] + part for name, part in sides.items()}
+            return replace(self, **held)
         term = torch.as_tensor(term, dtype=self.dtype, device=self.q.device)
         if term.dim() > len(self.shape) or torch.broadcast_shapes(term.shape, self.shape) != self.shape:
             return None
@@ -73,16 +98,32 @@ class Logits:
             term = term.expand(self.shape).reshape(self.own)
         return replace(self, bias=term if self.bias is None else self.bias + term)
 
+    def _sides(self, term: Tensor | float) -> dict[str, Tensor]:
+        """``term`` as an addition to `down`, to `across`, or to both; nothing where it is none."""
+        if isinstance(term, Outer):
+            fits = term.shape == self.shape and term.down.shape[-1] * term.across.shape[-1] == self.own[-1]
+            found = {"down": term.down, "across": term.across} if fits else {}
+        elif isinstance(term, Tensor) and term.dim() == len(self.shape) == len(self.own) + 2:
+            *lead, y, x, rows, columns = self.shape
+            grids = (y * x, rows * columns) == tuple(self.own[-2:]) and list(term.shape[:-2]) == [*lead, y, x]
+            ends = tuple(term.shape[-2:]) if grids else ()
+            found = {"down": term[..., 0]} if ends == (rows, 1) else {"across": term[..., 0, :]} if ends == (1, columns) else {}
+        else:
+            found = {}
+        return {name: part.reshape(*self.own[:-1], -1) for name, part in found.items()}
+
     def times(self, factor: Tensor | float) -> Self | None:
         """Times a number, or a tensor that has one for each row of heads and images at most."""
         if self.softmax:
             return None
+        held = {name: getattr(self, name) for name in ("bias", "down", "across")}
+        added: dict[str, Any] = {name: None if part is None else part * factor for name, part in held.items()}
         if not isinstance(factor, Tensor):
-            return replace(self, scale=self.scale * factor, bias=None if self.bias is None else self.bias * factor)
+            return replace(self, scale=self.scale * factor, **added)
         one = factor.dim() == 0 or (self.shape == self.own and factor.dim() <= len(self.own) and factor.shape[-2:] == (1, 1))
         if not one:
             return None
-        return replace(self, q=(self.q * factor).to(self.q.dtype), bias=None if self.bias is None else self.bias * factor)
+        return replace(self, q=(self.q * factor).to(self.q.dtype), **added)
 
     def over(self, factor: Tensor | float) -> Self | None:
         """Divided likewise."""
@@ -101,10 +142,7 @@ class Logits:
 
     def shaped(self, *shape: Any) -> Self:
         """In another shape, row by row."""
-        sizes = list(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
-        if -1 in sizes:
-            sizes[sizes.index(-1)] = self.shape.numel() // prod(size for size in sizes if size != -1)
-        return replace(self, shape=torch.Size(sizes))
+        return replace(self, shape=resized(self.shape, *shape))
 
     def opened(self, axis: int) -> Self:
         """With an axis of one more."""
@@ -131,7 +169,7 @@ class Logits:
 
 
 STEPS: dict[str, Callable[..., Logits | None]] = {
-    **dict.fromkeys(("add", "__add__", "__radd__", "add_"), Logits.plus),
+    **dict.fromkeys((*SUMS, "add_"), Logits.plus),
     **dict.fromkeys(("mul", "multiply", "__mul__", "__rmul__", "mul_"), Logits.times),
     **dict.fromkeys(("div", "divide", "true_divide", "__truediv__", "div_"), Logits.over),
     **dict.fromkeys(("view", "reshape"), Logits.shaped),
@@ -144,9 +182,7 @@ STEPS: dict[str, Callable[..., Logits | None]] = {
     "dropout": Logits.thinned,
 }
 _SHARE = ("view", "reshape", "contiguous", "detach", "unsqueeze")  # what they give may be the same memory
-_EITHER = ("add", "__add__", "__radd__", "mul", "multiply", "__mul__", "__rmul__")  # a Product may be the second
-_OF: tuple[Any, ...] = (Tensor.shape, Tensor.dtype, Tensor.device, Tensor.ndim, Tensor.requires_grad, Tensor.is_cuda, Tensor.layout)
-_LOOKS = {*(part.__get__ for part in _OF), Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, torch.is_floating_point}
+_EITHER = (*SUMS, "mul", "multiply", "__mul__", "__rmul__")  # a Product may be the second
 
 
 class Product(Tensor):
@@ -163,7 +199,7 @@ class Product(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _LOOKS:
+        if func in LOOKS:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         return _follow(func, args, kwargs)

@@ -21,6 +21,7 @@ from fna.errors import UserError
 from fna.ops.contract import Attention
 from fna.surgery.blocks import Tower
 from fna.surgery.forward import Forward
+from fna.surgery.fused import relative
 from fna.surgery.seams import Port, mask_fields
 
 NAME = "fna"
@@ -88,7 +89,7 @@ def table_attention(
     if attention_mask is not None and attention_mask.dim() == 2:
         fields["keys"] = attention_mask.bool()
     else:
-        fields |= mask_fields(attention_mask, query)
+        fields |= relative(mask_fields(attention_mask, query), query, key)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     out = port.attend(query, key, value, scale=scale, dropout=dropout, **fields)
     return out.transpose(1, 2).contiguous(), None

@@ -24,7 +24,10 @@ def find(model: nn.Module) -> tuple[nn.Module, tuple[nn.Module, ...]]:
     name = type(model).__name__
     if found:
         told = ", ".join(f"{len(blocks)} {type(blocks[0]).__name__} in {type(holder).__name__}" for holder, blocks in found[:6])
-        raise UserError(f"{name} holds {len(found)} runs of blocks ({told}): hand over the one that you mean, or use {RECIPE}.")
+        raise UserError(
+            f"{name} holds {len(found)} runs of blocks ({told}): say which with fna.swap(model, blocks=LIST), or hand over "
+            "the module that holds but one (docs/models_timm.md)."
+        )
     own = sorted({type(module).__name__ for module in model.modules() if named_attention(type(module))})
     if own:
         raise UserError(
@@ -32,6 +35,11 @@ def find(model: nn.Module) -> tuple[nn.Module, tuple[nn.Module, ...]]:
             f"talking heads or linear attention, or lies in blocks of several kinds; use {RECIPE}."
         )
     raise UserError(f"{name} holds no vision transformer that fna knows, and no attention: there is nothing to swap.")
+
+
+def has_one(model: nn.Module) -> bool:
+    """Whether `find` has an answer: SAM's image encoder calls torch's attention beside a decoder that asks transformers' table."""
+    return len(list(_stacks(model))) == 1
 
 
 def place(block: nn.Module, number: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from fna.ops.centroids import KMeans
 from fna.ops.contract import Site, Tokens, Unsupported
 from fna.ops.kernels import gpu
 from fna.ops.landmarks import FarthestPoint, Random, sample_landmarks
+from fna.ops.local import LocalClusters
 from fna.ops.nystrom import FastNystrom, fast_nystrom
 from fna.ops.rows import gather_rows
 from tests.ops.reference import nystrom, random_qkv, softmax_attention
@@ -154,6 +156,16 @@ def test_merged_tokens_get_new_landmarks() -> None:
     op(q[:, :, :9], k[:, :, :9], v[:, :, :9], Site(scale=0.3, memo=memo, tokens=Tokens(version=1)))
     op(q[:, :, :20], k, v, Site(scale=0.3, memo=memo))
     assert len(memo) == 2
+
+
+@pytest.mark.parametrize("op", [FastNystrom(landmarks=6), LocalClusters(landmarks=6)])
+def test_a_block_with_another_number_of_windows_draws_its_own(op: Any) -> None:
+    """Swin: windows are images to an attention, and a smaller image or a shift makes fewer or more of them."""
+    q, k, v = random_qkv(6, 2, 20, 8)
+    memo: dict = {}
+    for layer, windows in enumerate((6, 2, 6)):
+        site = Site(scale=0.3, layer=layer, depth=3, memo=memo, tokens=Tokens(prefix=0, grid=(4, 5)))
+        assert op(q[:windows], k[:windows], v[:windows], site).isfinite().all()
 
 
 def test_prefix_and_suffix_are_landmarks() -> None:

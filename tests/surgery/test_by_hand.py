@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,13 +15,14 @@ from torch.utils._pytree import tree_leaves
 
 import fna
 from fna.errors import UserError
-from fna.ops.bias import Table
+from fna.ops.bias import Decomposed, Table
 from fna.ops.contract import Site
 from fna.ops.exact import Exact
+from fna.ops.nystrom import FastNystrom
 from fna.surgery.reads import facts
 from fna.surgery.swap import swap_tower
 from tests.surgery.test_reached import LIMIT, Own, Plain
-from tests.surgery.zoo import images
+from tests.surgery.zoo import images, liven
 
 
 class Written(Plain):
@@ -161,13 +163,15 @@ def test_images_and_heads_are_told_apart_and_positions_handed_over() -> None:
         seen.append((q.shape, site))
         return Exact()(q, k, v, site)
 
-    model, x = net(Flat), images()
-    with swap_tower(model, {1: spy}):
-        model(x)
-    ((shape, site),) = seen
-    assert shape == (len(x), 2, 16, 16)
-    assert isinstance(site.dense, Table)
-    assert site.hidden is not None
+    for made, positions in ((Cosine, Table), (Flat, Decomposed)):
+        seen.clear()
+        model, x = net(made), images()
+        with swap_tower(model, {1: spy}):
+            model(x)
+        ((shape, site),) = seen
+        assert shape == (len(x), 2, 16, 16)
+        assert isinstance(site.dense, positions)
+        assert site.hidden is not None
 
 
 @torch.inference_mode()
@@ -228,6 +232,32 @@ class Largest(TorchDispatchMode):
         found = [part.untyped_storage().nbytes() // part.element_size() for part in tree_leaves(out) if isinstance(part, Tensor)]
         self.most = max(self.most, *found, 0)
         return out
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["SamVisionModel", "VitDetModel"])
+@pytest.mark.parametrize("asked", ["sdpa", "eager"])
+def test_positions_by_rows_and_columns_are_never_added_up(kind: str, asked: str) -> None:
+    """4,096 bytes a token of a 32 x 32 grid are a whole table of one head; two columns of 32 are what is needed."""
+    side, shared = 32, {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8, "image_size": 256}
+    if kind == "VitDetModel":
+        config = transformers.VitDetConfig(**shared, window_block_indices=[0], window_size=4, use_relative_position_embeddings=True)
+    else:
+        config = transformers.SamVisionConfig(
+            **shared, global_attn_indexes=[1], window_size=4, mlp_dim=32, output_channels=16, attn_implementation=asked
+        )
+    torch.manual_seed(0)
+    model = liven(getattr(transformers, kind)(config))
+    x = torch.randn(1, 3, 256, 256)
+    with Largest() as largest:
+        stock = model(x).last_hidden_state
+    assert largest.most >= side**4
+    for attn, most in (("exact", None), (FastNystrom(landmarks=8), side**4 / 4)):
+        with fna.swap(model, attn, layers="all"), Largest() as changed:
+            out = model(x).last_hidden_state
+        assert most is None or changed.most < most
+        if attn == "exact":
+            torch.testing.assert_close(out, stock, atol=2e-5, rtol=1e-5)
 
 
 @torch.inference_mode()

@@ -7,6 +7,7 @@ forward has. Where the library gives neither a config nor an input that fits, th
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from transformers.models.auto import modeling_auto
 from fna.errors import UserError
 from fna.ops.contract import Site
 from fna.ops.exact import Exact
+from fna.ops.nystrom import FastNystrom
 from fna.surgery.blocks import Tower, find_candidates, find_tower
 from fna.surgery.found import Stack, pair
 from fna.surgery.swap import swap_tower
@@ -28,6 +30,7 @@ from tests.surgery.zoo import liven
 
 REGISTRIES = ("MODEL", "MODEL_FOR_IMAGE", "MODEL_FOR_BACKBONE", "MODEL_FOR_IMAGE_CLASSIFICATION", "MODEL_FOR_VIDEO_CLASSIFICATION")
 SIDE = 64
+LIMIT = FastNystrom(landmarks=100_000, inverse="exact")
 MOST = 80_000_000  # weights
 COUNTS = {
     "num_hidden_layers": 3, "depth": 3, "num_layers": 3, "encoder_layers": 3, "decoder_layers": 2, "num_decoder_layers": 1,
@@ -121,9 +124,33 @@ def _shrunk(config: Any, names: set[str]) -> Any:
     return type(config)(**said)
 
 
-def outcome(cls: Any) -> str:
-    """Nothing where each tower in a small model of ``cls``, swapped with `Exact`, gives what stock gives, and with another
-    attention something else; otherwise one line that says why not."""
+@dataclass(frozen=True)
+class Outcome:
+    """``exact``: nothing where each tower in a small model, swapped with `Exact`, gives what stock gives, and with another
+    attention something else; ``fna``: nothing where FNA through all tokens and a solve gives it too; else a line that says why not.
+    """
+
+    exact: str
+    fna: str
+
+
+@dataclass
+class Compared:
+    """What a model gives with a tower changed: exactly, to something else, and to FNA in its limit, where that did not refuse."""
+
+    exact: list[Tensor]
+    other: list[Tensor]
+    fna: list[Tensor] | None = None
+    refused: str = ""
+
+
+def outcome(cls: Any) -> Outcome:
+    """How a small model of ``cls`` takes exact attention, and FNA."""
+    told = _told(cls)
+    return Outcome(told, told) if isinstance(told, str) else told
+
+
+def _told(cls: Any) -> Outcome | str:
     try:
         bare = None
         with suppress(*MISFITS), torch.device("meta"):
@@ -139,12 +166,16 @@ def outcome(cls: Any) -> str:
             stock, found = results(model, given), [_compared(model, given, tower) for tower in towers(model)]
     except (UserError, RuntimeError) as error:
         return str(error).splitlines()[0]
-    ran = [worst(same, stock) if not close(same, stock) else 0.0 for same, other in found if same]
-    if not ran:
+    found = [one for one in found if one.exact]
+    if not found:
         return "none of its towers ran"
-    if any(ran):
-        return f"exact differs from stock by {max(ran):.1e}"
-    return "no attention makes no difference" if any(close(other, stock) for same, other in found if same) else ""
+    if any(not close(one.exact, stock) for one in found):
+        return f"exact differs from stock by {max(worst(one.exact, stock) for one in found):.1e}"
+    if any(close(one.other, stock) for one in found):
+        return "no attention makes no difference"
+    refused = next((one.refused for one in found if one.refused), "")
+    off = max((worst(one.fna, stock) for one in found if one.fna is not None), default=0.0)
+    return Outcome("", refused or (f"FNA in its limit is off by {off:.1e}" if off > 1e-4 else ""))
 
 
 def towers(model: nn.Module) -> list[Tower]:
@@ -154,15 +185,22 @@ def towers(model: nn.Module) -> list[Tower]:
     return usable or [find_tower(model)]
 
 
-def _compared(model: Any, given: dict[str, Tensor], tower: Tower) -> tuple[list[Tensor], list[Tensor]]:
-    """What ``model`` gives with exact attention in ``tower``, and with another; nothing where it does not run that tower."""
+def _compared(model: Any, given: dict[str, Tensor], tower: Tower) -> Compared:
+    """What ``model`` gives with other attention in ``tower``; nothing where it does not run that tower."""
     blocks = range(len(tower.blocks))
     with swap_tower(tower, dict.fromkeys(blocks, Exact())) as swap:
         same = results(model, given)
         if not swap._run.passes:
-            return [], []
+            return Compared([], [])
     with swap_tower(tower, dict.fromkeys(blocks, Mean())):
-        return same, results(model, given)
+        found = Compared(same, results(model, given))
+    try:
+        with warnings.catch_warnings(), swap_tower(tower, dict.fromkeys(blocks, LIMIT)):
+            warnings.simplefilter("ignore")  # that all tokens are taken
+            found.fna = results(model, given)
+    except UserError as error:
+        found.refused = str(error)
+    return found
 
 
 def close(a: list[Tensor], b: list[Tensor]) -> bool:
