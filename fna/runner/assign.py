@@ -2,8 +2,8 @@
 
 - What a method loses in a block is the relative error of the model's *output*, all else exact. A block's own error misleads: what
   all tokens of a group are off by together adds up in later blocks, what averages out does not (docs/fna_local.md).
-- What it saves is measured on the block's own q, k, v, in turns with exact attention, its draws inside. Where it is no faster, as
-  where tokens are few, the block keeps full attention.
+- What it saves is measured on the block's own q, k, v, in turns with exact attention, its draws inside (shared by the blocks
+  that share them). Where it is no faster, as where tokens are few, the block keeps full attention.
 - Block by block, the least squared error for the time saved first, methods are taken as long as the output of *all* that were taken
   stays within ``tolerance``; one that saves more may take the place of one that saves less.
 """
@@ -17,6 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,8 +27,7 @@ from fna.ops.contract import Attention, Memo, Site
 from fna.ops.exact import Exact
 from fna.progress import say
 from fna.records import kept
-from fna.runner.auto import ROUNDS, measured_on
-from fna.runner.cost import median_ratio
+from fna.runner.auto import measured_on
 from fna.runner.rows import row_key
 from fna.runner.speed.turns import in_turns
 from fna.surgery.blocks import find_tower
@@ -36,7 +36,7 @@ from fna.tasks.base import Array, Task
 from fna.values import counted
 from fna.versions import settings, versions
 
-VERSION = 1
+VERSION, ROUNDS = 1, 5
 EXACT = "exact"
 
 Methods = Mapping[str, Attention]
@@ -46,7 +46,7 @@ Table = dict[int, dict[str, float]]  # block -> method -> figure
 @dataclass(frozen=True)
 class Assigned:
     """What was chosen. ``methods``: block -> name, blocks that are not in it keep full attention; ``error``: of the whole plan's
-    output; ``errors``: that of each method in one block alone; ``speedups``: times as fast there as exact attention (median).
+    output; ``errors``: that of each method in one block alone; ``speedups``: times as fast there as exact attention.
     """
 
     methods: dict[int, str]
@@ -102,11 +102,12 @@ def _assigned(model: Model, forward: Callable[[Tensor], Tensor], methods: Method
             with swap_tower(tower, {block: methods[name] for block, name in plan.items()}):
                 return float(relative_error(full, _flat(forward(images))).mean())
 
-        faster = {block: [name for name, speed in speeds.items() if speed > 1] for block, speeds in pace.speedups.items()}
+        speedups = pace.speedups()
+        faster = {block: [name for name, speed in speeds.items() if speed > 1] for block, speeds in speedups.items()}
         errors = {block: {name: error({block: name}) for name in names} for block, names in faster.items()}
-        plan, reached = _taken(errors, pace.speedups, error, tolerance)
-    why = [_reason(block, plan.get(block), errors[block], pace.speedups[block], tolerance) for block in blocks]
-    return Assigned(dict(sorted(plan.items())), reached, why, errors, pace.speedups)
+        plan, reached = _taken(errors, speedups, error, tolerance)
+    why = [_reason(block, plan.get(block), errors[block], speedups[block], tolerance) for block in blocks]
+    return Assigned(dict(sorted(plan.items())), reached, why, errors, speedups)
 
 
 def _flat(out: Tensor) -> Array:
@@ -120,19 +121,34 @@ class _Pace:
     def __init__(self, methods: Methods) -> None:
         self.methods = methods
         self.memos: dict[str, Memo] = {name: {} for name in methods}
-        self.speedups: Table = {}
+        self.seconds: dict[int, dict[str, float]] = {}
+        self.drew: dict[str, list[int]] = {name: [] for name in methods}
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """Exact attention."""
         calls = {name: partial(self._call, name, q, k, v, site) for name in self.methods}
-        seconds = in_turns({EXACT: lambda turn: Exact()(q, k, v, site), **calls}, ROUNDS, q.device)
-        self.speedups[site.layer] = {name: median_ratio(seconds[EXACT], seconds[name])["median"] for name in self.methods}
-        for name, op in self.methods.items():
-            op(q, k, v, replace(site, memo=self.memos[name]))
+        seconds = in_turns({EXACT: lambda turn: Exact()(q, k, v, site), **calls}, ROUNDS, q.device, warm_up=1)
+        self.seconds[site.layer] = {name: float(np.median(values)) for name, values in seconds.items()}
+        for name, memo in self.memos.items():
+            before = {key: id(value) for key, value in memo.items()}
+            self.methods[name](q, k, v, replace(site, memo=memo))
+            if before != {key: id(value) for key, value in memo.items()}:
+                self.drew[name].append(site.layer)
         return Exact()(q, k, v, site)
 
     def _call(self, name: str, q: Tensor, k: Tensor, v: Tensor, site: Site, turn: int) -> Tensor:
         return self.methods[name](q, k, v, replace(site, memo=dict(self.memos[name])))
+
+    def speedups(self) -> Table:
+        """Times as fast as exact attention. Blocks that share a draw share what it takes."""
+        found: Table = {block: {} for block in self.seconds}
+        for name, drew in self.drew.items():
+            for _, run in groupby(found, key=lambda block: sum(start <= block for start in drew)):
+                blocks = list(run)
+                exact, own = (sum(self.seconds[block][one] for block in blocks) for one in (EXACT, name))
+                for block in blocks:
+                    found[block][name] = exact / own
+        return found
 
 
 def _taken(

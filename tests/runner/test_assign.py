@@ -46,7 +46,7 @@ def images() -> Tensor:
 def seconds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """What each attention is found to take; a test may change it."""
     found = {"exact": 3.0, "fna_local": 2.0, "fna_plus": 1.0}
-    monkeypatch.setattr(room, "in_turns", lambda calls, rounds, device: {name: np.full(3, found[name]) for name in calls})
+    monkeypatch.setattr(room, "in_turns", lambda calls, rounds, device, warm_up: {name: np.full(3, found[name]) for name in calls})
     return found
 
 
@@ -91,6 +91,13 @@ def test_a_block_where_nothing_is_faster_or_good_enough_keeps_full_attention(
     slow = choose(model, images, 10.0)
     assert slow.methods == {}
     assert "since nothing is faster (best 1.00 times its speed)" in slow.why[0]
+
+
+def test_blocks_that_share_a_draw_share_its_time() -> None:
+    pace = room._Pace({"fna_plus": METHODS["fna_plus"]})
+    pace.seconds = {block: {"exact": 3.0, "fna_plus": took} for block, took in enumerate((6.0, 1.0, 2.0))}
+    pace.drew = {"fna_plus": [0, 2]}
+    assert [found["fna_plus"] for found in pace.speedups().values()] == [6 / 7, 6 / 7, 1.5]
 
 
 def test_speeds_are_measured_with_what_each_method_drew_before(model: Model, images: Tensor) -> None:
