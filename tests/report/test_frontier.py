@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fna.report.frontier import COSTS, advice, control, frontiers, points, undominated
-from fna.report.page import write_page
+from fna.report.page import MANY, write_page
 from fna.report.results import load
 from tests.report.made_up_results import result, write_run
 
@@ -80,3 +80,13 @@ def test_the_page_has_plots_and_advice_for_each_size(tmp_path: Path) -> None:
     page = write_page(tmp_path).read_text()
     assert page.count("What to use at a given budget") == 2
     assert "A smaller input wins at 60 %, 50 % of the time and at 60 %, 50 % of the operations." in page.replace("\n", " ")
+
+
+def test_the_advice_stands_before_the_pairs_which_are_folded_where_they_are_many(tmp_path: Path) -> None:
+    pair = {"metrics": {"top1": {"a": 1.0, "b": 2.0, "delta": 1.0, "ci": [0.5, 1.5]}}}
+    for count in (MANY, MANY + 1):
+        folder = tmp_path / str(count)
+        made(folder, pairs=[pair | {"a": f"left {place}", "b": "right"} for place in range(count)])
+        page = write_page(folder).read_text()
+        assert 0 < page.index("What to use at a given budget") < page.index("Every two of them")
+        assert (f"{count} rows</summary>" in page) == (count > MANY)
