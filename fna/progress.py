@@ -25,7 +25,7 @@ def bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
     It has no rate: variants share what they have in common, so that the images a second of one are no speed.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     times = (TimeElapsedColumn(), TextColumn("passed,"), TimeRemainingColumn(), TextColumn("left"))
     with Progress(*columns, *times, console=console, speed_estimate_period=REMEMBERED) as progress:
         shown = progress.add_task(label, total=total)

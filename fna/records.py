@@ -14,7 +14,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,20 @@ def make_way(path: Path) -> None:
             path.rename(path.with_name(f"{path.name}.moved-{time.time_ns()}"))
     except OSError as error:
         raise unwritten(path, error) from error
+
+
+def kept(path: Path | None, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """The record under ``path``, or what ``make`` gives, stored there by one process at a time; None: made anew, stored nowhere.
+
+    As JSON has it in each case: keys are text.
+    """
+    with only_one(path) if path is not None else nullcontext():
+        found = None if path is None else read_record(path)
+        if found is None:
+            found = json.loads(json.dumps(make(), default=str))
+            if path is not None:
+                write_record(path, found)
+    return found
 
 
 @contextmanager

@@ -88,7 +88,10 @@ class Knobs:
 
 
 def _is_plan(plan: dict[Any, Any]) -> bool:
-    """Whether ``{0-5: exact, 6-11: fna}`` gives blocks a method each."""
+    """Whether ``{0-5: exact, 6-11: fna}`` gives blocks a method each, or ``{auto: [fna_local, fna_plus]}`` leaves that open."""
+    if [*plan] == ["auto"]:
+        names = plan["auto"]
+        return isinstance(names, list) and bool(names) and all(isinstance(name, str) for name in names)
     blocks = all(LAYERS.fullmatch(str(spec).strip()) for spec in plan)
     return bool(plan) and blocks and all(isinstance(name, str) for name in plan.values())
 
@@ -105,10 +108,10 @@ ACCEPTED: dict[str, Any] = {
         Says("a count of at least 1, a fraction of the tokens between 0 and 1, or auto"),
     ],
     "layers": Annotated[
-        int | Blocks | list[int | Blocks] | Annotated[dict[str, str], Limit("", _is_plan)],
+        int | Blocks | list[int | Blocks] | Annotated[dict[str, str | list[str]], Limit("", _is_plan)],
         Says(
-            'all, last-half, auto, a block, a range with both ends such as "6-11", a list such as "0,3,6-8", or a method for each '
-            "range, {0-5: exact, 6-11: fna}"
+            'all, last-half, auto, a block, a range with both ends such as "6-11", a list such as "0,3,6-8", a method for each '
+            "range, {0-5: exact, 6-11: fna}, or methods to choose from for each block, {auto: [fna_local, fna_plus]}"
         ),
     ],
     "image_size": Annotated[

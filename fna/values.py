@@ -120,7 +120,7 @@ def shown(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{shown(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return "[" + ",".join(map(shown, value)) + "]"
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 

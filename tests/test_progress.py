@@ -44,3 +44,11 @@ def test_a_bar_names_no_speed_since_variants_share_work(monkeypatch):
         advance(500)
     assert "500/500" in written.getvalue()
     assert "/s" not in written.getvalue()
+
+
+def test_a_label_with_brackets_is_told_whole(monkeypatch):
+    written = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=written, width=160, force_terminal=True))
+    with progress.bar("fna layers={auto:[fna_local,fna_plus]}", 1) as advance:
+        advance(1)
+    assert "fna layers={auto:[fna_local,fna_plus]}" in written.getvalue()

@@ -18,8 +18,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fna.ops.contract import Site, refuse, same_tokens, whole
-from fna.ops.drawing import check_landmarks, count_landmarks
+from fna.ops.contract import Site, refuse, same_tokens
+from fna.ops.drawing import check_landmarks
 from fna.ops.grid import pooling
 from fna.ops.nystrom import additive
 from fna.ops.short import few_keys, few_queries
@@ -49,7 +49,7 @@ class Agent:
         bias = additive(site.keys, site.key_bias)
         weights = None if bias is None else bias.exp()
         with site.clock("pooling"):
-            pool = pooling(self, q, site, count_landmarks(self.landmarks, whole(q.shape[2])), weights)
+            pool = pooling(self, q, site, weights)
             agents = pool(q)
             few = None if weights is None else (pool.masses(q) > 0).log()  # an agent of nothing is none
         with site.clock("agents over tokens"):

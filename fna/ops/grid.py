@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fna.ops.contract import Site, Unsupported, whole
+from fna.ops.drawing import count_landmarks
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +63,12 @@ class Pooling:
         return torch.einsum("ir,bhrjd->bhijd", down, x).flatten(2, 3)
 
 
-def pooling(op: object, k: Tensor, site: Site, count: int, weights: Tensor | None) -> Pooling:
-    """At most ``count`` pooled tokens of k's ``[B, H, N, d]``, prefix and suffix among them; one cell at least."""
+def pooling(op: Any, k: Tensor, site: Site, weights: Tensor | None) -> Pooling:
+    """At most ``op.landmarks`` pooled tokens of k's ``[B, H, N, d]``, prefix and suffix among them; one cell at least."""
     rows, columns = grid_of(op, k, site)
-    ends = whole(k.shape[2]) - rows * columns
-    return Pooling(site.tokens.prefix, (rows, columns), cells(rows, columns, count - ends), weights)
+    tokens = whole(k.shape[2])
+    free = count_landmarks(op.landmarks, tokens) - (tokens - rows * columns)
+    return Pooling(site.tokens.prefix, (rows, columns), cells(rows, columns, free), weights)
 
 
 def grid_of(op: object, k: Tensor, site: Site) -> tuple[int, int]:

@@ -18,8 +18,8 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from fna.ops.contract import Site, refuse, same_tokens, whole
-from fna.ops.drawing import check_landmarks, count_landmarks
+from fna.ops.contract import Site, refuse, same_tokens
+from fna.ops.drawing import check_landmarks
 from fna.ops.grid import pooling
 from fna.ops.inverse import apply_inverse, full_precision
 from fna.ops.nystrom import additive
@@ -52,7 +52,7 @@ class PnPNystra:
         weights = None if bias is None else bias.exp().to(q.dtype)
         with full_precision(q):
             with site.clock("pooling"):
-                pool = pooling(self, k, site, count_landmarks(self.landmarks, whole(k.shape[2])), weights)
+                pool = pooling(self, k, site, weights)
                 queries, keys = site.scale * pool(q), pool(k)
                 seen = (pool.masses(k) > 0).to(q.dtype)[:, None, None]  # a cell with nothing to see is no landmark
             with site.clock("landmark block"):

@@ -14,8 +14,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fna.ops.contract import Site, refuse, whole
-from fna.ops.drawing import check_landmarks, count_landmarks
+from fna.ops.contract import Site, refuse
+from fna.ops.drawing import check_landmarks
 from fna.ops.grid import pooling
 from fna.ops.nystrom import additive
 from fna.ops.short import few_keys
@@ -41,7 +41,7 @@ class PooledKeys:
         refuse(self, site, "causal", "dense")
         with site.clock("pooling"):
             bias = additive(site.keys, site.key_bias)
-            pool = pooling(self, k, site, count_landmarks(self.landmarks, whole(k.shape[2])), None if bias is None else bias.exp())
+            pool = pooling(self, k, site, None if bias is None else bias.exp())
             few = pool.masses(k).log() if self.sizes else pool.bias()
             keys, values = pool(k), pool(v)
         with site.clock("tokens over landmarks"):

@@ -17,7 +17,7 @@ from fna.report.results import Result, Run, dig, interval, number
 from fna.report.sweep import label, varying
 from fna.report.words import Part
 
-OWN = ("contenders", "pairs", "gallery", "auto", "warnings", "skipped", "error", "mask_blocks", "mask_start")
+OWN = ("contenders", "pairs", "gallery", "auto", "plan", "warnings", "skipped", "error", "mask_blocks", "mask_start")
 
 
 def apart(runs: Sequence[Run]) -> list[Run]:

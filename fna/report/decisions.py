@@ -17,9 +17,11 @@ HEADS = ["block", "landmarks", "output error", "speed of exact", "decision"]
 def decisions(result: Result) -> Grid | None:
     """A row for each block that was looked at; None where nothing was ``auto``.
 
-    Of a block that keeps full attention: the figures of the count that failed it.
+    Of a block that keeps full attention: the figures of the count that failed it. Where blocks were given methods: those of each.
     """
     auto = json.loads(json.dumps(result.get("auto")))  # a result not yet written has numbers for keys
+    if dig(auto, "methods") is not None:
+        return _methods(auto)
     blocks = [int(found[1]) for line in dig(auto, "why") or [] if (found := re.match(r"block (\d+):", str(line)))]
     return (HEADS, [_row(auto, block) for block in blocks]) if blocks else None
 
@@ -37,3 +39,16 @@ def _row(auto: dict[str, Any], block: int) -> list[Part]:
         decision = Part(f"full attention: no count within {limit:g}" if limit is not None else "full attention")
     error, speed = formats.fixed(errors.get(count), 3), formats.times(speeds.get(count))
     return [Part(str(block)), Part(count or formats.NOTHING), Part(error), Part(speed), decision]
+
+
+def _methods(auto: dict[str, Any]) -> Grid:
+    """A row for each block with the speed of every method there and its error alone, and one for all blocks together."""
+    names = list(dict.fromkeys(name for speeds in auto["speedups"].values() for name in speeds))
+    heads = ["block", *(head for name in names for head in (f"{name}: speed of exact", "error alone")), "takes"]
+    rows = []
+    for block, speeds in auto["speedups"].items():
+        errors, taken = dig(auto, "errors", block) or {}, auto["methods"].get(block)
+        figures = [text for name in names for text in (formats.times(speeds.get(name)), formats.fixed(errors.get(name), 3))]
+        rows.append([Part(block), *map(Part, figures), Part(str(taken), "good") if taken else Part("full attention")])
+    bound = f"{formats.fixed(auto['error'], 3)} off together, {auto['tolerance']:g} allowed"
+    return heads, [*rows, [Part("all"), *[Part("")] * (2 * len(names)), Part(bound)]]

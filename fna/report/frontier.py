@@ -19,6 +19,7 @@ from fna.report.words import Part
 BUDGETS = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 FEWEST = 4  # contenders, below which a table says it all
 SMALLER = "resize"  # the control: the whole model on fewer pixels
+DENSE = ("fidelity_patches", "segmentation", "segmentation_zeroshot", "released_head")  # tasks that need every patch
 HEADS = ["at most", "by time", "output error", "agreement", "by operations", "output error", "agreement"]
 
 
@@ -35,10 +36,7 @@ class Point:
 
 
 Cost = Callable[[Point], float | None]
-COSTS: tuple[tuple[str, Cost], ...] = (
-    ("time, share of full's", lambda point: point.time),
-    ("operations, share of full's", lambda point: point.operations),
-)
+COSTS: tuple[tuple[str, Cost], ...] = (("time", lambda point: point.time), ("operations", lambda point: point.operations))
 
 
 @dataclass(frozen=True)
@@ -52,21 +50,19 @@ class Frontier:
 
 
 def frontiers(runs: Sequence[Run]) -> list[Frontier]:
-    """One for each image size at which enough contenders were measured."""
+    """One for each image size at which the time or the operations of enough contenders were measured."""
     sizes: dict[str, list[Run]] = {}
     for run in runs:
         sizes.setdefault(formats.said("image_size", run.result.get("image_size")), []).append(run)
-    found = [(size, points(members)) for size, members in sizes.items()]
-    return [
-        Frontier(
-            "What to use at a given budget" + (f", {size}" if len(sizes) > 1 else ""),
-            [plot for name, cost in COSTS if (plot := draw(name, members, cost)) is not None],
-            advice(members),
-            control(members),
-        )
-        for size, members in found
-        if sum(point.time is not None for point in members) >= FEWEST
-    ]
+    found = [_frontier(size if len(sizes) > 1 else "", points(members)) for size, members in sizes.items()]
+    return [one for one in found if one.plots]
+
+
+def _frontier(size: str, found: Sequence[Point]) -> Frontier:
+    dense = bool(found) and found[0].run.result.get("task") in DENSE
+    title = ["What to use at a given budget", "dense outputs" if dense else "pooled outputs", *filter(None, [size])]
+    plots = [plot for name, cost in COSTS if (plot := draw(name, found, cost)) is not None]
+    return Frontier(", ".join(title), plots, advice(found), control(found))
 
 
 def points(runs: Sequence[Run]) -> list[Point]:
@@ -121,17 +117,25 @@ def control(found: Sequence[Point]) -> str:
     """Where the smaller input wins, in a sentence; "" where it was not asked."""
     if not any(_is_smaller(point) for point in found):
         return ""
-    won = [budget for budget in BUDGETS if (best := within(found, COSTS[0][1], budget)) is not None and _is_smaller(best)]
-    if not won:
-        return "A smaller input wins at no budget."
-    return f"A smaller input wins at {', '.join(f'{100 * budget:.0f} %' for budget in won)} of the time."
+    won = [
+        f"at {', '.join(f'{100 * budget:.0f} %' for budget in best)} of the {name}" for name, best in _won(found).items() if best
+    ]
+    return f"A smaller input wins {' and '.join(won) or 'at no budget'}."
+
+
+def _won(found: Sequence[Point]) -> dict[str, list[float]]:
+    """The budgets of each cost at which the smaller input has the least error."""
+    best = {name: {budget: within(found, cost, budget) for budget in BUDGETS} for name, cost in COSTS}
+    return {
+        name: [budget for budget, point in each.items() if point is not None and _is_smaller(point)] for name, each in best.items()
+    }
 
 
 def _is_smaller(point: Point) -> bool:
     return point.run.result.get("reduce") == SMALLER
 
 
-def draw(axis: str, found: Sequence[Point], cost: Cost) -> Plot | None:
+def draw(name: str, found: Sequence[Point], cost: Cost) -> Plot | None:
     """Error over one cost, the undominated points joined and numbered; None for fewer points than are worth it."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -151,7 +155,7 @@ def draw(axis: str, found: Sequence[Point], cost: Cost) -> Plot | None:
     axes.plot(*zip(*joined, strict=True), color=INK, linewidth=1.2, zorder=2)
     for place, at in enumerate(joined, 1):
         axes.annotate(str(place), at, (0, 7), textcoords="offset points", ha="center", fontsize=8, color=INK)
-    axes.set_xlabel(axis, color=SOFT)
+    axes.set_xlabel(f"{name}, share of full's", color=SOFT)
     axes.set_ylabel("output error", color=SOFT)
     axes.tick_params(which="both", colors=SOFT, labelsize=9, length=0)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -160,9 +164,7 @@ def draw(axis: str, found: Sequence[Point], cost: Cost) -> Plot | None:
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
     legend = [(f"{place} {point.name}", -1, False) for place, point in enumerate(best, 1)]
-    return Plot(
-        f"Error against {axis.partition(',')[0]} (joined: the frontier; grey: beaten by another in both)", svg(figure), legend
-    )
+    return Plot(f"Error against {name} (joined: the frontier; grey: beaten by another in both)", svg(figure), legend)
 
 
 def _dot(axes: Any, point: Point, price: float | None, good: bool) -> None:

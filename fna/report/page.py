@@ -25,6 +25,7 @@ from fna.report.words import Part, primary
 
 PICTURES = 4  # of one run within a sweep; a page of one run shows all
 SIDE_BY_SIDE = 12
+MANY = 30  # pairs of contenders, beyond which they are folded
 
 
 def write_page(folder: Path | str, runs: Sequence[Run] | None = None) -> Path:
@@ -106,7 +107,7 @@ def _template(name: str) -> Any:
     )
     environment.filters["figures"] = figures
     environment.filters["numbers_but"] = lambda heads, *texts: [place not in texts for place in range(len(heads))]
-    environment.globals["below"] = BELOW
+    environment.globals |= {"below": BELOW, "many": MANY}
     return environment.get_template(f"{name}.html.jinja")
 
 

@@ -75,7 +75,7 @@ def place(result: Result) -> str:
 
 def is_idle(result: Result) -> bool:
     """Whether ``auto`` found no block worth it, so that full attention was compared with itself."""
-    return dig(result, "auto", "landmarks") == {}
+    return {} in (dig(result, "auto", "landmarks"), dig(result, "auto", "methods"))
 
 
 def _chosen(result: Result) -> Any:

@@ -124,6 +124,12 @@ def _check_options(one: Composed) -> None:
             raise UserError(f"{knob}=auto: attn={names['attn']} has no landmarks to count; leave it out.")
     if AUTO in (cfg.landmarks, cfg.layers) and names.get("mask", "none") != "none":
         raise UserError("landmarks=auto and layers=auto are measured without a mask: give a count and blocks beside mask=...")
+    beside = [group for group in ("mask", "reduce") if names.get(group, "none") != "none"]
+    if beside and OmegaConf.is_dict(cfg.layers) and AUTO in cfg.layers:
+        raise UserError(
+            f"layers={shown(cfg.layers)}: methods are measured without {beside[0]}={names[beside[0]]}; leave that out, or type the "
+            "plan."
+        )
 
 
 def _resolved(cfg: DictConfig) -> DictConfig:
@@ -163,7 +169,7 @@ def _wanted(one: Composed, depth: int | None, names: Mapping[str, str]) -> Wante
         parse_layers(mask.blocks, depth, "mask.blocks")
     own = {group: one.names.get(group, "none") for group in OWN}
     wanted = Wanted(one.label, {**names, **own}, cfg, op, mask, reduce, kv, methods)
-    if depth is not None and cfg.layers != AUTO:
+    if depth is not None and not wanted.auto:
         wanted.ops(depth)
     return wanted
 
@@ -172,7 +178,7 @@ def _try(wanted: Wanted, depth: int | None) -> None:
     """Run the contender's attention on a tiny input in the first of its blocks."""
     from fna.surgery.variant import Variant
 
-    layer = 0 if depth is None or wanted.cfg.layers == AUTO else next(iter(wanted.ops(depth)))
+    layer = 0 if depth is None or wanted.auto else next(iter(wanted.ops(depth)))
     for op in {id(op): op for op in (wanted.op, *wanted.methods.values())}.values():
         try:
             Variant(wanted.label, {layer: op}, wanted.mask, wanted.reduce, wanted.kv).try_op(op, layer)

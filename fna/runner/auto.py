@@ -12,7 +12,6 @@ Errors are those of one block with exact attention before it: they do not add up
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from fna.models.weights import digest
 from fna.ops.contract import Attention, Memo, Site
 from fna.ops.exact import Exact
 from fna.ops.kernels import cpu
-from fna.records import only_one, read_record, write_record
+from fna.records import kept
 from fna.runner.cost import median_ratio
 from fna.runner.rows import row_key
 from fna.runner.speed.turns import in_turns
@@ -77,14 +76,7 @@ def choose(
     model, images, device and what was asked.
     """
     file = None if cache is None else cache / f"{_key(model, op, images, layers, landmarks, tolerance)}.json"
-    with only_one(file) if file is not None else nullcontext():
-        stored = None if file is None else read_record(file)
-        if stored is not None:
-            return _restored(stored)
-        choice = _measured(model, op, images, layers, landmarks, tolerance)
-        if file is not None:
-            write_record(file, asdict(choice))
-    return choice
+    return _restored(kept(file, lambda: asdict(_measured(model, op, images, layers, landmarks, tolerance))))
 
 
 def _measured(model: Model, op: Any, images: Tensor, layers: Layers, landmarks: int | float | str, tolerance: float) -> Choice:
@@ -177,15 +169,19 @@ def _decide(blocks: tuple[int, ...], look: _Look, speedups: Mapping[int | float,
 
 
 def _key(model: Model, op: Any, images: Tensor, layers: Layers, landmarks: int | float | str, tolerance: float) -> str:
+    asked = {"layers": str(layers), "landmarks": str(landmarks), "tolerance": tolerance}
+    return row_key({"auto": VERSION, "op": [repr(op), versions(op)], **asked, **measured_on(model, images)})
+
+
+def measured_on(model: Model, images: Tensor) -> dict[str, Any]:
+    """What a measurement holds for: the machine, the model and its dtype, the images."""
     cores = f"{processor()} x {torch.get_num_threads()}, {'C++' if cpu.built() else 'plain'}"
     machine = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else cores
-    method, seen = [repr(op), versions(op)], {"machine": machine, "dtype": str(model.dtype), "images": digest({"images": images})}
-    asked = {"layers": str(layers), "landmarks": str(landmarks), "tolerance": tolerance}
-    return row_key({"auto": VERSION, "model": model.identity, "op": method, **asked, **seen})
+    return {"machine": machine, "model": model.identity, "dtype": str(model.dtype), "images": digest({"images": images})}
 
 
 def _restored(stored: Mapping[str, Any]) -> Choice:
-    """A stored choice; JSON turned the numbers of blocks and counts into text."""
+    """A choice from its record: JSON turned the numbers of blocks and counts into text."""
 
     def number(text: str) -> int | float:
         return float(text) if "." in text else int(text)

@@ -111,7 +111,7 @@ def counted(cfg: DictConfig, names: Mapping[str, str]) -> Any:
     """How many landmarks a contender has: its attention's own count, the root's where it follows that, None where it has none."""
     own = cfg.attn.get("landmarks")
     options = [(group, name) for group in FOLLOWING if (name := names.get(group, "none")) in choices(group)]
-    options += [("attn", str(name)) for name in cfg.layers.values()] if OmegaConf.is_dict(cfg.layers) else []
+    options += [("attn", name) for name in named(cfg.layers)]
     return cfg.landmarks if own is None and any(follows(*option, "landmarks") for option in options) else own
 
 
@@ -158,7 +158,14 @@ def check_used(overrides: Sequence[Override], chosen: Mapping[str, Sequence[str]
 def planned(overrides: Sequence[Override]) -> list[str]:
     """The methods that plans in ``layers=`` name."""
     plans = [value for override in overrides if override.key_or_group == "layers" for value in values(override)]
-    return [_plain(name) for plan in plans if isinstance(plan, Mapping) for name in plan.values()]
+    return [name for plan in plans for name in named(plan)]
+
+
+def named(layers: Any) -> list[str]:
+    """The methods that a plan of blocks names, each once; none where ``layers`` says blocks only."""
+    plan = layers.values() if isinstance(layers, Mapping) else ()
+    each = [_plain(names) for names in plan]
+    return list(dict.fromkeys(str(_plain(one)) for names in each for one in ([names] if isinstance(names, str) else names)))
 
 
 def check_following(override: Override, options: Mapping[str, Sequence[str]], extra: Sequence[Path]) -> None:

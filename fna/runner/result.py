@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fna.options import follows
 from fna.runner.asked import Asked
-from fna.runner.chosen import counted
+from fna.runner.chosen import counted, named
 from fna.runner.wanted import Wanted
 from fna.values import shown
 
@@ -144,8 +144,8 @@ def _sampler(cfg: DictConfig, names: Mapping[str, str]) -> str:
     """The sampler that the attention, or another one of its plan, really has: the root's choice, one of its own, or "none"."""
     node = cfg.attn.get("sampler")
     if node is None:
-        others = cfg.layers.values() if OmegaConf.is_dict(cfg.layers) else ()
-        return names.get("sampler", "none") if any(follows("attn", str(name), "sampler") for name in others) else "none"
+        others = any(follows("attn", name, "sampler") for name in named(cfg.layers))
+        return names.get("sampler", "none") if others else "none"
     return names.get("sampler", "none") if node == cfg.sampler else str(node.get("_target_", "")).rpartition(".")[2]
 
 

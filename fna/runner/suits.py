@@ -10,7 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from fna.data.base import Asked, Captioned, Labelled, OpenQuestion, Segmented
 from fna.data.longtext import Written
 from fna.errors import UserError
+from fna.runner.chosen import named
 from fna.runner.versus import Composed
+from fna.values import shown
 
 CALLED = {
     "encode_text": "text tower",
@@ -80,6 +82,7 @@ def check_parts(one: Composed, source: Any, names: Mapping[str, str]) -> None:
         raise UserError(f"kv={own['kv']}: model={names['model']} has no language model, and no cache to compress; leave kv out.")
     asked = [f"{group}={own[group]}" for group in ("mask", "reduce") if own.get(group, "none") != "none"]
     asked += [f"{knob}=auto" for knob in ("landmarks", "layers") if one.cfg[knob] == "auto"]
+    asked += [f"layers={shown(one.cfg.layers)}"] if OmegaConf.is_dict(one.cfg.layers) and "auto" in one.cfg.layers else []
     if asked and "encode_image" not in can:
         raise UserError(
             f"{asked[0]}: is for models that embed images, model={names['model']} writes text; leave it out, or compress what its "
@@ -92,8 +95,7 @@ def check_writer(one: Composed, source: Any, names: Mapping[str, str]) -> None:
     can, own = getattr(source, "abilities", None), one.names
     if not can or not can <= {"decoder", "answer"}:
         return
-    plan = one.cfg.layers if OmegaConf.is_dict(one.cfg.layers) else {}
-    attn = next((name for name in (own["attn"], *plan.values()) if name != "exact"), None)
+    attn = next((name for name in (own["attn"], *named(one.cfg.layers)) if name != "exact"), None)
     if attn is not None:
         raise UserError(
             f"attn={attn}: model={names['model']} attends causally and keeps a cache, which this method cannot; take attn=exact, "

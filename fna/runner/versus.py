@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fna.errors import UserError
 from fna.schema import ACCEPTED
-from fna.values import held
+from fna.values import held, shown
 
 GROUPS = ("attn", "sampler", "reduce", "mask", "kv")
 KNOBS = ("landmarks", "layers", "tolerance")
@@ -126,5 +126,5 @@ def _own_label(cfg: DictConfig, names: Mapping[str, str], mentioned: Sequence[st
         if key in GROUPS:
             told += [f"{key}={names.get(key, 'none')}"] if key != "attn" else []
         elif key in KNOBS:
-            told.append(f"{key}={cfg[key]}")
+            told.append(f"{key}={shown(cfg[key])}")
     return " ".join([names["attn"], *told])

@@ -6,12 +6,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fna.configs import build_attention
 from fna.errors import UserError
+from fna.runner.chosen import named
 from fna.runner.settings import by_knob
 from fna.surgery.plan import parse_layers, parse_plan
+from fna.values import shown
 
 AUTO = "auto"
 
@@ -41,13 +43,18 @@ class Wanted:
 
     @property
     def auto(self) -> bool:
-        """Whether blocks or counts are to be measured."""
-        return AUTO in (self.cfg.landmarks, self.cfg.layers)
+        """Whether blocks, counts or methods are to be measured."""
+        return AUTO in (self.cfg.landmarks, self.cfg.layers) or self.divided
+
+    @property
+    def divided(self) -> bool:
+        """Whether each block is to get one of several methods by measurement: ``layers={auto: [fna_local, fna_plus]}``."""
+        return OmegaConf.is_dict(self.cfg.layers) and AUTO in self.cfg.layers
 
 
 def methods_of(cfg: DictConfig, names: Mapping[str, str], op: Any) -> dict[str, Any]:
     """The attentions that a plan names: ``op`` for the one that ``attn`` names, the others with their own defaults."""
-    asked = list(dict.fromkeys(str(name) for name in cfg.layers.values()))
+    asked = named(cfg.layers)
     if cfg.landmarks == AUTO:
         raise UserError("landmarks=auto is measured for one method in all its blocks: give a count beside a plan in layers=.")
     shared = {"landmarks": cfg.landmarks, "sampler": names.get("sampler", "fps"), "seed": cfg.seed}
@@ -58,6 +65,5 @@ def methods_of(cfg: DictConfig, names: Mapping[str, str], op: Any) -> dict[str, 
         except UserError as error:
             raise UserError(by_knob(str(error), "attn", name)) from error
     if names["attn"] not in asked:
-        plan = ", ".join(f"{spec}: {name}" for spec, name in cfg.layers.items())
-        raise UserError(f"layers={{{plan}}}: attn={names['attn']} stands in none of these; give attn= one of its methods.")
+        raise UserError(f"layers={shown(cfg.layers)}: attn={names['attn']} stands in none of these; give attn= one of its methods.")
     return {**found, names["attn"]: op}

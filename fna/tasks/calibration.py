@@ -6,7 +6,6 @@ The images are the first of the data set, without their labels; what was learnt 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from fna.masking.growth import detection_block
 from fna.masking.rules import log_gap
 from fna.masking.strategy import Masking
 from fna.models.base import Model
-from fna.records import only_one, read_record, write_record
+from fna.records import kept
 from fna.surgery.probe import Records, recording
 from fna.surgery.registers import Registers, find_registers
 from fna.tasks.cache import digest_of
@@ -42,12 +41,7 @@ def calibrated(mask: Mask | None, model: Model, dataset: Dataset, folder: Path |
     if mask is None or not lacking(mask):
         return mask
     file = None if folder is None else folder / f"{_key(mask, model, dataset)}.json"
-    with only_one(file) if file is not None else nullcontext():
-        learnt = None if file is None else read_record(file)
-        if learnt is None:
-            learnt = _learn(mask, model, dataset)
-            if file is not None:
-                write_record(file, learnt)
+    learnt = kept(file, lambda: _learn(mask, model, dataset))
     if "found" in learnt:
         learnt["found"] = {int(layer): neurons for layer, neurons in learnt["found"].items()}
     return replace(mask, **learnt)

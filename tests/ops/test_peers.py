@@ -277,7 +277,7 @@ def test_cells_by_hand() -> None:
 def test_pooling_is_torchs_adaptive_pooling() -> None:
     x = random_qkv(B, H, N + 2, D)[0]
     site = Site(scale=1.0, tokens=Tokens(prefix=1, suffix=2, grid=GRID))
-    pool = pooling(Subset(), x, site, 3 + 12, None)
+    pool = pooling(PooledKeys(landmarks=3 + 12), x, site, None)
     patches = x[:, :, 1:-2].transpose(2, 3).unflatten(3, GRID).flatten(0, 1)
     expected = torch.nn.functional.adaptive_avg_pool2d(patches, pool.cells).flatten(2).mT.unflatten(0, (B, H))
     torch.testing.assert_close(pool(x)[:, :, 1:-2], expected, atol=1e-12, rtol=0)

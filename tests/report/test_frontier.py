@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fna.report.frontier import COSTS, advice, control, frontiers, points, undominated
-from fna.report.page import write_page
+from fna.report.page import MANY, write_page
 from fna.report.results import load
 from tests.report.made_up_results import result, write_run
 
@@ -45,7 +45,10 @@ def test_the_advice_is_the_least_error_within_a_budget(tmp_path: Path) -> None:
 
 
 def test_where_the_smaller_input_wins_is_said(tmp_path: Path) -> None:
-    assert control(points(made(tmp_path / "a"))) == "A smaller input wins at 60 %, 50 % of the time."
+    assert (
+        control(points(made(tmp_path / "a")))
+        == "A smaller input wins at 60 %, 50 % of the time and at 60 %, 50 % of the operations."
+    )
     assert control(points(made(tmp_path / "b", MADE[:3]))) == ""
     beaten = [*MADE, ("fna_plus", "tome", 0.2, 2.1, 0.45)]
     assert control(points(made(tmp_path / "c", beaten))) == "A smaller input wins at no budget."
@@ -57,15 +60,33 @@ def test_a_speed_that_is_no_measurement_counts_for_nothing(tmp_path: Path) -> No
     for run in runs[:2]:
         run.result["cost"]["measurement"] = {"quiet": False, "reasons": ["another process ran"]}
     assert sum(point.time is not None for point in points(runs)) == 3
-    assert frontiers(runs) == []
+    (shown,) = frontiers(runs)
+    assert [plot.title.partition(" (")[0] for plot in shown.plots] == ["Error against operations"]
+
+
+def test_dense_outputs_have_a_frontier_of_their_own(tmp_path: Path) -> None:
+    made(tmp_path / "a", task="classification")
+    made(tmp_path / "b", task="fidelity_patches")
+    page = write_page(tmp_path).read_text()
+    assert page.count("budget, pooled outputs") == page.count("budget, dense outputs") == 1
 
 
 def test_the_page_has_plots_and_advice_for_each_size(tmp_path: Path) -> None:
     made(tmp_path / "a", image_size=[224, 224])
     made(tmp_path / "b", image_size=[512, 512])
     shown = frontiers(load(tmp_path))
-    assert [one.title.partition(", ")[2] for one in shown] == ["224 px", "512 px"]
+    assert [one.title.partition(", ")[2] for one in shown] == ["pooled outputs, 224 px", "pooled outputs, 512 px"]
     assert [len(one.plots) for one in shown] == [2, 2]
     page = write_page(tmp_path).read_text()
     assert page.count("What to use at a given budget") == 2
-    assert "A smaller input wins at 60 %, 50 % of the time." in page.replace("\n", " ")
+    assert "A smaller input wins at 60 %, 50 % of the time and at 60 %, 50 % of the operations." in page.replace("\n", " ")
+
+
+def test_the_advice_stands_before_the_pairs_which_are_folded_where_they_are_many(tmp_path: Path) -> None:
+    pair = {"metrics": {"top1": {"a": 1.0, "b": 2.0, "delta": 1.0, "ci": [0.5, 1.5]}}}
+    for count in (MANY, MANY + 1):
+        folder = tmp_path / str(count)
+        made(folder, pairs=[pair | {"a": f"left {place}", "b": "right"} for place in range(count)])
+        page = write_page(folder).read_text()
+        assert 0 < page.index("What to use at a given budget") < page.index("Every two of them")
+        assert (f"{count} rows</summary>" in page) == (count > MANY)
