@@ -68,7 +68,7 @@ def without_kernels() -> Iterator[None]:
         _WANTED = before
 
 
-_WANTED = os.environ.get("FNA_CPU_KERNELS", "1") != "0"
+_WANTED = os.environ.get("FNA_CPU_KERNELS", "1").lower() not in ("0", "no", "off", "false")
 
 
 @cache
