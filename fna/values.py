@@ -134,6 +134,7 @@ def _fit(kind: Any, value: Any) -> Any:
     if origin in (Union, types.UnionType):
         return _any_of(parts, value)
     if origin is Literal:
+        value = int(value) if isinstance(value, float) and value.is_integer() else value
         _require(any(value == word and type(value) is type(word) for word in parts))
         return value
     if kind in _PLAIN:

@@ -150,6 +150,25 @@ def test_a_mask_is_calibrated_on_the_loader(model: nn.Module, data: TensorDatase
     assert found.result["mask"] == "massive"
 
 
+class Drawn:
+    """A loader of a training recipe: each pass sees the images another way."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __iter__(self) -> Any:
+        return iter([self.images + torch.randn_like(self.images)])
+
+
+def test_an_empty_batch_is_passed_over_and_a_metric_without_a_name_is_called_by_its_class(
+    model: nn.Module, data: TensorDataset
+) -> None:
+    images, labels = data.tensors
+    loss = nn.CrossEntropyLoss(reduction="none")
+    found = fna.compare(model, [(images, labels), (images[:0], labels[:0])], "exact", metric=loss, **QUICK)
+    assert (found.result["samples"], [*found.result["metrics"]]) == (20, ["CrossEntropyLoss"])
+
+
 def test_mistakes_are_one_line(model: nn.Module, data: TensorDataset) -> None:
     loader = DataLoader(data, batch_size=8)
     images = data.tensors[0]
@@ -193,6 +212,8 @@ def test_mistakes_are_one_line(model: nn.Module, data: TensorDataset) -> None:
         (loader, {"rounds": 1.5}, "rounds=1.5: give a whole number"),
         (loader, {"bootstrap": 0}, "bootstrap=0: give a whole number"),
         (loader, {"seed": "a"}, "seed=a: give a whole number"),
+        (loader, {"versus": [{"attn": "exact"}, "exact"]}, "versus: exact stands there twice"),
+        (Drawn(images), {}, "the loader gives other images in each pass.*without augmentation"),
     ):
         with pytest.raises(fna.UserError, match=said) as raised:
             fna.compare(model, given, "fna", **{**QUICK, **options})

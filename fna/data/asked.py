@@ -83,6 +83,8 @@ def answers(entry: Entry, name: str = "answers", *, people: bool = False) -> tup
     told = tuple(str(one) for one in listed if is_text(one) or is_number(one))
     if not told or len(told) < len(listed):
         raise entry.wrong(name, "an answer, or a list of answers,") if value is not None else _missing(entry, name)
+    if not any(one.strip() for one in told):  # as of a split whose answers are not published
+        raise UserError(f"{entry.where}: {name} are empty; give what is accepted, or take the question out.")
     if people and len(told) != PEOPLE:
         raise UserError(f"{entry.where}: {name} are {len(told)}; this accuracy is of the answers of {PEOPLE} people.")
     return told
@@ -109,6 +111,11 @@ def mapped(source: Path) -> list[tuple[str, Entry]]:
     if not isinstance(content, Mapping):
         raise UserError(f"{source}: is no object of entries by id; give another file with dataset.questions=PATH.")
     return [(str(key), _entry(one, f"{source}: {key}")) for key, one in content.items()]
+
+
+def objects(source: Path) -> list[Entry]:
+    """The entries of a file of JSON: a list, or an object a line."""
+    return listed(source) if files.read_text(source).lstrip()[:1] == "[" else lines(source)
 
 
 def lines(source: Path) -> list[Entry]:

@@ -128,7 +128,7 @@ def _drawing(picture: Picture, told: Sequence[Entry], places: Mapping[str, int])
             raise UserError(f"{entry.where}: category_id {category} is none of the categories.")
         code, crowd = run_lengths(entry, size), entry.flag("iscrowd")
         area = entry.number("area", None)
-        area = float(rle.area(code)) if area is None else area
+        area = float(rle.area(code)) if area is None or area <= 0 else area  # tools write 0 for unknown
         masks.append((crowd, area, IGNORE if crowd else places[category], code))
     masks.sort(key=lambda mask: mask[:2], reverse=True)
     return _Drawing(picture, size, [mask[2:] for mask in masks])

@@ -132,6 +132,13 @@ def _gathered(items: Sequence[tuple[int, Tensor | Unread, bool, float]]) -> _Got
     )
 
 
+def _shipped(items: Sequence[tuple[int, Tensor | Unread, bool, float]]) -> _Got:
+    """In shared memory already: where there is no room for it, the thread that ships batches would lose one, to be waited for."""
+    got = _gathered(items)
+    got.images.share_memory_()
+    return got
+
+
 def _loaded(images: _Images, places: range, batch_size: int, reading: Reading) -> Iterator[_Got]:
     """Batches in order: read in this process, and by others from where ``reading`` wants some."""
     done = 0
@@ -148,7 +155,7 @@ def _loaded(images: _Images, places: range, batch_size: int, reading: Reading) -
         sampler=places[done:],
         num_workers=workers,
         prefetch_factor=AHEAD,
-        collate_fn=_gathered,
+        collate_fn=_shipped,
         generator=torch.Generator(),  # of its own: no random number is taken from anybody
     )
     try:

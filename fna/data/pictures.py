@@ -73,11 +73,12 @@ def is_hidden(name: str) -> bool:
 def files_below(folder: Path) -> list[Path]:
     """All files below ``folder`` that are not hidden, sorted; links to folders are followed, each folder once.
 
-    Raises `UserError` for a link to what is not there: where it is called as no picture is, a folder of them may be missing.
+    Raises `UserError` for a link to what is not there, which may be a folder of pictures where it is called as none is, and for a
+    folder that cannot be looked into.
     """
     found: list[Path] = []
     seen: set[str] = set()
-    for parent, inner, names in os.walk(folder, followlinks=True):
+    for parent, inner, names in os.walk(folder, followlinks=True, onerror=_refuse):
         if (real := os.path.realpath(parent)) in seen:
             inner.clear()
             continue
@@ -91,6 +92,10 @@ def files_below(folder: Path) -> list[Path]:
                 )
         found += here
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be looked into ({error.strerror}); give yourself the right to it, or remove it.")
 
 
 def is_picture(path: Path) -> bool:

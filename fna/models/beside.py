@@ -6,7 +6,8 @@ transformers' defaults for what it leaves out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from fna.errors import UserError
+from fna.errors import UserError, is_memory
 from fna.models.hf_files import model_config
 from fna.models.settings import activation_name, is_activation
 
@@ -76,11 +77,23 @@ def filled(config: dict[str, Any], file: Path) -> dict[str, Any]:
 
     if config["model_type"] not in transformers.CONFIG_MAPPING:
         return config
-    try:
+    with followed(file, config["model_type"]):
         return dict(transformers.AutoConfig.for_model(**config).to_dict())
-    except Exception as error:  # each field is checked in its own way
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise UserError(f"{file}: no {config['model_type']} to transformers ({reason[0].strip(' .')}); mend it.") from error
+
+
+@contextmanager
+def followed(file: Path, kind: object) -> Iterator[None]:
+    """What transformers raises of the settings in ``file``, each kind of model in its own way, as a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if is_memory(error):
+            raise
+        reason = str(error).strip().splitlines()[-1:] or [""]
+        named = "" if isinstance(error, ValueError) else f"{type(error).__name__} "  # "KeyError 'foo'"
+        raise UserError(f"{file}: no {kind} to transformers ({named}{reason[0].strip(' .')}); mend it.") from error
 
 
 def check_heads(tower: Sequence[nn.Module], said: Said, name: str) -> None:

@@ -114,15 +114,16 @@ def _own_only(state: dict[str, Tensor], expected: set[str], others: tuple[str, .
     return {name: tensor for name, tensor in state.items() if name in expected or name.split(".")[0] not in apart}
 
 
-def _flat(node: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Tensor]]:
+def _flat(node: Mapping[Any, Any], path: str = "", above: tuple[Any, ...] = ()) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor at any depth. ``above``: the mappings that led here, to which one inside may lead back."""
     for key, value in node.items():
         name = f"{path}.{key}" if path else str(key)
         if isinstance(value, Tensor):
             yield name, value
         elif isinstance(value, nn.Module):
             continue
-        elif isinstance(value, Mapping):
-            yield from _flat(value, name)
+        elif isinstance(value, Mapping) and all(value is not one for one in (*above, node)):
+            yield from _flat(value, name, (*above, node))
 
 
 def _without_inner(flat: Mapping[str, Tensor]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from fna.errors import UserError
 from fna.models import weights
 from fna.models.base import Model, Weights, pixels
-from fna.models.beside import filled
+from fna.models.beside import filled, followed
 from fna.models.checkpoint_files import load, weights_file
 from fna.models.checkpoints import unpack
 from fna.models.heads import labels, listed, read_classes
@@ -29,7 +30,7 @@ from fna.ops.contract import Tokens
 from fna.surgery.blocks import find_tower
 from fna.surgery.found import pair
 from fna.surgery.resolution import set_image_size
-from fna.values import Channels, Domain, Spreads, check_fields
+from fna.values import Channels, Domain, Spreads, check_fields, counted
 
 # model_type -> the class without a head, the one with a classifier, and mean and std where no processor says them.
 HALF = ([0.5] * 3, [0.5] * 3)
@@ -198,7 +199,7 @@ class HuggingFaceModel:
     @property
     def _is_known(self) -> bool:
         """Whether a row here says how that kind is usually run."""
-        return self._config.get("model_type") in KNOWN
+        return str(self._config.get("model_type")) in KNOWN
 
     @property
     def _is_pair(self) -> bool:
@@ -213,14 +214,15 @@ class HuggingFaceModel:
         import transformers
 
         cls: Any = getattr(transformers, self._class_name)
-        return cls.config_class.from_dict(dict(self._config))
+        with followed(self._folder / "config.json", self._class_name):
+            return cls.config_class.from_dict(dict(self._config))
 
     def _loaded(self, seed: int) -> tuple[Any, Weights, list[str]]:
         import transformers
 
         cls: Any = getattr(transformers, self._class_name)
-        config = cls.config_class.from_dict(dict(self._config))
-        with weights.seeded(seed):
+        config = copy.deepcopy(self._made)  # a model changes its own, and may be built again
+        with followed(self._folder / "config.json", self._class_name), weights.seeded(seed):
             net = cls(config)
         if self.random:
             return net, Weights(f"random (seed {seed})", weights.digest(net.state_dict()), "none"), []
@@ -229,15 +231,15 @@ class HuggingFaceModel:
         if whole := weights.whole_numbers(net.state_dict(), found.state):
             raise UserError(f"{path}: does not fit the {self._class_name} of its config.json: {whole}.")
         state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.state.items()}
-        net, problem = fitted(cls, config, state, dict(net.state_dict()))
+        net, problem, unused = fitted(cls, config, state, dict(net.state_dict()))
         if problem:
             raise UserError(f"{path}: does not fit the {self._class_name} of its config.json: {problem}.")
-        said = found.note(path)
-        return (
-            net,
-            Weights(self._where if self.name is None else self.name, weights.digest(net.state_dict()), self.domain),
-            [said] if said else [],
-        )
+        notes = [said] if (said := found.note(path)) else []
+        if unused:
+            taken = f"{self._class_name} of its config.json"
+            notes.append(f"{path}: {counted(len(unused), 'tensor')} of it not used by the {taken} (first: {unused[0]})")
+        source = self._where if self.name is None else self.name
+        return net, Weights(source, weights.digest(net.state_dict()), self.domain), notes
 
     def _own_size(self, tower: Any) -> Any:
         said = pair(self._vision.get("image_size"))

@@ -53,23 +53,24 @@ def in_rows(hidden: Tensor) -> Tensor:
     return hidden.flatten(2).transpose(1, 2) if hidden.dim() == 4 else hidden
 
 
-def fitted(cls: Any, config: Any, state: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[Any, str]:
-    """The network with ``state``, by transformers' own loading and its renaming of older files, and what does not fit."""
+def fitted(cls: Any, config: Any, state: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[Any, str, list[str]]:
+    """The network with ``state``, by transformers' own loading and its renaming of older files, what does not fit, and the tensors
+    that it has no use for."""
     with _quiet():
         net, info = cls.from_pretrained(
             None, config=config, state_dict=state, output_loading_info=True, dtype=torch.float32, ignore_mismatched_sizes=True
         )
+    unused = sorted(name for name in info["unexpected_keys"] if not name.endswith("position_ids"))
     wrong = sorted(info["mismatched_keys"])
     if wrong:
         name, got, wanted = wrong[0][:3]
-        return net, f"{name} is {list(got)}, expected {list(wanted)} ({len(wrong)} such)"
+        return net, f"{name} is {list(got)}, expected {list(wanted)} ({len(wrong)} such)", unused
     missing = sorted(set(info["missing_keys"]) - {name for name in expected if name.endswith("position_ids")})
     if all(name.startswith("pooler.") for name in missing) and "add_pooling_layer" in signature(cls).parameters:
         net.pooler = net.pooler if not missing else None  # as DINO's are published
-        return net, ""
-    if missing:
-        return net, f"{len(missing)} of {len(expected)} tensors are missing (first: {missing[0]})"
-    return net, ""
+        return net, "", unused
+    problem = f"{len(missing)} of {len(expected)} tensors are missing (first: {missing[0]})" if missing else ""
+    return net, problem, unused
 
 
 def vectors(out: Any) -> Tensor:

@@ -89,6 +89,9 @@ def compare(
     asked = [(attn, {"layers": layers, **options}), *(versus_entry(one, layers) for one in versus)]
     shared = {"landmarks": options["landmarks"]} if "landmarks" in options else {}
     wanted = [library_contender(name, dict(given), shared, build, rounds, seed, tower) for name, given in asked]
+    labels = [one.label for one in wanted]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise UserError(f"versus: {twice} stands there twice; name each contender once.")
     cfg = OmegaConf.create(
         {
             "seed": seed, "bootstrap": bootstrap, "retry_failed": False, "gallery": 4, "limit": None, "expected": None,

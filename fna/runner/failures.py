@@ -24,8 +24,9 @@ def mendable(error: Exception) -> Exception:
     if isinstance(error, REFUSALS) and not isinstance(error, UserError):
         return UserError(one_line(error))
     if is_memory(error):
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
-        return UserError(f"out of memory ({first}); give a smaller batch_size or image_size (for the cost: timing.batch_size).")
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        said = lines[-1 if lines[0].startswith("Caught ") else 0]  # of a loading process torch puts the trace before it
+        return UserError(f"out of memory ({said}); give a smaller batch_size or image_size (for the cost: timing.batch_size).")
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         place = error.filename or "the folder of the run (hydra.run.dir)"
         return UserError(f"{place}: cannot be written ({error.strerror}); free some room there.")

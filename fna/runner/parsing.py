@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from fna.runner.chosen import check_range, groups
 from fna.runner.remedies import as_text
 
 OPENED = "{[("
+KEY = re.compile(r"[{,]\s*[^,{}]+?\s*:")  # of a mapping without another inside
 
 
 def uncut(words: Sequence[str]) -> None:
@@ -44,6 +46,8 @@ def parsed(word: str, kind: Callable[[str], Any] = lambda key: Any) -> Override:
     if (override := read(word)) is not None:
         if isinstance(override._value, RangeSweep):
             check_range(word, override._value)
+        if isinstance(override._value, dict) and len(KEY.findall(word)) > len(override._value) and word.count("{") == 1:
+            raise UserError(f"{word}: a key stands there twice, of which Hydra takes the last; give each once.")
         return override
     key, equals, value = word.partition("=")
     if not equals:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -39,8 +39,12 @@ def whole_or_told() -> Iterator[None]:
             raise
         callback, folder = _under_way.pop()
         why = str(raised) if isinstance(raised, Stopped) else line(_placed(raised, folder))
-        print(f"error: {'; '.join([why, *callback.report(folder)])}", file=sys.stderr)
+        print(f"error: {_in_one([why, *callback.report(folder)])}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _in_one(sentences: Sequence[str]) -> str:
+    return "; ".join(sentence.removesuffix(".") for sentence in sentences)
 
 
 def _placed(error: Exception, folder: Path) -> Exception:
@@ -97,7 +101,7 @@ class SweepReport(Callback):
         if not self.own(folder):
             raise UserError("no job was run, so there is no result")
         if problems := self.report(folder):
-            raise UserError("; ".join(problems))
+            raise UserError(_in_one(problems))
 
     def own(self, folder: Path) -> list[Run]:
         """The runs of this sweep; the results of earlier jobs in its folder are none of them."""

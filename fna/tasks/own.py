@@ -44,11 +44,13 @@ class Own:
     metric: str | Metric | None = None
     version: int = 2
     _name: str = field(default="", repr=False)
+    _keys: frozenset[str] = field(default=frozenset(), repr=False)  # of the first pass
 
     def __post_init__(self) -> None:
         if isinstance(self.metric, str) and self.metric not in TOPS:
             raise UserError(f"metric={self.metric}: give {' or '.join(TOPS)}, or a function of outputs and targets.")
-        self._name = self.metric if isinstance(self.metric, str) else getattr(self.metric, "__name__", "metric").strip("<>")
+        named = "" if self.metric is None else getattr(self.metric, "__name__", type(self.metric).__name__).strip("<>")
+        self._name = self.metric if isinstance(self.metric, str) else named
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Nothing can be known before the first batch."""
@@ -75,6 +77,12 @@ class Own:
                 run.progress(len(images))
         if not keys:
             raise UserError("the loader gave no batch: hand over one that can be gone through again, such as a DataLoader.")
+        self._keys = self._keys or frozenset(keys)
+        if self._keys != frozenset(keys):
+            raise UserError(
+                "the loader gives other images in each pass, which cannot be compared: hand over one without augmentation or "
+                "anything else that is drawn anew (shuffling alone does no harm, with drop_last=True it does)."
+            )
         flat = np.concatenate(outputs)
         counts = {SAMPLES: np.ones(len(keys))} | ({self._name: np.concatenate(values)} if values else {})
         if self._are_logits(out, model.tower):
@@ -139,6 +147,8 @@ def pairs(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Any]]:
             raise UserError(
                 f"the loader's images are {images.dtype}: give what the model is given, floats that went through its transform."
             )
+        if not len(images):
+            continue
         first = first or tuple(images.shape[1:])
         if images.shape[1:] != first:
             other, shape = (" x ".join(map(str, sizes)) for sizes in (images.shape[1:], first))

@@ -178,6 +178,14 @@ def test_empty_cells_at_the_end_and_other_ends_of_lines_within_text_are_read(tmp
     assert OwnQuestions(root, "q.jsonl", "i").load(None).examples[0].question == "a\u2028b"
 
 
+def test_ones_own_questions_may_be_a_list_and_answers_have_to_say_something(tmp_path: Path) -> None:
+    asked = [{"image": "a.png", "question": "what?", "answers": ["red", ""]}]
+    root = put(tmp_path, {"q.json": asked, "bare.json": [{**asked[0], "answers": [" ", ""]}]}, "i/a.png")
+    assert OwnQuestions(root, "q.json", "i").load(None).examples[0].answers == ("red", "")
+    with pytest.raises(UserError, match=r"bare\.json\[0\]: answers are empty; give what is accepted"):
+        OwnQuestions(root, "bare.json", "i").load(None)
+
+
 def test_a_column_that_stands_there_twice_is_refused_for_one_of_both_would_be_lost(tmp_path: Path) -> None:
     root = put(tmp_path, {"q.csv": "image,question,answers,answers,,\na.png,what?,red,blue,,\n"}, "i/a.png")
     with pytest.raises(UserError, match=r"q\.csv: has the column 'answers' twice"):

@@ -194,10 +194,13 @@ def test_annotations_of_images_that_are_not_listed_are_noted(tmp_path: Path) -> 
     assert data.notes == ["1 annotation of images that are not listed left out"]
 
 
-def test_larger_is_painted_first_by_its_counted_area_and_crowds_are_ignored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("said", [{}, {"area": 0}, {"area": -1.0}])
+def test_larger_is_painted_first_by_its_counted_area_and_crowds_are_ignored(said: dict[str, Any], tmp_path: Path) -> None:
+    """Tools leave the area out, or write 0 where they do not know it."""
+
     def edit(made: dict[str, Any]) -> None:
         table = [0, 0, 6, 0, 6, 6, 0, 6]
-        made["annotations"].append({"image_id": 0, "category_id": 7, "segmentation": [table]})
+        made["annotations"].append({"image_id": 0, "category_id": 7, "segmentation": [table], **said})
         made["annotations"].append({"image_id": 0, "category_id": 7, "iscrowd": 1, "segmentation": [[6, 0, 8, 0, 8, 6, 6, 6]]})
 
     labels = maps(instances(tmp_path, edit))[0]

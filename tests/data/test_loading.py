@@ -80,6 +80,15 @@ def test_a_loading_process_that_the_system_ends_or_starves_is_one_line(transform
     assert "Traceback" not in str(told.value)
 
 
+def test_shared_memory_that_is_full_is_one_line_and_not_waited_for(examples: list[Labelled], monkeypatch: Any) -> None:
+    def full(tensor: torch.Tensor) -> None:
+        starved(tensor)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(UserError, match=r"^workers=1: .*shared memory.*No space left.*workers=0 reads in this process"):
+        list(batches(examples[:2], red, batch_size=1, skipped=[], reading=Reading(1)))
+
+
 def test_a_bug_in_a_loading_process_stays_one(examples: list[Labelled]) -> None:
     def wrong(image: Image.Image) -> torch.Tensor:
         raise RuntimeError("a bug")

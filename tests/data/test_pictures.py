@@ -17,6 +17,7 @@ from fna.data.files import UNREADABLE
 from fna.data.imagefolder import ImageFolder
 from fna.data.loading import batches
 from fna.data.pictures import SUFFIXES, files_below, open_image, pages_note
+from fna.errors import UserError
 from tests.data.test_loading import red
 
 RAMP = np.linspace(0, 65535, 4096).reshape(64, 64)
@@ -101,6 +102,11 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     os.symlink(tmp_path / "a", tmp_path / "a/round")
     os.symlink(tmp_path / "elsewhere", tmp_path / "a/linked")
     assert [path.name for path in files_below(tmp_path / "a")] == ["1.png"]
+
+
+def test_a_folder_that_cannot_be_looked_into_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone: cannot be looked into \(No such file or directory\)"):
+        files_below(tmp_path / "gone")
 
 
 def png_that_says(width: int, height: int, rows: bytes = b"") -> bytes:

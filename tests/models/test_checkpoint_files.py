@@ -81,6 +81,12 @@ def test_containers_in_containers_and_wrappers_inside_of_names() -> None:
     assert same(unpack({"checkpoint": {"model": {"state_dict": under("module.", inner)}}}, NAMES, "c.pt").state, state())
 
 
+def test_a_container_that_leads_back_to_itself_is_gone_through_once() -> None:
+    content: dict[str, Any] = {"model": state(), "epoch": 3}
+    content["last"] = content
+    assert same(unpack(content, NAMES, "c.pt").state, state())
+
+
 @pytest.mark.parametrize(
     ("loaded", "taken", "other"),
     [

@@ -34,6 +34,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @needs_compiler
+@pytest.mark.parametrize(
+    ("said", "wanted"), [("0", False), ("no", False), ("Off", False), ("false", False), ("1", True), ("", True)]
+)
+def test_the_kernels_can_be_declined_in_any_of_yamls_words(said: str, wanted: bool) -> None:
+    assert cpu.asked_for(said) == wanted
+
+
 def test_built_once(cache: Path) -> None:
     build.library()
     (made,) = cache.iterdir()

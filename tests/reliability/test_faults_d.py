@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -47,6 +48,7 @@ def test_numbers_of_numpy_are_numbers(q: Tensor) -> None:
     with pytest.raises(UserError, match=r"count=2\.5: give a whole number"):
         fna.sample_landmarks(q[0], np.float64(2.5))
     assert type(held(int, np.int64(7), "rounds")) is int
+    assert type(held(Literal[1, 2], 2.0, "turn")) is int
 
 
 @pytest.mark.parametrize("layers", [np.array([1, 3]), torch.tensor([1, 3]), np.array([1, 3], dtype=np.uint8)])

@@ -124,6 +124,12 @@ def test_what_the_shell_has_taken_apart_is_told_in_quotes_and_taken_in_them(type
     check_words(["attn=fna", meant])
 
 
+def test_a_key_that_stands_twice_in_a_mapping_is_refused_for_one_would_be_lost() -> None:
+    with pytest.raises(UserError, match=r"layers=\{0: fna, 0: exact\}: a key stands there twice"):
+        check_words(["layers={0: fna, 0: exact}"])
+    check_words(["layers={0: fna,1-2 : exact,4:exact}"])
+
+
 @pytest.mark.parametrize("word", ["no", "off", "No", "'no'", "false"])
 def test_no_is_false_everywhere(word: str) -> None:
     from hydra import compose, initialize_config_dir

@@ -20,7 +20,7 @@ from fna.runner.cli import main
         ("timing=false", "timing=false: set timing.enabled or timing.rounds or timing.batch_size."),
         ("timing.enabled=maybe", "timing.enabled=maybe: give true or false."),
         ("timing.rounds=many", "timing.rounds=many: give a whole number from 1 to 100000."),
-        ("hydra.run.dir=/proc/x", "/proc/x: cannot write there"),
+        ("hydra.run.dir=/proc/x", "/proc/x: cannot be written (No such file or directory); mend that or choose another folder."),
         ("attn=fma", "attn=fma: no such attn; did you mean fna?"),
         ("attn=fna+", "attn=fna+: no such attn; did you mean fna_plus?"),  # as tables print it, here and below
         ("attn=FNA local", "attn=FNA local: no such attn; did you mean fna_local?"),

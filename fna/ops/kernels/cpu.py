@@ -68,7 +68,12 @@ def without_kernels() -> Iterator[None]:
         _WANTED = before
 
 
-_WANTED = os.environ.get("FNA_CPU_KERNELS", "1") != "0"
+def asked_for(said: str) -> bool:
+    """Whether ``FNA_CPU_KERNELS=said`` asks for the kernels."""
+    return said.strip().lower() not in ("0", "no", "off", "false")
+
+
+_WANTED = asked_for(os.environ.get("FNA_CPU_KERNELS", "1"))
 
 
 @cache
