@@ -45,7 +45,8 @@ def test_some_encoders_swapped_with_exact_equal_stock(name):
 
 @pytest.mark.slow
 def test_the_walk_over_all_encoders():
-    """The counts stand in docs/models.md; "FNA runs": through all tokens and a solve it equals stock to 1e-4. Whoever attends by softmax from token to token and runs at all works."""
+    """The counts stand in docs/models.md. Whoever attends by softmax from token to token and runs at all works; "FNA runs" where
+    through all tokens and a solve it equals stock to 1e-4."""
     began, told = time.process_time(), {}
     for cls in walk.encoders():
         told[cls.__name__] = walk.outcome(cls)
