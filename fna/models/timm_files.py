@@ -34,7 +34,9 @@ def check_name(name: str) -> None:
 
     plain, _, tag = name.partition(".")
     if not timm.is_model(plain):
-        raise UserError(f"model.name={name}: timm has no such model; timm.list_models('vit*') lists them.")
+        near = difflib.get_close_matches(plain, timm.list_models(), 1)
+        hint = f"did you mean {near[0]}?" if near else "timm.list_models('vit*') lists those that fna knows best."
+        raise UserError(f"model.name={name}: timm has no such model; {hint}")
     try:
         timm.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:

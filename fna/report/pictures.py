@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import difflib
 import hashlib
 import io
 import json
@@ -73,6 +74,26 @@ class Flip:
     variant: str
     better: str
     asked: str = ""
+
+    @property
+    def full_words(self) -> list[tuple[str, bool]]:
+        """`marked` beside the truth, or the other's answer where there is none."""
+        return marked(self.full, self.truth or self.variant)
+
+    @property
+    def variant_words(self) -> list[tuple[str, bool]]:
+        """The same of the variant's answer."""
+        return marked(self.variant, self.truth or self.full)
+
+
+def marked(text: str, beside: str) -> list[tuple[str, bool]]:
+    """``text`` in pieces, with whether ``beside`` says something else there. Texts that have less than half of their words in common
+    are one piece, unmarked: long captions often differ in a word that nobody finds, short labels do in all."""
+    mine, theirs = text.split(), beside.split()
+    match = difflib.SequenceMatcher(None, theirs, mine, autojunk=False)
+    if match.ratio() < 0.5:
+        return [(text, False)]
+    return [(" ".join(mine[first:last]), kind != "equal") for kind, _, _, first, last in match.get_opcodes() if last > first]
 
 
 @dataclass(frozen=True)

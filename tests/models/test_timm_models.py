@@ -114,6 +114,8 @@ def test_wrong_facts_and_unknown_names() -> None:
         replace(SMALL, depth=24).build(**CPU)
     with pytest.raises(UserError, match="timm has no such model"):
         replace(SMALL, name="vit_gigantic").build(**CPU)
+    with pytest.raises(UserError, match=r"deit_tinny_patch16_224: .*did you mean deit_tiny_patch16_224\?"):
+        replace(SMALL, name="deit_tinny_patch16_224").build(**CPU)
     with pytest.raises(UserError, match="not a plain vision transformer"):
         TimmModel(name="resnet18", random=True).build(**CPU)
 

@@ -263,6 +263,20 @@ def test_an_answer_without_truth_says_what_was_asked_and_of_which_image(run_fold
     assert "b.jpg" in shown.partition("c.jpg")[0]
 
 
+def test_the_words_in_which_a_long_answer_differs_from_the_truth_are_marked(run_folder: Path) -> None:
+    gallery = json.loads((run_folder / "gallery.json").read_text())
+    truth = "a red cube left of a blue star above a green ring"
+    gallery["flips"][0] |= {"truth": truth, "full": truth, "variant": truth.replace("blue", "grey")}
+    (run_folder / "gallery.json").write_text(json.dumps(gallery))
+    page = read_page(run_folder)
+    assert page.tags.count("mark") == 1
+    assert "above a green ring" in page.words
+
+
+def test_answers_that_share_less_than_half_of_their_words_are_not_marked(run_folder: Path) -> None:
+    assert "mark" not in read_page(run_folder).tags
+
+
 def test_a_page_fits_a_phone(tmp_path: Path) -> None:
     write_run(tmp_path, result())
     page = read_page(tmp_path)
