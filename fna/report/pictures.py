@@ -87,8 +87,11 @@ class Flip:
 
 
 def marked(text: str, beside: str) -> list[tuple[str, bool]]:
-    """``text`` in pieces, with whether ``beside`` says something else there. Texts that have less than half of their words in common
-    are one piece, unmarked: long captions often differ in a word that nobody finds, short labels do in all."""
+    """``text`` in pieces, with whether ``beside`` says something else there.
+
+    Texts that have less than half of their words in common are one piece, unmarked: long captions often differ in a word that nobody
+    finds, short labels do in all.
+    """
     mine, theirs = text.split(), beside.split()
     match = difflib.SequenceMatcher(None, theirs, mine, autojunk=False)
     if match.ratio() < 0.5:
