@@ -89,8 +89,8 @@ class Flip:
 def marked(text: str, beside: str) -> list[tuple[str, bool]]:
     """``text`` in pieces, with whether ``beside`` says something else there.
 
-    Texts that have less than half of their words in common are one piece, unmarked: long captions often differ in a word that nobody
-    finds, short labels do in all.
+    Texts that have less than half of their words in common are one piece, unmarked: long captions often differ in a word that
+    nobody finds, short labels do in all.
     """
     mine, theirs = text.split(), beside.split()
     match = difflib.SequenceMatcher(None, theirs, mine, autojunk=False)
