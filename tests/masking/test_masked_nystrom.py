@@ -45,7 +45,7 @@ def test_equals_the_factors_written_out(mode: str, pattern: str) -> None:
     rows = brute(q, k, v, SITE, RAGGED, mode, pattern)
     masks = outside == "set" and mode == "mask"
     memo = site.memo["masked"] if masks else site.memo
-    (_, landmarks) = next(value for key, value in memo.items() if key[0] == "landmarks")
+    landmarks = next(value for key, value in memo.items() if key[0] == "landmarks")[1]
     for image in range(len(RAGGED)):
         valid = slice(None) if landmarks.valid is None else landmarks.valid[image]
         marks, taken = landmarks.index[image][valid], RAGGED[image]

@@ -156,4 +156,4 @@ def test_plans_with_blanks_serve_contenders_too() -> None:
 
 @pytest.mark.parametrize("plan", ["{}", "{fna: 0-3}", "{0-3: null}", "[0-3,x]"])
 def test_what_is_no_plan_is_told_how_one_is_written(plan: str) -> None:
-    assert "or a method for each range, {0-5: exact, 6-11: fna}." in str(asked([f"layers={plan}"]))
+    assert "a method for each range, {0-5: exact, 6-11: fna}" in str(asked([f"layers={plan}"]))

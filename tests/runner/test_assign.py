@@ -158,7 +158,7 @@ def test_command_line_tells_what_was_measured(cli: Cli, image_folder: Path, tmp_
     assert result["auto"]["error"] <= result["auto"]["tolerance"] == 5
     assert result["layers"] == (sorted(map(int, result["auto"]["methods"])) or [5])
     assert bool(result["plan"]) == bool(result["auto"]["methods"])
-    assert "off together, 5 allowed" in done.stdout
+    assert "off together, 5 allowed" in " ".join(done.stdout.split())
     assert "full attention against fna_plus in blocks {auto:[fna_plus,fna_local]}" in done.stderr
 
 
