@@ -122,7 +122,7 @@ def test_nothing_is_computed_twice_after_a_kill(image_folder: Path, tmp_path: Pa
     seen: set[str] = set()
     for least in (1, 3):
         process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(list(rows.glob("*.parquet"))) < least:
+        while process.poll() is None and len(list(rows.glob("[!.]*.json"))) < least:
             time.sleep(0.02)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
