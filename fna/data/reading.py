@@ -103,10 +103,10 @@ class Reading:
         """For the terminal: images a second of reading and of the forward."""
         what = "from data_cache" if self.cached == self.read else "decode and transform"
         auto = f"; workers=auto: {self.why}" if self.workers == AUTO else ""
-        through = f"{_told(_rate(self.images, self.forward))} through the forward"
+        through = f"the passes took {_told(_rate(self.images, self.forward))} a second through the model"
         if self.forward < KEPT * self.waited:
-            through = "and features kept from an earlier pass in place of a forward"
-        return f"images a second: {_told(_rate(self.read, self.busy))} read by a process ({what}), {through}{auto}"
+            through = "the passes took features kept from an earlier one"
+        return f"reading: {_told(_rate(self.read, self.busy))} images a second by one process ({what}); {through}{auto}"
 
     def notes(self) -> list[str]:
         """What kept images out of the cache, and that reading is what limits, with what to try."""

@@ -191,10 +191,11 @@ def stage_segments(result: Result) -> list[Segment]:
     named = sorted((item for item in stages.items() if item[0] not in rest and item[1] > 0), key=lambda item: -item[1])
     total = sum(stages.values()) if rest else max(1.0, sum(stages.values()))  # medians of shares do not add up to 1 exactly
     segments = [
-        Segment(name.replace("_", " "), formats.share(value), 100 * value / total, place % 8)
+        Segment(name.replace("_", " "), words.timed(formats.share(value), result), 100 * value / total, place % 8)
         for place, (name, value) in enumerate(named)
     ]
-    return segments + [Segment(name, formats.share(value), 100 * value / total, -1) for name, value in rest.items() if value > 0]
+    others = [(name, value) for name, value in rest.items() if value > 0]
+    return segments + [Segment(name, words.timed(formats.share(value), result), 100 * value / total, -1) for name, value in others]
 
 
 def time_bars(result: Result) -> list[TimeBar]:
@@ -207,7 +208,7 @@ def time_bars(result: Result) -> list[TimeBar]:
     bars, rest = [], words.floor(result)
     if rest is not None and rest <= 1:
         parts = (("attention in the swapped blocks", 1 - rest, 0), ("rest of the model", rest, -1))
-        shown = [Segment(name, formats.share(part), 100 * part, place) for name, part, place in parts]
+        shown = [Segment(name, words.timed(formats.share(part), result), 100 * part, place) for name, part, place in parts]
         bars = [TimeBar(whose, words.timed(_milliseconds(full), result), 100 * slowest / full, shown)]
     return [*bars, TimeBar(words.called(result), words.timed(_milliseconds(own), result), 100 * slowest / own, stages)]
 

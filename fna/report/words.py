@@ -40,8 +40,7 @@ def subject(result: Result) -> str:
         return masked[0].upper() + masked[1:]
     if result.get("kv") not in (None, "none") and result.get("attn") == "exact":
         return f"KV policy {result['kv']}"
-    parts = [formats.name(result.get(key)) for key in ("attn", "reduce") if result.get(key) not in (None, "none")]
-    text = " and ".join(parts) or "the variant"
+    text = _methods(result) or "the variant"
     count = _chosen(result)
     if count is not None and result.get("attn") == "low_rank":
         text = f"attention of rank {count}"
@@ -63,8 +62,13 @@ def called(result: Result) -> str:
         return f"mask {result['mask']}"
     if result.get("kv") not in (None, "none") and result.get("attn") == "exact":
         return f"kv {result['kv']}"
-    names = [formats.name(result.get(key)) for key in ("attn", "reduce") if result.get(key) not in (None, "none")]
-    return " and ".join(names) or "variant"
+    return _methods(result) or "variant"
+
+
+def _methods(result: Result) -> str:
+    """``FNA and ToMe``; a plan, which has another attention for some blocks, is called by none of them."""
+    named = {key: formats.name(result[key]) for key in ("attn", "reduce") if result.get(key) not in (None, "none")}
+    return " and ".join((named | {"attn": "plan"} if result.get("plan") else named).values())
 
 
 def place(result: Result) -> str:

@@ -129,6 +129,8 @@ def test_nothing_is_told_where_it_does_not_limit_or_takes_no_time() -> None:
 
 def test_kept_features_are_not_told_as_a_forward() -> None:
     """A pass whose features were kept takes no forward: 64,915 images a second of one were told."""
-    assert "1,500 through the forward" in Reading(read=30, busy=1.0, images=3000, forward=2.0, waited=1.0).sentence()
+    assert "the passes took 1,500 a second" in Reading(read=30, busy=1.0, images=3000, forward=2.0, waited=1.0).sentence()
     said = Reading(read=30, busy=1.0, images=30, forward=0.0005, waited=1.4).sentence()
-    assert said.startswith("images a second: 30 read by a process (decode and transform), and features kept from an earlier pass")
+    read, _, forward = said.partition("; ")
+    assert read == "reading: 30 images a second by one process (decode and transform)"
+    assert forward == "the passes took features kept from an earlier one"

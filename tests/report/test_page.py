@@ -230,6 +230,13 @@ def test_the_time_of_full_stands_above_that_of_the_approximation_on_one_scale() 
     assert [bar.name for bar in time_bars(result(cost=result()["cost"] | {"floor": None}))] == ["FNA"]
 
 
+def test_shares_of_a_busy_timing_stand_in_brackets_as_its_other_figures_do() -> None:
+    busy = result()["cost"] | {"measurement": {"quiet": False, "reasons": ["busy"]}}
+    shares = [stage.share for bar in time_bars(result(cost=busy)) for stage in bar.stages]
+    assert shares
+    assert all(share.startswith("(") for share in shares)
+
+
 def test_a_slow_model_has_its_milliseconds_in_full_and_no_exponent() -> None:
     slow = result()["cost"] | {"images_per_second": {"full": 0.5, "exact": 0.55, "variant": 0.55}}
     assert [bar.text for bar in time_bars(result(cost=slow))] == ["1,818 ms an image"] * 2

@@ -305,6 +305,6 @@ def test_plans_over_the_same_blocks_are_told_apart(tmp_path: Path) -> None:
     assert "3 lines" in text
     assert "| 0-3: exact, 4-7: fna |" in text
     assert "| 0-3: fna, 4-7: exact |" in text
-    assert "FNA with 64 landmarks in blocks 0-3: exact, 4-7: fna" in words.plain(
+    assert "Plan with 64 landmarks in blocks 0-3: exact, 4-7: fna" in words.plain(
         words.headline(result(plan="0-3: exact, 4-7: fna"))
     )
