@@ -83,7 +83,17 @@ AGREEMENT = {  # what is decided alike, by task
     "tokens": "images with the same number of massive tokens as with full attention",
 }
 OTHERWISE = "samples with the same answer as with full attention"
-OUTPUT_ERROR = "relative output error: how far the outputs are from those of full, over their length; 0 is the same, small is good"
+OUTPUTS = {  # what is compared, by task: errors of different outputs are not of one scale
+    "classification": "logits",
+    "retrieval": "image embeddings",
+    "segmentation": "logits",
+    "fidelity": "logits, or without a head embeddings",
+    "knn": "votes of the neighbours",
+    "probe": "logits of the probe",
+}
+OUTPUT_ERROR = (
+    "relative output error: how far the outputs{what} are from those of full, over their length; 0 is the same, small is good"
+)
 
 
 def explained(*results: Result) -> list[tuple[str, str]]:
@@ -92,8 +102,11 @@ def explained(*results: Result) -> list[tuple[str, str]]:
     agreeing = [result for result in measured if number(dig(result, "fidelity", "agreement")) is not None]
     tasks = dict.fromkeys(str(result.get("task")) for result in agreeing)
     said = dict.fromkeys(AGREEMENT.get(task) or AGREEMENT.get(task.partition("_")[0], OTHERWISE) for task in tasks)
-    errors = any(number(dig(result, "fidelity", "output_error")) is not None for result in measured)
+    erring = [result for result in measured if number(dig(result, "fidelity", "output_error")) is not None]
     lines = [
         ("agreement", f"agreement: share of {what}, right or wrong; 100 % is the same everywhere, high is good") for what in said
     ]
-    return [*lines, *([("output error", OUTPUT_ERROR)] if errors else [])]
+    if not erring:
+        return lines
+    what = "; ".join(dict.fromkeys(OUTPUTS[task] for task in (str(result.get("task")) for result in erring) if task in OUTPUTS))
+    return [*lines, ("output error", OUTPUT_ERROR.format(f" ({what})" if what else ""))]

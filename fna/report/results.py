@@ -181,6 +181,7 @@ def _cost(result: Result) -> dict[str, Any]:
         "speedup": number(dig(cost, "speedup", "median")),
         "speedup_low": low,
         "speedup_high": high,
+        "no_measurement": "; ".join(map(str, dig(cost, "measurement", "reasons") or [])) or None,  # of the speed, and why
         "baseline": reference(result),
         "sampling_share": number(cost.get("sampling_share")),
         "flops_ratio": ratio(result, "cost", "flops"),

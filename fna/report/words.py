@@ -98,8 +98,13 @@ def primary(result: Result) -> list[str]:
 
 
 def weakest(result: Result) -> str | None:
-    """The primary metric that lost most: the one a headline has to name."""
-    return min(primary(result), key=lambda key: number(dig(result, "metrics", key, "delta")) or 0.0, default=None)
+    """The primary metric that a headline has to name: what lost most, a loss beyond the noise before any other."""
+
+    def rank(key: str) -> tuple[bool, float]:
+        metric = dig(result, "metrics", key)
+        return tone(key, metric) != "bad", number(dig(metric, "delta")) or 0.0
+
+    return min(primary(result), key=rank, default=None)
 
 
 def judge(delta: Any, ci: Any, samples: Any = None) -> str:

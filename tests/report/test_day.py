@@ -76,7 +76,7 @@ def test_what_several_sections_say_is_said_once(tmp_path: Path) -> None:
     for text in (printed(load(tmp_path)), sweep_markdown(load(tmp_path)), page):
         assert text.count(note) == 1
         assert text.count(all_of_them) == 1
-        assert text.count("relative output error: how far") == 1
+        assert text.count("relative output error: how far the outputs (logits") == 1
 
 
 def test_a_warning_box_is_for_what_is_wrong(tmp_path: Path) -> None:

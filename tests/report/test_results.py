@@ -31,6 +31,12 @@ def test_csv_gives_back_every_number(sweep_folder: Path) -> None:
         assert json.loads(row["layers"]) == content["layers"]
 
 
+def test_a_speedup_that_is_no_measurement_says_so_in_its_line_of_the_csv(tmp_path: Path) -> None:
+    busy = result()["cost"] | {"measurement": {"quiet": False, "reasons": ["other processes took 1.2 of 2 cores"]}}
+    assert flatten(result(cost=busy))["no_measurement"] == "other processes took 1.2 of 2 cores"
+    assert flatten(result())["no_measurement"] is None
+
+
 def test_csv_has_the_union_of_columns_and_empty_cells_for_what_is_missing(tmp_path: Path) -> None:
     write_run(tmp_path / "a", result())
     write_run(tmp_path / "b", result(metrics={"miou": {"full": 40.0, "variant": None, "delta": float("nan"), "ci": None}}, cost={}))

@@ -77,6 +77,16 @@ def test_subject(changes: dict[str, object], expected: str) -> None:
     assert words.subject(result(**changes)) == expected
 
 
+def test_a_headline_names_a_loss_beyond_the_noise_before_a_larger_difference_within_it() -> None:
+    """Text to image -6.0 [-13.0, 0.0] was named, and image to text -5.0 [-9.0, -1.0] was not."""
+    unclear = {"full": 92.0, "variant": 86.0, "delta": -6.0, "ci": [-13.0, 0.0]}
+    lost = {"full": 93.0, "variant": 88.0, "delta": -5.0, "ci": [-9.0, -1.0]}
+    said = words.plain(words.headline(result(task="retrieval", samples=100, metrics={"t2i_r1": unclear, "i2t_r1": lost})))
+    assert "loses 5.0 [1.0, 9.0] points of image-to-text R@1" in said
+    both = result(task="retrieval", samples=100, metrics={"t2i_r1": unclear, "i2t_r1": unclear | {"delta": -3.0}})
+    assert "text-to-image R@1 by -6.0" in words.plain(words.headline(both))
+
+
 def test_numbers() -> None:
     assert [formats.signed(value) for value in (0.04, -0.04, 0.05, -1, None, float("nan"))] == [
         "0.0",
