@@ -92,7 +92,7 @@ OUTPUTS = {  # what is compared, by task: errors of different outputs are not of
     "probe": "logits of the probe",
 }
 OUTPUT_ERROR = (
-    "relative output error: how far the outputs{what} are from those of full, over their length; 0 is the same, small is good"
+    "relative output error: how far the outputs{} are from those of full, over their length; 0 is the same, small is good"
 )
 
 
