@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fna.report import formats
 from fna.report.results import Result, dig, number
 from fna.report.words import is_idle, is_random, primary, unmeasured
@@ -96,8 +98,21 @@ OUTPUT_ERROR = (
 )
 
 
+AT_ONCE = "ms first token, ms further token: of {} prompts answered at once, which wait for each other (timing.batch_size=1: one)"
+
+
 def explained(*results: Result) -> list[tuple[str, str]]:
-    """(head of a column, what it means), of agreement and relative output error, where there are any."""
+    """(head of a column, what it means), of agreement, relative output error and the times of tokens, where there are any."""
+    return [*_fidelity(results), *_tokens(results)]
+
+
+def _tokens(results: Sequence[Result]) -> list[tuple[str, str]]:
+    timed = [number(dig(result, "cost", "batch_size")) for result in results if dig(result, "cost", "first_token")]
+    batches = [size for size in timed if size is not None and size > 1]
+    return [("ms first token", AT_ONCE.format(formats.extent(batches)))] if batches else []
+
+
+def _fidelity(results: Sequence[Result]) -> list[tuple[str, str]]:
     measured = [result for result in results if result.get("fidelity")]
     agreeing = [result for result in measured if number(dig(result, "fidelity", "agreement")) is not None]
     tasks = dict.fromkeys(str(result.get("task")) for result in agreeing)

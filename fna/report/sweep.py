@@ -100,7 +100,7 @@ def summarise(runs: Sequence[Run]) -> Summary:
     same = [
         key
         for key in same
-        if not _differs(whole, key) and setting(shared, key) not in (None, "none", "unknown") and key not in QUIET
+        if not _differs(whole, key) and setting(shared, key) not in (None, "none", "unknown", []) and key not in QUIET
     ]
     common = [(formats.field_name(key), formats.value_of(key, setting(shared, key))) for key in same]
     results = [run.result for run in whole]
@@ -164,7 +164,7 @@ def best(runs: Sequence[Run]) -> tuple[Run, str] | None:
         return max(safe, key=_quality), NOT_FASTER if timed else BEST
     rated = [run for run in rated if not _is_full(run.result)] or rated
     few = 0 < most < words.FEW and any(words.judge(*_delta(run)) == "unclear" for run in rated)
-    return (max(rated, key=_quality), TOO_FEW if few else CLOSEST) if rated else None
+    return (max(rated, key=_nearness), TOO_FEW if few else CLOSEST) if rated else None
 
 
 def _is_full(result: Result) -> bool:
@@ -181,6 +181,12 @@ def _quality(run: Run) -> tuple[float, float]:
     """The difference; of equal ones, which few samples often give, the smaller output error is the better."""
     delta, error = number(_delta(run)[0]), number(dig(run.result, "fidelity", "output_error"))
     return -100.0 if delta is None else delta, -math.inf if error is None else -error
+
+
+def _nearness(run: Run) -> tuple[float, float, float]:
+    """The loss, the agreement and the output error: a gain within the noise is not nearer to full than no difference."""
+    delta, error = _quality(run)
+    return min(delta, 0.0), number(dig(run.result, "fidelity", "agreement")) or 0.0, error
 
 
 def _delta(run: Run) -> tuple[object, object, object]:

@@ -173,7 +173,9 @@ def cost(result: Result) -> Grid:
         part = ratio(result, "cost", key)
         sides = [Part(formats.short(dig(tree, key, side), unit)) for side in SIDES]
         rows.append([Part(called), *sides, Part(f"{formats.times(part)} of full" if part is not None else "")])
-    rows.append(_only("sampling", timed(formats.share(dig(tree, "sampling_share"))), f"of the time of {words.called(result)}"))
+    if not words.is_policy(result):
+        share = timed(formats.share(dig(tree, "sampling_share")))
+        rows.append(_only("sampling", share, f"of the time of {words.called(result)}"))
     if limit is not None:
         rows.append(_only("limit", timed(formats.times(limit)), "if the swapped attention cost nothing"))
     return ["cost", "full", "exact", words.called(result), ""], rows

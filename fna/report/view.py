@@ -22,6 +22,7 @@ from fna.report.tokens import Marked, heat_tables, read_marked, read_tokens, sen
 from fna.report.words import Part
 
 SIDES = ("full", "exact", "variant")
+OFF_AXIS = frozenset({"kv_megabytes", "perplexity"})  # metrics that are not in points, as those on the one axis are
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def metric_rows(result: Result, further: Mapping[str, list[Part]]) -> list[Metri
     """The metrics with their interval bars, all on one axis that holds zero, and their cells in the further columns."""
     metrics: dict[str, Any] = result.get("metrics") or {}
     values = [0.0]
-    for metric in metrics.values():
+    for metric in (metric for key, metric in metrics.items() if key not in OFF_AXIS):
         values += interval(dig(metric, "ci")) or ()
         values.append(number(dig(metric, "delta")) or 0.0)
     low, high = min(values), max(values)
@@ -206,7 +207,7 @@ def time_bars(result: Result) -> list[TimeBar]:
         return [TimeBar(words.called(result), "", 100.0, stages)] if stages else []
     slowest = min(full, own)
     bars, rest = [], words.floor(result)
-    if rest is not None and rest <= 1:
+    if rest is not None and rest <= 1 and not words.is_policy(result):
         parts = (("attention in the swapped blocks", 1 - rest, 0), ("rest of the model", rest, -1))
         shown = [Segment(name, words.timed(formats.share(part), result), 100 * part, place) for name, part, place in parts]
         bars = [TimeBar(whose, words.timed(_milliseconds(full), result), 100 * slowest / full, shown)]
@@ -231,7 +232,9 @@ def _metric(key: str, metric: Any, ends: tuple[float, float], chief: bool, furth
         return round(100 * (value - ends[0]) / (ends[1] - ends[0]), 2)
 
     pair = interval(ci)
-    bar = Bar(at(0.0), at(pair[0]), at(pair[1]), at(delta), mark) if pair and delta is not None else None
+    bar = None
+    if pair and delta is not None and key not in OFF_AXIS:
+        bar = Bar(at(0.0), at(pair[0]), at(pair[1]), at(delta), mark)
     full, variant = formats.fixed(dig(metric, "full")), formats.fixed(dig(metric, "variant"))
     change = Part(formats.signed(delta, 2), mark)
     return Metric(formats.metric_name(key), full, variant, change, formats.span(ci, 2), bar, chief, further)

@@ -38,7 +38,7 @@ def subject(result: Result) -> str:
     masked += f" in {formats.where(result['mask_blocks'])}" if masked and result.get("mask_blocks") else ""
     if masked and result.get("attn") == "exact":
         return masked[0].upper() + masked[1:]
-    if result.get("kv") not in (None, "none") and result.get("attn") == "exact":
+    if is_policy(result):
         return f"KV policy {result['kv']}"
     text = _methods(result) or "the variant"
     count = _chosen(result)
@@ -60,7 +60,7 @@ def called(result: Result) -> str:
     masked = result.get("mask") not in (None, "none")
     if masked and result.get("attn") == "exact":
         return f"mask {result['mask']}"
-    if result.get("kv") not in (None, "none") and result.get("attn") == "exact":
+    if is_policy(result):
         return f"kv {result['kv']}"
     return _methods(result) or "variant"
 
@@ -69,6 +69,11 @@ def _methods(result: Result) -> str:
     """``FNA and ToMe``; a plan, which has another attention for some blocks, is called by none of them."""
     named = {key: formats.name(result[key]) for key in ("attn", "reduce") if result.get(key) not in (None, "none")}
     return " and ".join((named | {"attn": "plan"} if result.get("plan") else named).values())
+
+
+def is_policy(result: Result) -> bool:
+    """Whether a KV policy is all that was compared: then no attention was swapped, and none was sampled for."""
+    return result.get("kv") not in (None, "none") and result.get("attn") == "exact"
 
 
 def place(result: Result) -> str:
@@ -252,6 +257,6 @@ def floor(result: Result) -> float | None:
 
 
 def ceiling(result: Result) -> float | None:
-    """The speedup if the swapped attention cost nothing."""
-    rest = floor(result)
+    """The speedup if the swapped attention cost nothing; None where none was swapped."""
+    rest = None if is_policy(result) else floor(result)
     return None if not rest else 1 / rest if rest < 1 else rest

@@ -17,7 +17,7 @@ from fna.runner.chosen import counted
 from fna.runner.env import choose_device
 from fna.runner.settings import by_knob, check_resolves, check_settings
 from fna.runner.suits import ANY_MODEL, check_domain, check_examples, check_parts, check_size, check_writer, instead, lacks
-from fna.runner.versus import Composed
+from fna.runner.versus import BESIDE, Composed
 from fna.runner.wanted import AUTO, Wanted, methods_of
 from fna.surgery.plan import parse_layers
 from fna.values import shown
@@ -60,12 +60,14 @@ class Asked:
         limit = "all" if self.cfg.limit is None else f"up to {self.cfg.limit}"
         first = self.contenders[0]
         count = counted(first.cfg, first.names)
+        beside = [f"{group}={first.names[group]}" for group in BESIDE if first.names.get(group, "none") != "none"]
+        swapped = f"{first.names['attn']} in blocks {shown(first.cfg.layers)}"
+        what = ", ".join(beside if beside and first.names["attn"] == "exact" else [swapped, *beside])
         told = f", landmarks={count}" if count is not None else ""
-        told += f", mask={first.names['mask']}" if first.mask is not None else ""
         others = f", and {len(self.contenders) - 1} more" if len(self.contenders) > 1 else ""
         return (
             f"{self.names['task']} on {limit} samples of {self.names['dataset']} with {self.names['model']}: full attention "
-            f"against {first.names['attn']} in blocks {shown(first.cfg.layers)}{told}{others}"
+            f"against {what}{told}{others}"
         )
 
 

@@ -18,6 +18,7 @@ from fna.values import held, shown
 
 GROUPS = ("attn", "sampler", "reduce", "mask", "kv")
 KNOBS = ("landmarks", "layers", "tolerance")
+BESIDE = ("reduce", "mask", "kv")  # what is done to a model besides its attention
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,12 @@ def _as_typed(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
 
 
 def _own_label(cfg: DictConfig, names: Mapping[str, str], mentioned: Sequence[str]) -> str:
-    """What the run's own variant is called: its method, and what it has where the others were given something else."""
-    told = []
+    """What the run's own variant is called: its method, what else is done to the model, and what it has where the others were given
+    something else."""
+    told = [f"{group}={names[group]}" for group in BESIDE if names.get(group, "none") != "none"]
     for key in dict.fromkeys(mentioned):
         if key in GROUPS:
             told += [f"{key}={names.get(key, 'none')}"] if key != "attn" else []
         elif key in KNOBS:
             told.append(f"{key}={shown(cfg[key])}")
-    return " ".join([names["attn"], *told])
+    return " ".join([names["attn"], *dict.fromkeys(told)])

@@ -9,6 +9,8 @@ from fna.report import words
 from fna.report.day import read_day
 from fna.report.page import write_page
 from fna.report.results import load
+from fna.report.sweep import best
+from fna.report.view import metric_rows, time_bars
 from fna.report.writing import beaten
 from tests.report.made_up_results import result, write_run
 from tests.report.test_table import printed
@@ -65,6 +67,37 @@ def test_a_narrow_terminal_leaves_the_tokens_times_out_and_says_so(tmp_path: Pat
     text = printed(load(tmp_path), width=80)
     assert "no room here for" in text
     assert "ms first token of full" in text.partition("no room here for")[2]
+
+
+def test_times_of_tokens_say_how_many_prompts_were_answered_at_once() -> None:
+    """418 ms to the first token were those of a batch of 8, and nothing said so."""
+    one = result(task="vqa") | contender("fna", 80, 0.42)
+    assert "of 8 prompts answered at once" in printed(one | {"cost": one["cost"] | {"batch_size": 8}})
+    assert "answered at once" not in printed(one | {"cost": one["cost"] | {"batch_size": 1}})
+
+
+def test_a_policy_has_no_sampling_and_no_swapped_attention_to_bound_it() -> None:
+    lines = printed(result(task="vqa") | contender("fna", 80, 0.42)).splitlines()
+    assert not [line for line in lines if line.startswith(("sampling", "limit"))]
+    assert [bar.name for bar in time_bars(result() | contender("fna", 80, 0.42))] == ["kv fna"]
+
+
+def test_megabytes_have_no_place_on_the_axis_of_points() -> None:
+    metrics = contender("fna", 80, 0.42)["metrics"]
+    accuracy, cache = metric_rows(result(metrics=metrics), {key: [] for key in metrics})
+    assert accuracy.bar is not None
+    assert cache.bar is None
+
+
+def test_the_closest_policy_is_not_the_one_whose_noise_went_up(tmp_path: Path) -> None:
+    """At 0.0 with all answers alike one is nearer than at +1.7 with some of them changed."""
+    for kv, delta, alike in (("near", 0.0, 100.0), ("lucky", 1.7, 96.0)):
+        metrics = {"vqa_accuracy": {"full": 80.0, "variant": 80 + delta, "delta": delta, "ci": [-2.0, 5.0]}}
+        one = result(task="vqa", samples=60) | contender(kv, 80, 0.42)
+        write_run(tmp_path / kv, one | {"metrics": metrics, "fidelity": {"agreement": alike}})
+    found = best(load(tmp_path))
+    assert found is not None
+    assert found[0].result["kv"] == "near"
 
 
 def test_where_a_control_wins_the_headline_says_so(tmp_path: Path) -> None:
