@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fna.report import formats
 from fna.report.results import Result, dig, number
-from fna.report.words import is_idle, is_random, primary, unmeasured
+from fna.report.words import is_idle, is_random, primary, unmeasured, unseen
 from fna.values import LEAST_ROUNDS
 
 DOUBT = ("scores", "belong together", "random weights")  # in a note that says that the figures mean nothing
@@ -33,13 +33,19 @@ def told(*results: Result) -> list[str]:
 
 def remarks(*results: Result) -> list[str]:
     """What is not wrong but limits what can be said: intervals without width."""
-    moving = [result for result in results if not is_idle(result)]
-    unmoved = [result for result in moving if any(dig(result, "metrics", key, "ci") == [0, 0] for key in primary(result))]
-    counts = [samples for result in unmoved if (samples := number(result.get("samples")))]
+    counts = [samples for result in results if _unmoved(result) and (samples := number(result.get("samples")))]
     if not counts:
         return []
-    unseen = f"up to {min(100, 300 / min(counts)):.3g} % of all samples may still change (95 %, rule of three)"
-    return [f"where an interval is [0, 0], the score of none of {formats.extent(counts)} samples changed; {unseen}"]
+    still = f"up to {unseen(min(counts)):.3g} % of all samples may still change (95 %, rule of three)"
+    return [f"an interval without width: none of {formats.extent(counts)} samples changed; {still}"]
+
+
+def _unmoved(result: Result) -> bool:
+    """Whether no sample's score, or no answer, changed, though something was done to the model."""
+    if is_idle(result):
+        return False
+    alike = dig(result, "fidelity", "agreement_ci") == [100, 100]
+    return alike or any(dig(result, "metrics", key, "ci") == [0, 0] for key in primary(result))
 
 
 def _notes(result: Result) -> list[str]:
@@ -101,9 +107,16 @@ OUTPUT_ERROR = (
 AT_ONCE = "ms first token, ms further token: of {} prompts answered at once, which wait for each other (timing.batch_size=1: one)"
 
 
+DECIDED = (
+    "decision: by the attention of each block alone, on one batch of images: its output error, which tolerance bounds, and its "
+    "speed, timed once for all blocks when the choice was first made; choices are kept beside the rows"
+)
+
+
 def explained(*results: Result) -> list[tuple[str, str]]:
-    """(head of a column, what it means), of agreement, relative output error and the times of tokens, where there are any."""
-    return [*_fidelity(results), *_tokens(results)]
+    """(head of a column, what it means): agreement, output error, times of tokens, decisions of auto, where there are any."""
+    decided = [("decision", DECIDED)] if any(dig(result, "auto", "why") for result in results) else []
+    return [*_fidelity(results), *_tokens(results), *decided]
 
 
 def _tokens(results: Sequence[Result]) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,8 +123,8 @@ def overrides(result: Result) -> dict[str, Any]:
 
 
 def setting(result: Result, key: str) -> Any:
-    """A field of the identity, or what was typed for another key; None where neither is there."""
-    return result[key] if key in result else overrides(result).get(key)
+    """A field of the identity, what was typed for another key, or what that was without a word; None where none is there."""
+    return result[key] if key in result else ((dig(result, "options") or {}) | overrides(result)).get(key)
 
 
 def reference(result: Result) -> str:
@@ -142,10 +142,13 @@ def ratio(result: Result, *path: str) -> float | None:
     return variant / full if full and variant is not None else None
 
 
-def flatten(result: Result) -> dict[str, Any]:
-    """One tidy row: identity and what else was typed, then metrics, fidelity, cost; what is missing is None."""
+def flatten(result: Result, typed: Iterable[str] = ()) -> dict[str, Any]:
+    """One tidy row: identity and what else was typed, metrics, fidelity, cost; what is missing is None.
+
+    ``typed``: settings that were typed for others beside it, and so have a column.
+    """
     row = {"hash": result.get("hash"), "status": result.get("status")} | {key: _cell(result.get(key)) for key in IDENTITY}
-    row |= overrides(result)
+    row |= {key: setting(result, key) for key in typed} | overrides(result)
     for name, metric in (dig(result, "metrics") or {}).items():
         low, high = interval(dig(metric, "ci")) or (None, None)
         row |= {f"{name}_{part}": number(dig(metric, part)) for part in ("full", "variant", "delta")}
@@ -163,7 +166,8 @@ def write_csv(folder: Path | str, runs: Sequence[Run] | None = None) -> Path:
     """Write ``results.csv`` into ``folder``, one line a run: those given, else every result.json at or below it; its path."""
     runs = load(folder) if runs is None else runs
     path = Path(folder) / "results.csv"
-    write_text(path, csv_text({"folder": run.name} | flatten(run.result) for run in runs))
+    typed = dict.fromkeys(key for run in runs for key in overrides(run.result))
+    write_text(path, csv_text({"folder": run.name} | flatten(run.result, typed) for run in runs))
     return path
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from fna.report import formats
-from fna.report.results import IDENTITY, Result, Run, dig, interval, number, overrides
+from fna.report.results import IDENTITY, Result, Run, dig, interval, number, overrides, setting
 
 REMARK = (
     "95 % interval: over samples, the mean of the seeds' intervals; over seeds: the smallest and the largest difference; cost: "
@@ -19,8 +19,9 @@ REMARK = (
 def merged(runs: Sequence[Run]) -> list[Run]:
     """One run for those that differ in nothing but the seed, in the place of the first; the others as they are."""
     groups: dict[str, list[Run]] = {}
+    typed = sorted({key for run in runs for key in overrides(run.result)})
     for run in runs:
-        groups.setdefault(_but_seed(run.result), []).append(run)
+        groups.setdefault(_but_seed(run.result, typed), []).append(run)
     return [group[0] if len({run.result.get("seed") for run in group}) < 2 else _mean(group) for group in groups.values()]
 
 
@@ -30,9 +31,10 @@ def spread(result: Result, metric: str) -> str:
     return formats.NOTHING if ends is None else f"{formats.signed(ends[0], 2)} to {formats.signed(ends[1], 2)}"
 
 
-def _but_seed(result: Result) -> str:
+def _but_seed(result: Result, typed: Sequence[str]) -> str:
     own = {key: result.get(key) for key in IDENTITY if key != "seed"}
-    return json.dumps([own, sorted(overrides(result).items(), key=str), result.get("label"), result.get("expected")], default=str)
+    others = [setting(result, key) for key in typed]
+    return json.dumps([own, others, result.get("label"), result.get("expected")], default=str)
 
 
 def _mean(group: Sequence[Run]) -> Run:

@@ -154,17 +154,19 @@ def best(runs: Sequence[Run]) -> tuple[Run, str] | None:
         return None
     rated = [run for run in runs if words.weakest(run.result) not in {None, *formats.FINDINGS} and not words.is_idle(run.result)]
     most = max((number(run.result.get("samples")) or 0 for run in rated), default=0)
-    rated = [run for run in rated if (number(run.result.get("samples")) or 0) == most]
+    whole = [run for run in rated if (number(run.result.get("samples")) or 0) == most]
+    on = f" of those on {most:g} samples" if len(whole) < len(rated) else ""
+    rated = whole
     safe = [run for run in rated if words.judge(*_delta(run)) in ("keeps", "gains")]
     faster = [run for run in safe if words.judge_speed(run.result) == "good"]
     if faster:
-        return max(faster, key=lambda run: (_speed(run) or 0.0, *_quality(run))), FASTEST
+        return max(faster, key=lambda run: (_speed(run) or 0.0, *_quality(run))), FASTEST + on
     if safe:
         timed = any(_speed(run) is not None for run in safe)
-        return max(safe, key=_quality), NOT_FASTER if timed else BEST
+        return max(safe, key=_quality), (NOT_FASTER if timed else BEST) + on
     rated = [run for run in rated if not _is_full(run.result)] or rated
     few = 0 < most < words.FEW and any(words.judge(*_delta(run)) == "unclear" for run in rated)
-    return (max(rated, key=_nearness), TOO_FEW if few else CLOSEST) if rated else None
+    return (max(rated, key=_nearness), (TOO_FEW if few else CLOSEST) + on) if rated else None
 
 
 def _is_full(result: Result) -> bool:
@@ -217,7 +219,7 @@ def _named(runs: Sequence[Run], keys: Sequence[str]) -> str:
 def _title(
     count: int, whole: Sequence[Run], found: tuple[Run, str] | None, keys: Sequence[str], crossed: Sequence[str]
 ) -> list[Part]:
-    said = f"{counted(count, 'comparison')} with full attention{_on_lines(count, len(whole))}."
+    said = f"{counted(count, 'comparison')} with full attention{_on_lines(count, whole)}."
     if count == len(whole) == 1:
         return [Part(f"{said} "), *words.headline(whole[0].result)]
     if found is None:
@@ -231,8 +233,11 @@ def _title(
     return [Part(f"{said} {lead}: "), *(part._replace(text=part.text.replace(f"{where}: ", "", 1)) for part in sentence)]
 
 
-def _on_lines(count: int, lines: int) -> str:
-    return "" if count == lines else f" in {counted(lines, 'line')}, the seeds of a setting together"
+def _on_lines(count: int, whole: Sequence[Run]) -> str:
+    if count == len(whole):
+        return ""
+    together = "the seeds of a setting" if any("seeds" in run.result for run in whole) else "equal runs"
+    return f" in {counted(len(whole), 'line')}, {together} together"
 
 
 def _settings(runs: Sequence[Run]) -> list[str]:

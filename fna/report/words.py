@@ -66,9 +66,12 @@ def called(result: Result) -> str:
 
 
 def _methods(result: Result) -> str:
-    """``FNA and ToMe``; a plan, which has another attention for some blocks, is called by none of them."""
+    """``FNA and ToMe``; a plan is called by the attention that it gives to all its blocks, or by none of several."""
     named = {key: formats.name(result[key]) for key in ("attn", "reduce") if result.get(key) not in (None, "none")}
-    return " and ".join((named | {"attn": "plan"} if result.get("plan") else named).values())
+    planned = {part.rpartition(": ")[2] for part in str(result.get("plan") or "").split(", ") if ": " in part}
+    if planned:
+        named["attn"] = formats.name(planned.pop()) if len(planned) == 1 else "plan"
+    return " and ".join(named.values())
 
 
 def is_policy(result: Result) -> bool:
@@ -119,8 +122,13 @@ def judge(delta: Any, ci: Any, samples: Any = None) -> str:
         return "unclear"
     if pair[0] > 0 or pair[1] < 0:
         return "gains" if pair[0] > 0 else "loses"
-    few = number(samples) is not None and samples < FEW
+    few = number(samples) is not None and (samples < FEW or (pair == (0, 0) and unseen(samples) > -CLOSE))
     return "keeps" if pair[0] >= CLOSE and not few else "unclear"
+
+
+def unseen(samples: float) -> float:
+    """Percent of all samples that may still change where none of so many did (95 %, rule of three)."""
+    return min(100.0, 300 / samples)
 
 
 def tone(key: str, metric: Any, even: str = "even") -> str:
@@ -231,7 +239,7 @@ def compared(result: Result) -> list[str]:
     amounts = [(result.get("samples"), "samples"), (result.get("image_size"), "px"), (result.get("tokens"), "tokens")]
     pieces = [f"model {result['model']}" if result.get("model") else "", data, str(result.get("task") or "")]
     pieces += [f"{formats.value_of('', amount)} {unit}" for amount, unit in amounts if amount is not None]
-    if result.get("sampler") not in (None, "none"):
+    if result.get("sampler") not in (None, "none") and not result.get("plan"):
         pieces.append(f"sampler {formats.value_of('sampler', result['sampler'])}")
     pieces += [str(result["dtype"])] if result.get("dtype") else []
     pieces += [machine(result)] if result.get("device") else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,23 @@ def options(wanted: Wanted) -> dict[str, Any]:
     return {"label": wanted.label, **names, **found}
 
 
+OWN = ("attn", "sampler", "reduce", "mask", "kv")  # groups of which each contender has its own
+
+
+def leaves(cfg: DictConfig) -> dict[str, Any]:
+    """What its options were, typed or not, by the words that would be typed: ``kv.budget`` -> 0.25."""
+    nodes = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in OWN if OmegaConf.is_dict(cfg.get(group))}
+    return dict(leaf for group, node in nodes.items() for leaf in _under(group, node))
+
+
+def _under(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        yield name, value if type(value) in (int, float) else shown(value)
+        return
+    for key in value.keys() - {"_target_"}:
+        yield from _under(f"{name}.{key}", value[key])
+
+
 def entry(one: Compared, depth: int) -> dict[str, Any]:
     """One contender, whole."""
     contender = one.contender
@@ -57,6 +74,7 @@ def entry(one: Compared, depth: int) -> dict[str, Any]:
         "hash": one.scored.key,
         "status": "ok",
         **options(contender.wanted),
+        "options": leaves(contender.wanted.cfg),
         "layers": list(contender.layers),
         **contender.facts(depth),
         "metrics": one.comparison.metrics,

@@ -10,6 +10,7 @@ import pytest
 
 from fna.errors import UserError
 from fna.report.results import flatten, load, natural, overrides, ratio, read, reference, write_csv
+from fna.report.table import sweep_markdown
 from tests.report.made_up_results import failed, result, write_run
 
 
@@ -35,6 +36,18 @@ def test_a_speedup_that_is_no_measurement_says_so_in_its_line_of_the_csv(tmp_pat
     busy = result()["cost"] | {"measurement": {"quiet": False, "reasons": ["other processes took 1.2 of 2 cores"]}}
     assert flatten(result(cost=busy))["no_measurement"] == "other processes took 1.2 of 2 cores"
     assert flatten(result())["no_measurement"] is None
+
+
+def test_a_default_stands_beside_what_was_typed_for_another_run(tmp_path: Path) -> None:
+    """kv.budget was empty for all policies that kept the default quarter."""
+    default = result(options={"kv.budget": 0.25}, hash="a", seed=1)
+    typed = result(options={"kv.budget": 0.1}, overrides=["kv.budget=0.1"], hash="b")
+    same = result(options={"kv.budget": 0.25}, overrides=["kv.budget=0.25"], hash="a", seed=1)
+    for place, one in enumerate((default, typed, same)):
+        write_run(tmp_path / str(place), one)
+    with write_csv(tmp_path).open() as stream:
+        assert [row["kv.budget"] for row in csv.DictReader(stream)] == ["0.25", "0.1", "0.25"]
+    assert "3 comparisons with full attention in 2 lines, equal runs together" in sweep_markdown(load(tmp_path))
 
 
 def test_csv_has_the_union_of_columns_and_empty_cells_for_what_is_missing(tmp_path: Path) -> None:

@@ -290,7 +290,7 @@ def test_few_samples_are_said_to_be_too_few_and_exact_attention_is_not_the_close
         write_run(tmp_path / attn, content)
     found = best(load(tmp_path))
     assert found is not None
-    assert (found[0].name, found[1]) == ("fna", TOO_FEW)
+    assert (found[0].name, found[1]) == ("fna", f"{TOO_FEW} of those on 24 samples")
     assert "leaves top-1 as it is on 24 samples, too few to say more" in printed(load(tmp_path))
     assert "[0.0, 0.0]" not in printed(load(tmp_path))
 

@@ -71,6 +71,8 @@ def test_random_weights_come_first() -> None:
         ({"attn": "low_rank", "landmarks": 2}, "Attention of rank 2 in blocks 4-7"),
         ({"reduce": "tome"}, "FNA and ToMe with 64 landmarks in blocks 4-7"),
         ({"attn": "none", "layers": None}, "The variant"),
+        ({"plan": "0-3: fna_local, 4-7: fna_plus"}, "Plan with 64 landmarks in blocks 0-3: fna_local, 4-7: fna_plus"),
+        ({"attn": "fna_local", "plan": "0-7: fna_plus"}, "FNA+ with 64 landmarks in blocks 0-7: fna_plus"),
     ],
 )
 def test_subject(changes: dict[str, object], expected: str) -> None:
@@ -110,6 +112,18 @@ def test_numbers() -> None:
 def test_skipped_samples_are_counted_and_named() -> None:
     [note] = notes.caveats(result(skipped=["a", "b", "c", "d"]))
     assert note == "4 unreadable, left out: a, b, c and 1 more"
+
+
+def test_no_change_on_100_samples_is_not_shown_to_keep_the_quality() -> None:
+    """Up to 3 % of all samples may still change there; from 200 samples on no more than the 1.5 points that count as kept."""
+    assert words.judge(0.0, [0.0, 0.0], 100) == "unclear"
+    assert words.judge(0.0, [0.0, 0.0], 199) == "unclear"
+    assert words.judge(0.0, [0.0, 0.0], 200) == "keeps"
+
+
+def test_an_agreement_of_all_of_a_few_samples_says_what_it_cannot_see() -> None:
+    [note] = notes.remarks(result(samples=10, fidelity={"agreement": 100.0, "agreement_ci": [100.0, 100.0]}))
+    assert "none of 10 samples changed; up to 30 % of all samples" in note
 
 
 def test_an_interval_without_width_says_what_it_cannot_see() -> None:
