@@ -126,7 +126,12 @@ class HuggingFaceModel:
         if size != own and tower.grid is not None and self.patch_size:
             grid = size[0] // self.patch_size, size[1] // self.patch_size
             notes.append(
-                resampling_note(tower.grid, grid, "transformers", "model=vit or model=clip_l14 with this checkpoint is timm's")
+                resampling_note(
+                    tower.grid,
+                    grid,
+                    "transformers",
+                    "timm's with this checkpoint in a model= of timm or open_clip: dinov2, vit, clip_l14",
+                )
             )
         net = net.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
         steps = self._steps()

@@ -63,7 +63,7 @@ def fetched(name: str) -> str:
     except Exception as error:  # the client has a class for each way to fail
         raise UserError(
             f"{name}: no such folder, and the hub did not give it ({type(error).__name__}: {first_line(error)}); "
-            "give a folder that save_pretrained made with model.name=FOLDER."
+            "give a folder that save_pretrained made with model.checkpoint=FOLDER."
         ) from error
 
 

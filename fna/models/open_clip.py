@@ -268,7 +268,10 @@ class OpenClipModel:
         tag = open_clip.get_pretrained_cfg(self.name, self.pretrained)
         if not tag:
             known = ", ".join(open_clip.list_pretrained_tags_by_model(self.name)) or "none"
-            raise UserError(f"model.pretrained={self.pretrained}: open_clip has no such weights for {self.name}; it has {known}.")
+            other = ", or model.pretrained=null for a file of your own" if self.checkpoint is not None else ""
+            raise UserError(
+                f"model.pretrained={self.pretrained}: open_clip has no such weights for {self.name}; it has {known}{other}."
+            )
         return tag
 
     def _folder(self) -> Path | None:

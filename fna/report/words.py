@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fna.report import formats
@@ -12,6 +13,7 @@ ERRORS = frozenset({"ece", "perplexity", "kv_megabytes"})  # metrics of which le
 PRIMARY = (("t2i_r1", "i2t_r1"), ("top1",), ("miou",), ("vqa_accuracy",), ("relative",))
 FEW = 100  # samples below which an interval of [0, 0] shows nothing: too few could have changed
 NOISY = 0.2  # width of a speedup's interval above which it says nothing about "the same speed"
+ANY_FOLDER = ("hf",)  # models whose option says nothing of the network
 CLOSE = -1.5  # points: an interval that holds zero and does not reach below this lets a headline say "keeps"
 
 
@@ -81,8 +83,13 @@ def is_policy(result: Result) -> bool:
 
 def place(result: Result) -> str:
     """Which model on which data: ``clip_shapes on shapes``; "" where a result says neither."""
-    named = [str(result[key]) for key in ("model", "dataset") if result.get(key)]
-    return " on ".join(named)
+    return " on ".join(filter(None, [model(result), str(result.get("dataset") or "")]))
+
+
+def model(result: Result) -> str:
+    """How the model is called: by its option; of one that runs any folder, by the folder too."""
+    option, source = str(result.get("model") or ""), str(result.get("checkpoint") or "")
+    return f"{option} {Path(source).name}" if option in ANY_FOLDER and source and not is_random(result) else option
 
 
 def is_idle(result: Result) -> bool:
@@ -237,7 +244,7 @@ def compared(result: Result) -> list[str]:
     """What was compared on what, as the short pieces of a line."""
     data = "/".join(str(result[key]) for key in ("dataset", "split") if result.get(key) not in (None, "", "none", "unknown"))
     amounts = [(result.get("samples"), "samples"), (result.get("image_size"), "px"), (result.get("tokens"), "tokens")]
-    pieces = [f"model {result['model']}" if result.get("model") else "", data, str(result.get("task") or "")]
+    pieces = [f"model {model(result)}" if result.get("model") else "", data, str(result.get("task") or "")]
     pieces += [f"{formats.value_of('', amount)} {unit}" for amount, unit in amounts if amount is not None]
     if result.get("sampler") not in (None, "none") and not result.get("plan"):
         pieces.append(f"sampler {formats.value_of('sampler', result['sampler'])}")

@@ -89,6 +89,11 @@ def test_a_headline_names_a_loss_beyond_the_noise_before_a_larger_difference_wit
     assert "text-to-image R@1 by -6.0" in words.plain(words.headline(both))
 
 
+def test_a_model_that_runs_any_folder_is_called_by_its_folder() -> None:
+    assert words.place(result(model="hf", checkpoint="weights/dinov2_small")) == "hf dinov2_small on made_up_photos"
+    assert words.place(result(model="hf", checkpoint="random (seed 0)")) == "hf on made_up_photos"
+
+
 def test_numbers() -> None:
     assert [formats.signed(value) for value in (0.04, -0.04, 0.05, -1, None, float("nan"))] == [
         "0.0",
