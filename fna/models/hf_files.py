@@ -10,6 +10,7 @@ from typing import Any
 
 from fna.errors import UserError
 from fna.models.checkpoint_files import FOLDER_FILES
+from fna.values import Channels, Spreads, held
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # PIL's numbers
@@ -75,7 +76,15 @@ def preprocessing(folder: Path | None) -> dict[str, Any]:
     for key, does in (("do_rescale", "scales pixels by 1/255"), ("do_resize", "resizes pictures")):
         if said.get(key) is False:
             raise UserError(f"{file}: {key}=false: fna {does} always; drop the file and give mean and std.")
-    return _normalized(said, file) | _sized(said, file)
+    return check_pixels(_normalized(said, file), file) | _sized(said, file)
+
+
+def check_pixels(said: dict[str, Any], file: Path) -> dict[str, Any]:
+    """``said`` itself. Raises `UserError` for a mean or std that is not of pixels from 0 to 1, as those of 0 to 255 are not."""
+    for key, kind in (("mean", Channels), ("std", Spreads)):
+        if key in said:
+            held(kind, said[key], f"{file}: {key}")
+    return said
 
 
 def processor_steps(name: str) -> dict[str, Any]:
