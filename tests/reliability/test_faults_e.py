@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,13 @@ from fna.data.pictures import unread_note
 from fna.data.segmentation import LabelMaps
 from fna.data.tsv import TsvCaptions
 from fna.errors import UserError
+from fna.kv.snapkv import SnapKV
 from fna.models.decoder import TextModel
 from fna.models.hf_files import preprocessing
 from fna.models.llava import ZOO, VisionLanguageModel
 from fna.models.timm import TimmModel
+from fna.surgery.cache import kept, read_prompt
+from tests.kv import eyes
 
 Edit = Callable[[dict[str, Any]], object]
 
@@ -128,7 +132,7 @@ def edited(file: Path, change: Edit) -> None:
 WRITES: dict[str, tuple[str, Edit]] = {
     "architecture": ("config.json", lambda made: made.update(rms_norm_eps=0.5)),
     "generation": ("generation_config.json", lambda made: made.update(repetition_penalty=5.0)),
-    "tokenizer": ("tokenizer.json", lambda made: made.update(normalizer={"type": "Lowercase"})),
+    "tokenizer": ("tokenizer.json", lambda made: made.update(normalizer={"type": "NFC"})),
 }
 
 
@@ -154,7 +158,7 @@ def test_a_language_model_run_otherwise_is_another_model_wherever_it_lies(file: 
 SEES: dict[str, tuple[str, Edit]] = {
     "layer": ("config.json", lambda made: made.update(vision_feature_layer=[-2, -2])),
     "generation": ("generation_config.json", lambda made: made.update(repetition_penalty=5.0)),
-    "tokenizer": ("tokenizer.json", lambda made: made.update(normalizer={"type": "Lowercase"})),
+    "tokenizer": ("tokenizer.json", lambda made: made.update(normalizer={"type": "NFC"})),
 }
 
 
@@ -179,6 +183,34 @@ def test_another_number_of_heads_beside_the_same_weights_is_another_model(tmp_pa
         made = TimmModel("test_vit", checkpoint=str(tmp_path))
         found.append(made.build(image_size=None, device="cpu", dtype="float32", seed=0).identity)
     assert found[0] != found[1]
+
+
+# 7: the result says another setting than ran
+
+
+@pytest.mark.parametrize(
+    ("attn", "options", "said"),
+    [
+        ("window", {"window": 9}, "window=9 is no smaller than the 6 x 6 patches there are: each of them sees all"),
+        ("low_rank", {"landmarks": 37}, "rank=37 is no less than the 37 tokens there are: nothing is cut"),
+    ],
+)
+def test_a_setting_beyond_what_there_is_to_approximate_is_told(attn: str, options: dict[str, Any], said: str) -> None:
+    q, k, v = torch.randn(3, 1, 2, 37, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match=said):
+        fna.attention(q, k, v, attn, grid=(6, 6), **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fna.attention(q, k, v, attn, grid=(6, 6), **dict.fromkeys(options, 5))
+
+
+def test_a_voting_window_that_holds_the_whole_prompt_is_told() -> None:
+    net = eyes.llava()
+    ids = torch.randint(6, 14, (1, 12), generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    told = pytest.warns(UserWarning, match=r"kv\.window=32 is no less than the 12 tokens of a prompt: all of it stays")
+    with torch.no_grad(), told, kept(net, SnapKV(), prompt=read_prompt(net, **inputs)) as cache:
+        net.generate(**inputs, past_key_values=cache, max_new_tokens=2, do_sample=False)
 
 
 # 9: the library
