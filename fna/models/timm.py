@@ -13,7 +13,7 @@ from fna.models import beside, timm_files, weights
 from fna.models.base import Model, Weights, pixels
 from fna.models.checkpoint_files import tensor_names
 from fna.models.heads import Classes, head_classes, labels, read_classes, timm_labels
-from fna.models.hf_files import check_pixels, folder_of, model_config, preprocessing, unread_config
+from fna.models.hf_files import check_pixels, folder_of, inner, model_config, preprocessing, unread_config
 from fna.models.hf_pixels import share, squashes
 from fna.models.settings import activation_of, in_words, otherwise, resampled, resampling_note, unresampled_note
 from fna.ops.contract import Tokens
@@ -145,7 +145,8 @@ class TimmModel:
     def _beside(self) -> dict[str, Any]:
         """What the files beside the weights say is done to pixels, in timm's words."""
         folder = folder_of(self.checkpoint)
-        steps, own = preprocessing(folder), model_config(folder).get("pretrained_cfg") or {}
+        steps = preprocessing(folder)
+        own = {} if folder is None else inner(model_config(folder), "pretrained_cfg", folder / "config.json")
         said = {key: value for source in (own, steps) for key, value in source.items() if key in DATA_KEYS}
         if folder is not None:
             check_pixels(said, folder / "config.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from fna.kv.snapkv import SnapKV
 from fna.models.decoder import TextModel
 from fna.models.hf_files import preprocessing
 from fna.models.llava import ZOO, VisionLanguageModel
+from fna.models.open_clip_pixels import said_beside
 from fna.models.timm import TimmModel
 from fna.surgery.cache import kept, read_prompt
 from tests.kv import eyes
@@ -110,6 +112,32 @@ def test_a_mean_of_pixels_up_to_255_beside_weights_is_refused(said: dict[str, An
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"resample": 3, **said}))
     with pytest.raises(UserError, match=r"preprocessor_config\.json: (mean|std)=\[.*give a list"):
         preprocessing(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"rescale_factor": "x"}, "rescale_factor=x: fna scales pixels by 1/255 only"),
+        ({"rescale_factor": [1]}, "rescale_factor=[1]: fna scales pixels by 1/255 only"),
+        ({"do_rescale": "no"}, "do_rescale='no': true or false is needed"),
+        ({"resample": True}, "resample=True: unknown"),
+        ({"image_processor": 5}, "image_processor holds a int, not settings by name"),
+    ],
+)
+def test_settings_of_pixels_of_another_type_are_one_line(said: dict[str, Any], words: str, tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, **said}))
+    with pytest.raises(UserError, match=re.escape(words)):
+        preprocessing(tmp_path)
+
+
+def test_settings_of_pixels_that_are_no_settings_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}, "preprocess_cfg": [1]}))
+    with pytest.raises(UserError, match=r"open_clip_config\.json: preprocess_cfg holds a list, not settings by name"):
+        said_beside(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": "x"}))
+    save_file(timm.create_model("test_vit", num_classes=3).state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"config\.json: pretrained_cfg holds a str, not settings by name"):
+        TimmModel("test_vit", checkpoint=str(tmp_path)).check()
 
 
 # 5: pictures that lose what they hold
