@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from fna.configs import build_attention, instantiate, load_option
@@ -68,7 +69,7 @@ def swap(
         ops = parse_plan(methods, len(tower.blocks), "attn", tower.windowed)
     else:
         ops = dict.fromkeys(tower.layers(layers), _op(attn, **shared))
-    return Variant("fna.swap", ops, _masking(mask), _reducer(reduce)).swap(tower)
+    return Variant("fna.swap", ops, _masking(mask, seed), _reducer(reduce, seed)).swap(tower)
 
 
 def _plan(plan: Mapping[Any, Any], layers: Any, options: dict[str, Any]) -> dict[str | int, Attention]:
@@ -110,7 +111,7 @@ def _op(attn: str | Attention, **options: Any) -> Attention:
     return attn
 
 
-def _masking(mask: Any) -> Any:
+def _masking(mask: Any, seed: int = 0) -> Any:
     """What ``mask=NAME`` means on the command line, uncalibrated; a strategy is one already."""
     from fna.masking.strategy import Masking
     from fna.surgery.registers import Registers
@@ -119,14 +120,25 @@ def _masking(mask: Any) -> Any:
         return mask
     if not isinstance(mask, str):
         raise UserError(f"mask={mask!r}: give a name of conf/mask, a Masking or Registers.")
-    return None if mask == "none" else instantiate(load_option("mask", mask))
+    return _built("mask", mask, seed)
 
 
-def _reducer(reduce: Any) -> Any:
+def _reducer(reduce: Any, seed: int = 0) -> Any:
     """What ``reduce=NAME`` means on the command line; a reducer of your own is one already."""
-    if not isinstance(reduce, str):
+    from fna.surgery.smaller import Resize
+
+    if reduce is None or (callable(reduce) and not isinstance(reduce, type)) or isinstance(reduce, Resize):
         return reduce
-    return None if reduce == "none" else instantiate(load_option("reduce", reduce))
+    if not isinstance(reduce, str):
+        raise UserError(
+            f"reduce={reduce!r}: give a name of conf/reduce, or a reducer of your own, called on tokens and their place."
+        )
+    return _built("reduce", reduce, seed)
+
+
+def _built(group: str, name: str, seed: int) -> Any:
+    """What an option's YAML builds, which may follow the seed."""
+    return None if name == "none" else instantiate(OmegaConf.create({"seed": seed, group: load_option(group, name)})[group])
 
 
 def compare(
@@ -165,8 +177,11 @@ def compare(
 def _parts(attn: Any, layers: Any, *, mask: Any = None, reduce: Any = None, **options: Any) -> tuple[Any, Any, Any]:
     """The op, or the op of each range of a plan, the mask and the reducer that a contender is made of."""
     if isinstance(attn, Mapping):
-        return _plan(attn, layers, {"landmarks": 64, "sampler": "fps", **options}), _masking(mask), _reducer(reduce)
-    return _op(attn, **options), _masking(mask), _reducer(reduce)
+        op: Any = _plan(attn, layers, {"landmarks": 64, "sampler": "fps", **options})
+    else:
+        op = _op(attn, **options)
+    seed = options.get("seed", 0)
+    return op, _masking(mask, seed), _reducer(reduce, seed)
 
 
 def attention(

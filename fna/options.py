@@ -72,8 +72,8 @@ def load_option(group: str, name: str, extra: Sequence[Path] = (), above: Sequen
     `UserError` naming the options that there are, or the file that is no mapping in YAML or leads back to itself.
     """
     known = choices(group, extra)
-    if name not in known:
-        raise none_such(group, name, known, extra)
+    if not isinstance(name, str) or name not in known:
+        raise none_such(group, shown(name), known, extra)
     file = known[name]
     own = CONF / group / file.name
     if file != own and own.is_file() and _text(own) != _text(file):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +127,7 @@ def lines(source: Path) -> list[Entry]:
     for number, text in enumerate(texts, 1):
         if text.strip():
             try:
-                found.append(_entry(json.loads(text), f"{source}, line {number}"))
+                found.append(_entry(files.parsed(text), f"{source}, line {number}"))
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{source}, line {number}: not JSON ({error}); fetch it again.") from error
     return found

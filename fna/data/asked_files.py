@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from fna.data import asked, files
 from fna.data.asked import LETTER, SHORT, AskedDataset, Found, Scoring, Submit, Told
 from fna.data.base import Asked
-from fna.data.entries import Entry
+from fna.data.entries import Entry, by_ident
 from fna.errors import UserError
 from fna.values import Count, Domain
 
@@ -72,7 +72,7 @@ class VqaV2(Questions):
         """The first ``limit`` questions. Raises `UserError` with file and entry."""
         self.check()
         questions, annotations = self._sources()
-        told = {entry.ident("question_id"): entry for entry in asked.listed(annotations, "annotations")}
+        told = by_ident(asked.listed(annotations, "annotations"), "question_id")
         found = []
         for entry in asked.listed(questions, "questions"):
             key = entry.ident("question_id")
@@ -112,8 +112,8 @@ class TextVqa(Questions):
         """Image id -> a line with the words that an OCR read in it."""
         if self.ocr is None:
             return {}
-        entries = asked.listed(self._sources()[1], "data")
-        return {one.ident("image_id"): f"\nReference OCR token: {', '.join(_texts(one, 'ocr_tokens'))}" for one in entries}
+        entries = by_ident(asked.listed(self._sources()[1], "data"), "image_id")
+        return {image: f"\nReference OCR token: {', '.join(_texts(one, 'ocr_tokens'))}" for image, one in entries.items()}
 
     def load(self, limit: int | None) -> AskedDataset:
         """The first ``limit`` questions. Raises `UserError` with file and entry."""
@@ -309,7 +309,7 @@ def _table(source: Path) -> list[Entry]:
 
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return files.parsed(text)
     except ValueError as error:
         raise UserError(f"{where}: answers are no JSON list ({error}).") from error
 

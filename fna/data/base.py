@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,6 +115,32 @@ def listed_once(dataset: Dataset) -> Dataset:
     if twice is not None:
         raise UserError(f"{dataset.name}: sample {twice} is listed twice; list it once.")
     return dataset
+
+
+Taught = TypeVar("Taught", bound="Dataset")
+
+
+def taught(learnt: Taught, asked: Sequence[Any], train: str) -> Taught:
+    """``learnt`` itself, to learn from. Raises `UserError` where some of its images are ``asked`` about too, links followed."""
+    places = _places([*asked, *learnt.examples])
+    seen = {places[example.image] for example in asked}
+    learning: Sequence[Any] = learnt.examples
+    both = [example for example in learning if places[example.image] in seen]
+    if both:
+        raise UserError(
+            f"dataset.train={train}: {len(both)} of the {len(learnt.examples)} images to learn from are asked about too (first: "
+            f"{both[0].key}); give a split of other images, in a folder or a list of its own."
+        )
+    return learnt
+
+
+def _places(examples: Sequence[Any]) -> dict[Path, str]:
+    """The file behind the path of each image; the links of a folder are looked up once, for it may hold a million of them."""
+    folders = {folder: os.path.realpath(folder) for folder in {example.image.parent for example in examples}}
+    return {
+        path: os.path.realpath(path) if os.path.islink(path) else f"{folders[path.parent]}/{path.name}"
+        for path in (example.image for example in examples)
+    }
 
 
 def is_text(value: object) -> bool:

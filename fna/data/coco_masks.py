@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,13 +12,13 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from fna.data import contents, files
-from fna.data.base import Segmented
+from fna.data.base import Segmented, taught
 from fna.data.coco_format import Picture, Size, by_picture, category_names, pictures
-from fna.data.entries import Entry, in_order, read
+from fna.data.entries import Entry, by_ident, in_order, read
 from fna.data.files import UNREADABLE
 from fna.data.layouts import check_split_name, to_learn_from
 from fna.data.run_lengths import run_lengths
-from fna.data.segmentation import IGNORE, SegmentedDataset, check_folder
+from fna.data.segmentation import IGNORE, LOOKED_AT, SegmentedDataset, check_folder
 from fna.errors import UserError
 from fna.values import Domain, counted
 
@@ -91,7 +91,7 @@ class CocoInstances:
             classes=classes,
             notes=notes,
             read_labels=lambda example: drawn[example.key].paint(0 if self.background else IGNORE),
-            training=_training(self, self.train),
+            training=_training(self, self.train, examples),
         )
 
     def _in(self, path: str) -> str:
@@ -187,6 +187,8 @@ class CocoPanoptic:
         segments = {ident: _Segments.read(told[ident], known[ident], file, places) for ident in listed}
         examples = [Segmented(ident, _existing(known[ident].path, file), segments[ident].png) for ident in listed]
         _check_classes(file, list(names.values()), examples)
+        for ident in listed[:: max(1, len(listed) // LOOKED_AT)]:
+            segments[ident].paint()
         return SegmentedDataset(
             name=self.name,
             split=self.split,
@@ -196,7 +198,7 @@ class CocoPanoptic:
             classes=[names[ident] for ident in places],
             notes=notes,
             read_labels=lambda example: segments[example.key].paint(),
-            training=_training(self, self.train),
+            training=_training(self, self.train, examples),
         )
 
 
@@ -214,7 +216,9 @@ class _Segments:
             raise UserError(f"{told[1].where}: image {picture.ident} is annotated twice; give one entry an image.")
         entry = told[0]
         classes = {0: IGNORE}
-        for segment in entry.entries("segments_info"):
+        for ident, segment in by_ident(entry.entries("segments_info"), "id").items():
+            if ident == "0":
+                raise UserError(f"{segment.where}: segment 0 is what no segment covers; give it another number, in the PNG too.")
             category = segment.ident("category_id")
             if category not in places:
                 raise UserError(f"{segment.where}: category_id {category} is none of the categories.")
@@ -245,10 +249,11 @@ class _Segments:
         return np.array([self.classes[int(number)] for number in found])[inverse].reshape(numbers.shape)
 
 
-def _training(source: Any, split: str | None) -> Callable[[], SegmentedDataset] | None:
-    if to_learn_from(split, source.split) is None:
+def _training(source: Any, split: str | None, asked: Sequence[Segmented]) -> Callable[[], SegmentedDataset] | None:
+    train = to_learn_from(split, source.split)
+    if train is None:
         return None
-    return lambda: type(source)(**{**vars(source), "split": split, "train": None}).load(None)
+    return lambda: taught(replace(source, split=train, train=None).load(None), asked, train)
 
 
 def _existing(path: Path, named_in: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,9 +101,23 @@ def read(source: Path, refusal: str, *lists: str) -> Entry:
     return Entry(content, str(source))
 
 
+def by_ident(entries: Iterable[Entry], name: str) -> dict[str, Entry]:
+    """Entries by the id or name in one of their fields. Raises `UserError` for two that say different things of one."""
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        ident = entry.ident(name)
+        first = found.setdefault(ident, entry)
+        if first.fields != entry.fields:
+            raise UserError(f"{entry.where}: {name} {ident} stands at {first.where} too and says something else; keep one.")
+    return found
+
+
 def is_number(value: object) -> bool:
-    """A finite number, and no yes or no."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """A finite number, and no yes or no; a whole one of more digits than a float holds is none."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def in_order(ident: str) -> tuple[bool, int, str]:

@@ -45,13 +45,26 @@ def read_json(path: Path) -> Any:
     """A JSON file. Raises `UserError` with file, line and column where it is not JSON."""
     check_file(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))  # tools on Windows begin a file with a mark
+        return parsed(path.read_text(encoding="utf-8-sig"))  # tools on Windows begin a file with a mark
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not JSON at line {error.lineno}, column {error.colno} ({error.msg}); fetch it again.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not JSON: no UTF-8 at byte {error.start}; fetch it again.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); fetch it again.") from error
+
+
+def parsed(text: str) -> Any:
+    """What JSON says. Raises `ValueError` for what is none, and for a key that an object has twice: Python would take the last."""
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        raise ValueError(f"the key {ascii(twice)[:60]} stands twice in one object; keep one")
+    return found
 
 
 FIT = "give the folder that holds them (dataset.root=DIR, or dataset.images=DIR in it), or annotations that fit it"

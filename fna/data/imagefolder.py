@@ -9,15 +9,18 @@ from typing import ClassVar, Self
 
 from fna.data import files
 from fna.data.bank import LabelledDataset, cut, part_note
-from fna.data.base import Labelled
+from fna.data.base import Labelled, taught
 from fna.data.layouts import BY_CLASS, TINY_LABELS, looks_like, split_folder
 from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
 from fna.errors import UserError
 from fna.values import Count, Domain, counted
 
 AUTO, NO_SPLIT = "auto", "none"
-SPLITS = frozenset(
+OF_A_WHOLE = frozenset(
     {"train", "training", "trn", "trainval", "val", "valid", "validation", "dev", "test", "testing", "tst", "eval", "evaluation"}
+)
+SPLITS = frozenset(
+    OF_A_WHOLE
     | {"holdout", "fold", "split", "subset", "set", "query", "queries", "gallery", "labeled", "labelled", "unlabeled", "unlabelled"}
 )
 BESIDE = frozenset(
@@ -62,8 +65,8 @@ class ImageFolder:
         if self.bank is not None:
             return cut(self.read(None), self.bank, limit)
         data = self.read(limit)
-        if self.train is not None:
-            data.training = lambda: self._teacher().read(None)
+        if (train := self.train) is not None:
+            data.training = lambda: taught(self._teacher().read(None), data.examples, train)
         return data
 
     def read(self, limit: int | None) -> LabelledDataset:
@@ -194,8 +197,23 @@ SPLIT, PART = (re.compile(rf"{_REST}{word}{_REST}", re.I) for word in (_SPLIT, _
 
 
 def _splits(names: list[str]) -> list[str]:
-    """Those that are called as splits are: train2017, val_256, fold-0, testset, validation_images, my-train is none."""
-    return [name for name in names if SPLIT.fullmatch(name)]
+    """Those that are called as splits are: train2017, val_256, fold-0, testset, validation_images, seg_train beside seg_test.
+
+    my-train alone is none.
+    """
+    paired = _paired(names)
+    return [name for name in names if SPLIT.fullmatch(name) or name in paired]
+
+
+def _paired(names: list[str]) -> set[str]:
+    """Names of which another differs in the word for a split alone: cat_train and cat_test."""
+    found: dict[tuple[str, ...], dict[str, str]] = {}
+    for name in names:
+        words = re.findall(r"[^\W\d_]+", name.lower())
+        own = [word for word in words if word in OF_A_WHOLE]
+        if len(own) == 1 < len(words):
+            found.setdefault(tuple("" if word in OF_A_WHOLE else word for word in words), {})[name] = own[0]
+    return {name for alike in found.values() if len({*alike.values()}) > 1 for name in alike}
 
 
 def _parts(names: list[str]) -> list[str]:

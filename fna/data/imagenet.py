@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from fna.data import files
 from fna.data.bank import LabelledDataset, cut, part_note
-from fna.data.base import Labelled
+from fna.data.base import Labelled, taught
 from fna.data.imagefolder import NO_SPLIT
 from fna.data.layouts import check_split_name, looks_like, split_folder
 from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
@@ -62,7 +62,7 @@ class ImageNet:
             return cut(self._read(None), self.bank, limit)
         data, train = self._read(limit), self.train
         if train is not None and train != self.split:
-            data.training = lambda: self._learnt(train)
+            data.training = lambda: taught(self._learnt(train), data.examples, train)
         return data
 
     def _learnt(self, train: str) -> LabelledDataset:

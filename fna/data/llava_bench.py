@@ -18,7 +18,7 @@ from PIL import Image
 from fna.data import files
 from fna.data.asked import lines
 from fna.data.base import Dataset, OpenQuestion
-from fna.data.entries import Entry
+from fna.data.entries import Entry, by_ident
 from fna.errors import UserError
 from fna.folders import cache_folder
 from fna.records import write_atomic
@@ -59,8 +59,10 @@ class LlavaBench:
         there."""
         self.check()
         root = Path(self.root)
-        references = {entry.ident("question_id"): entry.text("text") for entry in lines(root / self.answers)}
-        contexts = {} if self.context is None else {e.text("image"): in_words(e) for e in lines(root / self.context)}
+        answers = by_ident(lines(root / self.answers), "question_id")
+        references = {ident: entry.text("text") for ident, entry in answers.items()}
+        told = {} if self.context is None else by_ident(lines(root / self.context), "image")
+        contexts = {image: in_words(entry) for image, entry in told.items()}
         read: list[Any] = [self._question(entry, references, contexts) for entry in lines(root / self.questions)]
         if not read:
             raise UserError(f"{root / self.questions}: holds no question; give another with dataset.questions=PATH.")

@@ -36,7 +36,25 @@ OTHER_SUFFIXES = frozenset(
         ".nef",
         ".pbm",
     }
-    | {".pnm", ".psd", ".raw", ".svg", ".tga"}
+    | {
+        ".pnm",
+        ".psd",
+        ".raw",
+        ".svg",
+        ".tga",
+        ".apng",
+        ".dds",
+        ".dib",
+        ".hif",
+        ".icns",
+        ".im",
+        ".j2c",
+        ".j2k",
+        ".jls",
+        ".jpf",
+        ".jpx",
+    }
+    | {".orf", ".pcx", ".pfm", ".qoi", ".rw2", ".sgi", ".xbm", ".xpm", ".dcm", ".fit", ".fits", ".ndpi", ".nii", ".svs"}
 )
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")  # of JPEG, PNG, GIF, TIFF
 PAGED = frozenset({".tif", ".tiff", ".webp"})  # formats in which several pictures are one file

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from fna.data import files
-from fna.data.base import Dataset, Segmented
+from fna.data.base import Dataset, Segmented, taught
 from fna.data.files import UNREADABLE
 from fna.data.layouts import check_split_name, looks_like, to_learn_from
 from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
@@ -84,7 +84,10 @@ class LabelMaps:
         """Raise `UserError` where the root is missing or holds something else, or another variant of the labels."""
         check_split_name(self.split)
         check_split_name(self.train, "dataset.train")
-        class_names(self.classes)
+        if (count := len(class_names(self.classes))) > IGNORE:
+            raise UserError(
+                f"dataset.classes: {count} names; {IGNORE} at most, since {IGNORE} is what is ignored: give fewer classes."
+            )
         refuse_by_name(self._declared())
         root, stems = Path(self.root), [_stem(path) for path in (self.images, self.labels)]
         if looks_like(root) in (None, self.name):
@@ -112,8 +115,11 @@ class LabelMaps:
             classes=class_names(self.classes),
             notes=self._unread(),
             read_labels=self.read_labels,
-            training=None if train is None else lambda: LabelMaps(**{**vars(self), "split": train, "train": None}).load(None),
+            training=None if train is None else lambda: self._learnt(train, examples),
         )
+
+    def _learnt(self, train: str, asked: Sequence[Segmented]) -> SegmentedDataset:
+        return taught(replace(self, split=train, train=None).load(None), asked, train)
 
     def read_labels(self, example: Segmented) -> Array:
         """int64 ``[H, W]`` of classes and 255; raises `UserError` naming the file for a value that no class has."""

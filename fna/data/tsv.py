@@ -53,6 +53,10 @@ class TsvCaptions:
                     raise UserError(f"{source}: has a column twice, {reader.fieldnames}; name each once.")
                 for row in reader:
                     key = row["filepath"]
+                    if row.get(reader.restkey):
+                        raise UserError(
+                            f"{source}, line {reader.line_num}: has more cells than columns; give all captions in one list."
+                        )
                     if not key or not key.strip():
                         raise UserError(f"{source}, line {reader.line_num}: no filepath; give the image of each line.")
                     found[key] = found.get(key, ()) + _captions(row["captions"], source, reader.line_num)

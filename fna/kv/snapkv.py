@@ -8,6 +8,7 @@ Kept entries are in order here; the released code leaves them by score, which ch
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,6 +36,9 @@ class SnapKV:
 
     def keep(self, state: LayerState) -> Kept:
         """The window, and what it looks at."""
+        if self.window >= state.asked.shape[1]:
+            told = f"kv.window={self.window} is no less than the {state.asked.shape[1]} tokens of a prompt"
+            warnings.warn(f"{told}: all of it stays, whatever kv.budget says.", stacklevel=2)
         q, columns = last_queries(state, self.window)
         first = columns.masked_fill(columns < 0, columns.max() + 1).amin(1)[:, None, None]
         early = state.valid & (state.entries.positions < first)

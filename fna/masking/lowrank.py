@@ -6,6 +6,7 @@ pieces by category (CLS, massive, artifact, normal) lose less than {CLS, patches
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ class LowRank:
         refuse(self, site, "causal", "dense")
         same_tokens(self, q, k, site)
         not_traced("where low_rank cuts the matrix")
+        if self.rank >= q.shape[2]:
+            warnings.warn(f"rank={self.rank} is no less than the {q.shape[2]} tokens there are: nothing is cut.", stacklevel=2)
         count, wide = q.shape[2], torch.promote_types(q.dtype, torch.float32)
         with full_precision(q):
             every = torch.arange(count, device=q.device).expand(q.shape[0], -1)

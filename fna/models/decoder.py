@@ -24,7 +24,7 @@ from fna.models import weights
 from fna.models.base import Decoder, Model, Weights
 from fna.models.checkpoint_files import weights_file
 from fna.models.hf_files import folder_of, read_json
-from fna.models.hf_folder import pretrained, reading
+from fna.models.hf_folder import identified, pretrained, reading
 from fna.ops.contract import Tokens
 from fna.records import only_one, unwritten
 from fna.surgery.cache import find_decoder
@@ -90,6 +90,7 @@ class TextModel:
             device=torch.device(device),
             dtype=getattr(torch, dtype),
             decoder=Decoder(net, tokenizer),
+            settings=identified(net, tokenizer),
         )
 
     @cached_property

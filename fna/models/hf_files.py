@@ -10,6 +10,7 @@ from typing import Any
 
 from fna.errors import UserError
 from fna.models.checkpoint_files import FOLDER_FILES
+from fna.values import Channels, Spreads, held
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # PIL's numbers
@@ -63,19 +64,38 @@ def preprocessing(folder: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
     raw = read_json(file)
-    said = _filled(raw.get("image_processor") or raw, file)
+    said = _filled(inner(raw, "image_processor", file) or raw, file)
     if not set(said) & set(PIXELS):
         return {}  # a tokenizer's own settings, or somebody else's
     other = [key for key, value in said.items() if key.startswith("do_") and value and key not in (*PIXELS, "do_convert_rgb")]
     if other:
         raise UserError(f"{file}: {other[0]}: fna knows no such step; drop the file and give mean and std.")
-    factor = said.get("rescale_factor", 1 / 255)
-    if said.get("do_rescale", True) and abs(factor * 255 - 1) > 1e-3:
+    odd = next((key for key, value in said.items() if key.startswith("do_") and not isinstance(value, bool | None)), None)
+    if odd is not None:
+        raise UserError(f"{file}: {odd}={said[odd]!r}: true or false is needed; mend the file or drop it.")
+    factor = 1 / 255 if said.get("rescale_factor") is None else said["rescale_factor"]
+    if said.get("do_rescale", True) and not (isinstance(factor, float) and abs(factor * 255 - 1) <= 1e-3):
         raise UserError(f"{file}: rescale_factor={factor}: fna scales pixels by 1/255 only; drop the file and give mean and std.")
     for key, does in (("do_rescale", "scales pixels by 1/255"), ("do_resize", "resizes pictures")):
         if said.get(key) is False:
             raise UserError(f"{file}: {key}=false: fna {does} always; drop the file and give mean and std.")
-    return _normalized(said, file) | _sized(said, file)
+    return check_pixels(_normalized(said, file), file) | _sized(said, file)
+
+
+def inner(config: Mapping[str, Any], key: str, file: Path) -> dict[str, Any]:
+    """Settings within settings, empty where there are none. Raises `UserError` for what is none."""
+    found = config.get(key) or {}
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: {key} holds a {type(found).__name__}, not settings by name; fetch it again.")
+    return found
+
+
+def check_pixels(said: dict[str, Any], file: Path) -> dict[str, Any]:
+    """``said`` itself. Raises `UserError` for a mean or std that is not of pixels from 0 to 1, as those of 0 to 255 are not."""
+    for key, kind in (("mean", Channels), ("std", Spreads)):
+        if key in said:
+            held(kind, said[key], f"{file}: {key}")
+    return said
 
 
 def processor_steps(name: str) -> dict[str, Any]:
@@ -141,7 +161,7 @@ def _three(value: Any, file: Path) -> list[float]:
 
 
 def _interpolation(value: Any, file: Path) -> str:
-    found = INTERPOLATIONS.get(value) if isinstance(value, int) else str(value).lower()
+    found = INTERPOLATIONS.get(value) if isinstance(value, int) and not isinstance(value, bool) else str(value).lower()
     if found not in INTERPOLATIONS.values():
         raise UserError(f"{file}: resample={value}: unknown; it is a number from 0 to 5.")
     return str(found)

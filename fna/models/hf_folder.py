@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,3 +54,26 @@ def pretrained(kind: Any, where: str, **options: Any) -> Any:
     if missing := sorted(told["missing_keys"]):
         raise UserError(f"{where}: of its tensors {len(missing)} are missing (first: {missing[0]}); fetch it again.")
     return net
+
+
+def identified(net: Any, tokenizer: Any) -> dict[str, str]:
+    """What tensors do not show of a model that writes: digests of its settings, those of ``generate`` too, and of its tokenizer.
+
+    Of the settings as transformers understood them, so that another release's defaults are another model, wherever it lies.
+    """
+    made = [net.config.to_dict(), net.generation_config.to_dict()]
+    said = getattr(tokenizer, "backend_tokenizer", None)
+    words = json.dumps(tokenizer.get_vocab(), sort_keys=True) if said is None else said.to_str()
+    settings = json.dumps(_anywhere(made), sort_keys=True, default=str)
+    return {"architecture": _digest(settings), "tokenizer": _digest(f"{words}\n{tokenizer.special_tokens_map}")}
+
+
+def _anywhere(node: Any) -> Any:
+    """Settings without the place and the release that they were saved by."""
+    if isinstance(node, dict):
+        return {str(key): _anywhere(value) for key, value in node.items() if key not in ("_name_or_path", "transformers_version")}
+    return [_anywhere(value) for value in node] if isinstance(node, list) else node
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -18,7 +18,7 @@ from fna.errors import UserError
 from fna.models import weights
 from fna.models.base import Model, Weights, pixels
 from fna.models.hf_files import read_json
-from fna.models.hf_folder import pretrained, reading
+from fna.models.hf_folder import identified, pretrained, reading
 from fna.models.vlm_prompts import Style, Turn, prompt
 from fna.ops.contract import Tokens
 from fna.surgery.blocks import find_tower
@@ -147,8 +147,17 @@ class VisionLanguageModel:
             dtype=getattr(torch, dtype),
             answer=talk,
             config={"bits": self.bits, "pad": self.pad},
-            settings={"prompt": _digest(prompt(self.prompt, processor, [("?", None)])), "processor": _digest(_settings(processor))},
+            settings={
+                "prompt": _digest(self._asked(processor)),
+                "processor": _digest(_settings(processor)),
+                **identified(net, processor.tokenizer),
+            },
         )
+
+    def _asked(self, processor: Any) -> str:
+        """How a question is put; of a template all that it may say, in later turns too."""
+        own = str(processor.chat_template or processor.tokenizer.chat_template) if self.prompt == "template" else ""
+        return prompt(self.prompt, processor, [("?", None)]) + own
 
     @cached_property
     def _local(self) -> Path | None:
@@ -244,9 +253,8 @@ def _untouched(image: Image.Image) -> Tensor:
 
 
 def _settings(processor: Any) -> str:
-    """How images are made into pixels, and the tokenizer's words."""
-    images = json.dumps(processor.image_processor.to_dict(), sort_keys=True, default=str)
-    return images + json.dumps(processor.tokenizer.get_vocab(), sort_keys=True)
+    """How images are made into pixels."""
+    return json.dumps(processor.image_processor.to_dict(), sort_keys=True, default=str)
 
 
 def _digest(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from fna.models.hf_files import preprocessing, read_json
+from fna.models.hf_files import check_pixels, inner, preprocessing, read_json
 from fna.models.hf_pixels import share, squashes
 from fna.models.hf_pixels import transform as by_steps
 from fna.models.open_clip_files import CONFIG
@@ -30,8 +30,8 @@ def _own(folder: Path | None) -> dict[str, Any]:
     """preprocess_cfg of an open_clip_config.json."""
     if folder is None or not (folder / CONFIG).is_file():
         return {}
-    found = read_json(folder / CONFIG).get("preprocess_cfg") or {}
-    return {key: value for key, value in found.items() if key in KEYS and value is not None}
+    found = inner(read_json(folder / CONFIG), "preprocess_cfg", folder / CONFIG)
+    return check_pixels({key: value for key, value in found.items() if key in KEYS and value is not None}, folder / CONFIG)
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:

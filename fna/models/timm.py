@@ -13,7 +13,7 @@ from fna.models import beside, timm_files, weights
 from fna.models.base import Model, Weights, pixels
 from fna.models.checkpoint_files import tensor_names
 from fna.models.heads import Classes, head_classes, labels, read_classes, timm_labels
-from fna.models.hf_files import folder_of, model_config, preprocessing, unread_config
+from fna.models.hf_files import check_pixels, folder_of, inner, model_config, preprocessing, unread_config
 from fna.models.hf_pixels import share, squashes
 from fna.models.settings import activation_of, in_words, otherwise, resampled, resampling_note, unresampled_note
 from fna.ops.contract import Tokens
@@ -108,7 +108,7 @@ class TimmModel:
         square = size[0] if size[0] == size[1] else size
         data = {key: data[key] for key in DATA_KEYS}
         settings = {"activation": activation_of(net.blocks[0].mlp), **data, "norm_eps": eps, "positions": how and how[0]}
-        settings |= {"built with": ", ".join(f"{key}={value}" for key, value in self._args().items()) or None}
+        settings |= {"built with": ", ".join(f"{key}={value}" for key, value in self._said().items()) or None}
         notes += [how[1]] if how else unresampled_note(self.positions)
         notes += self._run_as(settings, pixel)
         ids, names = self._head_classes(net)
@@ -145,8 +145,11 @@ class TimmModel:
     def _beside(self) -> dict[str, Any]:
         """What the files beside the weights say is done to pixels, in timm's words."""
         folder = folder_of(self.checkpoint)
-        steps, own = preprocessing(folder), model_config(folder).get("pretrained_cfg") or {}
+        steps = preprocessing(folder)
+        own = {} if folder is None else inner(model_config(folder), "pretrained_cfg", folder / "config.json")
         said = {key: value for source in (own, steps) for key, value in source.items() if key in DATA_KEYS}
+        if folder is not None:
+            check_pixels(said, folder / "config.json")
         if "resize" in steps:
             said |= {"crop_pct": share(steps), "crop_mode": "squash" if squashes(steps) else "center"}
         return said
@@ -240,6 +243,11 @@ class TimmModel:
         pool = {"global_pool": config["global_pool"]} if isinstance(config.get("global_pool"), str) else {}
         said = config.get("model_args")
         return pool | (dict(said) if isinstance(said, dict) else {})
+
+    def _said(self) -> dict[str, Any]:
+        """What of the files beside the weights tensors do not show: their number of heads, and what timm's own says."""
+        heads = beside.said(folder_of(self.checkpoint))["vision"].heads
+        return self._args() | ({} if heads is None else {"num_heads": heads})
 
     def _check_facts(self, net: Any) -> None:
         """A wrong ``depth`` or ``patch_size`` in the YAML would let wrong layers and sizes through."""

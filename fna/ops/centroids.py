@@ -63,7 +63,7 @@ class KMeans:
     features: Features = "q"
     steps: Annotated[int, between(0, 1_000)] = 3
     gives: ClassVar[type] = Centroids
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_features(self.features)
@@ -76,8 +76,7 @@ class KMeans:
     ) -> Centroids:
         kept, free = _kept_and_free(q, keep, drop)
         start = FarthestPoint(self.features)(q, k, v, site, count, keep, drop)
-        x = features_of(self.features, q, k, v, site)
-        x = x - x.mean(1, keepdim=True)  # keeps |c|^2 - 2 x c from losing digits to a common offset
+        x = _centred(features_of(self.features, q, k, v, site), None if drop is None else kept | free)
         open_ = torch.arange(count, device=x.device) >= kept.sum(1, keepdim=True)
         open_ = open_ if start.valid is None else open_ & start.valid
         centres = x.gather(1, start.index[..., None].expand(-1, -1, x.shape[-1]))
@@ -96,7 +95,7 @@ class DriftingKMeans:
     features: Features = "k"
     steps: Annotated[int, between(1, 1_000)] = 2
     gives: ClassVar[type] = Centroids
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_features(self.features)
@@ -113,9 +112,9 @@ class DriftingKMeans:
             groups = KMeans(self.features, self.steps)(q, k, v, site, count, keep, drop)
         else:
             kept, free = _kept_and_free(q, keep, drop)
-            x = self._seen(q, k, v, site)
+            x = _centred(self._seen(q, k, v, site), None if drop is None else kept | free)
             start = before.assignment.masked_fill(~(kept | free), -1)  # what can no longer be seen
-            groups = _grouped(_lloyd(x - x.mean(1, keepdim=True), start, count, self.steps, kept, free), count)
+            groups = _grouped(_lloyd(x, start, count, self.steps, kept, free), count)
         site.memo[key] = groups
         return groups
 
@@ -202,6 +201,18 @@ def _kept_and_free(q: Tensor, keep: Tensor | None, drop: Tensor | None) -> tuple
     shape = (q.shape[0], q.shape[2])
     kept = torch.zeros(shape, dtype=torch.bool, device=q.device) if keep is None else keep.expand(shape)
     return kept, ~kept if drop is None else ~(kept | drop)
+
+
+def _centred(x: Tensor, seen: Tensor | None) -> Tensor:
+    """``x`` ``[B, N, D]`` less the mean of what is ``seen`` ``[B, N]`` (None: all), and 0 where nothing is.
+
+    That keeps |c|^2 - 2 x c from losing digits to a common offset, and what may not be seen from making one.
+    """
+    if seen is None:
+        return x - x.mean(1, keepdim=True)
+    x = torch.where(seen[..., None], x, 0.0)
+    mean = x.sum(1, keepdim=True) / seen.sum(1).clamp_min(1)[:, None, None]
+    return torch.where(seen[..., None], x - mean, 0.0)
 
 
 def _lloyd(x: Tensor, groups: Tensor, count: int, steps: int, kept: Tensor, free: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ d) a head.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,6 +43,9 @@ class Window:
         relative = pair_bias(self, site)
         same_tokens(self, q, k, site)
         rows, columns = grid_of(self, k, site)
+        if self.window >= max(rows, columns):
+            said = f"window={self.window} is no smaller than the {rows} x {columns} patches there are: each of them sees all."
+            warnings.warn(said, stacklevel=2)
         bias = additive(site.keys, site.key_bias)
         ends = torch.arange(whole(k.shape[2]), device=k.device)
         ends = torch.cat((ends[: site.tokens.prefix], ends[site.tokens.prefix + rows * columns :]))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fna.ops.contract import Tokens
+from fna.ops.contract import Tokens, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +30,10 @@ def joining(gone: Tensor, hosts: Tensor, count: int, order: Tensor | None = None
 
     What stays keeps its order, or that of the numbers ``order`` int64 ``[N]``, below 4 N.
     """
+    count, fewer = whole(count), whole(gone.shape[1])
     order = torch.arange(count, device=gone.device) if order is None else order
     last = order.expand(gone.shape[0], -1).scatter(1, gone, 4 * count)
-    kept = last.argsort(dim=1, stable=True)[:, : count - gone.shape[1]]
+    kept = last.argsort(dim=1, stable=True)[:, : count - fewer]
     places = torch.arange(kept.shape[1], device=gone.device).expand_as(kept)
     target = torch.zeros_like(last).scatter(1, kept, places)
     into = target.gather(1, hosts)
@@ -92,9 +93,9 @@ def joined(x: Tensor, tokens: Tokens, join: Joining | None, weigh: bool) -> tupl
 
 def patches(tokens: Tokens, count: int) -> tuple[int, int]:
     """First and last + 1 of the tokens that may be merged or dropped: CLS, registers and appended ones stay."""
-    return tokens.prefix, count - tokens.suffix
+    return tokens.prefix, whole(count) - tokens.suffix
 
 
 def kept_of(share: float, count: int) -> int:
     """``share`` of ``count`` tokens, rounded up."""
-    return math.ceil(round(share * count, 9))
+    return math.ceil(round(share * whole(count), 9))

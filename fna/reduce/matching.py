@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fna.ops.contract import Tokens
+from fna.ops.contract import Tokens, whole
 from fna.reduce.joining import Joining, joining, patches, rows
 
 
@@ -21,7 +21,7 @@ def matched(metric: Tensor, a: Tensor, b: Tensor, r: int, order: Tensor | None =
     ``metric`` ``[B, N, d]`` of length 1. Several may go into one; of equal pairs the first. ``order``: as in `joining`. None where
     there is nothing to join.
     """
-    r = min(r, a.shape[1]) if b.shape[1] else 0
+    r = min(r, whole(a.shape[1])) if whole(b.shape[1]) else 0
     if r < 1:
         return None
     best, host = (rows(metric, a) @ rows(metric, b).transpose(1, 2)).max(-1)
@@ -34,7 +34,7 @@ def by_parity(metric: Tensor, tokens: Tokens, r: int) -> Joining | None:
 
     As in the released code, what is left of the even places comes before all odd ones: the next block pairs them so.
     """
-    batch, count = metric.shape[:2]
+    batch, count = metric.shape[0], whole(metric.shape[1])
     first, last = patches(tokens, count)
     places = torch.arange(first, last, device=metric.device).expand(batch, -1)
     even, odd = first % 2, 1 - first % 2

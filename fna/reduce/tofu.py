@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from fna.ops.contract import Tokens
+from fna.ops.contract import Tokens, whole
 from fna.reduce.joining import Joining, kept_of, mean, renewed, rows, sizes_of, summed
 from fna.reduce.matching import by_parity, likeness
 from fna.surgery.reduce import Place
@@ -29,7 +29,8 @@ class ToFu:
 
     def __call__(self, x: Tensor, place: Place) -> tuple[Tensor, Tokens]:
         """``x`` ``[B, N, D]`` with the matched tokens dropped or merged."""
-        r = x.shape[1] - kept_of(self.keep, x.shape[1])
+        count = whole(x.shape[1])
+        r = count - kept_of(self.keep, count)
         join = by_parity(likeness(place.keys()), place.tokens, r) if r else None
         if join is None:
             return x, place.tokens

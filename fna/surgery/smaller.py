@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fna.errors import UserError
+from fna.ops.contract import whole
 from fna.surgery.blocks import Tower
 from fna.surgery.extras import add
 from fna.surgery.resolution import patch_size, set_image_size
@@ -68,7 +69,7 @@ class Smaller:
     def shrink(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Pre-hook of what cuts images into patches."""
         images: Tensor = args[0] if args else kwargs["pixel_values"]
-        rows, columns = images.shape[-2:]
+        rows, columns = (whole(side) for side in images.shape[-2:])
         self.fit(self.resize.size((rows, columns), self.patch))
         self.swap._run.shrunk((rows // self.patch[0], columns // self.patch[1]))
         with self.swap._run.clock("resizing"):
