@@ -54,13 +54,18 @@ def frontiers(runs: Sequence[Run]) -> list[Frontier]:
     sizes: dict[str, list[Run]] = {}
     for run in runs:
         sizes.setdefault(formats.said("image_size", run.result.get("image_size")), []).append(run)
-    found = [_frontier(size if len(sizes) > 1 else "", points(members)) for size, members in sizes.items()]
+    found = [_frontier(size if len(sizes) > 1 else "", members) for size, members in sizes.items()]
     return [one for one in found if one.plots]
 
 
-def _frontier(size: str, found: Sequence[Point]) -> Frontier:
+def _frontier(size: str, runs: Sequence[Run]) -> Frontier:
+    """Of the contenders on the most samples: errors on others are not to be held against theirs."""
+    every = points(runs)
+    most = max((number(point.run.result.get("samples")) or 0 for point in every), default=0)
+    found = [point for point in every if (number(point.run.result.get("samples")) or 0) == most]
+    on = f"on {most:,g} samples" if len(found) < len(every) else ""
     dense = bool(found) and found[0].run.result.get("task") in DENSE
-    title = ["What to use at a given budget", "dense outputs" if dense else "pooled outputs", *filter(None, [size])]
+    title = ["What to use at a given budget", "dense outputs" if dense else "pooled outputs", *filter(None, [size, on])]
     plots = [plot for name, cost in COSTS if (plot := draw(name, found, cost)) is not None]
     return Frontier(", ".join(title), plots, advice(found), control(found))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fna.report import formats
-from fna.report.results import Result, dig, interval, number, reference
+from fna.report.results import Result, dig, interval, number, overrides, reference
 
 ERRORS = frozenset({"ece", "perplexity", "kv_megabytes"})  # metrics of which less is better
 PRIMARY = (("t2i_r1", "i2t_r1"), ("top1",), ("miou",), ("vqa_accuracy",), ("relative",))
@@ -87,7 +87,9 @@ def place(result: Result) -> str:
 
 
 def model(result: Result) -> str:
-    """How the model is called: by its option; of one that runs any folder, by the folder too."""
+    """How the model is called: by the name that was typed, or its option; of one that runs any folder, by the folder too."""
+    if named := overrides(result).get("model.name"):
+        return Path(str(named)).name
     option, source = str(result.get("model") or ""), str(result.get("checkpoint") or "")
     return f"{option} {Path(source).name}" if option in ANY_FOLDER and source and not is_random(result) else option
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fna.tasks.base import Task
 
 PLACEHOLDER = 8  # landmarks of an op whose count is yet to be chosen
+FACTS = ("depth", "patch_size")  # of a network, which blocks and sizes are held against before it is built
 GROUPS = ("model", "dataset", "task", "attn", "sampler", "reduce", "mask", "kv", "logger")
 OWN = ("attn", "sampler", "reduce", "mask", "kv")  # what each contender has for itself
 
@@ -91,7 +92,7 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
     dataset = instantiate(cfg.dataset)
     dataset.check()
     names, node = _model(cfg, first.names, dataset.domain)
-    cfg = _resolved(OmegaConf.create({**cfg, "model": node}))
+    cfg = _resolved(OmegaConf.create({**cfg, "model": {**node, **_unknown(node, names["model"])}}))
     check_size(cfg, names)
     model = instantiate(cfg.model)
     model.check()
@@ -154,6 +155,13 @@ def _model(cfg: DictConfig, names: Mapping[str, str], domain: str) -> tuple[dict
     node = OmegaConf.merge(load_option("model", option), given)
     assert isinstance(node, DictConfig)
     return {**names, "model": option}, node
+
+
+def _unknown(node: DictConfig, option: str) -> dict[str, None]:
+    """The facts that an option's YAML tells of its own network, where ``model.name`` chooses another: nothing is known of that one."""
+    own = load_option("model", option)
+    other = "name" in own and node.get("name") != own.name
+    return {fact: None for fact in FACTS if other and fact in own and node.get(fact) == own[fact]}
 
 
 def _wanted(one: Composed, depth: int | None, names: Mapping[str, str]) -> Wanted:

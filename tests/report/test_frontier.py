@@ -54,6 +54,14 @@ def test_where_the_smaller_input_wins_is_said(tmp_path: Path) -> None:
     assert control(points(made(tmp_path / "c", beaten))) == "A smaller input wins at no budget."
 
 
+def test_only_contenders_on_the_most_samples_are_held_against_each_other(tmp_path: Path) -> None:
+    made(tmp_path / "most", samples=100)
+    made(tmp_path / "fewer", [("fna", "none", 0.01, 3.0, 0.3)], samples=60)
+    [found] = frontiers(load(tmp_path))
+    assert found.title.endswith("on 100 samples")
+    assert "0.010" not in str(found.advice)
+
+
 def test_a_speed_that_is_no_measurement_counts_for_nothing(tmp_path: Path) -> None:
     runs = made(tmp_path / "quiet")
     assert [len(one.plots) for one in frontiers(runs)] == [2]

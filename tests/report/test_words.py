@@ -94,6 +94,12 @@ def test_a_model_that_runs_any_folder_is_called_by_its_folder() -> None:
     assert words.place(result(model="hf", checkpoint="random (seed 0)")) == "hf on made_up_photos"
 
 
+def test_a_network_that_was_named_is_called_by_its_name() -> None:
+    """An own ViT-S-32 was called clip_l14."""
+    typed = ["model=clip_l14", "model.name=ViT-S-32"]
+    assert words.place(result(model="clip_l14", overrides=typed)) == "ViT-S-32 on made_up_photos"
+
+
 def test_numbers() -> None:
     assert [formats.signed(value) for value in (0.04, -0.04, 0.05, -1, None, float("nan"))] == [
         "0.0",
