@@ -9,7 +9,7 @@ from typing import Any
 
 from fna.cells import csv_text
 from fna.errors import UserError
-from fna.records import only_one
+from fna.records import only_one, regular
 from fna.report.results import Result, flatten, write_text
 
 TAKEN = ("classes.csv", "results.csv")  # written by others
@@ -39,7 +39,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     """What was logged before. Raises `UserError` for what is no CSV: lines of earlier runs may be in it, it is not written over."""
     try:
         if path.exists():
-            with path.open(encoding="utf-8", newline="") as file:
+            with regular(path).open(encoding="utf-8", newline="") as file:
                 return list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: no CSV that could be added to ({error}); move it away, or give logger.file=NAME.csv.") from error
