@@ -6,10 +6,10 @@ them anew.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
+from fna.commands import Parser
 from fna.errors import UserError
 from fna.machine import has_bfloat16
 from fna.runner.env import environment
@@ -22,11 +22,11 @@ WIDTH = 64
 
 def main(words: Sequence[str] | None = None) -> int:
     """Prints the machine, the kernels and the ways; exit status 1 where something that was asked for cannot be had."""
-    parser = argparse.ArgumentParser(prog="python -m fna.doctor", description=__doc__.partition("\n\n")[0])
+    parser = Parser(prog="python -m fna.doctor", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--again", action="store_true", help="time the ways anew")
     never_fail()
-    args = parser.parse_args(words)
     try:
+        args = parser.parse_args(words)
         for line in machine_lines():
             print(line)
         print()

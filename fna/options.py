@@ -102,10 +102,11 @@ def none_such(group: str, name: str, known: Iterable[str], extra: Sequence[Path]
     near = [file for file in files if asked.fullmatch(file.name) and file.is_file()]
     if near and name not in known:
         return UserError(f"{group}={name}: {near[0]} is not read; rename it to {name}.yaml.")
-    hint = "did you mean none? " if name == "null" and "none" in known else nearest(name, known)
+    hint = "did you mean none? " if name.lower() in NOTHING and "none" in known else nearest(name, known)
     return UserError(f"{group}={name}: no such {group}; {hint}there is {', '.join(known)}.")
 
 
+NOTHING = ("null", "false", "off", "no")  # what others call none
 # Knobs that do nothing unless a method's YAML follows them, and what is said of a method that does not.
 UNUSED = {"landmarks": "counts no landmarks", "sampler": "does not draw tokens by it"}
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -83,7 +84,7 @@ def write_record(path: Path, content: Mapping[str, Any]) -> None:
 def read_record(path: Path) -> dict[str, Any] | None:
     """What `write_record` stored under this very name, or None: no file, no file of ours, or one that has changed since."""
     try:
-        data = path.read_bytes()
+        data = regular(path).read_bytes()
         content = json.loads(data)
         del content[SEAL]
         whole = _sealed(path.name, content) == data  # every byte, blanks too
@@ -97,13 +98,21 @@ def _sealed(name: str, content: Mapping[str, Any]) -> bytes:
     return json.dumps({**content, SEAL: seal}, indent=1).encode()
 
 
+def regular(path: Path) -> Path:
+    """``path`` itself. Raises `OSError` for a pipe, which would be waited for, and for a device, which may never end."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "a pipe or a device, no file", str(path))
+    return path
+
+
 def file_digest(path: Path, length: int | None = None) -> Any:
     """A running sha256 of the first ``length`` bytes of a file, None: of all; OSError where it cannot be read.
 
     Read, not mapped: of a file that is cut meanwhile a mapping would end the process.
     """
     total, left = hashlib.sha256(), length
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         while piece := file.read(AT_ONCE if left is None else min(AT_ONCE, left)):
             total.update(piece)
             left = None if left is None else left - len(piece)

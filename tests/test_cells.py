@@ -74,6 +74,22 @@ def test_a_log_outside_the_run_or_over_its_files_is_refused_before_the_run(file:
         CsvLogger(file).check()
 
 
+def test_a_log_that_a_link_leads_out_of_the_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "logs").symlink_to(tmp_path)
+    with pytest.raises(UserError, match=r"^logger\.file=logs/a\.csv: .*logs leads out of the run's folder"):
+        CsvLogger("logs/a.csv").log(result(), {}, tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("text", ["a,a\n1,2\n", "a,b\n1,2,3\n"])
+def test_a_table_that_would_lose_a_cell_is_not_added_to(text: str, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(text)
+    with pytest.raises(UserError, match=r"log\.csv: no CSV that could be added to"):
+        CsvLogger().log(result(), {}, tmp_path)
+    assert (tmp_path / "log.csv").read_text() == text
+
+
 def test_a_log_in_a_folder_of_its_own(tmp_path: Path) -> None:
     CsvLogger("logs/a.csv").check()
     CsvLogger("logs/a.csv").log(result(), {}, tmp_path)

@@ -197,6 +197,7 @@ def test_mistakes_are_one_line(model: nn.Module, data: TensorDataset) -> None:
         ([()], {}, "this is a tuple of 0"),
         ([{"image": images}], {}, "a dict of image, of which pixel_values and labels would be read"),
         ([images[:, :1]], {}, r"cannot take an image of the loader \(1 x 96 x 96\)"),
+        ([images / images.ge(0.5)], {}, r"the loader's images hold NaN or infinity \(20 of 20 in a batch\): mend its transform"),
         ([images.to(torch.uint8)], {}, "torch.uint8: give what the model is given"),
         ([(images, ["a"] * 20)], {"metric": "top1"}, r"the targets are a list of 20 \(str\)"),
         (loader, {"forward": lambda images: model(images).mean()}, r"the model gives outputs \[\] for 8 images"),

@@ -35,6 +35,7 @@ ARROWS = {
 GROUND = {
     "fna",
     "fna.errors",
+    "fna.commands",
     "fna.configs",
     "fna.options",
     "fna.schema",

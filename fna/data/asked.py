@@ -11,6 +11,7 @@ from fna.data import files
 from fna.data.base import Asked, Dataset, is_text
 from fna.data.entries import Entry, is_number
 from fna.errors import UserError
+from fna.records import regular
 from fna.values import counted
 
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -120,7 +121,7 @@ def objects(source: Path) -> list[Entry]:
 def lines(source: Path) -> list[Entry]:
     """The entries of a JSONL file; empty lines are none. Raises `UserError` with file and line for what is no object."""
     try:
-        texts = source.read_text(encoding="utf-8-sig").split("\n")  # JSON may hold what str.splitlines takes for an end
+        texts = regular(source).read_text(encoding="utf-8-sig").split("\n")  # JSON may hold what str.splitlines takes for an end
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: cannot be read as text in UTF-8 ({error}); fetch it again.") from error
     found = []

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from fna.errors import UserError
 from fna.folders import cache_folder
+from fna.records import regular
 
 Entry = list[int | str]  # size, mtime in ns, ctime in ns, sha256
 SETTLED = 2.0  # seconds: a file younger than that may change again without another time stamp, so it is not remembered yet
@@ -83,13 +84,14 @@ def _read(store: Path | None) -> dict[str, Entry]:
     if store is None:
         return {}
     try:
-        checksum, _, text = store.read_bytes().partition(b"\n")
+        checksum, _, text = regular(store).read_bytes().partition(b"\n")
     except OSError:
         return {}
     if hashlib.sha256(text).hexdigest().encode() != checksum:
         return {}
-    known: dict[str, Entry] = json.loads(text)
-    return known
+    known = json.loads(text)
+    whole = isinstance(known, dict) and all(isinstance(entry, list) and len(entry) == 4 for entry in known.values())
+    return known if whole else {}
 
 
 def _write(store: Path, known: dict[str, Entry]) -> None:

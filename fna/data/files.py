@@ -16,6 +16,7 @@ from PIL import Image
 
 from fna.data import contents
 from fna.errors import UserError
+from fna.records import regular
 
 UNREADABLE = (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError)  # what damaged or hostile pictures raise
 
@@ -110,7 +111,7 @@ def read_classes(path: str) -> tuple[list[str], list[str]]:
     Raises `UserError` for a missing or empty file, an id that stands there twice or is empty, and an empty name.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:  # tools on Windows begin a file with a mark
+        with regular(Path(path)).open(encoding="utf-8-sig", newline="") as file:  # tools on Windows begin a file with a mark
             rows = [row for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(

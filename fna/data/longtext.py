@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar
 
 from fna.data.base import Dataset
 from fna.errors import UserError
+from fna.records import regular
 from fna.values import between
 
 CITIES = ("Lyon", "Oslo", "Cairo", "Lima", "Perth", "Quito", "Kyoto", "Riga", "Accra", "Porto", "Turin", "Hanoi")
@@ -67,7 +68,7 @@ class LongText:
 
             return "\n\n".join(topics[name] for name in sorted(topics))
         try:
-            return "\n\n".join(file.read_text(encoding="utf-8") for file in sorted(Path(self.root).glob("*.txt")))
+            return "\n\n".join(regular(file).read_text(encoding="utf-8") for file in sorted(Path(self.root).glob("*.txt")))
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"dataset.root={self.root}: {error}; give text files in UTF-8.") from error
 

@@ -142,14 +142,19 @@ class Shelf:
             digest = hashlib.sha256(data).hexdigest()
             kept = {place: how for place, (_, how) in images.items()}
             write_record(file.with_suffix(".json"), {"sha256": digest, "kept": kept, "unread": unread})
-        except (UserError, OSError) as error:
+        except UserError as error:
             self._writes = False
             self._tell(f"{str(error).rstrip('.')}; the run goes on without it")
         self._last = (-1, None)
 
     def _check_room(self, size: int) -> None:
         """Raise `UserError` where what is still to be written would leave others less than `RESERVE`."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: cannot be written ({error.strerror}); give another folder with FNA_CACHE=PATH"
+            ) from error
         free = shutil.disk_usage(self.folder).free
         if free < size + RESERVE:
             raise UserError(

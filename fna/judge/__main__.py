@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fna.commands import Parser
 from fna.data.asked import lines
 from fna.data.base import OpenQuestion
 from fna.data.llava_bench import LlavaBench
@@ -39,8 +40,8 @@ def main(words: list[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m fna.judge", description=(__doc__ or "").partition("\n")[0])
+def _parser() -> Parser:
+    parser = Parser("python -m fna.judge", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("answers", nargs="+", type=Path, help="files of answers, a line of JSON each")
     parser.add_argument("--data", dest="data_root", required=True, help="the folder of dataset=llava_bench")
     for name, knob in (("questions", "questions"), ("references", "answers"), ("context", "context")):

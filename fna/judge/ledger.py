@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from fna.records import SEAL, unwritten
+from fna.records import SEAL, regular, unwritten
 
 
 class Ledger:
@@ -25,7 +25,7 @@ class Ledger:
         self.lines: dict[str, dict[str, Any]] = {}
         self._lock = Lock()
         try:
-            data = path.read_bytes()
+            data = regular(path).read_bytes()
         except FileNotFoundError:
             data = b""
         except OSError as error:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fna.commands import Parser
 from fna.errors import UserError
 from fna.metrics.vqa import SCORINGS, figures, tally
+from fna.records import regular
 from fna.streams import never_fail
 
 FIELDS = {"variant": str, "answers": list, "said": str, "kind": str, "scoring": str}
@@ -20,7 +21,7 @@ def scored(path: Path, scoring: str | None = None) -> dict[str, dict[str, float]
     """Figures of each variant in a file of predictions. Raises `UserError` that names file and line."""
     lines: dict[str, list[dict[str, Any]]] = {}
     try:
-        content = path.read_text(encoding="utf-8")
+        content = regular(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give the predictions.jsonl of a run of task=vqa.") from error
     for number, text in enumerate(content.splitlines(), 1):
@@ -51,21 +52,23 @@ def _figures(lines: Sequence[dict[str, Any]], scoring: str | None) -> dict[str, 
     return {name: float(value) for name, value in figures({name: each.sum() for name, each in counts.items()}).items()}
 
 
-def main() -> None:
-    """Print a line a figure."""
-    asks = argparse.ArgumentParser(description=__doc__)
+def main(words: list[str] | None = None) -> int:
+    """Print a line a figure; exit status 1 and one line for what a user can mend."""
+    asks = Parser("python -m fna.metrics", description=__doc__)
     asks.add_argument("predictions", type=Path)
     asks.add_argument("--scoring", choices=SCORINGS, help="another rule than the one that the file names")
     never_fail()
-    args = asks.parse_args()
     try:
+        args = asks.parse_args(words)
         found = scored(args.predictions, args.scoring)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     for variant, told in found.items():
         for name, value in told.items():
             print(f"{variant}\t{name}\t{value:.2f}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
+from fna.commands import Parser
 from fna.configs import CONF, choices, summary
+from fna.errors import UserError
 from fna.streams import never_fail
 
 
@@ -11,6 +15,17 @@ def listed() -> list[str]:
     return [f"{name:26s}{summary(CONF / 'model' / f'{name}.yaml')}" for name in choices("model")]
 
 
-if __name__ == "__main__":
+def main(words: list[str] | None = None) -> int:
+    """Prints them; exit status 1 and one line for words, of which it takes none."""
     never_fail()
-    print("\n".join(listed()))
+    try:
+        Parser("python -m fna.models", description=(__doc__ or "").partition("\n")[0]).parse_args(words)
+        print("\n".join(listed()))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,6 +8,7 @@ import pathlib
 import pickle
 import re
 import types
+import warnings
 import zipfile
 from collections import defaultdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from fna.errors import UserError, is_memory
-from fna.models.pickled import tensors_key
+from fna.models.pickled import pickle_protocol, tensors_key
 
 FOLDER_FILES = (
     "model.safetensors",
@@ -27,6 +28,7 @@ FOLDER_FILES = (
     "pytorch_model.bin.index.json",
 )
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
+PROTOCOL = 2  # of the pickles that torch writes
 PICKLE = b"\x80"  # of torch files before the zip archives of torch 1.6
 LFS = b"version https://git-lfs"
 ALONE = "torch.save(model.state_dict(), FILE)"
@@ -118,7 +120,7 @@ def load(path: str | Path) -> Any:
             _check_archive(file)
         elif start[8:9] == b"{" or (file.suffix == ".safetensors" and not start.startswith(PICKLE)):
             return _safetensors(file)
-        elif start.startswith(PICKLE) and start[1] > 2:  # torch writes protocol 2
+        elif start.startswith(PICKLE) and start[1] > PROTOCOL:
             raise UserError(f"{file}: a pickle that torch did not save, which could run code; save the weights with {ALONE}.")
         elif not start.startswith(PICKLE):
             raise UserError(
@@ -232,9 +234,15 @@ def _torch(file: Path) -> Any:
     """A torch file, with the plain objects that training scripts leave beside the tensors."""
     try:
         # opened, for torch takes a path for safetensors by its suffix
-        with torch.serialization.safe_globals(_harmless()), file.open("rb") as opened:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()), file.open("rb") as opened:
+            warnings.simplefilter("ignore")  # of pickles that it may not be able to read: it reads them or it does not
             return torch.load(opened, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if "Unsupported operand" in str(error) and (protocol := pickle_protocol(file)) > PROTOCOL:
+            raise UserError(
+                f"{file}: was saved with pickle_protocol={protocol}, which torch opens by running code alone; where you trust the "
+                "file, save it again: torch.save(torch.load(FILE, weights_only=False), NEW)."
+            ) from error
         names = _objects(file, str(error))
         if not names:
             raise

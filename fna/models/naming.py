@@ -184,7 +184,7 @@ def converted(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], rules
         if parts and all(_bare(part) in state for part in parts):
             tensor = torch.cat([_taken(state[_bare(part)], part) for part in parts])
             used.update(_bare(part) for part in parts)
-            out[own] = tensor.reshape(wanted.shape) if _same_but_ones(tensor, wanted) else tensor
+            out[own] = shaped(tensor, wanted)
     return out | {name: tensor for name, tensor in state.items() if name not in used and name not in out}
 
 
@@ -208,6 +208,7 @@ def _taken(tensor: Tensor, part: str) -> Tensor:
     return tensor.reshape(1) if not tensor.dim() else tensor
 
 
-def _same_but_ones(tensor: Tensor, wanted: Tensor) -> bool:
-    """Whether the two shapes differ in axes of length 1 alone."""
-    return [side for side in tensor.shape if side != 1] == [side for side in wanted.shape if side != 1]
+def shaped(tensor: Tensor, wanted: Tensor) -> Tensor:
+    """``tensor`` in the shape of ``wanted`` where the two differ in axes of length 1 alone, else as it is."""
+    same = [side for side in tensor.shape if side != 1] == [side for side in wanted.shape if side != 1]
+    return tensor.reshape(wanted.shape) if same else tensor

@@ -16,6 +16,7 @@ from fna.models import naming, weights
 from fna.models.checkpoint_files import load
 from fna.models.checkpoints import Checkpoint, unpack
 from fna.models.settings import Grid, table_grid
+from fna.records import regular
 
 # OpenAI's files keep these numbers beside the weights; position_ids are counted anew by every library.
 SPARE = ("input_resolution", "context_length", "vocab_size")
@@ -104,7 +105,7 @@ def folder_config(folder: Path) -> dict[str, Any]:
     """model_cfg of a folder's open_clip_config.json."""
     path = folder / CONFIG
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["model_cfg"])
+        return dict(json.loads(regular(path).read_text(encoding="utf-8"))["model_cfg"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no open_clip config ({weights.first_line(error)}); it must hold model_cfg.") from error
 

@@ -21,6 +21,11 @@ def tensors_key(file: Path) -> str | None:
     return next(iter([*trained, *others]), None)
 
 
+def pickle_protocol(file: Path) -> int:
+    """The protocol of a torch file's pickle; 0 where it names none."""
+    return next((int(value) for name, value in _opcodes(file) if name == "PROTO"), 0)
+
+
 def _keys_of_mappings(file: Path) -> Iterator[str]:
     """Texts in the pickle that a mapping follows: ``{"model": {...}}``, ``{"model": OrderedDict(...)}``."""
     before: str | None = None

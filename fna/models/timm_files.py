@@ -14,6 +14,7 @@ from fna.models import naming, weights
 from fna.models.checkpoint_files import load
 from fna.models.checkpoints import Checkpoint, unpack
 from fna.models.settings import table_grid
+from fna.values import counted
 
 # What is no part of the running network, in whoever's file it lies.
 SPARE = (
@@ -24,6 +25,7 @@ SPARE = (
     "pooler.dense.weight",
     "pooler.dense.bias",
 )
+DECODER = ("decoder.", "decoder_")  # of MAE and its kin, beside the encoder
 SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1408: "giant", 1536: "giant", 1664: "gigantic"}
 TRIED = 8  # models that are built (without memory) to see whether one would take the file
 
@@ -72,7 +74,7 @@ def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, T
             state = {**state, "register_tokens": state.pop("reg_token"), "mask_token": torch.zeros(1)}
     else:
         found = unpack(loaded, own, path, part)
-        state = dict(found.state)
+        state = {name: naming.shaped(tensor, own[name]) if name in own else tensor for name, tensor in found.state.items()}
     if isinstance(net, VisionTransformer) and ("mask_token" in state or "visual.class_embedding" in state):
         state = _without_resampling(state, net, checkpoint_filter_fn)
     return found, {name: tensor for name, tensor in state.items() if name not in SPARE}
@@ -130,6 +132,9 @@ def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> list[str
     if dropped:
         notes.append(f"{path}: its head of {state[dropped[0]].shape[0]} classes was left out, as asked with model.num_classes=0")
         state = {key: tensor for key, tensor in state.items() if key not in dropped}
+    if decoder := [key for key in state if key.startswith(DECODER) and key not in expected]:
+        notes.append(f"{path}: its decoder, which masked pre-training leaves, was left out ({counted(len(decoder), 'tensor')})")
+        state = {key: tensor for key, tensor in state.items() if key not in decoder}
     problem = weights.misfit(expected, state)
     if problem:
         what = f"timm {name} with {net.num_classes} classes"

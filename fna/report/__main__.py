@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fna.commands import Parser
 from fna.errors import UserError, not_installed
 from fna.report.contenders import apart
 from fna.report.results import Result, Run, load, write_csv
@@ -43,7 +43,7 @@ def report(folder: Path | str, runs: Sequence[Run] | None = None) -> list[Result
 def main(words: list[str] | None = None) -> int:
     """The command; what a user can mend is one line and the exit status 1."""
     never_fail()
-    parser = argparse.ArgumentParser(prog="python -m fna.report", description=__doc__)
+    parser = Parser(prog="python -m fna.report", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run, a sweep, or any folder above them")
     try:
         report(parser.parse_args(words).folder)

@@ -14,6 +14,7 @@ from typing import Any
 
 from fna.configs import CONF
 from fna.errors import UserError
+from fna.records import regular
 from fna.report import formats
 from fna.report.grid import fold, numeric_columns
 from fna.report.results import FOLLOWS, Result, Run, dig, number, overrides, setting
@@ -102,7 +103,7 @@ def read_figures(path: str) -> list[Figure]:
     """The figures in a file. Raises `UserError` where it is not there or not such a file."""
     place = Path(CONF.parent, placed(path))
     try:
-        with place.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the first column
+        with regular(place).open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the first column
             return [_figure(row) for row in csv.DictReader(file)]
     except OSError as error:
         raise UserError(f"expected={path}: {place} cannot be read ({error.strerror}).") from None

@@ -18,7 +18,7 @@ from typing import Any
 
 from fna.cells import csv_text
 from fna.errors import UserError
-from fna.records import write_atomic
+from fna.records import regular, write_atomic
 from fna.report.unfinished import unfinished
 
 Result = dict[str, Any]
@@ -82,7 +82,7 @@ def load(folder: Path | str) -> list[Run]:
 def read(path: Path) -> Result:
     """The result in a file; of a file that makes no sense, a result with status "broken" that says why."""
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         return _broken(f"result.json cannot be read: {_one_line(error)}")
     if not isinstance(result, dict):

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from fna.options import program
+from fna.records import regular
 
 NOTED = ".hydra/overrides.yaml"
 
@@ -47,6 +48,6 @@ def _words(noted: Path) -> list[str] | None:
 def _read(path: Path) -> Any:
     """What a YAML file holds; None where it is not there, or makes no sense."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return None

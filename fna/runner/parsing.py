@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -15,9 +16,11 @@ from fna.configs import choices
 from fna.errors import UserError
 from fna.options import nearest
 from fna.runner.chosen import check_range, groups
-from fna.runner.remedies import as_text
+from fna.runner.remedies import as_text, written
+from fna.schema import Knobs
 
 OPENED = "{[("
+HOME = re.compile(r"~[\w.-]*(/.*)?")  # a path as shells write it
 KEY = re.compile(r"[{,]\s*[^,{}]+?\s*:")  # of a mapping without another inside
 
 
@@ -50,6 +53,8 @@ def parsed(word: str, kind: Callable[[str], Any] = lambda key: Any) -> Override:
             raise UserError(f"{word}: a key stands there twice, of which Hydra takes the last; give each once.")
         return override
     key, equals, value = word.partition("=")
+    if not word.strip():
+        raise UserError("'': a word is empty, perhaps a variable of the shell that is not set; drop it.")
     if not equals:
         meant = next(
             (f"did you mean {group}={word}?" for group in groups() if word in choices(group)), "write landmarks=64, for one."
@@ -60,5 +65,15 @@ def parsed(word: str, kind: Callable[[str], Any] = lambda key: Any) -> Override:
     plain = key.lstrip("+")
     if "${" in value and value.count("${") > value.count("}"):
         raise UserError(f"{word}: ${{ begins another key's name, as in ${{seed}}; close it with }}, or leave it out.")
+    if HOME.fullmatch(value) and (place := os.path.expanduser(value)) != value:
+        raise UserError(f"{word}: shells know ~ at the start of a word alone; write {written(plain, place)}")
+    if any(_of_ours(part) for part in value.split()[1:]):
+        raise UserError(f"{word}: is more than one word; write {shlex.join(word.split())}")
     near = nearest(value, choices(plain)) if plain in groups() else ""
     raise UserError(f"{word}: Hydra reads some of these signs as its own; {near}{as_text(plain, value, kind(plain))}")
+
+
+def _of_ours(word: str) -> bool:
+    """Whether a word begins as one of ours: ``landmarks=``, ``attn.steps=``."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and key.split(".")[0] in Knobs.__dataclass_fields__

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import fna
-from fna.records import make_way, only_one, read_record, write_atomic, write_record
+from fna.records import make_way, only_one, read_record, regular, write_atomic, write_record
 from fna.runner.files import checked_folder
 from fna.tasks.base import Outcome
 
@@ -90,7 +90,7 @@ class RowStore:
         if record["status"] == "failed":
             return Row(key, record, None)
         try:
-            data = self._samples(key).read_bytes()
+            data = regular(self._samples(key)).read_bytes()
         except OSError:
             return None
         if hashlib.sha256(data).hexdigest() != record["parquet_sha256"]:

@@ -122,6 +122,11 @@ def _check_option(override: Override, known: Known) -> None:
     if isinstance(override._value, Glob) and not globbed(override._value, known[group]):
         raise UserError(f"{override.input_line}: matches none of {', '.join(known[group])}.")
     for name in values(override):
+        if not isinstance(name, str) and shown(name) in known[group]:
+            file = known[group][shown(name)]
+            raise UserError(
+                f"{override.input_line}: Hydra reads no name there but a value; rename {file}, {group}_{file.name} for one."
+            )
         if not isinstance(name, str) or name not in known[group]:
             raise none_such(group, shown(name), known[group])
 

@@ -149,6 +149,10 @@ def pairs(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Any]]:
             )
         if not len(images):
             continue
+        if odd := int((~images.isfinite()).flatten(1).any(1).sum()):
+            raise UserError(
+                f"the loader's images hold NaN or infinity ({odd} of {len(images)} in a batch): mend its transform, or drop them."
+            )
         first = first or tuple(images.shape[1:])
         if images.shape[1:] != first:
             other, shape = (" x ".join(map(str, sizes)) for sizes in (images.shape[1:], first))

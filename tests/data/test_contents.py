@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from pathlib import Path
@@ -90,6 +91,14 @@ def test_a_remembered_digest_damaged_at_any_byte_is_made_again(data: Path, cache
     for length in range(0, len(whole), 7):
         store.write_bytes(whole[:length])
         assert digest(data, 1) == before
+
+
+@pytest.mark.parametrize("text", [b'["x"]', b'{"1.bmp": 3}', b'{"1.bmp": [1, 2]}'])
+def test_what_has_another_form_is_made_again(text: bytes, data: Path, cache: Path) -> None:
+    before = digest(data, 1)
+    (store,) = cache.iterdir()
+    store.write_bytes(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+    assert digest(data, 1) == before
 
 
 def test_a_store_that_cannot_be_kept_costs_nothing_else(data: Path, cache: Path) -> None:

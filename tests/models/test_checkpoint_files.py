@@ -6,6 +6,7 @@ import argparse
 import json
 import pathlib
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,16 @@ def test_objects_that_need_code_are_refused_by_name_and_not_as_truncated(zipped:
         load(tmp_path / "c.pt")
     assert "truncated" not in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_pickle_of_a_later_protocol_is_refused_as_one_and_in_one_line(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    path = tmp_path / "w.pt"
+    torch.save(OrderedDict(state()), path, pickle_protocol=4)
+    with pytest.raises(UserError, match=r"w\.pt: was saved with pickle_protocol=4, .* save it again: torch\.save\("):
+        load(path)
+    assert not recwarn.list
+    torch.save(torch.load(path, weights_only=False), path)  # as it says
+    assert same(dict(load(path)), state())
 
 
 def test_a_whole_model_is_refused_as_one(tmp_path: Path) -> None:

@@ -100,6 +100,23 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
         model.build(**CPU)
 
 
+def test_the_encoder_of_a_masked_pretraining_is_taken_without_its_decoder(tmp_path: Path) -> None:
+    state = {name: tensor.clone() for name, tensor in replace(SMALL, num_classes=0).build(**CPU).tower.state_dict().items()}
+    decoder = {"decoder_blocks.0.attn.qkv.weight": torch.zeros(4, 4), "decoder_pos_embed": torch.zeros(1, 197, 4)}
+    torch.save({"model": {**state, **decoder, "mask_token": torch.zeros(1, 1, 4)}}, tmp_path / "mae.pth")
+    model = replace(SMALL, random=False, num_classes=None, checkpoint=str(tmp_path / "mae.pth")).build(**CPU)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.tower.state_dict().items())
+    assert any("its decoder, which masked pre-training leaves, was left out (2 tensors)" in note for note in model.notes)
+
+
+def test_tensors_that_lack_an_axis_of_one_are_taken(tmp_path: Path) -> None:
+    state = {name: tensor.clone() for name, tensor in SMALL.build(**CPU).tower.state_dict().items()}
+    bare = {**state, "pos_embed": state["pos_embed"][0], "cls_token": state["cls_token"].flatten()}
+    save_file({name: tensor.clone() for name, tensor in bare.items()}, tmp_path / "w.safetensors")
+    model = replace(SMALL, random=False, checkpoint=str(tmp_path / "w.safetensors")).build(**CPU)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.tower.state_dict().items())
+
+
 def test_random_weights_must_be_asked_for_and_follow_the_seed() -> None:
     with pytest.raises(UserError, match=r"model\.random=true"):
         replace(SMALL, random=False).check()

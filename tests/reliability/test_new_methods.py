@@ -168,6 +168,18 @@ def test_a_folder_or_a_link_called_as_an_option_is_none(folder: Path) -> None:
     assert str(asked(["attn=a"])).startswith("attn=a: no such attn; there is ")
 
 
+@pytest.mark.parametrize("name", ["123", "true", "1e3", "null"])
+def test_a_file_whose_name_hydra_reads_as_a_value_is_told_how_to_mend(folder: Path, name: str) -> None:
+    file = folder / "attn" / f"{name}.yaml"
+    file.write_text("_target_: mine_all_my_own.Mine\n")
+    if name != "1e3":  # which Hydra reads as 1000.0: there is none of that name
+        assert (
+            asked([f"attn={name}"])
+            == f"attn={name}: Hydra reads no name there but a value; rename {file}, attn_{name}.yaml for one."
+        )
+    assert asked([f"attn='{name}'"]) is None
+
+
 def test_a_data_set_whose_file_is_broken_is_named(folder: Path) -> None:
     """Also where another word asks for the task that it would choose."""
     (folder / "dataset").mkdir()

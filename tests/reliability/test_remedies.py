@@ -41,6 +41,8 @@ WRONG = [
     "rows_dir=${HOME}",
     "rows_dir=${HOME}/rows",
     "rows_dir=epoch=3",
+    "rows_dir=~/rows",
+    "rows_dir=~",
     "task.prompt=a{},b",
     "task.prompt=a=(photo)={}",
     "+hydra/launcher=joblib",
@@ -66,6 +68,26 @@ def test_what_is_to_be_written_is_taken(word: str, monkeypatch: pytest.MonkeyPat
     key = word.lstrip("+~").partition("=")[0]
     (typed,) = shlex.split(remedy if "=" in remedy else f"{key}={remedy}")  # of layers the value alone is told
     assert asked([typed]) is None, typed
+
+
+def test_a_path_in_ones_home_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert asked(["rows_dir=~/my rows"]) == (
+        "rows_dir=~/my rows: shells know ~ at the start of a word alone; write \"rows_dir='/home/somebody/my rows'\""
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("attn=fna landmarks=16", "attn=fna landmarks=16: is more than one word; write attn=fna landmarks=16"),
+        ("", "'': a word is empty, perhaps a variable of the shell that is not set; drop it."),
+        ("kv=false", "kv=false: no such kv; did you mean none?"),
+        ("reduce=off", "reduce=off: no such reduce; did you mean none?"),
+    ],
+)
+def test_what_was_meant_is_told(word: str, said: str) -> None:
+    assert str(asked([word])).startswith(said)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,28 @@ def test_the_folder_of_a_run_that_died_is_taken_over_and_ones_own_is_taken_again
         take(tmp_path / "other", "hydra.run.dir")
 
 
+LEAVES = """
+import multiprocessing, sys, time
+from pathlib import Path
+from fna.runner.files import take
+take(Path(sys.argv[1]), "hydra.run.dir")
+multiprocessing.get_context("fork").Process(target=time.sleep, args=(20,), daemon=True).start()
+print("in", flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_processes_that_a_killed_run_leaves_hold_its_folder_no_longer(tmp_path: Path) -> None:
+    """As loading processes do for seconds, which no signal reaches when their run is killed."""
+    with subprocess.Popen([sys.executable, "-c", LEAVES, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in\n"
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        take(tmp_path, "hydra.run.dir")
+
+
 @pytest.mark.parametrize("place", ["file", "file/rows"])
 def test_a_file_where_rows_belong_is_one_line_that_names_it(place: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
