@@ -158,7 +158,7 @@ def _model(cfg: DictConfig, names: Mapping[str, str], domain: str) -> tuple[dict
 
 
 def _unknown(node: DictConfig, option: str) -> dict[str, None]:
-    """The facts that an option's YAML tells of its own network, where ``model.name`` chooses another: nothing is known of that one."""
+    """The facts that an option's YAML tells of its own network, unknown where ``model.name`` chooses another."""
     own = load_option("model", option)
     other = "name" in own and node.get("name") != own.name
     return {fact: None for fact in FACTS if other and fact in own and node.get(fact) == own[fact]}
