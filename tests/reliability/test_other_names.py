@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import open_clip
-import pytest
 import torch
 
 from tests.reliability.lines import asked
