@@ -37,8 +37,14 @@ def _row(auto: dict[str, Any], block: int) -> list[Part]:
     else:
         count = min(errors, key=lambda key: errors[key], default="")
         decision = Part(f"full attention: no count within {limit:g}" if limit is not None else "full attention")
-    error, speed = formats.fixed(errors.get(count), 3), formats.times(speeds.get(count))
+    error, speed = formats.fixed(errors.get(count), 3), _timed(auto, speeds.get(count))
     return [Part(str(block)), Part(count or formats.NOTHING), Part(error), Part(speed), decision]
+
+
+def _timed(auto: dict[str, Any], speed: Any) -> str:
+    """A speed; in brackets where the machine was busy when it was taken."""
+    text = formats.times(speed)
+    return f"({text})" if auto.get("busy") and text != formats.NOTHING else text
 
 
 def _methods(auto: dict[str, Any]) -> Grid:
@@ -48,7 +54,7 @@ def _methods(auto: dict[str, Any]) -> Grid:
     rows = []
     for block, speeds in auto["speedups"].items():
         errors, taken = dig(auto, "errors", block) or {}, auto["methods"].get(block)
-        figures = [text for name in names for text in (formats.times(speeds.get(name)), formats.fixed(errors.get(name), 3))]
+        figures = [text for name in names for text in (_timed(auto, speeds.get(name)), formats.fixed(errors.get(name), 3))]
         rows.append([Part(block), *map(Part, figures), Part(str(taken), "good") if taken else Part("full attention")])
     bound = f"{formats.fixed(auto['error'], 3)} off together, {auto['tolerance']:g} allowed"
     return heads, [*rows, [Part("all"), *[Part("")] * (2 * len(names)), Part(bound)]]

@@ -66,6 +66,8 @@ def _caveats(result: Result) -> list[str]:
     if skipped:
         more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
         notes.append(f"{len(skipped)} unreadable, left out: {', '.join(skipped[:NAMED])}{more}")
+    if busy := dig(result, "auto", "busy"):
+        notes.append(f"auto timed its choices while {busy}; empty the folder auto beside the rows to choose again")
     if why := unmeasured(result):
         notes.append(f"no measurement of the speed: {why}; {again(result)}")
     return notes

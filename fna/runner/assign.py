@@ -28,6 +28,7 @@ from fna.ops.exact import Exact
 from fna.progress import say
 from fna.records import kept
 from fna.runner.auto import measured_on
+from fna.runner.quiet import Watch
 from fna.runner.rows import row_key
 from fna.runner.speed.turns import in_turns
 from fna.surgery.blocks import find_tower
@@ -46,7 +47,8 @@ Table = dict[int, dict[str, float]]  # block -> method -> figure
 @dataclass(frozen=True)
 class Assigned:
     """What was chosen. ``methods``: block -> name, blocks that are not in it keep full attention; ``error``: of the whole plan's
-    output; ``errors``: that of each method in one block alone; ``speedups``: times as fast there as exact attention.
+    output; ``errors``: that of each method in one block alone; ``speedups``: times as fast there as exact attention; ``busy``: who
+    they had to wait for while they were timed.
     """
 
     methods: dict[int, str]
@@ -54,6 +56,7 @@ class Assigned:
     why: list[str]
     errors: Table
     speedups: Table
+    busy: str = ""
 
     def blocks(self, depth: int) -> tuple[int, ...]:
         """The changed blocks; the last one, which then runs exact attention, where nothing was worth it."""
@@ -95,7 +98,7 @@ def _assigned(model: Model, forward: Callable[[Tensor], Tensor], methods: Method
     pace = _Pace(methods)
     with torch.inference_mode():
         full = _flat(forward(images))
-        with swap_tower(tower, dict.fromkeys(blocks, pace)):
+        with Watch.of(model.device) as watch, swap_tower(tower, dict.fromkeys(blocks, pace)):
             forward(images)
 
         def error(plan: Mapping[int, str]) -> float:
@@ -107,7 +110,7 @@ def _assigned(model: Model, forward: Callable[[Tensor], Tensor], methods: Method
         errors = {block: {name: error({block: name}) for name in names} for block, names in faster.items()}
         plan, reached = _taken(errors, speedups, error, tolerance)
     why = [_reason(block, plan.get(block), errors[block], speedups[block], tolerance) for block in blocks]
-    return Assigned(dict(sorted(plan.items())), reached, why, errors, speedups)
+    return Assigned(dict(sorted(plan.items())), reached, why, errors, speedups, watch.load.said())
 
 
 def _flat(out: Tensor) -> Array:

@@ -27,6 +27,7 @@ from fna.ops.exact import Exact
 from fna.ops.kernels import cpu
 from fna.records import kept
 from fna.runner.cost import median_ratio
+from fna.runner.quiet import Watch
 from fna.runner.rows import row_key
 from fna.runner.speed.turns import in_turns
 from fna.runner.wanted import AUTO
@@ -43,13 +44,15 @@ TOLERANCE, ROUNDS, VERSION = 0.1, 9, 1
 class Choice:
     """What was chosen. ``landmarks``: block -> count, blocks that are not in it keep full attention; ``why``: a line a decision.
 
-    ``errors``: block -> count -> relative output error; ``speedups``: count -> times as fast as exact attention (median).
+    ``errors``: block -> count -> relative output error; ``speedups``: count -> times as fast as exact attention (median); ``busy``:
+    who they had to wait for while they were timed.
     """
 
     landmarks: dict[int, int | float]
     why: list[str]
     errors: dict[int, dict[int | float, float]] = field(default_factory=dict)
     speedups: dict[int | float, float] = field(default_factory=dict)
+    busy: str = ""
 
     def blocks(self, depth: int) -> tuple[int, ...]:
         """The chosen blocks; the last one, which then runs exact attention, where none was worth it."""
@@ -85,8 +88,9 @@ def _measured(model: Model, op: Any, images: Tensor, layers: Layers, landmarks: 
     look = _Look(op, [count for count in counts if not isinstance(count, str)], landmarks == AUTO)
     with swap_tower(model.tower, dict.fromkeys(blocks, look)), torch.inference_mode():
         _forward(model, images)
-    speedups = _speedups(look, len(blocks)) if layers == AUTO else {}
-    return _decide(blocks, look, speedups, tolerance)
+    with Watch.of(model.device) as watch:
+        speedups = _speedups(look, len(blocks)) if layers == AUTO else {}
+    return replace(_decide(blocks, look, speedups, tolerance), busy=watch.load.said() if speedups else "")
 
 
 def _candidates(layers: Layers, landmarks: int | float | str) -> Layers:
@@ -191,4 +195,5 @@ def _restored(stored: Mapping[str, Any]) -> Choice:
         why=stored["why"],
         errors={int(block): {number(count): error for count, error in found.items()} for block, found in stored["errors"].items()},
         speedups={number(count): value for count, value in stored["speedups"].items()},
+        busy=stored.get("busy", ""),
     )

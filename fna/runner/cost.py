@@ -110,7 +110,7 @@ def measure(
         progress(1)
         return out
 
-    with Watch(torch.get_num_threads() if images.device.type == "cpu" else 1) as watch:
+    with Watch.of(images.device) as watch:
         ways = {name: partial(tokens.under, name, partial(variant.on, module)) for name, variant in turns.items()}
         seconds = in_turns(seen, ways, images, rounds)
     clocked = {name: stages(seen, partial(_clocked, one, module), images, _stage_rounds(rounds)) for name, one in exact.items()}

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import torch
 
 from fna.values import LEAST_ROUNDS, counted
 
@@ -45,6 +46,13 @@ class Load:
         """Whether our threads had to wait for others."""
         return self.others is not None and self.others + self.threads - self.cores > CROWDED * self.threads
 
+    def said(self) -> str:
+        """Who we had to wait for, in a few words; "" for nobody."""
+        if not self.crowded:
+            return ""
+        were, plural = "was" if self.threads == 1 else "were", "s" * (self.cores > 1)
+        return f"other processes took {self.others:.1f} of {self.cores} core{plural} while {self.threads} {were} needed"
+
     def facts(self) -> dict[str, Any]:
         """For ``result.json``."""
         others = None if self.others is None else round(self.others, 2)
@@ -56,6 +64,11 @@ class Watch:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
+
+    @classmethod
+    def of(cls, device: torch.device) -> Watch:
+        """For work on a device: beside a GPU one thread of ours waits."""
+        return cls(torch.get_num_threads() if device.type == "cpu" else 1)
 
     def __enter__(self) -> Watch:
         self._began, self._own, self._all = time.perf_counter(), own_seconds(), busy_seconds(cores())
@@ -110,10 +123,7 @@ def judge(baseline: np.ndarray, variant: np.ndarray, load: Load) -> dict[str, An
 
     ``reasons``: why the ratio is no measurement, a few words each; empty where it is one.
     """
-    reasons = []
-    if load.crowded:
-        were, plural = "was" if load.threads == 1 else "were", "s" * (load.cores > 1)
-        reasons.append(f"other processes took {load.others:.1f} of {load.cores} core{plural} while {load.threads} {were} needed")
+    reasons = [load.said()] if load.crowded else []
     if len(baseline) < LEAST_ROUNDS:
         reasons.append(f"{counted(len(baseline), 'round')} are too few to be held against each other ({LEAST_ROUNDS} are enough)")
     halves = _halves(np.asarray(baseline, float) / np.asarray(variant, float))

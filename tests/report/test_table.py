@@ -197,6 +197,20 @@ def test_what_auto_decided_is_a_table() -> None:
     assert decisions(result(auto=unwritten)) == made
 
 
+def test_choices_timed_on_a_busy_machine_say_so() -> None:
+    """4.61x and 0.42x stood without brackets in a run that said of itself that it measured no speed."""
+    auto = {
+        "landmarks": {"6": 8},
+        "speedups": {"8": 4.61},
+        "why": ["block 6: 8 landmarks (...)"],
+        "busy": "others took 1.0 of 2 cores",
+    }
+    text = printed(result(auto=auto), width=200)
+    assert "(4.61x)" in text
+    assert "auto timed its choices while others took 1.0 of 2 cores" in text
+    assert "(4.61x)" not in printed(result(auto=auto | {"busy": ""}), width=200)
+
+
 def test_auto_with_a_given_count_has_no_errors_to_show() -> None:
     auto = {
         "landmarks": {},

@@ -13,6 +13,7 @@ from fna.models.base import Model
 from fna.models.timm import TimmModel
 from fna.ops.nystrom import FastNystrom
 from fna.runner import auto
+from fna.runner.quiet import Load
 from fna.surgery.swap import swap_tower
 from tests.conftest import Cli
 
@@ -58,6 +59,16 @@ def test_layers_follow_the_crossover(
 def test_speed_is_measured(model: Model, images: Tensor) -> None:
     choice = auto.choose(model, FastNystrom(), images, layers="auto", landmarks=8)
     assert choice.speedups[8] > 0
+
+
+def test_a_choice_timed_while_others_work_remembers_that(
+    model: Model, images: Tensor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Load, "crowded", property(lambda load: True))
+    monkeypatch.setattr(Load, "said", lambda load: "others worked")
+    for _ in range(2):
+        assert auto.choose(model, FastNystrom(), images, layers="auto", landmarks=8, cache=tmp_path).busy == "others worked"
+    assert auto.choose(model, FastNystrom(), images, layers="all", landmarks="auto", cache=tmp_path).busy == ""
 
 
 def test_ops_carry_their_counts_and_run(model: Model, images: Tensor) -> None:
