@@ -158,9 +158,10 @@ def compare(
     """Full attention against ``attn`` on a module and a loader of your own: quality, intervals, cost; printed, it is a table.
 
     ``loader``: anything that can be gone through more than once and gives images ``[b, 3, h, w]`` or (images, targets), such as a
-    DataLoader. ``metric``: "top1", "top5", or a function of (outputs, targets) that gives a number a sample ``[b]``, 1 for right;
-    None compares outputs alone. ``forward``: images to a tensor of outputs, where calling ``model`` is not it. ``versus``: further
-    contenders, timed in the same turns: names, attentions, or dicts (``dict(attn="fna", landmarks=16)``); those
+    DataLoader. ``metric``: "top1", "top5", or a function of (outputs, targets) that gives a number ``[b]`` from 0 (wrong) to 1
+    (right) a sample; None compares outputs alone. ``forward``: images to a tensor of outputs, where calling ``model`` is not
+    it. ``versus``: further contenders, timed in the same turns: names, attentions, or dicts (``dict(attn="fna",
+    landmarks=16)``); those
     named have the ``layers`` and ``landmarks`` of the first where they say none. ``attn`` may be a plan as in `swap`, in a dict
     too. ``rounds``: turns of timing, 0 for none.
     ``options``: ``landmarks``, ``sampler``, ``mask``, ``reduce`` and keys of the method, as in `swap`.

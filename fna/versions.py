@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+OWN = Path(__file__).resolve().parent
 
 
 def settings(part: Any) -> Any:
@@ -41,8 +45,8 @@ def settings(part: Any) -> Any:
 def versions(part: Any) -> list[Any]:
     """What tells the code of a part from an earlier one, and the same of the dataclasses in its fields, such as its sampler.
 
-    A class that declares a ``version`` is told by it; one that declares none, or a function, by the digest of its file and by its
-    bases, so that a method being written is computed anew after each edit. What its file imports is not looked at.
+    A class that declares a ``version`` is told by it; one that declares none, or a function, by its bases and the digest of its
+    file and of what that imports from its folder, so that a method being written is computed anew after each edit.
     """
     values = [getattr(part, one.name) for one in fields(part)] if is_dataclass(part) else []
     return [*_code(part), *(versions(value) for value in values if is_dataclass(value))]
@@ -55,5 +59,33 @@ def _code(part: Any) -> list[Any]:
     for kind in [part] if inspect.isfunction(part) else type(part).__mro__[:-1]:  # the last is object
         if "version" in vars(kind):
             return [*found, part.version]
-        found.append(hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest())
+        found.append(hashlib.sha256(b"\0".join(file.read_bytes() for file in _files(kind))).hexdigest())
     return found
+
+
+def _files(kind: Any) -> list[Path]:
+    """The file of a class or function and, outside fna, those that it imports from its folder, and what these import from it."""
+    first = Path(inspect.getfile(kind)).resolve()
+    found: dict[Path, None] = {}
+    todo = [] if first.is_relative_to(OWN) else [(kind.__module__, first)]
+    while todo:
+        name, file = todo.pop()
+        if file not in found:
+            found[file] = None
+            todo += [(other, place) for other, place in _imported(name, file) if place.is_relative_to(first.parent)]
+    return [first, *sorted(found.keys() - {first})]
+
+
+def _imported(name: str, file: Path) -> Iterator[tuple[str, Path]]:
+    """Names and files of the modules that a module's text imports, of those that are loaded."""
+    package = getattr(sys.modules.get(name), "__package__", None) or ""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            start = ".".join(package.split(".")[: len(package.split(".")) + 1 - node.level]) if node.level else ""
+            base = ".".join(filter(None, [start, node.module]))
+            names = [base, *(f"{base}.{name}" for name in names)]
+        for other in names:
+            place = getattr(sys.modules.get(other), "__file__", None)
+            if place is not None and place.endswith(".py"):
+                yield other, Path(place).resolve()

@@ -24,6 +24,7 @@ from fna.tasks.base import Array, Outcome, Run
 FIRST = 64  # samples held in memory: to time on, to calibrate on, to show
 OUTPUTS = ("logits", "image_embeds", "pooler_output", "last_hidden_state")  # of transformers' models, the best first
 TOPS = ("top1", "top5")
+ROUNDING = 1e-3  # that a probability in half precision may be above 1
 SAMPLES = "(samples)"  # the count that means are taken over: called as no function can be
 
 Forward = Callable[[Tensor], Tensor]
@@ -34,7 +35,7 @@ Metric = Callable[[Tensor, Any], Any]
 class Own:
     """``loader`` is gone through once a pass; ``forward`` maps a batch of images to outputs ``[b, ...]``.
 
-    ``metric(outputs, targets)`` gives a number a sample ``[b]`` (1 for right, 0 for wrong), reported as a mean in percent; "top1"
+    ``metric(outputs, targets)`` gives a number a sample ``[b]``, 0 for wrong to 1 for right, reported as a mean in percent; "top1"
     and "top5" take targets as class numbers. None: outputs are compared and nothing is scored. Decisions are classes where
     outputs are logits, else which other sample is nearest (as in `fna.tasks.fidelity`).
     """
@@ -127,6 +128,11 @@ class Own:
             raise UserError(f"metric {self._name} gave {_said(given)} for {len(out)} samples: give one number a sample.")
         if not np.isfinite(found).all():
             raise UserError(f"metric {self._name} gave NaN or infinity for {(~np.isfinite(found)).sum()} of {len(out)} samples.")
+        if outside := found[(found < -ROUNDING) | (found > 1 + ROUNDING)].tolist():
+            raise UserError(
+                f"metric {self._name} gave {outside[0]:g}: give numbers from 0 (wrong) to 1 (right), which are reported in "
+                "percent; of a loss (-loss).exp(), of percents a hundredth."
+            )
         return found.astype(np.float64)
 
 

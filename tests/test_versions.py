@@ -1,0 +1,58 @@
+"""What tells the code of a part from an earlier one."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fna.ops.exact import Exact
+from fna.versions import versions
+
+METHOD = """
+from dataclasses import dataclass
+{imports}
+
+
+@dataclass(frozen=True)
+class Mine:
+    def __call__(self, q, k, v, site):
+        return v
+"""
+
+
+@pytest.mark.parametrize("imports", ["from own_helper import SHARP", "import own_helper as helper"])
+def test_a_helper_beside_a_method_is_part_of_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, imports: str) -> None:
+    """Rows of a method were used again after an edit of the file that it imports from its own folder."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("own_method", "own_helper", "own_helper_of_helper"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    (tmp_path / "own_method.py").write_text(METHOD.format(imports=imports))
+    (tmp_path / "own_helper.py").write_text("from own_helper_of_helper import SHARP\n")
+    (tmp_path / "own_helper_of_helper.py").write_text("SHARP = 1\n")
+    (tmp_path / "unused.py").write_text("SHARP = 1\n")
+    part: Any = importlib.import_module("own_method").Mine()
+    before = versions(part)
+    (tmp_path / "unused.py").write_text("SHARP = 2\n")
+    assert versions(part) == before
+    (tmp_path / "own_helper_of_helper.py").write_text("SHARP = 2\n")
+    assert versions(part) != before
+
+
+def test_a_helper_in_a_package_of_ones_own_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_package").mkdir()
+    (tmp_path / "own_package" / "__init__.py").write_text("")
+    (tmp_path / "own_package" / "method.py").write_text(METHOD.format(imports="from . import helper"))
+    (tmp_path / "own_package" / "helper.py").write_text("SHARP = 1\n")
+    part: Any = importlib.import_module("own_package.method").Mine()
+    before = versions(part)
+    (tmp_path / "own_package" / "helper.py").write_text("SHARP = 2\n")
+    assert versions(part) != before
+
+
+def test_a_declared_version_is_all_that_counts() -> None:
+    assert versions(Exact()) == [Exact.version]
