@@ -95,7 +95,8 @@ def held(kind: Any, value: Any, place: str) -> Any:
     try:
         return _fit(kind, plain(value))
     except Misfit:
-        raise UserError(f"{place}={shown(value)}: give {accepted(kind)}.") from None
+        text = "this is text; " if _reads_as_number(value) else ""
+        raise UserError(f"{place}={shown(value)}: {text}give {accepted(kind)}.") from None
 
 
 def counted(number: int, thing: str, several: str = "") -> str:
@@ -112,6 +113,14 @@ def check_fields(made: Any, place: str) -> None:
     """Raise `UserError` for a field of a dataclass instance, made in somebody's own code, that its annotation does not take."""
     for name, kind in options_of(type(made)).kinds.items():
         held(kind, getattr(made, name), f"{place}.{name}")
+
+
+def _reads_as_number(value: Any) -> bool:
+    """Whether this is a text that looks like the number that it is not."""
+    try:
+        return isinstance(value, str) and float(value) == float(value)
+    except ValueError:
+        return False
 
 
 def shown(value: Any) -> str:

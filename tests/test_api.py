@@ -37,3 +37,8 @@ def test_swap_changes_the_model_and_gives_it_back() -> None:
         after = model(images)
     assert torch.equal(before, after)
     assert 0 < (changed - before).norm() < 0.5 * before.norm()
+
+
+def test_a_count_that_is_text_is_called_text() -> None:
+    with pytest.raises(fna.UserError, match="landmarks=64: this is text; give a count"):
+        fna.attention(*torch.randn(3, 1, 2, 70, 8), "fna", landmarks="64")  # type: ignore[arg-type]

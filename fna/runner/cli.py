@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+import fna
 from fna.configs import CONF, program, search_path
 from fna.errors import UserError, not_installed
 from fna.records import NO_ROOM
@@ -42,6 +43,9 @@ def main() -> None:
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(help_text())
+            return
+        if "--version" in sys.argv[1:]:
+            print(f"fna {fna.__version__}, hydra {hydra.__version__}")
             return
         sys.argv[1:] = checked(sys.argv[1:])
         with whole_or_told():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import shlex
+from collections.abc import Sequence
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig
@@ -18,13 +20,24 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from fna.configs import broken_yaml
+from fna.configs import broken_yaml, choices, load_option
 from fna.errors import UserError
 from fna.runner.remedies import takes
 from fna.schema import ACCEPTED
 
 REFUSALS = (UserError, HydraException, OmegaConfBaseException, YAMLError)
 INTERPOLATIONS = (InterpolationResolutionError, UnsupportedInterpolationType)
+
+
+def _no_key(place: str, key: str, keys: Sequence[str]) -> str:
+    """That an option lacks a key: which it has or, where it has none, which options of the group have that one."""
+    if near := difflib.get_close_matches(key, keys, 1):
+        return f"{place} has no key {key}; did you mean {place}.{near[0]}?"
+    if keys:
+        return f"{place} has no key {key}; it has {', '.join(keys)}."
+    having = [name for name in choices(place) if key in load_option(place, name)]
+    rest = f"; {place}={', '.join(having)} would have it" if having else ""
+    return f"{place} has no key {key}: the {place} that is chosen has none of its own{rest}."
 
 
 def one_line(error: Exception) -> str:
@@ -49,7 +62,7 @@ def one_line(error: Exception) -> str:
     elif isinstance(cause, ConfigKeyError | ConfigAttributeError):
         place, _, key = str(cause.full_key).rpartition(".")
         keys = [str(key) for key in cause.parent_node or () if key != "_target_"]
-        said = f"{place} has no key {key}; it has {', '.join(keys) or 'none of its own'}."
+        said = _no_key(place, key, keys)
     else:
         override = str(error).removeprefix("Error merging override ")
         held = cause.parent_node.get(cause.key) if isinstance(cause.parent_node, DictConfig) else None

@@ -173,7 +173,10 @@ def swap_tower(
     if wrong := [layer for layer in plan if not 0 <= layer < depth]:
         raise UserError(f"blocks {wrong} are not there: this model has blocks 0-{depth - 1}.")
     if (present := vars(tower.blocks[0]).get(_MARK)) is not None:
-        raise UserError(f"this tower is already changed ({present!r}): restore that first, or put all ops into one plan.")
+        raise UserError(
+            f"this tower is already changed ({present!r}): restore that first (by the handle that fna.swap gave, or "
+            "fna.surgery.swap.current_swap(model).restore()), or put all ops into one plan."
+        )
     run = Forward(
         depth=depth, prefix=tower.prefix, grid=tower.grid, batch_first=tower.batch_first, clock=clock or no_clock, on_end=on_end
     )

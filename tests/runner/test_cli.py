@@ -6,12 +6,18 @@ import sys
 
 import pytest
 
+import fna
 from fna.runner.cli import main
 
 
 @pytest.mark.parametrize(
     ("word", "said"),
     [
+        (
+            "reduce.r=16",
+            "reduce has no key r: the reduce that is chosen has none of its own; reduce=random_drop, tome",
+        ),
+        ("attn.step=3", "attn has no key step; did you mean attn.steps?"),
         ("attn.foo=3", "attn has no key foo; it has sampler, landmarks, inverse, steps, ridge, resample_every."),
         ("attn.sampler.foo=3", "attn.sampler.foo=3: attn.sampler follows sampler; set sampler.foo=... instead."),
         ("hydra.foo=3", "hydra.foo=3: Hydra has no such setting; drop the word."),
@@ -36,3 +42,9 @@ def test_refused_in_one_line(word: str, said: str, monkeypatch: pytest.MonkeyPat
     assert left.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {said}")
+
+
+def test_the_version_is_that_of_fna(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["run.py", "--version"])
+    main()
+    assert capsys.readouterr().out.startswith(f"fna {fna.__version__}, hydra ")

@@ -207,6 +207,17 @@ def test_the_handle_says_what_it_did():
         pass
 
 
+def test_a_swap_whose_handle_is_lost_can_be_restored_as_its_refusal_says():
+    model, x = zoo("timm"), images()
+    with torch.no_grad():
+        stock = run(model, x)
+        swap_tower(model, {1: Keep()})
+        with pytest.raises(UserError, match=r"fna.surgery.swap.current_swap\(model\).restore\(\)"):
+            swap_tower(model, {1: Keep()})
+        current_swap(model).restore()
+        assert torch.equal(run(model, x), stock)
+
+
 @pytest.mark.parametrize("name", ["timm", "hf_clip"])
 def test_a_second_swap_of_one_tower_is_refused(name):
     model, x = zoo(name), images()
