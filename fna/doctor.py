@@ -1,13 +1,14 @@
 """What fna finds on this machine, and which way each piece of its attention goes here: ``python -m fna.doctor``.
 
 The ways are timed for common shapes where they are not known yet (some seconds, see `fna.ops.kernels.paths`); ``--again`` times
-them anew.
+them anew, ``--all`` tells those of other shapes that runs met as well.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fna.commands import Parser
 from fna.errors import UserError
@@ -24,13 +25,14 @@ def main(words: Sequence[str] | None = None) -> int:
     """Prints the machine, the kernels and the ways; exit status 1 where something that was asked for cannot be had."""
     parser = Parser(prog="python -m fna.doctor", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--again", action="store_true", help="time the ways anew")
+    parser.add_argument("--all", action="store_true", help="the ways of all shapes that runs met here")
     never_fail()
     try:
         args = parser.parse_args(words)
         for line in machine_lines():
             print(line)
         print()
-        for line in way_lines(again=args.again):
+        for line in way_lines(again=args.again, every=args.all):
             print(line)
     except UserError as problem:
         print(f"error: {problem}", file=sys.stderr)
@@ -60,8 +62,8 @@ def machine_lines() -> list[str]:
     ]
 
 
-def way_lines(*, again: bool = False) -> list[str]:
-    """The way of each piece for common shapes, with the milliseconds that it was chosen by."""
+def way_lines(*, again: bool = False, every: bool = False) -> list[str]:
+    """The way of each piece for common shapes, or for ``every`` one on record, with the milliseconds that it was chosen by."""
     import torch
 
     from fna.ops.inverse import WORTHWHILE, cheapest
@@ -84,17 +86,30 @@ def way_lines(*, again: bool = False) -> list[str]:
                 few = many[:, :, :landmarks]
                 few_queries(few, many, many, WIDTH**-0.5, None)
                 few_keys(many, few, few, WIDTH**-0.5, None)
-    stored = {name: {"way": way, "ms": {}} for name, way in paths.taken.items()} | paths.record().get("ways", {})
-    lines = [f"ways        {'piece, dtype, heads x tokens x landmarks x width':<52}{'way':<10}ms"]
-    for name, entry in stored.items():
-        told = ", ".join(f"{way} {ms:.2f}" for way, ms in entry["ms"].items())
-        lines.append(f"            {name:<52}{entry['way']:<10}{told}")
+    common: dict[str, dict[str, Any]] = {
+        name: {"way": way, "ms": {}} for name, way in paths.taken.items()
+    }  # of this process: those just asked for
+    stored = common | paths.record().get("ways", {})
+    told = {name: entry for name, entry in stored.items() if every or name in common}
+    lines = [f"ways        another than the kernels is taken where it needs less than {paths.PLAINLY:g} of their time"]
+    lines += _columns([("piece, dtype, heads x tokens x landmarks x width", "way", "ms"), *map(_way, told, told.values())])
+    lines += [f"            {len(stored) - len(told)} more shapes that runs met here: --all"] if len(told) < len(stored) else []
     method, _, ridge = cheapest(WORTHWHILE)
     lines += [
         f"kept in     {file}" if file.is_file() else f"not kept    {file} cannot be written: every process times anew",
         f"inverse     auto is {method} ({ridge:g}) from {WORTHWHILE} landmarks on, six Newton steps below",
     ]
     return lines
+
+
+def _way(name: str, entry: Mapping[str, Any]) -> tuple[str, str, str]:
+    return name, entry["way"], ", ".join(f"{way} {ms:.2f}" for way, ms in entry["ms"].items())
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows as lines whose columns stand apart."""
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    return ["            " + "".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 if __name__ == "__main__":

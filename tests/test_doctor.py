@@ -33,6 +33,20 @@ def test_the_machine_and_every_way_are_told(capsys: pytest.CaptureFixture[str]) 
     assert paths.record_file().is_file()
 
 
+def test_shapes_that_runs_met_are_counted_and_told_where_all_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """A hundred lines of them hid the machine's own, and a long name ran into its way."""
+    doctor.main([])
+    long = f"few_queries float32 {'9' * 60} without kernels"
+    paths._remember(long, "fused", {"fused": 0.002})
+    capsys.readouterr()
+    assert doctor.main([]) == 0
+    said = capsys.readouterr().out
+    assert long not in said
+    assert "1 more shapes that runs met here: --all" in said
+    assert doctor.main(["--all"]) == 0
+    assert f"{long}  fused" in capsys.readouterr().out
+
+
 def test_ways_are_timed_anew_when_asked() -> None:
     doctor.main([])
     before = paths.record_file().read_bytes()
