@@ -72,8 +72,13 @@ def _files(kind: Any) -> list[Path]:
         name, file = todo.pop()
         if file not in found:
             found[file] = None
-            todo += [(other, place) for other, place in _imported(name, file) if place.is_relative_to(first.parent)]
+            todo += [(other, place) for other, place in _imported(name, file) if _of_ones_own(place, first.parent)]
     return [first, *sorted(found.keys() - {first})]
+
+
+def _of_ones_own(file: Path, folder: Path) -> bool:
+    """Whether a file is in this folder, and neither fna's nor an installed package's, which may lie below it as well."""
+    return file.is_relative_to(folder) and not file.is_relative_to(OWN) and "site-packages" not in file.parts
 
 
 def _imported(name: str, file: Path) -> Iterator[tuple[str, Path]]:

@@ -54,5 +54,19 @@ def test_a_helper_in_a_package_of_ones_own_counts_too(tmp_path: Path, monkeypatc
     assert versions(part) != before
 
 
+def test_packages_below_the_folder_of_a_method_are_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a method at the top of a checkout lie fna itself and an environment's packages."""
+    installed = tmp_path / ".venv" / "site-packages"
+    installed.mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(installed)
+    (tmp_path / "own_top.py").write_text(METHOD.format(imports="import own_installed\nimport fna.ops.contract"))
+    (installed / "own_installed.py").write_text("SHARP = 1\n")
+    part: Any = importlib.import_module("own_top").Mine()
+    before = versions(part)
+    (installed / "own_installed.py").write_text("SHARP = 2\n")
+    assert versions(part) == before
+
+
 def test_a_declared_version_is_all_that_counts() -> None:
     assert versions(Exact()) == [Exact.version]
