@@ -161,9 +161,8 @@ def compare(
     DataLoader. ``metric``: "top1", "top5", or a function of (outputs, targets) that gives a number ``[b]`` from 0 (wrong) to 1
     (right) a sample; None compares outputs alone. ``forward``: images to a tensor of outputs, where calling ``model`` is not
     it. ``versus``: further contenders, timed in the same turns: names, attentions, or dicts (``dict(attn="fna",
-    landmarks=16)``); those
-    named have the ``layers`` and ``landmarks`` of the first where they say none. ``attn`` may be a plan as in `swap`, in a dict
-    too. ``rounds``: turns of timing, 0 for none.
+    landmarks=16)``); those named have the ``layers`` and ``landmarks`` of the first where they say none. ``attn`` may be a plan
+    as in `swap`, in a dict too. ``rounds``: turns of timing, 0 for none.
     ``options``: ``landmarks``, ``sampler``, ``mask``, ``reduce`` and keys of the method, as in `swap`.
 
     ``.result`` is what ``result.json`` holds, ``.save(folder)`` writes it with ``report.html``. Raises `UserError` as `swap` does,

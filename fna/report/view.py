@@ -200,8 +200,10 @@ def stage_segments(result: Result) -> list[Segment]:
 
 
 def time_bars(result: Result) -> list[TimeBar]:
-    """The time of the faster of full and exact above that of the approximation, one scale for both."""
+    """The time of the faster of full and exact above that of the approximation, one scale for both; none without a named stage."""
     whose, stages = reference(result), stage_segments(result)
+    if all(stage.place < 0 for stage in stages):
+        return []
     full, own = (number(dig(result, "cost", "images_per_second", side)) for side in (whose, "variant"))
     if not stages or not full or not own:
         return [TimeBar(words.called(result), "", 100.0, stages)] if stages else []

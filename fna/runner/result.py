@@ -63,7 +63,7 @@ def _under(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if not isinstance(value, dict):
         yield name, value if type(value) in (int, float) else shown(value)
         return
-    for key in value.keys() - {"_target_"}:
+    for key in (key for key in value if key != "_target_"):
         yield from _under(f"{name}.{key}", value[key])
 
 

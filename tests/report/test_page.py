@@ -237,6 +237,11 @@ def test_shares_of_a_busy_timing_stand_in_brackets_as_its_other_figures_do() -> 
     assert all(share.startswith("(") for share in shares)
 
 
+def test_a_time_of_which_no_stage_is_known_has_no_bar() -> None:
+    """A KV policy's bar was the rest of the model, all of it."""
+    assert time_bars(result(cost=result()["cost"] | {"stages": {"rest of the model": 1.0}})) == []
+
+
 def test_a_slow_model_has_its_milliseconds_in_full_and_no_exponent() -> None:
     slow = result()["cost"] | {"images_per_second": {"full": 0.5, "exact": 0.55, "variant": 0.55}}
     assert [bar.text for bar in time_bars(result(cost=slow))] == ["1,818 ms an image"] * 2
