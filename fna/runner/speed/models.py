@@ -16,7 +16,7 @@ from fna.models.timm import TimmModel
 from fna.ops.contract import Attention, Site
 from fna.ops.exact import Exact
 from fna.ops.kernels import cpu
-from fna.runner.cost import in_turns, median_ratio, stages
+from fna.runner.cost import in_turns, share_of_saving, stages
 from fna.runner.memory import peak_bytes
 from fna.runner.speed.ops import Progress, Row, attentions, timing
 from fna.runner.speed.yardstick import Yardstick
@@ -118,12 +118,11 @@ def _columns(case: ModelCase, model: Model) -> Row:
 
 
 def _realised(seconds: dict[str, np.ndarray], name: str) -> Row:
-    """(t_full - t) / (t_full - t_no_attention), median over rounds with its interval: 1 is attention for nothing."""
+    """The share of the attainable saving, with its interval: 1 is attention for nothing."""
     if name in ("full", "no attention"):
         return {}
-    saved, attainable = seconds["full"] - seconds[name], seconds["full"] - seconds["no attention"]
-    ratio = median_ratio(saved, attainable)
-    return {"realised": ratio["median"], "realised_low": ratio["ci"][0], "realised_high": ratio["ci"][1]}
+    share = share_of_saving(seconds["full"], seconds[name], seconds["no attention"])
+    return {"realised": share["median"], "realised_low": share["ci"][0], "realised_high": share["ci"][1]}
 
 
 def sweep_models(cases: Sequence[ModelCase], names: Sequence[str], rounds: int, say: Progress) -> list[Row]:
