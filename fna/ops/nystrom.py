@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from fna.ops.bias import PairBias, Seen, seen_at
-from fna.ops.contract import BadInput, Clock, Site, Unsupported, no_clock, pair_bias, refuse, same_tokens
+from fna.ops.contract import BadInput, Clock, Site, Unsupported, no_clock, pair_bias, refuse, same_tokens, whole
 from fna.ops.drawing import check_landmarks, check_sampler, draw
-from fna.ops.inverse import METHODS, Inverse, apply_inverse, full_precision
+from fna.ops.inverse import METHODS, Inverse, apply_inverse, cheapest, full_precision
 from fna.ops.kernels import differentiated, gpu
+from fna.ops.kernels.cpu_nystrom import nystrom
 from fna.ops.landmarks import FarthestPoint, Landmarks, TokenSampler
 from fna.ops.rows import gather_rows
-from fna.ops.short import few_keys, few_queries
+from fna.ops.short import both_by_kernels, few_keys, few_queries
 from fna.values import Count, Positive, between
 
 # Each step inverts singular values 1.8 times smaller, and amplifies what they hold. Output error of the embedded CLIP, last half,
@@ -84,6 +85,14 @@ def check_inverse(op: Any) -> None:
             raise BadInput(f"{name}={value}: inverse=auto has its own; leave it out, or name the inverse.")
 
 
+def check_steps(q: Tensor, inverse: str, steps: int) -> None:
+    """Raise `Unsupported` for more Newton steps than the numbers of ``q`` bear."""
+    if inverse == "newton" and steps > MOST_STEPS and q.dtype != torch.float64:
+        raise Unsupported(
+            f"steps={steps}: give at most {MOST_STEPS} Newton steps; more of them near inverse=exact, which is worse."
+        )
+
+
 def fast_nystrom(
     q: Tensor,
     k: Tensor,
@@ -105,11 +114,16 @@ def fast_nystrom(
     ``valid`` bool ``[B, M]``: which landmarks count (a row may have fewer). ``keys`` bool and ``key_bias`` float ``[B, N]`` as in
     `Site`; a landmark that may not be seen is left out. ``relative``: what is added to the logits of query and key.
     """
+    check_steps(q, inverse, steps)
     plain = valid is None and keys is None and key_bias is None and relative is None
     newton = inverse == "newton" and steps == gpu.STEPS
     if plain and newton and not differentiated(k, v) and gpu.available(q, index.shape[1]):
         with clock("kernels"):
             return gpu.fast_nystrom(q, k, v, index, scale)
+    few = whole(index.shape[1])
+    if plain and inverse != "exact" and both_by_kernels(q, k, v, q[:, :, :few], k[:, :, :few]):
+        with clock("kernels"):
+            return _fused(q, k, v, q, k, index, scale, inverse, steps, ridge)
     with clock("gather"):
         q_landmarks, k_landmarks = gather_rows(q, index), gather_rows(k, index)
         bias = additive(keys, key_bias)
@@ -155,10 +169,12 @@ def through_landmarks(
     w0 + A^+ (u - A w0); None: zeros. ``ends`` int64 ``[B, P]``: the landmarks that the first P tokens are, whose rows are then u
     itself, exact; -1 for a token that is none. An image left with no landmark gives zeros.
     """
-    if inverse == "newton" and steps > MOST_STEPS and q.dtype != torch.float64:
-        raise Unsupported(
-            f"steps={steps}: give at most {MOST_STEPS} Newton steps; more of them near inverse=exact, which is worse."
-        )
+    check_steps(q, inverse, steps)
+    as_they_are = all(added is None for added in (bias, landmark_bias, pairs, prior, ends))
+    if as_they_are and inverse != "exact" and both_by_kernels(q, k, v, q_landmarks, k_landmarks):
+        with clock("kernels"):
+            every = torch.arange(q_landmarks.shape[2]).expand(q.shape[0], -1)
+            return _fused(q, k, v, q_landmarks, k_landmarks, every, scale, inverse, steps, ridge)
     counts = None if landmark_bias is None else landmark_bias > float("-inf")
     alive = None if counts is None else counts.any(-1, keepdim=True)
     if landmark_bias is not None and alive is not None:
@@ -174,6 +190,16 @@ def through_landmarks(
     with clock("tokens over landmarks"):
         out = few_keys(q, k_landmarks, values, scale, landmark_bias, pairs and pairs.columns).to(q.dtype)
         return out if ends is None else _with_exact_rows(out, summary, ends)
+
+
+def _fused(
+    q: Tensor, k: Tensor, v: Tensor, q_source: Tensor, k_source: Tensor, index: Tensor, scale: float, inverse: str, steps: int,
+    ridge: float,
+) -> Tensor:  # fmt: skip
+    """The three factors by one kernel, to rounding what the pieces give; landmarks: rows ``index`` of the sources."""
+    if inverse == "auto":
+        inverse, steps, ridge = cheapest(whole(index.shape[1]))
+    return nystrom(q, k, v, q_source, k_source, index, scale, steps if inverse == "newton" else 0, ridge)
 
 
 def _values(block: Tensor, summary: Tensor, prior: Tensor | None, inverse: str, steps: int, ridge: float) -> Tensor:

@@ -25,6 +25,14 @@ def few_keys(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None,
     return ways[paths.way("few_keys", q, k, ways)](q, k, v, scale, bias, pairs)
 
 
+def both_by_kernels(q: Tensor, k: Tensor, v: Tensor, q_few: Tensor, k_few: Tensor) -> bool:
+    """Whether our kernels are the way of `few_queries` and of `few_keys`, nothing being added and answers in v's dtype."""
+    over_tokens = _ways(_kernel_of_few_queries, q_few, k, v, None, None)
+    over_few = _ways(_kernel_of_few_keys, q, k_few, k_few, None, None)
+    chosen = paths.way("few_queries", k, q_few, over_tokens), paths.way("few_keys", q, k_few, over_few)
+    return chosen == ("kernels", "kernels")
+
+
 def _ways(
     kernel: paths.Short, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, pairs: Tensor | None
 ) -> dict[paths.Way, paths.Short]:

@@ -81,15 +81,36 @@ def stages(forward: Forward, clocked: Clocked, images: Tensor, rounds: int) -> d
     """Share of the variant's forward spent in each named stage; what no stage names is "rest of the model"."""
     shares: dict[str, list[float]] = defaultdict(list)
     for turn in range(WARM_UP + rounds):
-        clock = StageClock(images.device)
-        with clocked(clock), torch.inference_mode():
-            total = _timed(forward, images)
+        seconds, rest = _by_stage(forward, clocked, images)
         if turn < WARM_UP:
             continue
-        for stage, seconds in clock.seconds.items():
-            shares[stage].append(seconds / total)
-        shares["rest of the model"].append(1 - sum(clock.seconds.values()) / total)
+        total = rest + sum(seconds.values())
+        for stage, took in seconds.items():
+            shares[stage].append(took / total)
+        shares["rest of the model"].append(rest / total)
     return {stage: float(np.median(values)) for stage, values in shares.items()}
+
+
+def share_inside(forward: Forward, variant: Clocked, exact: Clocked, images: Tensor, rounds: int) -> dict[str, Any]:
+    """`share_of_saving` by clocks inside the model: 1 - (time in the variant's stages) / (time in exact attention), in turns.
+
+    Each in units of the rest of its own forward, which is the same work and whose noise, at ten times the size, is thus left out.
+    """
+    taken = np.empty((WARM_UP + rounds, 2))
+    for turn in range(WARM_UP + rounds):
+        for place, clocked in enumerate((variant, exact)):
+            seconds, rest = _by_stage(forward, clocked, images)
+            taken[turn, place] = sum(seconds.values()) / rest
+    ours, theirs = taken[WARM_UP:].T
+    return share_of_saving(1 + theirs, 1 + ours, np.ones(rounds))
+
+
+def _by_stage(forward: Forward, clocked: Clocked, images: Tensor) -> tuple[dict[str, float], float]:
+    """Seconds of one forward in each named stage, and in the rest of it."""
+    clock = StageClock(images.device)
+    with clocked(clock), torch.inference_mode():
+        total = _timed(forward, images)
+    return clock.seconds, total - sum(clock.seconds.values())
 
 
 @dataclass(frozen=True)

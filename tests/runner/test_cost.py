@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 from fna.ops.kernels import cpu
 from fna.runner import cost
 from fna.runner.clocks import StageClock, TokenClock
-from fna.runner.cost import Timed, in_turns, measure, median_ratio, share_of_saving, stages
+from fna.runner.cost import Timed, in_turns, measure, median_ratio, share_inside, share_of_saving, stages
 from fna.runner.flops import flops
 from fna.runner.memory import peak_bytes
 
@@ -205,3 +206,28 @@ def test_freed_memory_is_kept_where_the_c_library_can() -> None:
     from fna.runner.env import keep_freed_memory
 
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+
+
+def test_share_inside_is_that_of_the_clocked_stages() -> None:
+    """A variant whose stage sleeps a quarter as long as exact attention's: three quarters of what there is to save."""
+
+    def clocked(stage: str, seconds: float) -> Any:
+        @contextmanager
+        def context(clock: StageClock) -> Iterator[None]:
+            state["inside"] = (clock, stage, seconds)
+            yield
+
+        return context
+
+    state: dict[str, Any] = {}
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        clock, stage, seconds = state["inside"]
+        with clock(stage):
+            time.sleep(seconds)
+        time.sleep(0.01)
+        return images
+
+    share = share_inside(forward, clocked("kernels", 0.01), clocked("attention", 0.04), torch.zeros(1), 5)
+    assert share["median"] == pytest.approx(0.75, abs=0.08)
+    assert share["ci"][0] <= share["median"] <= share["ci"][1]

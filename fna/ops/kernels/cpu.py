@@ -85,7 +85,8 @@ def _library() -> ctypes.CDLL | None:
         return None
     found.fna_farthest_points_scratch.restype = found.fna_lanes.restype = Long
     found.fna_newton_scratch.restype = found.fna_ridge_scratch.restype = Long
-    found.fna_knows_half.restype = Long
+    found.fna_nystrom_scratch.restype = found.fna_knows_half.restype = Long
+    found.fna_nystrom.restype = ctypes.c_bool
     return found
 
 
@@ -172,10 +173,10 @@ def _attend(name: str, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tens
         pairs = pairs if pairs.stride(3) == 1 else pairs.contiguous()
     views = map(_view, (q, k, v, out, pairs))
     problem = _Problem(*views, _address(bias), *q.shape[:3], *k.shape[2:], scale)
-    head, thread, threads = Long(), Long(), torch.get_num_threads()
+    room, threads = (Long * 2)(), torch.get_num_threads()
     library = _loaded()
-    getattr(library, f"fna_{name}_scratch")(ctypes.byref(problem), ctypes.byref(head), ctypes.byref(thread))
-    parts = [q.shape[0] * q.shape[1] * head.value, threads * thread.value]
+    getattr(library, f"fna_{name}_scratch")(ctypes.byref(problem), room)
+    parts = [q.shape[0] * q.shape[1] * room[0], threads * room[1]]
     heads, own = _scratch(q, sum(parts)).split(parts)
     getattr(library, f"fna_{name}")(ctypes.byref(problem), _address(heads), _address(own), Long(threads))
     return out

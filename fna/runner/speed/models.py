@@ -16,7 +16,7 @@ from fna.models.timm import TimmModel
 from fna.ops.contract import Attention, Site
 from fna.ops.exact import Exact
 from fna.ops.kernels import cpu
-from fna.runner.cost import in_turns, share_of_saving, stages
+from fna.runner.cost import Clocked, in_turns, share_inside, share_of_saving, stages
 from fna.runner.memory import peak_bytes
 from fna.runner.speed.ops import Progress, Row, attentions, timing
 from fna.runner.speed.yardstick import Yardstick
@@ -88,8 +88,11 @@ def measure_model(
         row = {"kind": "model", "method": name, **_columns(case, model), **timing(values, seconds["full"])}
         row |= _realised(seconds, name)
         if name == "fna":
-            clocked = lambda clock: swap_tower(model.tower, dict.fromkeys(chosen, ops["fna"]), clock=clock)  # noqa: E731
-            row["sampling_share"] = stages(forward, clocked, images, max(2, rounds // 3)).get("sampling", 0.0)
+            ours, theirs = _clocked(model, ops["fna"], chosen), _clocked(model, Exact(), chosen)
+            turns = max(2, rounds // 3)
+            row["sampling_share"] = stages(forward, ours, images, turns).get("sampling", 0.0)
+            inside = share_inside(forward, ours, theirs, images, turns)
+            row |= {"inside": inside["median"], "inside_low": inside["ci"][0], "inside_high": inside["ci"][1]}
         if rivals:
             with contexts[name](), torch.inference_mode():
                 row["peak_bytes"] = peak_bytes(lambda: forward(images), model.device)
@@ -99,6 +102,10 @@ def measure_model(
 
 def _swapped(model: Model, op: Attention, layers: Sequence[int]) -> Context:
     return lambda: swap_tower(model.tower, dict.fromkeys(layers, op))
+
+
+def _clocked(model: Model, op: Attention, layers: Sequence[int]) -> Clocked:
+    return lambda clock: swap_tower(model.tower, dict.fromkeys(layers, op), clock=clock)
 
 
 def _without_kernels(context: Context) -> Context:

@@ -160,7 +160,7 @@ def measure_kernels(case: Case, rounds: int) -> Row:
 
 
 def measure_stages(case: Case, machine: Machine, rounds: int) -> list[Row]:
-    """FNA's stages apart, each beside its floor."""
+    """FNA's stages apart, each beside its floor; "kernels" are all between drawing and answers, where one call does them."""
     sets, op = case.inputs(), build_attention("fna", landmarks=case.landmarks)
     clocks: dict[str, list[float]] = defaultdict(list)
     with torch.inference_mode():
@@ -171,6 +171,8 @@ def measure_stages(case: Case, machine: Machine, rounds: int) -> list[Row]:
             for stage, seconds in clock.seconds.items() if turn >= 2 else ():
                 clocks[stage].append(seconds)
     work = stage_work(case.shape)
+    fused = [needs for stage, needs in work.items() if stage != "sampling"]
+    work["kernels"] = sum(flops for flops, _ in fused), sum(bytes_ for _, bytes_ in fused)
     return [
         {"kind": "stage", "method": stage, **case.columns(), "ms": 1e3 * float(np.median(values))}
         | (over_floor(np.array(values), machine.floor(*work[stage])) if stage in work else {})

@@ -16,7 +16,7 @@ from fna.runner.speed.ops import BASELINE, Row
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-STAGES = ("sampling", "gather", "landmark block", "landmarks over tokens", "inverse", "tokens over landmarks")
+STAGES = ("sampling", "gather", "landmark block", "landmarks over tokens", "inverse", "tokens over landmarks", "kernels")
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;font-size:13px}td,th{padding:.15rem .6rem;text-align:right;border-bottom:1px solid #ddd}"

@@ -1,6 +1,7 @@
 // The truncated inverse of landmark blocks, in float32 and in cache: the formula of fna/ops/inverse.py, a matrix a thread.
 #include <omp.h>
 
+#include "inverse.hpp"
 #include "vectors.hpp"
 
 namespace {
@@ -27,15 +28,17 @@ float residual(const float *y, long m, long lanes) {
 
 constexpr long SURE = 6;  // steps that are always taken; beyond them a matrix ends where its residual no longer falls
 
-long scratch_of(long m, long width) { return 5 * m * padded(m) + 3 * m * padded(width); }
+}  // namespace
+
+long newton_scratch(long m, long width) { return 5 * m * padded(m) + 3 * m * padded(width); }
 
 // Z rhs after `steps` of Z <- Z (13 - AZ (15 - AZ (7 - AZ))) / 4 from Z = A^T / max column sum. The last step meets rhs inside.
-void solve(const float *block, const float *rhs, long m, long width, long steps, float *out, float *scratch) {
+void newton(const float *block, long stride, const float *rhs, long m, long width, long steps, float *out, float *scratch) {
     const long lanes = padded(m), columns = padded(width), square = m * lanes, wide = m * columns;
     float *a = scratch, *z = a + square, *y = z + square, *inner = y + square, *outer = inner + square;
     float *values = outer + square, *low = values + wide, *high = low + wide;
-    copy_rows(block, m, m, a);
-    copy_rows(rhs, m, width, values);
+    copy_rows(block, stride, m, m, a);
+    copy_rows(rhs, width, m, width, values);
     const float scale = 1 / widest_column(a, m, lanes);
     memset(z, 0, square * sizeof(float));
     for (long i = 0; i < m; i++)
@@ -67,17 +70,15 @@ void solve(const float *block, const float *rhs, long m, long width, long steps,
     for (long i = 0; i < m; i++) memcpy(out + i * width, high + i * columns, width * sizeof(float));
 }
 
-}  // namespace
-
-extern "C" long fna_newton_scratch(long m, long width) { return scratch_of(m, width); }
+extern "C" long fna_newton_scratch(long m, long width) { return newton_scratch(m, width); }
 
 // a [matrices, m, m], rhs and out [matrices, m, width], all contiguous; scratch for as many at once as threads
 // or matrices, whichever is less.
 extern "C" void fna_newton(const float *a, const float *rhs, long matrices, long m, long width, long steps, float *out,
                            float *scratch, long threads) {
-    const long share = scratch_of(m, width);
+    const long each = newton_scratch(m, width);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (long i = 0; i < matrices; i++)
-        solve(a + i * m * m, rhs + i * m * width, m, width, steps, out + i * m * width,
-              scratch + (matrices < threads ? i : omp_get_thread_num()) * share);
+        newton(a + i * m * m, m, rhs + i * m * width, m, width, steps, out + i * m * width,
+              scratch + (matrices < threads ? i : omp_get_thread_num()) * each);
 }

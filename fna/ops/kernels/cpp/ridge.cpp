@@ -2,6 +2,7 @@
 #include <cmath>
 #include <omp.h>
 
+#include "inverse.hpp"
 #include "vectors.hpp"
 
 namespace {
@@ -39,33 +40,33 @@ void substitute(const float *u, long m, long lanes, float *x, long columns) {
     }
 }
 
-long scratch_of(long m, long width) { return 2 * m * padded(m) + 2 * m * padded(width); }
+}  // namespace
 
-void solve(const float *block, const float *rhs, long m, long width, float ridge, float *out, float *scratch) {
+long ridge_scratch(long m, long width) { return 2 * m * padded(m) + 2 * m * padded(width); }
+
+void ridge(const float *block, long stride, const float *rhs, long m, long width, float share, float *out, float *scratch) {
     const long lanes = padded(m), columns = padded(width);
     float *a = scratch, *gram = a + m * lanes, *values = gram + m * lanes, *x = values + m * columns;
-    copy_rows(block, m, m, a);
-    copy_rows(rhs, m, width, values);
+    copy_rows(block, stride, m, m, a);
+    copy_rows(rhs, width, m, width, values);
     product(m, lanes, m, a, 1, lanes, a, lanes, [&](long i, long j, vec sum) { store(gram + i * lanes + j, sum); });
     product(m, columns, m, a, 1, lanes, values, columns, [&](long i, long j, vec sum) { store(x + i * columns + j, sum); });
-    const float more = ridge * widest_column(a, m, lanes);
+    const float more = share * widest_column(a, m, lanes);
     for (long i = 0; i < m; i++) gram[i * lanes + i] += more;
     factor(gram, m, lanes);
     substitute(gram, m, lanes, x, columns);
     for (long i = 0; i < m; i++) memcpy(out + i * width, x + i * columns, width * sizeof(float));
 }
 
-}  // namespace
-
-extern "C" long fna_ridge_scratch(long m, long width) { return scratch_of(m, width); }
+extern "C" long fna_ridge_scratch(long m, long width) { return ridge_scratch(m, width); }
 
 // a [matrices, m, m], rhs and out [matrices, m, width], all contiguous; scratch for as many at once as threads
 // or matrices, whichever is less.
-extern "C" void fna_ridge(const float *a, const float *rhs, long matrices, long m, long width, float ridge, float *out,
+extern "C" void fna_ridge(const float *a, const float *rhs, long matrices, long m, long width, float share, float *out,
                           float *scratch, long threads) {
-    const long share = scratch_of(m, width);
+    const long each = ridge_scratch(m, width);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (long i = 0; i < matrices; i++)
-        solve(a + i * m * m, rhs + i * m * width, m, width, ridge, out + i * m * width,
-              scratch + (matrices < threads ? i : omp_get_thread_num()) * share);
+        ridge(a + i * m * m, m, rhs + i * m * width, m, width, share, out + i * m * width,
+              scratch + (matrices < threads ? i : omp_get_thread_num()) * each);
 }

@@ -169,11 +169,11 @@ inline float widest_column(const float *a, long m, long lanes) {
     return highest(widest);
 }
 
-// Rows of `columns` numbers to rows of whole vectors, zeros beyond.
-inline void copy_rows(const float *from, long rows, long columns, float *to) {
+// Rows of `columns` numbers, `stride` apart, to rows of whole vectors, zeros beyond.
+inline void copy_rows(const float *from, long stride, long rows, long columns, float *to) {
     const long lanes = padded(columns);
     for (long i = 0; i < rows; i++) {
-        memcpy(to + i * lanes, from + i * columns, columns * sizeof(float));
+        memcpy(to + i * lanes, from + i * stride, columns * sizeof(float));
         memset(to + i * lanes + columns, 0, (lanes - columns) * sizeof(float));
     }
 }
