@@ -8,9 +8,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationKeyError
 from safetensors.torch import save_file
 
-from fna.configs import CONF, build_attention, instantiate
+from fna.configs import CONF, build_attention, instantiate, load_option
+from fna.data.base import Dataset, Pictured
 from fna.errors import UserError
 from fna.models.checkpoints import unpack
 from fna.models.decoder import TextModel
@@ -21,6 +23,7 @@ from fna.models.timm import TimmModel
 from fna.runner.cli import checked
 from fna.runner.compare import Comparison
 from fna.runner.files import checked_folder, take
+from fna.runner.refusals import one_line
 from fna.schema import check_knobs, register
 from fna.values import Budget, Count, Landmarks, held
 from tests.reliability.lines import asked
@@ -124,3 +127,28 @@ def test_a_config_that_is_not_there_is_told_with_where_ones_own_options_go() -> 
         with pytest.raises(UserError, match=r"^--config-name=mine: no such config; leave it out: .* FNA_CONF_DIR"):
             checked(words)
     assert checked(["--config-name=config", "attn=fna"]) == ["--config-name=config", "attn=fna"]
+
+
+def test_a_place_of_the_environment_inside_a_path_is_told_how_to_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where OmegaConf names no key, the line names what was looked up, not a key called "the config"."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    error = InterpolationKeyError("Interpolation key 'HOME' not found")
+    assert one_line(error) == ("${HOME}: the config has no key HOME; of the environment write '${oc.env:HOME}' in its place")
+
+
+def test_a_mistyped_target_is_not_told_to_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "attn").mkdir()
+    (tmp_path / "attn/mine.yaml").write_text("# mine\n_target: mine.Mine\n")
+    with pytest.raises(UserError, match=r"attn/mine\.yaml: _target: did you mean _target_\?"):
+        load_option("attn", "mine", [tmp_path])
+
+
+def test_names_that_are_utf_8_are_not_blamed_for_a_locale_that_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With LC_ALL=C and PYTHONUTF8=0 Python reads the name of a folder such as Bücher as bytes."""
+    read = "Bücher".encode().decode("ascii", "surrogateescape")
+    made = {"split": "val", "domain": "photographs", "digest": "", "examples": [Pictured(read, Path(read))]}
+    with pytest.raises(UserError, match=r"is no name in UTF-8; rename it\.$"):
+        Dataset("own", **made)
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(UserError, match=r"names of files are read as ascii here: set PYTHONUTF8=1\.$"):
+        Dataset("own", **made)
