@@ -158,7 +158,9 @@ def _check_hydras_keys(file: Path, values: Any) -> None:
         if key == "_target_" and value is not None and (not isinstance(value, str) or "${" in value):
             raise UserError(f"{file}: _target_={shown(value)} is no name; give that of the class to build, package.Class.")
         if isinstance(key, str) and key.startswith("_") and key != "_target_":
-            raise UserError(f"{file}: {key} is Hydra's own business; leave it out.")
+            meant = bool(difflib.get_close_matches(key, ["_target_"], 1, 0.8))
+            said = ": did you mean _target_?" if meant else " is Hydra's own business; leave it out."
+            raise UserError(f"{file}: {key}{said}")
         _check_hydras_keys(file, value)
 
 

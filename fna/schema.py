@@ -156,10 +156,12 @@ ACCEPTED: dict[str, Any] = {
 
 
 def check_knobs(cfg: Any) -> None:
-    """Refuse root values that no run could use. Pure Python: runs before torch is imported.
+    """Refuse root values that no run could use; write out paths under ``~`` in ``cfg``, and 64.0 as 64. Needs no torch.
 
     Raises `UserError` with one line: the knob, its value, what is accepted.
     """
     for knob, kind in ACCEPTED.items():
         value = OmegaConf.select(cfg, knob)
-        held(kind, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value, knob)
+        fitted = held(kind, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value, knob)
+        if isinstance(value, str | float) and (fitted != value or type(fitted) is not type(value)):
+            OmegaConf.update(cfg, knob, fitted)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import types
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
@@ -75,13 +76,11 @@ Share = Annotated[float, between(0, 1)]
 Channels = Annotated[Sequence[Share], of_length(3)]  # means of pixels, which are from 0 to 1, not to 255
 Spreads = Annotated[Sequence[Annotated[float, within(0, 1)]], of_length(3)]  # their standard deviations
 Landmarks = Annotated[
-    Annotated[int, between(1, 1_000_000)]
-    | Annotated[float, Limit("", lambda value: 0 < value < 1 or (value >= 1 and value % 1 == 0))],
+    Annotated[int, between(1, 1_000_000)] | Annotated[float, Limit("", lambda value: 0 < value < 1)],
     Says("a count of at least 1, or a fraction of the tokens between 0 and 1"),
 ]
 Budget = Annotated[
-    Annotated[int, between(1, 1_000_000)]
-    | Annotated[float, Limit("", lambda value: 0 < value <= 1 or (value >= 2 and value % 1 == 0))],
+    Annotated[int, between(1, 1_000_000)] | Annotated[float, Limit("", lambda value: 0 < value <= 1)],
     Says("a share of the tokens above 0 and up to 1, or a count of at least 2"),
 ]
 Domain = Literal["photographs", "generated"]
@@ -102,6 +101,11 @@ def held(kind: Any, value: Any, place: str) -> Any:
 def counted(number: int, thing: str, several: str = "") -> str:
     """``1 comparison``, ``2 comparisons``; ``several``: its plural, where that is not ``thing`` with an s."""
     return f"{number:,} {thing if number == 1 else several or f'{thing}s'}"
+
+
+def written_out(text: str) -> str:
+    """A path under ``~`` as shells write it out, which do so at the start of a word alone; any other text as it is."""
+    return os.path.expanduser(text) if text.startswith("~") and "/" in text else text
 
 
 def plain(value: Any) -> Any:
@@ -174,7 +178,8 @@ def _require(holds: bool) -> None:
 
 
 def _any_of(kinds: Sequence[Any], value: Any) -> Any:
-    """As the first that takes it and keeps its type, else as the first that takes it."""
+    """As the first that takes it and keeps its type, else as the first that takes it; 64.0, where a count or a share may stand, is
+    the count: the same rows as of 64."""
     found = []
     for kind in kinds:
         try:
@@ -182,7 +187,8 @@ def _any_of(kinds: Sequence[Any], value: Any) -> Any:
         except Misfit:
             continue
     _require(bool(found))
-    return next((fitted for fitted in found if type(fitted) is type(value)), found[0])
+    wanted = int if isinstance(value, float) and value > 1 and any(type(fitted) is int for fitted in found) else type(value)
+    return next((fitted for fitted in found if type(fitted) is wanted), found[0])
 
 
 def _sequence(origin: Any, parts: Sequence[Any], value: Any) -> list[Any]:
@@ -214,7 +220,7 @@ def _float(value: Any) -> float:
 def _str(value: Any) -> str:
     _require(isinstance(value, str | int) and not isinstance(value, bool))
     _require(bool(str(value).strip()))
-    return str(value)
+    return written_out(str(value))
 
 
 def _none(value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -106,7 +107,9 @@ class Dataset(Generic[Example]):
         names = (*(example.key for example in self.examples), *self.classes, *self.class_ids)
         unsaid = next((name for name in names if not is_text(name)), None)
         if unsaid is not None:
-            raise UserError(f"{self.name}: {unsaid!a} is no name in UTF-8; rename it.")
+            other = sys.getfilesystemencoding().lower() not in ("utf-8", "utf8")  # it may well be one, and its locale is not
+            mend = "names of files are read as {} here: set PYTHONUTF8=1" if other else "rename it"
+            raise UserError(f"{self.name}: {unsaid!a} is no name in UTF-8; {mend.format(sys.getfilesystemencoding())}.")
 
 
 def listed_once(dataset: Dataset) -> Dataset:

@@ -27,6 +27,7 @@ FOLDER_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+ADAPTER = "adapter_config.json"  # of PEFT, which saves what it trained alone
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 PROTOCOL = 2  # of the pickles that torch writes
 PICKLE = b"\x80"  # of torch files before the zip archives of torch 1.6
@@ -60,6 +61,7 @@ def weights_file(path: str | Path) -> Path:
         if not there:
             raise UserError(f"{path}: {_not_there(path)}; give a safetensors or torch file with model.checkpoint=PATH.")
         return path
+    refuse_adapter(path)
     known = [path / name for name in FOLDER_FILES if (path / name).is_file()]
     if known:
         return known[0]
@@ -67,6 +69,17 @@ def weights_file(path: str | Path) -> Path:
     if len(others) == 1:
         return others[0]
     raise UserError(f"{path}: no such checkpoint: {_in_folder(path, others)}; give the file with model.checkpoint=PATH.")
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise `UserError` for a folder with an adapter of PEFT: without it the weights are those of before its training."""
+    if (folder / ADAPTER).is_file():
+        whole = any((folder / name).is_file() for name in FOLDER_FILES)
+        bare = f"; for the weights as they were before, move {ADAPTER} away" if whole else ""
+        raise UserError(
+            f"{folder}: holds an adapter ({ADAPTER}), which fna does not put onto the weights that it changes; merge it into them "
+            f"(merge_and_unload) and save the whole model{bare}."
+        )
 
 
 def _not_there(path: Path) -> str:

@@ -28,6 +28,7 @@ AVERAGED = frozenset({"ema", "avg", "averaged", "swa", "polyak"})
 TRAINING = frozenset(
     ("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "lr_scheduler", "lr_schedulers", "scheduler", "scaler")
 ).union(("amp_scaler", "loops", "callbacks", "rng_state", "epoch", "step", "global_step", "iteration", "iter"))
+LORA = (".lora_", ".base_layer.")  # in names that PEFT and loralib give
 SHARE = 0.9  # of the best part's tensors: another part that has as many is as good
 
 
@@ -67,6 +68,11 @@ def unpack(loaded: Any, expected: Collection[str], path: object, part: str | Non
         raise UserError(f"{path}: holds {_instead(loaded)}, not tensors by name; {_mend(loaded)}.")
     if odd := next((name for name in flat if not name.isprintable()), None):
         raise UserError(f"{path}: a tensor is named {odd[:80]!r}; the file is damaged, or no checkpoint.")
+    if any(mark in name for name in flat for mark in LORA):  # those of what they change may be whole beside them
+        raise UserError(
+            f"{path}: it holds LoRA adapters, which fna does not put onto the weights that they change; merge them into these "
+            "(merge_and_unload) and save the whole model."
+        )
     names = _without_inner(flat)
     places = _places(names, set(expected)) or {_plain_prefix(names): set(names)}
     chosen, others = _choose(places, part, path)

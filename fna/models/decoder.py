@@ -22,7 +22,7 @@ from fna.errors import UserError
 from fna.folders import cache_folder
 from fna.models import weights
 from fna.models.base import Decoder, Model, Weights
-from fna.models.checkpoint_files import weights_file
+from fna.models.checkpoint_files import refuse_adapter, weights_file
 from fna.models.hf_files import folder_of, read_json
 from fna.models.hf_folder import identified, pretrained, reading
 from fna.ops.contract import Tokens
@@ -100,6 +100,7 @@ class TextModel:
             path = Path(self.checkpoint).expanduser()
             if not path.exists():
                 raise UserError(f"model.checkpoint={path}: there is no such file or folder.")
+            refuse_adapter(folder_of(path) or path)
             return folder_of(path) or path
         give = "give a GGUF file, or a folder that save_pretrained made, with model.checkpoint=PATH"
         if self.package is None:

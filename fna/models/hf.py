@@ -16,7 +16,7 @@ from fna.errors import UserError
 from fna.models import weights
 from fna.models.base import Model, Weights, pixels
 from fna.models.beside import filled, followed
-from fna.models.checkpoint_files import load, weights_file
+from fna.models.checkpoint_files import load, refuse_adapter, weights_file
 from fna.models.checkpoints import unpack
 from fna.models.heads import labels, listed, read_classes
 from fna.models.hf_classes import class_for, fetched, usual_steps
@@ -169,6 +169,8 @@ class HuggingFaceModel:
                 "model.name=, which takes a name of the hub too."
             )
         path = Path(self._where)
+        if path.is_dir():
+            refuse_adapter(path)
         return folder_of(path) or path.parent
 
     @cached_property

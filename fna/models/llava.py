@@ -17,6 +17,7 @@ from torch import Tensor
 from fna.errors import UserError
 from fna.models import weights
 from fna.models.base import Model, Weights, pixels
+from fna.models.checkpoint_files import refuse_adapter
 from fna.models.hf_files import read_json
 from fna.models.hf_folder import identified, pretrained, reading
 from fna.models.vlm_prompts import Style, Turn, prompt
@@ -166,6 +167,7 @@ class VisionLanguageModel:
         kind, _, name = self.checkpoint.partition(":")
         path = ZOO / name if kind == "zoo" and name else Path(self.checkpoint).expanduser()
         if path.is_dir():
+            refuse_adapter(path)
             return path
         if kind == "zoo" or len(path.parts) != 2 or path.is_absolute() or path.exists():
             raise UserError(

@@ -90,8 +90,6 @@ def misfit(expected: State, got: State) -> str:
     missing = [name for name in expected if name not in got]
     if missing and (marked := [name for name in got if name.endswith(QUANTISED)]):
         return f"it holds quantised weights (first: {marked[0]}), which only their own library unpacks; save them in 16 or 32 bits"
-    if missing and any(".lora_" in name or ".base_layer." in name for name in got):
-        return "it holds LoRA adapters beside the weights that they change; merge them (merge_and_unload) and save again"
     if missing:
         return f"{len(missing)} of {len(expected)} tensors are missing (first: {missing[0]})"
     unknown = [name for name in got if name not in expected]

@@ -102,6 +102,14 @@ def _check_flags(known: Namespace) -> None:
         raise UserError(f"{' and '.join(ways)}: each asks for something else; keep one.")
     if known.config_dir and not Path(known.config_dir).is_dir():
         raise UserError(f"--config-dir={known.config_dir}: no such folder; name one laid out like conf/.")
+    if not known.config_name or known.config_path:
+        return
+    places = [Path(known.config_dir or CONF), *search_path()]
+    if not any((place / f"{known.config_name.removesuffix('.yaml')}.yaml").is_file() for place in places):
+        raise UserError(
+            f"--config-name={known.config_name}: no such config; leave it out: an option of your own is a file such as "
+            "attn/mine.yaml in a folder that FNA_CONF_DIR names, and attn=mine takes it."
+        )
 
 
 def _refuse_flag(message: str) -> NoReturn:

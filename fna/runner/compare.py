@@ -55,9 +55,10 @@ class Comparison:
 
     def save(self, folder: str | Path) -> Path:
         """Write ``result.json``, ``table.md``, ``report.html`` and pictures into ``folder``; the path of the page."""
+        folder = Path(folder).expanduser()
         for name, content in self.files.items():
-            write_atomic(Path(folder) / name, content)
-        write_atomic(Path(folder) / "result.json", json_bytes(self.result))
+            write_atomic(folder / name, content)
+        write_atomic(folder / "result.json", json_bytes(self.result))
         table.write_markdown(folder)
         return write_page(folder)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -19,6 +20,10 @@ TEXTS = frozenset({".json", ".txt", ".gz", ".model"})
 def checked_folder(path: str | Path) -> Path:
     """A folder that exists and can be written, or `UserError`."""
     folder = Path(path)
+    if folder.parts[:1] and folder.parts[0].startswith("~"):  # would become a folder of that name, in whatever folder this is
+        meant = os.path.expanduser(folder)
+        write = meant if meant != str(folder) else "it out"
+        raise UserError(f"{folder}: shells know ~ at the start of a word alone; write {write}.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -76,12 +76,12 @@ def one_line(error: Exception) -> str:
 def _unresolved(error: OmegaConfBaseException) -> str:
     """What is wrong with an interpolation (``${...}``), and in which key."""
     reason = str(error).partition("\n")[0]  # what follows names the key again, and types of OmegaConf's
-    place = str(error.full_key or "the config")
+    place = str(error.full_key or "")
     beside = dict(error.parent_node.items_ex(resolve=False)) if isinstance(error.parent_node, DictConfig) else {}
     text = str(beside.get(error.key, "${...}"))
     named = re.search(r"Interpolation key '(.+)' not found", reason)
     unset = re.search(r"Environment variable '(.+)' not found", reason)
-    told = f"{place}={text}"
+    told = f"{place}={text}" if place else f"${{{named[1]}}}" if named else "the config"
     if "Recursive" in reason:
         return f"{told}: leads back to itself; give a value."
     if unset:
@@ -90,6 +90,8 @@ def _unresolved(error: OmegaConfBaseException) -> str:
         return f"{told}: there is no such thing to look up; oc.env:NAME is the environment's, landmarks that of a key."
     if isinstance(error, InterpolationKeyError) and named:
         value = os.environ.get(named[1])
+        if value is not None and not place:  # OmegaConf does not say which key holds it
+            return f"{told}: the config has no key {named[1]}; of the environment write '${{oc.env:{named[1]}}}' in its place"
         if value is not None and takes(ACCEPTED.get(place, str), value):
             meant = f"{place}={text.replace(named[1], f'oc.env:{named[1]}')}"
             return f"{told}: the config has no key {named[1]}; of the environment write {shlex.quote(meant)}"
