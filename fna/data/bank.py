@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from fna.data.base import Dataset, Labelled
+from fna.data.base import Dataset, Labelled, with_copies_noted
 from fna.errors import UserError
 from fna.values import counted
 
@@ -39,7 +39,7 @@ def cut(whole: Dataset[Labelled], bank: int, limit: int | None) -> LabelledDatas
         return LabelledDataset(*names, examples, whole.classes, whole.class_ids, notes)
 
     queries = part(asked[:limit], whole.split, [*whole.notes, *part_note(asked[:limit], asked)])
-    queries.training = lambda: part(learnt, "bank", [])
+    queries.training = lambda: with_copies_noted(part(learnt, "bank", []), queries)
     return queries
 
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 if TYPE_CHECKING:
     from torch import Tensor
 
+from fna.data.contents import UNREADABLE, sha256s
 from fna.errors import UserError
+from fna.values import counted
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,13 @@ def listed_once(dataset: Dataset) -> Dataset:
 Taught = TypeVar("Taught", bound="Dataset")
 
 
-def taught(learnt: Taught, asked: Sequence[Any], train: str) -> Taught:
-    """``learnt`` itself, to learn from. Raises `UserError` where some of its images are ``asked`` about too, links followed."""
-    places = _places([*asked, *learnt.examples])
-    seen = {places[example.image] for example in asked}
+def taught(learnt: Taught, asked: Dataset[Any], train: str) -> Taught:
+    """``learnt`` itself, to learn from; copies among its images are noted with ``asked``.
+
+    Raises `UserError` where some of its images are ``asked`` about too, links followed.
+    """
+    places = _places([*asked.examples, *learnt.examples])
+    seen = {places[example.image] for example in asked.examples}
     learning: Sequence[Any] = learnt.examples
     both = [example for example in learning if places[example.image] in seen]
     if both:
@@ -134,6 +139,20 @@ def taught(learnt: Taught, asked: Sequence[Any], train: str) -> Taught:
             f"dataset.train={train}: {len(both)} of the {len(learnt.examples)} images to learn from are asked about too (first: "
             f"{both[0].key}); give a split of other images, in a folder or a list of its own."
         )
+    return with_copies_noted(learnt, asked)
+
+
+def with_copies_noted(learnt: Taught, asked: Dataset[Any]) -> Taught:
+    """``learnt`` itself; how many images of ``asked`` are copies of one to learn from, byte for byte, is noted with ``asked``."""
+    learning: Sequence[Any] = learnt.examples
+    held = sha256s(example.image for example in (*asked.examples, *learning))
+    known = {held[example.image]: example.key for example in reversed(learning) if held[example.image] != UNREADABLE}
+    copies = [example for example in asked.examples if held[example.image] in known]
+    if copies:
+        first = f"{copies[0].key} is {known[held[copies[0].image]]} of {learnt.split}"
+        many = f"{counted(len(copies), 'image')} of {len(asked.examples)} asked about"
+        said = f"{many} also among those to learn from, byte for byte ({first}): the figures are too good by that"
+        asked.notes += [said] * (said not in asked.notes)
     return learnt
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,13 +12,13 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from fna.data import contents, files
-from fna.data.base import Segmented, taught
+from fna.data.base import Segmented
 from fna.data.coco_format import Picture, Size, by_picture, category_names, pictures
 from fna.data.entries import Entry, by_ident, in_order, read
 from fna.data.files import UNREADABLE
-from fna.data.layouts import check_split_name, to_learn_from
+from fna.data.layouts import check_split_name
 from fna.data.run_lengths import run_lengths
-from fna.data.segmentation import IGNORE, LOOKED_AT, SegmentedDataset, check_folder
+from fna.data.segmentation import IGNORE, LOOKED_AT, SegmentedDataset, check_folder, learning
 from fna.errors import UserError
 from fna.values import Domain, counted
 
@@ -82,7 +82,7 @@ class CocoInstances:
         examples = [Segmented(ident, _existing(known[ident].path, file), file) for ident in listed]
         classes = [BACKGROUND] * self.background + [names[ident] for ident in things]
         _check_classes(file, classes, examples)
-        return SegmentedDataset(
+        data = SegmentedDataset(
             name=self.name,
             split=self.split,
             domain=self.domain,
@@ -91,8 +91,8 @@ class CocoInstances:
             classes=classes,
             notes=notes,
             read_labels=lambda example: drawn[example.key].paint(0 if self.background else IGNORE),
-            training=_training(self, self.train, examples),
         )
+        return learning(data, self, self.train)
 
     def _in(self, path: str) -> str:
         return path.replace("{split}", self.split)
@@ -135,12 +135,15 @@ def _drawing(picture: Picture, told: Sequence[Entry], places: Mapping[str, int])
 
 
 def _specks(file: Path, drawn: Mapping[str, _Drawing]) -> list[str]:
-    """A note of masks that cover no pixel. Raises `UserError` where none does, as those of coordinates in fractions."""
-    masks = [code for drawing in drawn.values() for _, code in drawing.masks]
-    empty = sum(not rle.area(code) for code in masks)  # one by one: pycocotools counts a list of masks in 8 bits
-    if masks and empty == len(masks):
-        raise UserError(f"{file}: none of {len(masks)} masks covers a pixel; are its coordinates fractions? They must be pixels.")
-    return [f"{empty} of {len(masks)} masks cover no pixel"] * bool(empty)
+    """A note of masks that cover no pixel. Raises `UserError` where none covers two, as those of coordinates in fractions."""
+    # one by one: pycocotools counts a list of masks in 8 bits
+    areas = [int(rle.area(code)) for drawing in drawn.values() for _, code in drawing.masks]
+    if areas and max(areas) <= 1:
+        raise UserError(
+            f"{file}: none of {len(areas)} masks covers more than a pixel; are its coordinates fractions? They must be pixels."
+        )
+    empty = areas.count(0)
+    return [f"{empty} of {len(areas)} masks cover no pixel"] * bool(empty)
 
 
 def _check_classes(file: Path, classes: Sequence[str], examples: Sequence[Segmented]) -> None:
@@ -189,7 +192,7 @@ class CocoPanoptic:
         _check_classes(file, list(names.values()), examples)
         for ident in listed[:: max(1, len(listed) // LOOKED_AT)]:
             segments[ident].paint()
-        return SegmentedDataset(
+        data = SegmentedDataset(
             name=self.name,
             split=self.split,
             domain=self.domain,
@@ -198,8 +201,8 @@ class CocoPanoptic:
             classes=[names[ident] for ident in places],
             notes=notes,
             read_labels=lambda example: segments[example.key].paint(),
-            training=_training(self, self.train, examples),
         )
+        return learning(data, self, self.train)
 
 
 @dataclass(frozen=True)
@@ -247,13 +250,6 @@ class _Segments:
         if unknown:
             raise UserError(f"{self.png}: segment {unknown[0]} is not in the annotations.")
         return np.array([self.classes[int(number)] for number in found])[inverse].reshape(numbers.shape)
-
-
-def _training(source: Any, split: str | None, asked: Sequence[Segmented]) -> Callable[[], SegmentedDataset] | None:
-    train = to_learn_from(split, source.split)
-    if train is None:
-        return None
-    return lambda: taught(replace(source, split=train, train=None).load(None), asked, train)
 
 
 def _existing(path: Path, named_in: Path) -> Path:

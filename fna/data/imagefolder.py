@@ -66,7 +66,7 @@ class ImageFolder:
             return cut(self.read(None), self.bank, limit)
         data = self.read(limit)
         if (train := self.train) is not None:
-            data.training = lambda: taught(self._teacher().read(None), data.examples, train)
+            data.training = lambda: taught(self._teacher().read(None), data, train)
         return data
 
     def read(self, limit: int | None) -> LabelledDataset:

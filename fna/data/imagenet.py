@@ -62,7 +62,7 @@ class ImageNet:
             return cut(self._read(None), self.bank, limit)
         data, train = self._read(limit), self.train
         if train is not None and train != self.split:
-            data.training = lambda: taught(self._learnt(train), data.examples, train)
+            data.training = lambda: taught(self._learnt(train), data, train)
         return data
 
     def _learnt(self, train: str) -> LabelledDataset:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -22,7 +22,7 @@ from fna.data.base import Dataset, Segmented, taught
 from fna.data.files import UNREADABLE
 from fna.data.layouts import check_split_name, looks_like, to_learn_from
 from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
-from fna.data.variants import Declared, refuse_by_name, refuse_by_values, refuse_colours
+from fna.data.variants import Declared, refuse_by_name, refuse_by_values, refuse_colours, refuse_moved_colours
 from fna.errors import UserError
 from fna.values import Domain, Limit, Says, between, counted
 
@@ -47,6 +47,14 @@ class SegmentedDataset(Dataset[Segmented]):
 
     read_labels: Callable[[Segmented], Array] = field(kw_only=True)
     training: Callable[[], SegmentedDataset] | None = field(default=None, kw_only=True)
+
+
+def learning(data: SegmentedDataset, source: Any, train: str | None) -> SegmentedDataset:
+    """``data``, read by ``source``, with the split ``train`` of the same to learn from, where that is another one."""
+    other = to_learn_from(train, data.split)
+    if other is not None:
+        data.training = lambda: taught(replace(source, split=other, train=None).load(None), data, other)
+    return data
 
 
 @dataclass(frozen=True)
@@ -105,8 +113,7 @@ class LabelMaps:
         examples = self._examples(self.split)[:limit]
         _refuse_other_sizes(examples)
         self._hold_against(examples[:: max(1, len(examples) // LOOKED_AT)])
-        train = to_learn_from(self.train, self.split)
-        return SegmentedDataset(
+        data = SegmentedDataset(
             name=self.name,
             split=self.split,
             domain=self.domain,
@@ -115,11 +122,8 @@ class LabelMaps:
             classes=class_names(self.classes),
             notes=self._unread(),
             read_labels=self.read_labels,
-            training=None if train is None else lambda: self._learnt(train, examples),
         )
-
-    def _learnt(self, train: str, asked: Sequence[Segmented]) -> SegmentedDataset:
-        return taught(replace(self, split=train, train=None).load(None), asked, train)
+        return learning(data, self, self.train)
 
     def read_labels(self, example: Segmented) -> Array:
         """int64 ``[H, W]`` of classes and 255; raises `UserError` naming the file for a value that no class has."""
@@ -136,6 +140,7 @@ class LabelMaps:
         found = {example.labels: np.unique(read_values(example.labels)) for example in examples}
         values = {int(value) for each in found.values() for value in each}
         refuse_by_values(self._declared(), values, str(next(iter(found))))
+        refuse_moved_colours(found)
         for file, each in found.items():
             to_classes(each, self._lookup(), file, self.name)
 

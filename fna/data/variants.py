@@ -6,8 +6,9 @@ its gaps. Read as each other they give numbers, and wrong ones. Which options re
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,7 @@ from PIL import Image
 from fna.errors import UserError
 
 Array = np.ndarray
+Colour = tuple[int, int, int]
 VOID = 255
 TRAIN_IDS = frozenset(range(19))  # Cityscapes' classes under their train ids
 # file names that say what they hold and that are no class values at all
@@ -87,6 +89,33 @@ def refuse_colours(image: Image.Image, place: str) -> None:
                 f"{place}: PASCAL VOC's colours under other numbers (colour of class {voc[colours[moved[0]]]} at {moved[0]}): "
                 "it was saved again by a program that keeps colours only; give the original PNGs."
             )
+
+
+def refuse_moved_colours(used: Mapping[Path, Array]) -> None:
+    """Raise `UserError` where one palette colour stands for one value in one label map and for another in the next.
+
+    ``used``: the values of some of the label maps. A program that keeps colours only numbers them anew in each file that it saves.
+    """
+    first: dict[Colour, tuple[int, Path]] = {}
+    for file, values in used.items():
+        for colour, value in _single_colours(file, values).items():
+            other, place = first.setdefault(colour, (value, file))
+            if other != value:
+                raise UserError(
+                    f"{file}: the colour {colour} is value {value} here and {other} in {place}: saved by a program that numbers "
+                    "colours anew in each file; give the original PNGs, or class values as grey."
+                )
+
+
+def _single_colours(file: Path, values: Array) -> dict[Colour, int]:
+    """Palette colours of the values that occur, but for those that two of them share."""
+    with Image.open(file) as image:
+        palette = image.getpalette() or [] if image.mode == "P" else []
+    found: dict[Colour, list[int]] = {}
+    for value in values.tolist():
+        if 3 * value + 2 < len(palette):
+            found.setdefault((palette[3 * value], palette[3 * value + 1], palette[3 * value + 2]), []).append(value)
+    return {colour: held[0] for colour, held in found.items() if len(held) == 1}
 
 
 VOC_BORDER = (224, 224, 192)

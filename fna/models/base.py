@@ -47,6 +47,7 @@ class Model:
     PIL image to float ``[3, h, w]``. What the model cannot do is None: ``classify`` ``[B, 3, h, w] -> [B, C]`` logits,
     ``encode_image`` ``[B, 3, h, w] -> [B, E]``, ``encode_text`` list of str ``-> [T, E]`` (neither normalised), ``patches`` ``[B,
     3, h, w] -> [B, rows * columns, D]`` dense features, ``decoder`` what writes text, ``answer`` what is asked about images.
+    ``cut_texts`` gives those of some sentences that are too long for the text tower, which reads their beginning.
     ``classes`` are the head's class names in its order, ``class_ids`` (WordNet ids, say) likewise; None where unknown.
     ``config``: the settings it was built with beside its weights, empty where nobody said. ``settings``: how the weights are run
     (activation, mean and std of pixels, interpolation, ...).
@@ -64,6 +65,7 @@ class Model:
     classify: Callable[[Tensor], Tensor] | None = None
     encode_image: Callable[[Tensor], Tensor] | None = None
     encode_text: Callable[[Sequence[str]], Tensor] | None = None
+    cut_texts: Callable[[Sequence[str]], list[str]] | None = None
     patches: Callable[[Tensor], Tensor] | None = None
     decoder: Decoder | None = None
     answer: Any = None

@@ -23,7 +23,7 @@ from fna.models.hf_classes import class_for, fetched, usual_steps
 from fna.models.hf_files import PROCESSORS, folder_of, preprocessing, read_json
 from fna.models.hf_pixels import described, transform
 from fna.models.hf_runs import Runs, fitted, show_all
-from fna.models.hf_texts import text_encoder
+from fna.models.hf_texts import PairTexts
 from fna.models.settings import in_words, otherwise, resampling_note
 from fna.models.text import texts_digest
 from fna.ops.contract import Tokens
@@ -141,6 +141,7 @@ class HuggingFaceModel:
         able = self.abilities or frozenset()
         rows = net.config.num_labels if "classify" in able else 0
         names = listed(self.classes, rows) if self.classes is not None else (None, labels(self._config, rows))
+        texts = PairTexts(net, self._tokenizer_folder, torch.device(device)) if "encode_text" in able else None
         return Model(
             name=self._class_name,
             tower=net,
@@ -153,7 +154,8 @@ class HuggingFaceModel:
             dtype=getattr(torch, dtype),
             classify=run.classify if "classify" in able else None,
             encode_image=run.encode_image,
-            encode_text=text_encoder(net, self._tokenizer_folder, torch.device(device)) if "encode_text" in able else None,
+            encode_text=texts.encode if texts else None,
+            cut_texts=texts.cut if texts else None,
             patches=run.patches,
             class_ids=names[0],
             classes=names[1],

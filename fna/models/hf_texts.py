@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +14,42 @@ from torch import Tensor
 from fna.errors import UserError
 from fna.models import weights
 from fna.models.hf_runs import vectors
-from fna.models.text import TEXT_BATCH, TOKENIZER_FILES
+from fna.models.text import TEXT_BATCH, TOKENIZER_FILES, may_be_cut
 
 
-def text_encoder(net: Any, folder: Path, device: torch.device) -> Callable[[Sequence[str]], Tensor]:
-    """Sentences to vectors ``[T, E]`` in pieces of a fixed size; the tokenizer is made when first needed."""
-    made: list[Any] = []
+@dataclass
+class PairTexts:
+    """The text side of ``net``; the tokenizer in ``folder`` is read when first needed."""
 
-    def encode(sentences: Sequence[str]) -> Tensor:
-        if not made:
-            made.append(_tokenizer(folder))
+    net: Any
+    folder: Path
+    device: torch.device
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The one that the folder holds."""
+        return _tokenizer(self.folder)
+
+    def encode(self, sentences: Sequence[str]) -> Tensor:
+        """Vectors ``[T, E]``, in pieces of a fixed size."""
         found = []
         for start in range(0, len(sentences), TEXT_BATCH):
             piece = list(sentences[start : start + TEXT_BATCH])
-            length = net.config.text_config.max_position_embeddings
-            words = made[0](piece, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+            words = self.tokenizer(piece, padding="max_length", truncation=True, max_length=self._length, return_tensors="pt")
             # SigLIP was trained without a mask over its padding, CLIP reads up to the end of the text only
-            kept = ("input_ids", "attention_mask") if type(net).__name__ == "CLIPModel" else ("input_ids",)
-            found.append(vectors(net.get_text_features(**{key: words[key].to(device) for key in kept})))
+            kept = ("input_ids", "attention_mask") if type(self.net).__name__ == "CLIPModel" else ("input_ids",)
+            found.append(vectors(self.net.get_text_features(**{key: words[key].to(self.device) for key in kept})))
         return torch.cat(found)
 
-    return encode
+    def cut(self, sentences: Sequence[str]) -> list[str]:
+        """Those of which the tower reads the beginning only."""
+        long = may_be_cut(sentences, self._length)
+        numbers = self.tokenizer(long, verbose=False)["input_ids"] if long else []
+        return [text for text, each in zip(long, numbers, strict=True) if len(each) > self._length]
+
+    @property
+    def _length(self) -> int:
+        return int(self.net.config.text_config.max_position_embeddings)
 
 
 def _tokenizer(folder: Path) -> Any:

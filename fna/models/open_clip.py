@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fna.errors import UserError
 from fna.models import beside, open_clip_files, open_clip_pixels, weights
 from fna.models.base import Model, Weights, pixels
 from fna.models.hf_files import folder_of, model_config, unread_config
 from fna.models.settings import activation_of, in_words, otherwise, resampled, resampling_note, unresampled_note
-from fna.models.text import TEXT_BATCH, TOKENIZER_FILES, texts_digest
+from fna.models.text import TOKENIZER_FILES, Texts, texts_digest
 from fna.ops.contract import Tokens
 from fna.surgery.resolution import set_image_size
 from fna.values import Channels, Count, Domain, Spreads, check_fields
@@ -125,6 +125,7 @@ class OpenClipModel:
         assert shape is not None
         _check_multiple(self.name, shape, patch)
         net = net.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
+        texts = Texts(net, torch.device(device), self._tokenizer)
         return Model(
             name=self.name,
             tower=net,
@@ -136,7 +137,8 @@ class OpenClipModel:
             device=torch.device(device),
             dtype=getattr(torch, dtype),
             encode_image=net.encode_image,
-            encode_text=self._text_encoder(net, torch.device(device)),
+            encode_text=texts.encode,
+            cut_texts=texts.cut,
             notes=notes,
             settings=settings,
         )
@@ -305,18 +307,6 @@ class OpenClipModel:
             if self.name.startswith(HUB):
                 return str(download_pretrained_from_hf(self.name.partition(":")[2]))
             return str(download_pretrained(tag))
-
-    def _text_encoder(self, net: Any, device: torch.device) -> Callable[[Sequence[str]], Tensor]:
-        """Sentences to vectors ``[T, E]`` in pieces of a fixed size; the tokenizer is made when first needed."""
-        made: list[Any] = []
-
-        def encode(sentences: Sequence[str]) -> Tensor:
-            if not made:
-                made.append(self._tokenizer())
-            pieces = [list(sentences[start : start + TEXT_BATCH]) for start in range(0, len(sentences), TEXT_BATCH)]
-            return torch.cat([net.encode_text(made[0](piece).to(device)) for piece in pieces])
-
-        return encode
 
     def _tokenizer(self) -> Any:
         import open_clip

@@ -26,6 +26,7 @@ SPARE = (
     "pooler.dense.bias",
 )
 DECODER = ("decoder.", "decoder_")  # of MAE and its kin, beside the encoder
+HEAD = ("head.weight", "head.bias")
 SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1408: "giant", 1536: "giant", 1664: "gigantic"}
 TRIED = 8  # models that are built (without memory) to see whether one would take the file
 
@@ -64,7 +65,7 @@ def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, T
     loaded = load(path)
     own = dict(net.state_dict())
     if "head.weight" not in own:  # a head that the network was not built with, yet
-        own |= {name: torch.empty(0) for name in ("head.weight", "head.bias")}
+        own |= {name: torch.empty(0) for name in HEAD}
     rules = naming.best_match(loaded, own, naming.FOR_TIMM)
     if rules is not None:
         found = unpack(loaded, naming.source_names(own, rules), path, part)
@@ -128,7 +129,7 @@ def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> list[str
     """Load the tensors into ``net``; what has to be said of it. Raises `UserError` for what does not fit, naming what would."""
     notes = []
     expected = net.state_dict()
-    dropped = [key for key in ("head.weight", "head.bias") if key in state and key not in expected]
+    dropped = [key for key in HEAD if key in state and key not in expected]
     if dropped:
         notes.append(f"{path}: its head of {state[dropped[0]].shape[0]} classes was left out, as asked with model.num_classes=0")
         state = {key: tensor for key, tensor in state.items() if key not in dropped}
@@ -138,11 +139,24 @@ def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> list[str
     problem = weights.misfit(expected, state)
     if problem:
         what = f"timm {name} with {net.num_classes} classes"
-        better = None if weights.whole_numbers(expected, state) else looks_like(state, name)
-        hint = f"; this looks like {better}: give model.name={better}" if better else ""
-        raise UserError(f"{path}: does not fit {what}: {problem}{hint}.")
+        raise UserError(f"{path}: does not fit {what}: {problem}{_remedy(expected, state, name)}.")
     net.load_state_dict(dict(state), strict=True)
     return notes
+
+
+def _remedy(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str) -> str:
+    """Which option would make the tensors fit; empty where none is known."""
+    if weights.whole_numbers(expected, state):
+        return ""
+    body, own = ({key: value for key, value in part.items() if key not in HEAD} for part in (expected, state))
+    if not weights.misfit(body, own):
+        head = state.get("head.weight")
+        rows = 0 if head is None else head.shape[0]
+        if not rows:
+            return "; it has no head, all else fits: give model.num_classes=0 model.classes=null"
+        return f"; its head is of {counted(rows, 'class', 'classes')}, all else fits: give model.num_classes={rows}"
+    better = looks_like(state, name)
+    return f"; this looks like {better}: give model.name={better}" if better else ""
 
 
 def looks_like(state: Mapping[str, Tensor], name: str) -> str | None:
@@ -163,7 +177,7 @@ def _takes(name: str, state: Mapping[str, Tensor]) -> bool:
 
     with torch.device("meta"):
         expected = timm.create_model(name, num_classes=0).state_dict()
-    apart = ("pos_embed", "head.weight", "head.bias")
+    apart = ("pos_embed", *HEAD)
     if ("pos_embed" in expected) != ("pos_embed" in state):
         return False
     left, right = ({key: value for key, value in part.items() if key not in apart} for part in (expected, state))

@@ -22,7 +22,7 @@ from fna.tasks import by_class
 from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.exhibits import Sections, Show
 from fna.tasks.images import look
-from fna.tasks.texts import class_texts, sentences, shared_names
+from fna.tasks.texts import class_texts, note_cut_names, sentences, shared_names
 
 KS = (1, 5)
 NAMED = 5  # classes named in a note
@@ -66,6 +66,7 @@ class Classification:
             raise UserError(
                 f"{dataset.name} knows its classes by WordNet id only: give their names with dataset.classes=TSV (id, name)."
             )
+        note_cut_names(model, dataset, self.templates)
         if alike := shared_names(dataset.classes):
             _note(dataset, f"classes of one name cannot be told apart, the first is answered: {', '.join(alike[:NAMED])}")
 

@@ -25,7 +25,7 @@ from fna.tasks.base import Run
 from fna.tasks.cache import digest_of
 from fna.tasks.dense import Inference, Score, as_map
 from fna.tasks.features import final_norm, run_tower
-from fna.tasks.texts import class_texts, sentences, shared_names
+from fna.tasks.texts import class_texts, note_cut_names, sentences, shared_names
 
 NAMED = 5  # classes of one name that a note names
 
@@ -61,6 +61,7 @@ class MaskClip:
         if model.encode_text is None:
             raise UserError(f"{model.name} reads no text: task.head=maskclip needs a CLIP; use the linear head.")
         _projection(find_tower(model.tower), model.name)
+        note_cut_names(model, dataset, self.templates)
         said = (
             f"classes of one name cannot be told apart, the first is answered: {', '.join(shared_names(dataset.classes)[:NAMED])}"
         )

@@ -19,7 +19,7 @@ from fna.metrics.words import folded
 from fna.models.base import Model
 from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.images import look
-from fna.tasks.texts import Template, sentence
+from fna.tasks.texts import Template, note_cut, sentence
 
 KS = (1, 5, 10)
 SHARED = 0.1  # of the captions: a larger share that stands with several images is noted
@@ -53,6 +53,7 @@ class Retrieval:
                 f"{model.name} has no text tower: task=retrieval needs a CLIP-like model, such as model=clip; "
                 "on images with classes there are task=knn and task=probe, on any task=fidelity."
             )
+        note_cut(model, dataset, self._sentences(dataset.examples))
 
     def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
         """The image tower: the only part that varies between variants."""
@@ -103,11 +104,14 @@ class Retrieval:
             return []
         return [f"{shared} of {len(told)} captions are those of other images too, and each of these counts as right"]
 
+    def _sentences(self, examples: Sequence[Captioned]) -> tuple[str, ...]:
+        put = sentence(self.prompt, "task.prompt", "caption")
+        return tuple(put(caption) for example in examples for caption in example.captions)
+
     def _text_vectors(self, model: Model, examples: Sequence[Captioned]) -> Array:
         """Unit vectors of all captions in order, float32 ``[T, E]``; those of the last weights and captions are kept."""
         assert model.encode_text is not None
-        put = sentence(self.prompt, "task.prompt", "caption")
-        sentences = tuple(put(caption) for example in examples for caption in example.captions)
+        sentences = self._sentences(examples)
         key = (model.weights.digest, model.dtype, model.device, sentences)
         if key not in self._texts:
             with torch.inference_mode():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fna.data.base import Dataset
 from fna.metrics.words import folded
 from fna.models.base import Model
 from fna.models.open_clip import openai_templates
@@ -29,6 +30,7 @@ SCENE = (
     "this is the {} in the scene.",
     "this is one {} in the scene.",
 )
+SHOWN = 60  # letters of a text in a note
 CLASSES_AT_ONCE = 16  # texts of so many classes are encoded before they are kept
 
 
@@ -77,6 +79,20 @@ def shared_names(names: Sequence[str]) -> list[str]:
     for name in short_names(names):
         called.setdefault(folded(name), []).append(name)
     return [alike[0] for alike in called.values() if len(alike) > 1]
+
+
+def note_cut(model: Model, dataset: Dataset, texts: Sequence[str]) -> None:
+    """Note with ``dataset`` how many of the ``texts`` are longer than what the model reads of them."""
+    cut = model.cut_texts(texts) if model.cut_texts is not None else []
+    if cut:
+        first = f"{cut[0][:SHOWN]} ..." if len(cut[0]) > SHOWN else cut[0]
+        said = f"{len(cut)} of {len(set(texts))} texts are longer than {model.name} reads: their ends are left out (first: {first})"
+        dataset.notes += [said] * (said not in dataset.notes)
+
+
+def note_cut_names(model: Model, dataset: Dataset, templates: str | Sequence[str]) -> None:
+    """The same of the classes' names in each of the ``templates``."""
+    note_cut(model, dataset, [put(name) for name in short_names(dataset.classes) for put in sentences(templates)])
 
 
 def class_texts(model: Model, names: Sequence[str], templates: str | Sequence[str], cache: str | Path | None = None) -> Tensor:

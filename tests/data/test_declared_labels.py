@@ -167,3 +167,25 @@ def test_the_same_label_maps_read_otherwise_are_another_data_set(tmp_path: Path)
     draw(tmp_path / "val/a.png", tmp_path / "valannot/a.png", [0, 1, 2, 3])
     few = [source("camvid", tmp_path, classes=["a", "b", "c"], ignored=[value]).load(None) for value in (0, 3)]
     assert few[0].digest != few[1].digest
+
+
+def painted(file: Path, values: Any, colours: dict[int, tuple[int, int, int]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(np.resize(np.asarray(values, np.uint8), (6, 8))).convert("P")
+    picture.putpalette([part for value in range(256) for part in colours.get(value, (0, 0, 0))])
+    picture.save(file)
+
+
+def test_palettes_that_number_the_same_colours_anew_in_each_file_are_refused(tmp_path: Path) -> None:
+    """A program that keeps colours only writes other class values into every label map; each alone looks whole."""
+    road, sky, car = (128, 64, 128), (128, 128, 128), (64, 0, 128)
+    for name in ("0", "1"):
+        draw(tmp_path / f"val/{name}.png", tmp_path / f"valannot/{name}.png", [0])
+    painted(tmp_path / "valannot/0.png", [0, 3], {0: sky, 3: road})
+    painted(tmp_path / "valannot/1.png", [0, 3, 8], {0: sky, 3: road, 8: car})
+    assert source("camvid", tmp_path).load(None).digest
+    painted(tmp_path / "valannot/1.png", [3, 8], {3: sky, 8: road})
+    with pytest.raises(UserError, match=r"1\.png: the colour \(128, 128, 128\) is value 3 here and 0 in .*0\.png: .*original PNGs"):
+        source("camvid", tmp_path).load(None)
+    painted(tmp_path / "valannot/1.png", [0, 3, 8], dict.fromkeys((0, 3, 8), (9, 9, 9)))
+    assert source("camvid", tmp_path).load(None).digest, "a palette that tells no values apart says nothing about them"

@@ -109,3 +109,34 @@ def test_a_limit_says_how_many_samples_and_classes_it_leaves(tree: Path) -> None
     assert "2 of 6 samples, 1 of 2 classes" in ImageFolder(str(tree), split="train").load(2).notes
     assert not ImageFolder(str(tree), split="train").load(6).notes
     assert "1 of 2 samples, 1 of 2 classes" in ImageFolder(str(tree), split="train", bank=2).load(1).notes
+
+
+def test_copies_under_other_names_among_the_images_to_learn_from_are_noted_once(tree: Path) -> None:
+    """Byte for byte the same picture in both splits is its own nearest neighbour: no other file than the one asked about."""
+    data = ImageFolder(str(tree), split="val", train="train").load(None)
+    assert data.training is not None
+    data.training()
+    assert data.notes == [
+        "4 images of 4 asked about also among those to learn from, byte for byte (cat/0.jpg is cat/0.jpg of train): "
+        "the figures are too good by that"
+    ]
+    data.training()
+    assert len(data.notes) == 1
+    for name in ("cat", "dog"):
+        for number in range(2):
+            Image.new("RGB", (8, 8), (200 + number, len(name), 200)).save(tree / "val" / name / f"{number}.jpg")
+    shutil.copy(tree / "train" / "dog" / "2.jpg", tree / "val" / "cat" / "1.jpg")
+    data = ImageFolder(str(tree), split="val", train="train").load(None)
+    assert data.training is not None
+    data.training()
+    assert "1 image of 4 asked about also among" in data.notes[0]
+    assert "(cat/1.jpg is cat/2.jpg of train)" in data.notes[0]
+
+
+def test_copies_in_the_bank_of_the_same_split_are_noted(tree: Path) -> None:
+    shutil.copy(tree / "train" / "cat" / "0.jpg", tree / "train" / "cat" / "9.jpg")
+    data = ImageFolder(str(tree), split="train", bank=2).load(None)
+    assert data.training is not None
+    data.training()
+    assert "1 image of 3 asked about" in data.notes[0]
+    assert "(cat/9.jpg is cat/0.jpg of bank)" in data.notes[0]

@@ -205,6 +205,22 @@ def test_how_a_file_is_run_is_said_unless_it_was_told(tmp_path: Path) -> None:
     assert SMALL.build(**CPU).notes == []
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (7, r"its head is of 7 classes, all else fits: give model\.num_classes=7\."),
+        (0, r"it has no head, .*num_classes=0 model\.classes=null\."),
+    ],
+)
+def test_a_file_that_differs_in_its_head_alone_is_not_taken_for_another_model(rows: int, said: str, tmp_path: Path) -> None:
+    state = timm.create_model("vit_tiny_patch16_224", num_classes=rows).state_dict()
+    torch.save(state, tmp_path / "w.pt")
+    model = TimmModel("vit_tiny_patch16_224", checkpoint=str(tmp_path / "w.pt"), num_classes=5)
+    with pytest.raises(UserError, match=said):
+        model.build(**CPU)
+    assert replace(model, num_classes=rows).build(**CPU).tower.num_classes == rows
+
+
 def test_a_file_of_another_model_names_it(tmp_path: Path) -> None:
     for name, size in (("vit_small_patch16_224", 384), ("vit_tiny_patch16_224", 192)):
         torch.save(timm.create_model(name, num_classes=0).state_dict(), tmp_path / f"{size}.pt")

@@ -127,3 +127,25 @@ def test_coco_with_random_weights(shared_data: Path, tmp_path: Path) -> None:
     found = scores(outcome)
     assert (len(outcome.keys), outcome.counts["captions"].sum()) == (12, 60)
     assert all(found[f"{way}_r1"] <= found[f"{way}_r5"] <= found[f"{way}_r10"] <= 100 for way in ("t2i", "i2t"))
+
+
+def test_captions_that_the_text_tower_reads_the_beginning_of_are_counted_in_a_note(clip: Model, tmp_path: Path) -> None:
+    """Three long captions that differ in their ends alone are one text to a CLIP, whose recall would be no word of it."""
+    real = OpenClipModel("zoo:clip_shapes", domain="generated").build(image_size=None, device="cpu", dtype="float32", seed=0)
+    assert real.cut_texts is not None
+    same = "a red circle beside a blue square " * 30
+    captions = ["a red circle", same + "and a cat", same + "and a dog"]
+    assert real.cut_texts(captions) == captions[1:]
+    assert real.encode_text is not None
+    vectors = real.encode_text(captions)
+    assert torch.equal(vectors[1], vectors[2])
+    examples = [Captioned(str(place), tmp_path / "none.png", (caption,)) for place, caption in enumerate(captions)]
+    data = Dataset("own", "none", "generated", "0", examples)
+    for _ in range(2):
+        Retrieval().check(real, data)
+    assert data.notes == [
+        f"2 of 3 texts are longer than {real.name} reads: their ends are left out (first: {captions[1][:60]} ...)"
+    ]
+    data = Dataset("own", "none", "generated", "0", examples[:1])
+    Retrieval().check(real, data)
+    assert data.notes == []
