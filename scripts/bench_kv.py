@@ -26,7 +26,7 @@ from fna.kv.avl import AVL
 from fna.kv.contract import Kept, LayerState, Prompt
 from fna.kv.random_kv import RandomKV
 from fna.kv.select import take
-from fna.runner.cost import median_ratio
+from fna.runner.turns import median_ratio
 from fna.surgery.cache_layer import KeptCache
 from fna.surgery.session import Session
 

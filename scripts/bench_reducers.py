@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from fna.configs import instantiate, load_option
 from fna.ops.contract import Site
-from fna.runner.cost import in_turns, median_ratio
+from fna.runner.turns import in_turns, median_ratio
 from fna.surgery.variant import FULL, Variant, exact
 
 WIDTH, DEPTH, HEADS, PATCH = 768, 12, 12, 16

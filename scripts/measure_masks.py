@@ -19,8 +19,8 @@ import torch
 from fna.masking.rules import RuleName
 from fna.masking.strategy import Masking
 from fna.ops.exact import Exact
-from fna.runner.cost import in_turns, median_ratio
 from fna.runner.flops import flops
+from fna.runner.turns import in_turns, median_ratio
 from fna.surgery.lookahead import swap_masked
 
 LAST = 11

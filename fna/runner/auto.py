@@ -26,10 +26,10 @@ from fna.ops.contract import Attention, Memo, Site
 from fna.ops.exact import Exact
 from fna.ops.kernels import cpu
 from fna.records import kept
-from fna.runner.cost import median_ratio
 from fna.runner.quiet import Watch
 from fna.runner.rows import row_key
 from fna.runner.speed.turns import in_turns
+from fna.runner.turns import median_ratio
 from fna.runner.wanted import AUTO
 from fna.surgery.blocks import find_tower
 from fna.surgery.plan import Layers

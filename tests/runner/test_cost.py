@@ -16,9 +16,10 @@ from torch import nn
 from fna.ops.kernels import cpu
 from fna.runner import cost
 from fna.runner.clocks import StageClock, TokenClock
-from fna.runner.cost import Timed, in_turns, measure, median_ratio, share_inside, share_of_saving, stages
+from fna.runner.cost import Timed, measure
 from fna.runner.flops import flops
 from fna.runner.memory import peak_bytes
+from fna.runner.turns import in_turns, median_ratio, share_inside, share_of_saving, stages
 
 CPU = torch.device("cpu")
 MIB = 2**20

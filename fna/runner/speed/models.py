@@ -16,10 +16,10 @@ from fna.models.timm import TimmModel
 from fna.ops.contract import Attention, Site
 from fna.ops.exact import Exact
 from fna.ops.kernels import cpu
-from fna.runner.cost import Clocked, in_turns, share_inside, share_of_saving, stages
 from fna.runner.memory import peak_bytes
 from fna.runner.speed.ops import Progress, Row, attentions, timing
 from fna.runner.speed.yardstick import Yardstick
+from fna.runner.turns import Clocked, in_turns, share_inside, share_of_saving, stages
 from fna.surgery.plan import parse_layers
 from fna.surgery.swap import swap_tower
 

@@ -17,11 +17,11 @@ from fna.configs import build_attention
 from fna.ops.contract import Attention, Memo, Site, Tokens
 from fna.ops.kernels import cpu
 from fna.runner.clocks import StageClock
-from fna.runner.cost import median_ratio
 from fna.runner.memory import peak_bytes
 from fna.runner.speed import yardstick
 from fna.runner.speed.floors import Machine, Shape, attention_work, op_floor, stage_work
 from fna.runner.speed.turns import Work, copies, in_turns
+from fna.runner.turns import median_ratio
 
 Row = dict[str, Any]
 BASELINE = "sdpa"
