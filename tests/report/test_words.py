@@ -72,7 +72,9 @@ def test_random_weights_come_first() -> None:
         ({"reduce": "tome"}, "FNA and ToMe with 64 landmarks in blocks 4-7"),
         ({"attn": "none", "layers": None}, "The variant"),
         ({"plan": "0-3: fna_local, 4-7: fna_plus"}, "Plan with 64 landmarks in blocks 0-3: fna_local, 4-7: fna_plus"),
-        ({"attn": "fna_local", "plan": "0-7: fna_plus"}, "FNA+ with 64 landmarks in blocks 0-7: fna_plus"),
+        ({"attn": "fna_local", "plan": "0-7: fna_plus"}, "FNA+ with 64 landmarks in blocks 0-7"),
+        ({"attn": "fna_local", "plan": "0: fna_plus, 2-7: fna_plus"}, "FNA+ with 64 landmarks in blocks 0, 2-7"),
+        ({"attn": "fna_local", "plan": "3: fna_plus"}, "FNA+ with 64 landmarks in block 3"),
     ],
 )
 def test_subject(changes: dict[str, object], expected: str) -> None:
@@ -118,6 +120,11 @@ def test_numbers() -> None:
     ]
     assert [formats.rate(value) for value in (0.5, 12.34, 1234.5, None)] == ["0.50", "12.3", "1,234", "–"]
     assert formats.ranges([0, 1, 2, 5]) == "0-2+5"
+
+
+def test_accuracies_of_kinds_of_questions_are_called_as_that_of_all() -> None:
+    names = [formats.metric_name(key) for key in ("vqa_accuracy", "vqa_accuracy_macro", "vqa_accuracy_yes_no")]
+    assert names == ["VQA accuracy", "VQA accuracy, macro", "VQA accuracy, yes no"]
 
 
 def test_skipped_samples_are_counted_and_named() -> None:
