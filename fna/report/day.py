@@ -6,6 +6,7 @@ What a day leaves is not one table: runs of unlike models on unlike data have no
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,7 +51,8 @@ class Day:
         """What was left out, in words; "" where nothing was."""
         if not self.repeated:
             return ""
-        return f"{counted(self.repeated, 'run')} made more than once: the newest stands here, results.csv has all"
+        stands = "the newest stands here, one with a timing before one without"
+        return f"{counted(self.repeated, 'run')} made more than once: {stands}; results.csv has all"
 
 
 def read_day(found: Sequence[Run]) -> Day:
@@ -74,7 +76,7 @@ def read_day(found: Sequence[Run]) -> Day:
         repeated,
         _placed(sections, "notes"),
         _placed(sections, "told"),
-        remarks,
+        _placed(sections, "remarks"),
         explained,
     )
 
@@ -104,8 +106,9 @@ def _named(sections: Sequence[Section]) -> str:
 def _without(section: Section, lines: Container[Any]) -> Section:
     left: dict[str, Any] = {kind: [line for line in getattr(section.summary, kind) if line not in lines] for kind in SAID}
     place = " on ".join(str(section.runs[0].result.get(key)) for key in TOGETHER[:2])
+    said = re.compile(rf"(, |(?<!\S)){re.escape(place)}: ")  # a whole word: vit_small_patch14_dinov2 is not the section's dinov2
     title = [  # it is in the section's own
-        part._replace(text=part.text.replace(f", {place}: ", ": ").replace(f"{place}: ", "")) for part in section.summary.title
+        part._replace(text=said.sub(lambda found: ": " if found[1] else "", part.text)) for part in section.summary.title
     ]
     return replace(section, summary=replace(section.summary, title=title, **left))
 

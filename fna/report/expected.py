@@ -106,7 +106,8 @@ def read_figures(path: str) -> list[Figure]:
         with regular(place).open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the first column
             return [_figure(row) for row in csv.DictReader(file)]
     except OSError as error:
-        raise UserError(f"expected={path}: {place} cannot be read ({error.strerror}).") from None
+        give = "give a CSV file, as experiments/README.md says"
+        raise UserError(f"expected={path}: {place} cannot be read ({error.strerror}); {give}.") from None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"expected={path}: not a table of {', '.join(FIXED[:5])} ({error}).") from None
 

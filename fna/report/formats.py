@@ -108,7 +108,8 @@ def name(value: Any) -> str:
 
 def metric_name(key: str) -> str:
     """How a metric is called in a sentence."""
-    return METRICS.get(key, key.replace("_", " "))
+    whole, kind, part = key.partition("vqa_accuracy_")  # of one kind of question
+    return METRICS.get(key, f"VQA accuracy, {part.replace('_', ' ')}" if kind and not whole else key.replace("_", " "))
 
 
 def metric_short(key: str) -> str:

@@ -32,20 +32,27 @@ def told(*results: Result) -> list[str]:
 
 
 def remarks(*results: Result) -> list[str]:
-    """What is not wrong but limits what can be said: intervals without width."""
-    counts = [samples for result in results if _unmoved(result) and (samples := number(result.get("samples")))]
-    if not counts:
-        return []
-    still = f"up to {unseen(min(counts)):.3g} % of all samples may still change (95 %, rule of three)"
-    return [f"an interval without width: none of {formats.extent(counts)} samples changed; {still}"]
+    """What is not wrong but limits what can be said: intervals without width, and of which figures, for others have theirs."""
+    counts: dict[str, list[float]] = {}
+    for result in results:
+        for figure in _unmoved(result) if number(result.get("samples")) else []:
+            counts.setdefault(figure, []).append(result["samples"])
+    alike: dict[tuple[str, float], list[str]] = {}
+    for figure, samples in counts.items():
+        alike.setdefault((formats.extent(samples), unseen(min(samples))), []).append(figure)
+    return [
+        f"an interval without width ({', '.join(figures)}): none of {samples} samples changed there; "
+        f"up to {still:.3g} % of all samples may still change (95 %, rule of three)"
+        for (samples, still), figures in alike.items()
+    ]
 
 
-def _unmoved(result: Result) -> bool:
-    """Whether no sample's score, or no answer, changed, though something was done to the model."""
+def _unmoved(result: Result) -> list[str]:
+    """Of which figures no sample's score, or no answer, changed, though something was done to the model."""
     if is_idle(result):
-        return False
-    alike = dig(result, "fidelity", "agreement_ci") == [100, 100]
-    return alike or any(dig(result, "metrics", key, "ci") == [0, 0] for key in primary(result))
+        return []
+    still = [formats.metric_name(key) for key in primary(result) if dig(result, "metrics", key, "ci") == [0, 0]]
+    return still + ["agreement with full"] * (dig(result, "fidelity", "agreement_ci") == [100, 100])
 
 
 def _notes(result: Result) -> list[str]:

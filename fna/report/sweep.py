@@ -206,7 +206,7 @@ def _caveats(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     for run in busy:
         reasons.setdefault(words.unmeasured(run.result), []).append(run)
     told = [f"({_named(those, keys)}): {why}" for why, those in list(reasons.items())[:SHOWN]]
-    told += [f"{len(reasons) - SHOWN} more reasons"] if len(reasons) > SHOWN else []
+    told += [counted(len(reasons) - SHOWN, "more reason")] if len(reasons) > SHOWN else []
     again = notes.again(*(run.result for run in busy))
     return [*wrong, f"speedups in brackets are no measurements {'; '.join(told)}; {again}"]
 

@@ -49,8 +49,9 @@ def subject(result: Result) -> str:
     elif count is not None and result.get("attn") not in ("exact", "full", "none", None):
         kind = f"{formats.share(count, 0)} of the tokens as" if isinstance(count, float) and count < 1 else str(count)
         text += f" with {kind} landmark{'' if count == 1 else 's'}"
-    if result.get("plan"):
-        text += f" in blocks {result['plan']}"
+    if plan := _planned(result):
+        one = len({method for _, method in plan}) == 1  # said above
+        text += f" in {formats.where(', '.join(blocks for blocks, _ in plan))}" if one else f" in blocks {result['plan']}"
     elif result.get("layers") is not None:
         text += f" in {formats.where(result['layers'])}"
     text += f", {masked}," if masked else ""
@@ -70,10 +71,16 @@ def called(result: Result) -> str:
 def _methods(result: Result) -> str:
     """``FNA and ToMe``; a plan is called by the attention that it gives to all its blocks, or by none of several."""
     named = {key: formats.name(result[key]) for key in ("attn", "reduce") if result.get(key) not in (None, "none")}
-    planned = {part.rpartition(": ")[2] for part in str(result.get("plan") or "").split(", ") if ": " in part}
+    planned = {method for _, method in _planned(result)}
     if planned:
         named["attn"] = formats.name(planned.pop()) if len(planned) == 1 else "plan"
     return " and ".join(named.values())
+
+
+def _planned(result: Result) -> list[tuple[str, str]]:
+    """The blocks and the method of each part of a plan, ``0-3: fna_local, 4-7: fna_plus``."""
+    parts = [part.rpartition(": ") for part in str(result.get("plan") or "").split(", ")]
+    return [(blocks, method) for blocks, colon, method in parts if colon]
 
 
 def is_policy(result: Result) -> bool:

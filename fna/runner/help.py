@@ -15,6 +15,7 @@ COMMANDS = (
     ("model=clip dataset=coco_val2017 dataset.root=DIR model.checkpoint=FILE", "your own weights and data"),
 )
 RULES = (
+    "A run goes to outputs/runs/TIME, a sweep to outputs/sweeps/TIME; hydra.run.dir=DIR or hydra.sweep.dir=DIR puts it elsewhere.",
     "Each word once; several values are a sweep, with -m. A value with braces, = or brackets: \"task.prompt='a photo of {}'\".",
     "landmarks and sampler are refused where attn uses neither; in a sweep over attn it is enough that one of the methods does.",
 )

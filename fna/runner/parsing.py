@@ -57,7 +57,8 @@ def parsed(word: str, kind: Callable[[str], Any] = lambda key: Any) -> Override:
         raise UserError("'': a word is empty, perhaps a variable of the shell that is not set; drop it.")
     if not equals:
         meant = next(
-            (f"did you mean {group}={word}?" for group in groups() if word in choices(group)), "write landmarks=64, for one."
+            (f"did you mean {group}={word}?" for group in groups() if word in choices(group)),
+            "write knob=value without spaces around =, such as landmarks=64.",
         )
         raise UserError(f"{word}: is no knob=value; {meant}")
     if read(f"{key}=x") is None:

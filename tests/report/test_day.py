@@ -12,7 +12,7 @@ from fna.report.day import newest, read_day
 from fna.report.page import write_page
 from fna.report.results import load
 from fna.report.table import sweep_markdown
-from fna.report.words import plain
+from fna.report.words import Part, plain
 from tests.report.made_up_results import failed, result, retrieval, write_run
 from tests.report.test_table import printed
 
@@ -147,7 +147,9 @@ def test_a_run_made_twice_is_one_and_the_newest(tmp_path: Path) -> None:
         os.utime(tmp_path / name / "result.json", (seconds, seconds))
     runs = load(tmp_path)
     assert [run.name for run in newest(runs)] == ["a"]
-    assert read_day(runs).remark == "2 runs made more than once: the newest stands here, results.csv has all"
+    assert read_day(runs).remark == (
+        "2 runs made more than once: the newest stands here, one with a timing before one without; results.csv has all"
+    )
     assert "2 runs made more than once" in sweep_markdown(runs)
 
 
@@ -212,6 +214,30 @@ def test_the_sentence_on_the_one_to_take_says_the_place_before_its_only_colon_an
     assert alone.count(": ") == 1
     first, _ = read_day(load(day)).sections
     assert "made_up" not in plain(first.summary.title)
+
+
+def test_a_network_whose_name_ends_in_that_of_the_model_keeps_its_name_in_the_sentence_of_its_section(day: Path) -> None:
+    """``vit_small_patch14_dinov2 on images`` holds ``dinov2 on images``, the name of the section."""
+    named = {"model": "dinov2", "dataset": "images", "task": "fidelity", "metrics": {}}
+    write_run(day / "own", result(hash="e", overrides=["model.name=vit_small_patch14_dinov2"], **named))
+    assert "vit_small_patch14_dinov2 on images: FNA with 64 landmarks" in plain(_section(day, "dinov2 on images, fidelity"))
+    write_run(day / "own", result(hash="e", checkpoint="random", **named))
+    told = plain(_section(day, "dinov2 on images, fidelity"))
+    assert "counts. FNA with 64 landmarks in blocks 4-7 agrees with full attention on 96.4 % [94.8, 97.9] of the samples" in told
+
+
+def test_what_sections_say_alike_names_them(day: Path) -> None:
+    still = {"agreement": 100.0, "agreement_ci": [100.0, 100.0]}
+    for name in ("one", "other"):
+        write_run(day / name, result(hash=name, model=name, samples=8, fidelity=still))
+    [remark] = read_day(load(day)).remarks
+    assert remark.startswith("an interval without width (agreement with full): none of 8 samples changed there; ")
+    assert remark.endswith(" (one on made_up_photos, classification; other on made_up_photos, classification)")
+
+
+def _section(folder: Path, title: str) -> list[Part]:
+    [section] = [section for section in read_day(load(folder)).sections if section.title == title]
+    return section.summary.title
 
 
 def test_a_section_of_one_run_without_a_quality_says_what_its_own_page_says(tmp_path: Path) -> None:

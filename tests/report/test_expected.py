@@ -77,7 +77,9 @@ def test_figures_of_full_attention_alone_are_named_so(tmp_path: Path) -> None:
     assert "| 71.50 full |" in markdown(result(expected=path))
 
 
-@pytest.mark.parametrize(("content", "said"), [(None, "No such file"), ("a,b\n1,2\n", "not a table"), ("", "")])
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "give a CSV file, as experiments/README.md says"), ("a,b\n1,2\n", "not a table"), ("", "")]
+)
 def test_a_file_that_is_gone_or_no_table_is_one_line(tmp_path: Path, content: str | None, said: str) -> None:
     path = tmp_path / "expected.csv"
     if content is not None:

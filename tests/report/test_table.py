@@ -294,7 +294,7 @@ def test_the_rule_of_three_is_said_once(tmp_path: Path) -> None:
         write_run(tmp_path / str(samples), result(samples=samples, metrics=unmoved))
     assert summarise(load(tmp_path)).notes == []
     note = summarise(load(tmp_path)).remarks[0]
-    assert "none of 2 to 300 samples changed; up to 100 % of all samples may" in note
+    assert "none of 2 to 300 samples changed there; up to 100 % of all samples may" in note
 
 
 def test_few_samples_are_said_to_be_too_few_and_exact_attention_is_not_the_closest_to_itself(tmp_path: Path) -> None:

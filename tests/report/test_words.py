@@ -72,7 +72,9 @@ def test_random_weights_come_first() -> None:
         ({"reduce": "tome"}, "FNA and ToMe with 64 landmarks in blocks 4-7"),
         ({"attn": "none", "layers": None}, "The variant"),
         ({"plan": "0-3: fna_local, 4-7: fna_plus"}, "Plan with 64 landmarks in blocks 0-3: fna_local, 4-7: fna_plus"),
-        ({"attn": "fna_local", "plan": "0-7: fna_plus"}, "FNA+ with 64 landmarks in blocks 0-7: fna_plus"),
+        ({"attn": "fna_local", "plan": "0-7: fna_plus"}, "FNA+ with 64 landmarks in blocks 0-7"),
+        ({"attn": "fna_local", "plan": "0: fna_plus, 2-7: fna_plus"}, "FNA+ with 64 landmarks in blocks 0, 2-7"),
+        ({"attn": "fna_local", "plan": "3: fna_plus"}, "FNA+ with 64 landmarks in block 3"),
     ],
 )
 def test_subject(changes: dict[str, object], expected: str) -> None:
@@ -120,6 +122,11 @@ def test_numbers() -> None:
     assert formats.ranges([0, 1, 2, 5]) == "0-2+5"
 
 
+def test_accuracies_of_kinds_of_questions_are_called_as_that_of_all() -> None:
+    names = [formats.metric_name(key) for key in ("vqa_accuracy", "vqa_accuracy_macro", "vqa_accuracy_yes_no")]
+    assert names == ["VQA accuracy", "VQA accuracy, macro", "VQA accuracy, yes no"]
+
+
 def test_skipped_samples_are_counted_and_named() -> None:
     [note] = notes.caveats(result(skipped=["a", "b", "c", "d"]))
     assert note == "4 unreadable, left out: a, b, c and 1 more"
@@ -134,7 +141,7 @@ def test_no_change_on_100_samples_is_not_shown_to_keep_the_quality() -> None:
 
 def test_an_agreement_of_all_of_a_few_samples_says_what_it_cannot_see() -> None:
     [note] = notes.remarks(result(samples=10, fidelity={"agreement": 100.0, "agreement_ci": [100.0, 100.0]}))
-    assert "none of 10 samples changed; up to 30 % of all samples" in note
+    assert "(agreement with full): none of 10 samples changed there; up to 30 % of all samples" in note
 
 
 def test_an_interval_without_width_says_what_it_cannot_see() -> None:
@@ -142,8 +149,30 @@ def test_an_interval_without_width_says_what_it_cannot_see() -> None:
     unmoved_only = result(samples=500, metrics={"t2i_r1": unmoved})
     [note] = notes.remarks(unmoved_only)
     assert notes.caveats(unmoved_only) == []  # nothing is wrong: no warning
-    assert "none of 500 samples changed; up to 0.6 % of all samples" in note
+    assert "none of 500 samples changed there; up to 0.6 % of all samples" in note
     assert notes.remarks(result(samples=500, metrics={"t2i_r1": unmoved | {"ci": [-0.2, 0.0]}})) == []
+
+
+def test_an_interval_without_width_is_told_of_its_own_figure_where_others_moved() -> None:
+    """Answers may go from wrong to wrong, and one direction of retrieval change where the other stays."""
+    still, moved = ({"full": 5.0, "variant": 5.0, "delta": 0.0, "ci": ends} for ends in ([0.0, 0.0], [-3.0, 6.0]))
+    [note] = notes.remarks(result(samples=20, metrics={"t2i_r1": moved, "i2t_r1": still}))
+    assert note.startswith("an interval without width (image-to-text R@1): none of 20 samples changed there")
+    same = {"agreement": 100.0, "agreement_ci": [100.0, 100.0]}
+    [note] = notes.remarks(result(samples=20, metrics={"top1": moved}, fidelity=same))
+    assert note.startswith("an interval without width (agreement with full): ")
+    [note] = notes.remarks(result(samples=20, metrics={"top1": still}, fidelity=same))
+    assert note.startswith("an interval without width (top-1, agreement with full): ")
+
+
+def test_figures_that_stand_still_in_unlike_many_samples_have_a_line_each() -> None:
+    still = {"top1": {"full": 5.0, "variant": 5.0, "delta": 0.0, "ci": [0.0, 0.0]}}
+    same = {"agreement": 100.0, "agreement_ci": [100.0, 100.0]}
+    both, one = result(samples=20, metrics=still, fidelity=same), result(samples=300, metrics=still)
+    assert [note.partition("; ")[0] for note in notes.remarks(both, one)] == [
+        "an interval without width (top-1): none of 20 to 300 samples changed there",
+        "an interval without width (agreement with full): none of 20 samples changed there",
+    ]
 
 
 def test_ceiling_is_the_inverse_of_the_share_that_would_remain() -> None:
