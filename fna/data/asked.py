@@ -141,5 +141,5 @@ def _entry(value: Any, where: str) -> Entry:
 
 
 def with_number(key: str) -> int | str:
-    """An id as the official files have it: a number where it is one."""
-    return int(key) if key.isascii() and key.isdigit() else key
+    """An id as the official files have it: a number where it is written as one; "007" is none, which would become that of "7"."""
+    return int(key) if key.isascii() and key.isdigit() and str(int(key)) == key else key

@@ -228,6 +228,16 @@ class Pope(Questions):
     def _sources(self) -> list[Path]:
         return [Path(self.root) / self.questions.replace("{}", one) for one in self.sets]
 
+    def check(self) -> None:
+        """Raise `UserError` where a file is not there, or would be read as several sets."""
+        sources = self._sources()
+        if len(set(sources)) < len(sources):
+            raise UserError(
+                f"dataset.questions={self.questions}: would be read as each of the sets {', '.join(self.sets)}; put {{}} in "
+                "the place of the set's name, or say which one it is: dataset.sets=[random]."
+            )
+        super().check()
+
     def load(self, limit: int | None) -> AskedDataset:
         """The first ``limit`` questions. Raises `UserError` with file and line."""
         self.check()

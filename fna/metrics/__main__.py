@@ -10,7 +10,7 @@ from typing import Any
 
 from fna.commands import Parser
 from fna.errors import UserError
-from fna.metrics.vqa import SCORINGS, figures, tally
+from fna.metrics.vqa import SCORINGS, clash, figures, misfit, tally
 from fna.records import regular
 from fna.streams import never_fail
 
@@ -20,15 +20,27 @@ FIELDS = {"variant": str, "answers": list, "said": str, "kind": str, "scoring": 
 def scored(path: Path, scoring: str | None = None) -> dict[str, dict[str, float]]:
     """Figures of each variant in a file of predictions. Raises `UserError` that names file and line."""
     lines: dict[str, list[dict[str, Any]]] = {}
+    places: dict[tuple[str, Any], str] = {}
     try:
         content = regular(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give the predictions.jsonl of a run of task=vqa.") from error
     for number, text in enumerate(content.splitlines(), 1):
-        line = _line(text, f"{path}, line {number}")
+        where = f"{path}, line {number}"
+        line = _line(text, where)
+        _check(line, where, scoring, lines.get(line["variant"], [line])[0])
+        answered = line["variant"], line.get("key", number)
+        if answered in places:
+            raise UserError(
+                f"{where}: {answered[0]} answers question {answered[1]} in {places[answered]} too; score each run's file by itself."
+            )
+        places[answered] = f"line {number}"
         lines.setdefault(line["variant"], []).append(line)
     if not lines:
         raise UserError(f"{path}: holds no predictions.")
+    told = [line for found in lines.values() for line in found]
+    if why := clash([line["kind"] for line in told], {str(line["group"]) for line in told if line.get("group")}):
+        raise UserError(f"{path}: {why}.")
     return {variant: _figures(found, scoring) for variant, found in lines.items()}
 
 
@@ -43,6 +55,15 @@ def _line(text: str, where: str) -> dict[str, Any]:
     if not line["answers"] or line["scoring"] not in SCORINGS:
         raise UserError(f"{where}: answers are empty, or scoring is none of {', '.join(SCORINGS)}.")
     return line
+
+
+def _check(line: dict[str, Any], where: str, scoring: str | None, first: dict[str, Any]) -> None:
+    """Raise `UserError` for a line that the rule cannot score, or that names another rule than the first of its variant."""
+    if scoring is None and line["scoring"] != first["scoring"]:
+        raise UserError(f"{where}: is scored by {line['scoring']}, lines before it by {first['scoring']}; say --scoring RULE.")
+    rule = scoring or line["scoring"]
+    if why := misfit(rule, line["answers"]):
+        raise UserError(f"{where}: cannot be scored by {rule}: {why}; choose another --scoring.")
 
 
 def _figures(lines: Sequence[dict[str, Any]], scoring: str | None) -> dict[str, float]:

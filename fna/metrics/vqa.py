@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from fna.metrics.captions import cider
 from fna.metrics.vqa_words import cleaned, plain
+from fna.values import counted
 
 Array = np.ndarray
 Rule = Callable[[Sequence[str], str, str], float]
 YES_NO, ANLS = "pope", "anls"
 FAR = 0.5  # ANLS: below that an answer counts as wrong
+AGREED = 3  # people who say the same make an answer of VQAv2 wholly right
 FORMULAS = "HME100k"  # of OCRBench: case and blanks are told apart in handwritten formulas
 
 
@@ -55,7 +57,7 @@ def letter(answers: Sequence[str], said: str, kind: str = "") -> float:
 
 def pope(answers: Sequence[str], said: str, kind: str = "") -> float:
     """POPE's: yes or no, by `says_yes`."""
-    return float(says_yes(said) == says_yes(answers[0]))
+    return float(says_yes(said) == is_yes(answers))
 
 
 def anls(answers: Sequence[str], said: str, kind: str = "") -> float:
@@ -89,8 +91,21 @@ def misfit(scoring: str, answers: Sequence[str]) -> str:
         return f"its answer is {answers[0]}, and that rule takes all but no for yes"
     if scoring == "letter" and not set(answers) <= set("ABCDE"):
         return f"its answer is {answers[0]}, and that rule reads a letter from A to E"
-    if scoring in ("vqav2", "textvqa") and len(answers) < 2:
-        return "it has one answer, and that rule counts how many of ten people gave it"
+    if scoring in ("vqav2", "textvqa") and len(answers) < AGREED + 1:  # one person is left out each time
+        return (
+            f"it has {counted(len(answers), 'answer')}, and that rule counts how many of ten people gave the same: below "
+            f"{AGREED + 1} nothing is wholly right"
+        )
+    return ""
+
+
+def clash(kinds: Iterable[str], groups: Iterable[str] = ()) -> str:
+    """Why the figures of these ``kinds`` and ``groups`` could not be told apart by their names; "" where they can."""
+    called = {_name(taken): f"another figure, {taken}" for taken in ("macro", *groups)}
+    for kind in sorted(set(kinds) - {""}):
+        if _name(kind) in called:
+            return f"kind {kind!r} would be called like {called[_name(kind)]}; rename one"
+        called[_name(kind)] = f"kind {kind!r}"
     return ""
 
 
@@ -126,6 +141,11 @@ def says_yes(said: str) -> bool:
     return not {"No", "not", "no"} & set(said.split(".")[0].replace(",", "").split(" "))
 
 
+def is_yes(answers: Sequence[str]) -> bool:
+    """Whether the accepted answer is yes, in whatever case it is written: what people label is no sentence to be parsed."""
+    return answers[0].strip().lower() != "no"
+
+
 def tally(
     scoring: str, answers: Sequence[Sequence[str]], said: Sequence[str], kinds: Sequence[str], groups: Sequence[str] = ()
 ) -> dict[str, Array]:
@@ -136,7 +156,7 @@ def tally(
     found = scores(scoring, answers, said, kinds)
     counts = {"asked": np.ones(len(found)), MAINS.get(scoring, "vqa_accuracy"): found}
     if scoring == YES_NO:
-        yes, true = np.array([says_yes(own) for own in said]), np.array([says_yes(each[0]) for each in answers])
+        yes, true = np.array([says_yes(own) for own in said]), np.array([is_yes(each) for each in answers])
         counts |= {"said_yes": yes.astype(float), "is_yes": true.astype(float), "both_yes": (yes & true).astype(float)}
     whole, marks = dict(counts), [(kind, "/") for kind in sorted(set(kinds) - {""})] + [(one, ":") for one in sorted({*groups})]
     for kind, mark in marks:
@@ -184,7 +204,7 @@ def _name(kind: str) -> str:
 
 def _left_out(told: Sequence[str], own: str) -> float:
     same = [answer == own for answer in told]
-    return float(np.mean([min(1.0, (sum(same) - one) / 3) for one in same]))
+    return float(np.mean([min(1.0, (sum(same) - one) / AGREED) for one in same]))
 
 
 def _tokens(text: str) -> str:

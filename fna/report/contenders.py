@@ -34,9 +34,19 @@ def _others(run: Run) -> list[Run]:
         if own.get("hash") is not None and own.get("hash") == run.result.get("hash"):
             continue  # the first variant itself
         label = str(own.get("label") or place)
-        typed = [*(run.result.get("overrides") or []), *(word for word in label.split() if "=" in word)]
+        typed = [*_inherited(run.result, own), *(word for word in label.split() if "=" in word)]
         made.append(replace(run, name=f"{run.name}: {label}", result={**shared, "overrides": typed, **own}, contender=True))
     return made
+
+
+def _inherited(first: Result, own: Result) -> list[str]:
+    """The words typed for the first that hold for another one too: ``kv.budget=0.5`` is not what ``kv=random`` runs with, which has
+    its own budget."""
+    words = [str(word) for word in first.get("overrides") or []]
+    theirs, ours = dig(first, "options") or {}, dig(own, "options")
+    if not isinstance(ours, Mapping):  # of a failure, or from before results held options
+        return words
+    return [word for word in words if theirs.get(key := word.lstrip("+").partition("=")[0]) == ours.get(key)]
 
 
 def pairs(result: Result, metrics: Sequence[str] | None = None) -> Grid | None:

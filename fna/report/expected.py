@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from fna.report import formats
 from fna.report.grid import fold, numeric_columns
 from fna.report.results import FOLLOWS, Result, Run, dig, number, overrides, setting
 from fna.report.words import Part
+from fna.values import counted
 
 FIXED = ("source", "model", "dataset", "metric", "full", "variant", "tolerance")
 DECIDES = ("attn.", "sampler.", "mask.", "task.")  # options typed below these make another figure
@@ -73,6 +74,11 @@ class Figure:
         pairs = [(number(dig(ours, "full")), self.full), (number(dig(ours, "variant")) if ours else near, self.variant)]
         return any(our is not None and their is not None and abs(our - their) > (self.tolerance or inf) for our, their in pairs)
 
+    def is_share(self, result: Result) -> bool:
+        """Whether it looks like a share of 1 beside ours, which is in percent."""
+        ours = number(dig(result, "metrics", self.metric, "full"))
+        return ours is not None and ours > 2 and 0 < self.full <= 1 and (self.variant is None or 0 <= self.variant <= 1)
+
     def told(self, results: Iterable[Result]) -> str:
         """Whose figures these are, and in words where model or data are not those of our results."""
         own = f"{self.source}: {self.model} on {self.dataset}"
@@ -114,8 +120,16 @@ def read_figures(path: str) -> list[Figure]:
 
 def _figure(row: dict[str, str]) -> Figure:
     keys = tuple((key, value) for key, value in row.items() if key not in FIXED)
-    variant, tolerance = (float(row[key]) if row.get(key) else None for key in ("variant", "tolerance"))
-    return Figure(row["source"], row["model"], row["dataset"], keys, row["metric"], float(row["full"]), variant, tolerance)
+    variant, tolerance = (_finite(float(row[key])) if row.get(key) else None for key in ("variant", "tolerance"))
+    full = _finite(float(row["full"]))
+    return Figure(row["source"], row["model"], row["dataset"], keys, row["metric"], full, variant, tolerance)
+
+
+def _finite(value: float) -> float:
+    """The value. Raises `ValueError` for one that is no figure."""
+    if not isfinite(value):
+        raise ValueError(f"{value} is no figure; leave the cell empty or the line out")
+    return value
 
 
 @dataclass(frozen=True)
@@ -160,6 +174,12 @@ class Expected:
         unknown = dict.fromkeys(key for figure in lost for key in (*dict(figure.keys), figure.metric) if key not in known)
         missed = sum(figure.missed(result) for figure, result in pairs)
         said = list(dict.fromkeys(figure.told(self.results) for figure, _ in pairs))
+        shares = [figure for figure, result in pairs if figure.is_share(result)]
+        if shares:
+            said.append(
+                f"{counted(len(set(shares)), 'expected figure')} at most 1 where ours are in percent (first: {shares[0].metric} of "
+                f"{shares[0].source}): write 91.6, not 0.916"
+            )
         said += [f"{missed} of ours lie further from these than the tolerance"] if missed else []
         what = f": none has {next(iter(unknown))}" if unknown else ""
         said += [f"{elsewhere} expected figures are of another model or data set and stand apart"] if elsewhere else []

@@ -18,7 +18,7 @@ from fna.data.base import Asked, Dataset
 from fna.data.loading import picture
 from fna.errors import UserError
 from fna.folders import cache_folder
-from fna.metrics.vqa import figures, misfit, scores, tally
+from fna.metrics.vqa import clash, figures, misfit, scores, tally
 from fna.models.base import Model
 from fna.tasks import answers
 from fna.tasks.answers import answered, generated, turns_before
@@ -48,7 +48,7 @@ class VisualQuestions:
     turn: Literal[1, 2] = 1
     smaller: str | None = None
     answers: str | None = field(default=None, repr=False)
-    version: int = 2
+    version: int = 3
     _timed: Any = field(default=None, repr=False)
     asks: ClassVar[type] = Asked
     needs: ClassVar[frozenset[str]] = frozenset({"answer"})
@@ -65,6 +65,8 @@ class VisualQuestions:
                 raise UserError(
                     f"{dataset.name}: question {example.key} cannot be scored by {scoring}: {why}; choose another task.scoring."
                 )
+        if why := clash([example.kind for example in dataset.examples], (SIMPLE, DIFFICULT) if self.smaller else ()):
+            raise UserError(f"{dataset.name}: {why}.")
 
     def check_files(self) -> None:
         """Raise `UserError` for predictions that are not there."""
@@ -154,14 +156,20 @@ class VisualQuestions:
                 f"task.smaller={self.smaller}: has no answer to {counted(len(lacking), 'question')} (first: {lacking[0]}); run it "
                 "on these."
             )
-        return [SIMPLE if right[one.key] else DIFFICULT for one in examples]
+        if other := next((one for one in examples if right[one.key][1] != one.question), None):
+            raise UserError(
+                f"task.smaller={self.smaller}: its question {other.key} is another one ({right[other.key][1]!r}, here "
+                f"{other.question!r}); give the predictions of a run on these questions."
+            )
+        return [SIMPLE if right[one.key][0] else DIFFICULT for one in examples]
 
 
-def _difficulty(file: Path) -> dict[str, bool]:
-    """Whether each question was answered rightly (at least one half) by the last variant of a file of predictions."""
+def _difficulty(file: Path) -> dict[str, tuple[bool, str]]:
+    """Whether each question was answered rightly (at least one half) by the last variant of a file of predictions, and its text."""
     try:
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        return {str(line["key"]): float(line["right"]) >= 0.5 for line in lines if line["variant"] == lines[-1]["variant"]}
+        last = [line for line in lines if line["variant"] == lines[-1]["variant"]]
+        return {str(line["key"]): (float(line["right"]) >= 0.5, str(line["question"])) for line in last}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"task.smaller={file}: no predictions.jsonl of a run of task=vqa ({error!r}).") from error
 

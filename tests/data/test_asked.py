@@ -79,6 +79,21 @@ def test_pope_has_three_files(tmp_path: Path) -> None:
     assert json.loads(data.submit([(data.examples[1], "No")]))["category"] == "popular"
 
 
+def test_one_file_is_not_read_as_several_sets(tmp_path: Path) -> None:
+    line = json.dumps({"question_id": 1, "image": "a.jpg", "text": "Is there a dog?", "label": "no"})
+    root = put(tmp_path, {"pope_random.json": line}, "i/a.jpg")
+    with pytest.raises(UserError, match=r"would be read as each of the sets random, popular, adversarial; put \{\}"):
+        Pope(root, "pope_random.json", "i").load(None)
+    assert [one.kind for one in Pope(root, "pope_random.json", "i", sets=("random",)).load(None).examples] == ["random"]
+
+
+def test_ids_that_are_no_plain_numbers_stay_apart_in_a_submission(tmp_path: Path) -> None:
+    lines = [json.dumps({"id": key, "image": "a.jpg", "question": "?", "answers": "x"}) for key in ("007", "7", "a")]
+    data = OwnQuestions(put(tmp_path, {"q.jsonl": "\n".join(lines)}, "i/a.jpg"), "q.jsonl", "i").load(None)
+    assert data.submit is not None
+    assert [one["id"] for one in json.loads(data.submit([(one, "x") for one in data.examples]))] == ["007", 7, "a"]
+
+
 def test_scienceqa_takes_questions_with_an_image(tmp_path: Path) -> None:
     entry = {"question": "Which?", "choices": ["x", "y"], "answer": 1, "hint": "Look.", "image": "image.png", "subject": "natural"}
     files = {"p.json": {"1": entry, "2": {**entry, "image": None}}, "s.json": {"test": ["1", "2"]}}

@@ -12,7 +12,22 @@ import pytest
 
 from fna.errors import UserError
 from fna.metrics.__main__ import scored
-from fna.metrics.vqa import anls, chosen, edits, exact, figures, gqa, letter, misfit, ocrbench, says_yes, tally, textvqa, vqav2
+from fna.metrics.vqa import (
+    anls,
+    chosen,
+    clash,
+    edits,
+    exact,
+    figures,
+    gqa,
+    letter,
+    misfit,
+    ocrbench,
+    says_yes,
+    tally,
+    textvqa,
+    vqav2,
+)
 from fna.metrics.vqa_words import CONTRACTIONS, cleaned, unpunctuated
 
 
@@ -144,7 +159,7 @@ def test_sums_keep_leading_axes_and_groups_stay_out_of_the_mean_over_kinds() -> 
 def test_stored_answers_are_scored_again_without_torch(tmp_path: Path) -> None:
     file = tmp_path / "predictions.jsonl"
     line = {"variant": "full", "key": "1", "answers": ["Red"], "said": "red", "kind": "", "scoring": "exact"}
-    file.write_text(json.dumps(line) + "\n" + json.dumps({**line, "said": "blue"}))
+    file.write_text(json.dumps(line) + "\n" + json.dumps({**line, "key": "2", "said": "blue"}))
     assert scored(file) == {"full": {"vqa_accuracy": 50.0}}
     assert scored(file, "anls") == {"full": {"anls": 50.0}}
     told = "import sys, fna.metrics.__main__; assert 'torch' not in sys.modules"
@@ -158,8 +173,42 @@ def test_stored_answers_are_scored_again_without_torch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scoring", "answers", "fits"),
     [("pope", ("Yes",), True), ("pope", ("red",), False), ("letter", ("B",), True), ("letter", ("red",), False),
-     ("vqav2", ("red",) * 10, True), ("vqav2", ("red",), False), ("exact", ("red",), True), ("anls", ("red",), True)],
+     ("vqav2", ("red",) * 10, True), ("vqav2", ("red",), False), ("vqav2", ("red",) * 3, False), ("textvqa", ("red",) * 4, True),
+     ("exact", ("red",), True), ("anls", ("red",), True)],
 )  # fmt: skip
 def test_answers_that_a_rule_cannot_score_are_known(scoring: str, answers: tuple[str, ...], fits: bool) -> None:
     """POPE's takes "red" for yes, VQAv2's gives one person's answer 0 whatever is said."""
     assert (misfit(scoring, answers) == "") == fits
+
+
+def test_a_labelled_no_is_a_no_in_whatever_case() -> None:
+    """The parse of POPE's script is for sentences that a model says; NO in a file of labels is no sentence."""
+    for no in ("no", "No", "NO", " No "):
+        counts = tally("pope", [[no], ["YES"]], ["no", "yes"], ["", ""])
+        assert counts["vqa_accuracy"].tolist() == [1, 1]
+        assert counts["is_yes"].tolist() == [0, 1]
+
+
+def test_kinds_whose_figures_would_overwrite_each_other_are_told() -> None:
+    assert "'how many'" in clash(["How many?", "how many", ""])
+    assert "another figure, macro" in clash(["macro", "micro"])
+    assert "another figure, simple" in clash(["simple"], ("simple", "difficult"))
+    assert clash(["yes/no", "other", "number", "other", "simple"]) == ""
+
+
+def test_predictions_that_one_figure_cannot_be_made_of_are_refused(tmp_path: Path) -> None:
+    """Two runs in one file, a rule that does not fit the answers, two rules in a file, kinds called alike."""
+    file = tmp_path / "predictions.jsonl"
+    line = {"variant": "full", "key": "1", "answers": ["red"], "said": "red", "kind": "a", "scoring": "exact"}
+    for other, rule, said in (
+        ({}, None, "line 2: full answers question 1 in line 1 too"),
+        ({"key": "2"}, "pope", "line 1: cannot be scored by pope"),
+        ({"key": "2"}, "textvqa", "line 1: cannot be scored by textvqa"),
+        ({"key": "2", "scoring": "anls"}, None, "line 2: is scored by anls"),
+        ({"key": "2", "kind": "A"}, None, "would be called like"),
+    ):
+        file.write_text(f"{json.dumps(line)}\n{json.dumps(line | other)}\n")
+        with pytest.raises(UserError, match=said):
+            scored(file, rule)
+    file.write_text(f"{json.dumps(line)}\n{json.dumps(line | {'variant': 'fna'})}\n")
+    assert scored(file) == {one: {"vqa_accuracy": 100.0, "vqa_accuracy_a": 100.0} for one in ("full", "fna")}

@@ -10,7 +10,8 @@ import pytest
 from fna.report.contenders import apart, pairs
 from fna.report.day import read_day
 from fna.report.page import write_page
-from fna.report.results import load
+from fna.report.results import load, setting
+from fna.report.sweep import varying
 from fna.report.table import write_markdown
 from tests.report.made_up_results import result, write_run
 from tests.report.test_table import printed
@@ -85,3 +86,13 @@ def test_pairs_call_the_contenders_as_the_table_does(tmp_path: Path) -> None:
         ("FNA, 64 landmarks", "FNA, 16 landmarks"),
         ("FNA, 64 landmarks", "Nyströmformer, 64 landmarks"),
     ]
+
+
+def test_a_contender_has_no_words_that_were_typed_for_another_option(tmp_path: Path) -> None:
+    """``kv=fna kv.budget=0.5 versus=["kv=random"]``: random has its own budget, and the tables say so."""
+    own = contender("exact kv=random") | {"options": {"kv.budget": 0.25}}
+    first = result(contenders=[own], overrides=["kv=fna", "kv.budget=0.5", "limit=8"], options={"kv.budget": 0.5})
+    runs = apart(load(write_run(tmp_path, first)))
+    assert [setting(run.result, "kv.budget") for run in runs] == [0.5, 0.25]
+    assert [setting(run.result, "limit") for run in runs] == [8, 8]
+    assert "kv.budget" in varying(runs)

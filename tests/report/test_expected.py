@@ -179,3 +179,14 @@ def test_how_near_outputs_are_stands_beside_ours_too(tmp_path: Path) -> None:
     write_run(tmp_path / "1", result(landmarks=32, expected=str(path)))
     assert "output error, somebody" in summarise(load(tmp_path)).heads
     assert "output error, somebody" in read_page(tmp_path / "0").words
+
+
+def test_shares_of_one_and_figures_that_are_none_are_said(tmp_path: Path) -> None:
+    """Ours are in percent: 0.75 beside 75 is another unit, and nan no figure."""
+    path = tmp_path / "expected.csv"
+    path.write_text(f"source,model,dataset,metric,full,variant\nsomebody,{HOME},top1,0.75,0.74\n")
+    (said,) = [text for text in load_expected([result(expected=str(path))]).sources() if "percent" in text]
+    assert said.startswith("1 expected figure at most 1 where ours are in percent (first: top1 of somebody)")
+    path.write_text(f"source,model,dataset,metric,full,variant\nsomebody,{HOME},top1,nan,74\n")
+    with pytest.raises(UserError, match="nan is no figure"):
+        read_figures(str(path))

@@ -147,6 +147,18 @@ def test_what_cannot_be_asked_is_one_line(model: Model, asked: Path, tmp_path: P
         VisualQuestions(smaller=str(tmp_path / "nothing.jsonl")).check_files()
 
 
+def test_difficult_questions_are_those_of_a_run_on_the_same_questions(model: Model, asked: Path, tmp_path: Path) -> None:
+    data = OwnQuestions(str(asked), "questions.jsonl", "images").load(None)
+    file = tmp_path / "predictions.jsonl"
+    lines = [{"variant": "resize", "key": one.key, "right": 1.0, "question": one.question} for one in data.examples]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    task = VisualQuestions(smaller=str(file))
+    assert set(task._groups(list(data.examples))) == {"simple"}
+    file.write_text("\n".join(json.dumps(line | {"question": "what else ?"}) for line in lines))
+    with pytest.raises(UserError, match="its question 000000 is another one"):
+        task._groups(list(data.examples))
+
+
 def test_every_token_that_is_timed_is_told_of(model: Model, asked: Path) -> None:
     task, told = VisualQuestions(), []
     given = task.first(model, OwnQuestions(str(asked), "questions.jsonl", "images").load(None), 2)
