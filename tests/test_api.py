@@ -66,3 +66,11 @@ def test_an_attention_of_ones_own_that_returns_something_else_is_refused(answer:
     with pytest.raises(UserError) as refused:
         fna.attention(*torch.randn(3, 1, 2, 6, 4), own)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(("given", "said"), [({"grid": 14}, "grid=14: give"), ({"blocks": 5}, "blocks=5: give a list of modules")])
+def test_a_number_in_place_of_a_pair_or_a_list_is_refused(given: dict[str, Any], said: str) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", depth=2)
+    with pytest.raises(UserError) as refused:
+        fna.swap(model, **given)
+    assert str(refused.value).startswith(said)
