@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fna.configs import build_attention, instantiate, load_option
 from fna.errors import UserError
 from fna.ops.checks import check_site, check_tensors
-from fna.ops.contract import Attention, Site, Tokens
+from fna.ops.contract import Attention, Site, Tokens, returned
 from fna.ops.landmarks import sample_landmarks as sample_landmarks
 from fna.options import UNUSED, follows, unused
 from fna.values import Landmarks, held
@@ -212,4 +212,5 @@ def attention(
     check_site(k, scale=scale, keys=keys, causal=causal, prefix=prefix, grid=grid)
     op = _op(attn, landmarks=landmarks, sampler=sampler, seed=seed, **options)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return op(q, k, v, Site(scale=scale, keys=keys, causal=causal, tokens=Tokens(prefix=prefix, grid=grid)))
+    site = Site(scale=scale, keys=keys, causal=causal, tokens=Tokens(prefix=prefix, grid=grid))
+    return returned(op, op(q, k, v, site), q, v)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import timm
 import torch
+from torch import Tensor
 
 import fna
+from fna.errors import UserError
+from fna.ops.contract import Site
 from fna.ops.exact import Exact
 from tests.ops.reference import nystrom, random_qkv, softmax_attention
 
@@ -42,3 +48,29 @@ def test_swap_changes_the_model_and_gives_it_back() -> None:
 def test_a_count_that_is_text_is_called_text() -> None:
     with pytest.raises(fna.UserError, match="landmarks=64: this is text; give a count"):
         fna.attention(*torch.randn(3, 1, 2, 70, 8), "fna", landmarks="64")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda v: None, "returned NoneType, no tensor"),
+        (lambda v: (v, None), "returned tuple, no tensor"),
+        (lambda v: v.mT, "returned shape (1, 2, 4, 6) for queries of shape (1, 2, 6, 4)"),
+        (lambda v: v.double(), "returned torch.float64 for queries of torch.float32"),
+    ],
+)
+def test_an_attention_of_ones_own_that_returns_something_else_is_refused(answer: Callable[[Tensor], Any], said: str) -> None:
+    def own(q: Tensor, k: Tensor, v: Tensor, site: Site) -> Any:
+        return answer(v)
+
+    with pytest.raises(UserError) as refused:
+        fna.attention(*torch.randn(3, 1, 2, 6, 4), own)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(("given", "said"), [({"grid": 14}, "grid=14: give"), ({"blocks": 5}, "blocks=5: give a list of modules")])
+def test_a_number_in_place_of_a_pair_or_a_list_is_refused(given: dict[str, Any], said: str) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", depth=2)
+    with pytest.raises(UserError) as refused:
+        fna.swap(model, **given)
+    assert str(refused.value).startswith(said)

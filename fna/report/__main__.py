@@ -44,9 +44,12 @@ def main(words: list[str] | None = None) -> int:
     """The command; what a user can mend is one line and the exit status 1."""
     never_fail()
     parser = Parser(prog="python -m fna.report", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run, a sweep, or any folder above them")
+    parser.add_argument("folder", metavar="FOLDER", help="a run, a sweep, or any folder above them")
     try:
-        report(parser.parse_args(words).folder)
+        folder = parser.parse_args(words).folder
+        if not folder:
+            raise UserError("FOLDER is empty, perhaps a variable of the shell that is not set; write . for the current folder.")
+        report(Path(folder))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

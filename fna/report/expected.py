@@ -106,19 +106,27 @@ def placed(path: str) -> str:
 
 
 def read_figures(path: str) -> list[Figure]:
-    """The figures in a file. Raises `UserError` where it is not there or not such a file."""
+    """The figures in a file, at least one. Raises `UserError` where it is not there or not such a file."""
     place = Path(CONF.parent, placed(path))
     try:
         with regular(place).open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the first column
-            return [_figure(row) for row in csv.DictReader(file)]
+            rows = csv.DictReader(file)
+            if absent := [name for name in FIXED[:5] if name not in (rows.fieldnames or ())]:
+                raise ValueError(f"its first line has no column {absent[0]}")
+            figures = [_figure(row) for row in rows]
     except OSError as error:
         give = "give a CSV file, as experiments/README.md says"
         raise UserError(f"expected={path}: {place} cannot be read ({error.strerror}); {give}.") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise UserError(f"expected={path}: not a table of {', '.join(FIXED[:5])} ({error}).") from None
+    if not figures:
+        raise UserError(f"expected={path}: has no figure below its columns; write a line for each.")
+    return figures
 
 
 def _figure(row: dict[str, str]) -> Figure:
+    if None in row or None in row.values():
+        raise ValueError(f"the line of {row['source']} has more or fewer cells than there are columns")
     keys = tuple((key, value) for key, value in row.items() if key not in FIXED)
     variant, tolerance = (_finite(float(row[key])) if row.get(key) else None for key in ("variant", "tolerance"))
     full = _finite(float(row["full"]))

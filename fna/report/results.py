@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -35,6 +36,8 @@ FOLLOWS = {
     "attn.rank": "landmarks", "attn.sampler._target_": "sampler",
     "sampler.cls": "guarantee", "sampler.massive": "guarantee", "sampler.artifact": "guarantee",
 }  # fmt: skip
+NAMES = frozenset({"model", "dataset", "split", "task", "attn", "sampler", "reduce", "mask", "kv", "dtype", "device"})  # one text
+COUNTS = frozenset({"landmarks", "samples", "seed"})  # one number, or a word such as auto
 TEXTS = ("notes", "warnings", "skipped", "overrides")  # lists of text
 SILENT = frozenset(
     {"data_cache", "expected", "gallery", "logger", "retry_failed", "rows_dir", "versus", "workers"}
@@ -68,7 +71,7 @@ def load(folder: Path | str) -> list[Run]:
     """Every result.json at or below ``folder``, and the runs that never came to one, in the natural order of their paths (2 before
     10)."""
     root = Path(folder)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # unlike Path's, false for a name that no file can have
         raise UserError(f"{root}: no such folder; give one that holds result.json files, such as a folder below outputs")
     found = {path.parent: read(path) for path in root.rglob("result.json")}
     whole = {tuple(map(str, result["overrides"])) for result in found.values() if isinstance(result.get("overrides"), list)}
@@ -204,7 +207,7 @@ def _problem(result: Result) -> str | None:
         return f"schema {result.get('schema')!r}, this version reads {SCHEMA}"
     if not isinstance(result.get("status"), str):
         return "no status"
-    wrong = [key for key in ("metrics", "fidelity", "cost", "environment") if not isinstance(result.get(key, {}), dict)]
+    wrong = [key for key in ("metrics", "fidelity", "cost", "environment", "options") if not isinstance(result.get(key, {}), dict)]
     if wrong:
         return f"{wrong[0]} is not an object"
     odd = next((key for key in (*TEXTS, *IDENTITY) if not _fits(key, result.get(key))), None)
@@ -218,6 +221,10 @@ def _problem(result: Result) -> str | None:
 
 def _fits(key: str, value: Any) -> bool:
     """Whether a field is of the kind that is written: texts, block numbers, else a value or a list of them; or none."""
+    if key in NAMES:
+        return isinstance(value, str | None)
+    if key in COUNTS and isinstance(value, list):
+        return False
     if not isinstance(value, list):
         return value is None if key in TEXTS else not isinstance(value, dict)
     kind = str if key in TEXTS else int if key == "layers" else str | int | float

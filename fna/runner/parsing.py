@@ -68,7 +68,7 @@ def parsed(word: str, kind: Callable[[str], Any] = lambda key: Any) -> Override:
         raise UserError(f"{word}: ${{ begins another key's name, as in ${{seed}}; close it with }}, or leave it out.")
     if HOME.fullmatch(value) and (place := os.path.expanduser(value)) != value:
         raise UserError(f"{word}: shells know ~ at the start of a word alone; write {written(plain, place)}")
-    if any(_of_ours(part) for part in value.split()[1:]):
+    if value[:1] not in OPENED and any(_of_ours(part) for part in value.split()[1:]):  # a list is one word, not two to part
         raise UserError(f"{word}: is more than one word; write {shlex.join(word.split())}")
     near = nearest(value, choices(plain)) if plain in groups() else ""
     raise UserError(f"{word}: Hydra reads some of these signs as its own; {near}{as_text(plain, value, kind(plain))}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import Any
@@ -32,13 +32,16 @@ def named_tower(
     check_uncompiled([model])
     if prefix is not None and (not isinstance(prefix, Integral) or isinstance(prefix, bool) or prefix < 0):
         raise UserError(f"prefix={prefix!r}: give how many tokens stand before the patches, a whole number of at least 0.")
-    if grid is not None and not (len(grid) == 2 and all(isinstance(side, int) and side > 0 for side in grid)):
+    pair = isinstance(grid, tuple | list) and len(grid) == 2
+    if grid is not None and not (pair and all(isinstance(side, int) and side > 0 for side in grid)):
         raise UserError(f"grid={grid!r}: give (rows, columns) of the patches.")
     if blocks is None:
         if seam is not None:
             raise UserError("seam= says how blocks are changed: give blocks=[...], the modules whose forward it stands in for.")
         tower = find_tower(model, part)
     else:
+        if not isinstance(blocks, Iterable):
+            raise UserError(f"blocks={blocks!r}: give a list of modules of this {type(model).__name__}, blocks=[...].")
         tower = _of_blocks(model, tuple(blocks), seam)
     count = None if tower.grid is None else tower.prefix + math.prod(tower.grid)
     if prefix is not None and count is not None and prefix >= count:

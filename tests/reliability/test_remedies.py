@@ -81,6 +81,10 @@ def test_a_path_in_ones_home_is_written_out(monkeypatch: pytest.MonkeyPatch) -> 
     ("word", "said"),
     [
         ("attn=fna landmarks=16", "attn=fna landmarks=16: is more than one word; write attn=fna landmarks=16"),
+        (
+            "versus=[attn=fna landmarks=16]",
+            "versus=[attn=fna landmarks=16]: Hydra reads some of these signs as its own; give a list",
+        ),
         ("", "'': a word is empty, perhaps a variable of the shell that is not set; drop it."),
         ("kv=false", "kv=false: no such kv; did you mean none?"),
         ("reduce=off", "reduce=off: no such reduce; did you mean none?"),

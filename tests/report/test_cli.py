@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from fna.report.__main__ import main
 from tests.report.made_up_results import failed, write_run
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +36,14 @@ def test_what_a_user_can_mend_is_one_line(tmp_path: Path) -> None:
         assert done.stderr.startswith("error: ")
         assert done.stderr.count("\n") == 1
         assert str(folder) in done.stderr
+
+
+def test_an_empty_word_is_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, failed("of another folder than the one that was meant"))
+    monkeypatch.chdir(tmp_path)
+    assert main([""]) == 1
+    assert capsys.readouterr().err.startswith("error: FOLDER is empty, perhaps a variable of the shell that is not set;")
+    assert not (tmp_path / "report.html").exists()
 
 
 INTERRUPTED = """

@@ -78,19 +78,47 @@ def test_figures_of_full_attention_alone_are_named_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "give a CSV file, as experiments/README.md says"), ("a,b\n1,2\n", "not a table"), ("", "")]
+    ("content", "said"),
+    [(None, "give a CSV file, as experiments/README.md says"), ("a,b\n1,2\n", "not a table"), ("", "not a table")],
 )
 def test_a_file_that_is_gone_or_no_table_is_one_line(tmp_path: Path, content: str | None, said: str) -> None:
     path = tmp_path / "expected.csv"
     if content is not None:
         path.write_text(content)
     made: Result = result(expected=str(path))
-    if said:
-        with pytest.raises(UserError, match=said):
-            read_figures(str(path))
-        assert said in load_expected([made]).problems[0]
-        assert str(path) in load_expected([made]).problems[0]
+    with pytest.raises(UserError, match=said):
+        read_figures(str(path))
+    assert said in load_expected([made]).problems[0]
+    assert str(path) in load_expected([made]).problems[0]
     assert "71.05" in markdown(made)
+
+
+COLUMNS = "source,model,dataset,metric,full,variant"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("my-machine\n", "its first line has no column source"),
+        ("", "its first line has no column source"),
+        ("source;model;dataset;metric;full\nshe;vit;photos;top1;70\n", "its first line has no column source"),
+        (f"{COLUMNS}\n", "has no figure below its columns"),
+        (f"{COLUMNS}\nshe,vit,photos,top1,nan,\n", "nan is no finite number"),
+        (f"{COLUMNS}\nshe,vit,photos,top1,70,inf\n", "inf is no finite number"),
+        (f"{COLUMNS}\nshe,vit,photos,top1,70,69,0.5\n", "the line of she has more or fewer cells than there are columns"),
+        (f"{COLUMNS}\nshe,vit,photos,top1,70\n", "the line of she has more or fewer cells than there are columns"),
+        (f"{COLUMNS}\n{'x' * 200_000},vit,photos,top1,70,69\n", "field larger than field limit"),
+    ],
+)
+def test_a_file_that_gives_no_figure_or_one_that_could_lie_beside_no_result_is_refused(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    path = tmp_path / "expected.csv"
+    path.write_text(content)
+    with pytest.raises(UserError) as refused:
+        read_figures(str(path))
+    assert str(refused.value).startswith(f"expected={path}: ")
+    assert said in str(refused.value)
 
 
 def test_two_sources_of_one_metric_both_stand_beside_it(tmp_path: Path) -> None:

@@ -148,6 +148,10 @@ def test_a_digit_that_is_no_number_sorts_as_text() -> None:
         ("layers", [1, "x"]),
         ("layers", {}),
         ("sampler", {}),
+        ("sampler", 5),
+        ("task", []),
+        ("seed", [0, 1]),
+        ("landmarks", [16]),
     ],
 )
 def test_a_field_of_another_kind_makes_a_result_broken_not_the_report_fail(tmp_path: Path, key: str, value: object) -> None:
@@ -155,3 +159,15 @@ def test_a_field_of_another_kind_makes_a_result_broken_not_the_report_fail(tmp_p
     (run,) = load(tmp_path)
     assert (run.result["status"], run.result["error"]) == ("broken", f"result.json is not whole: {key} is {json.dumps(value)}")
     assert flatten(run.result)["status"] == "broken"
+
+
+def test_options_that_are_no_object_make_a_result_broken(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", {**result(), "options": "attn.steps=3"})
+    (run,) = load(tmp_path)
+    assert run.result["error"] == "result.json is not whole: options is not an object"
+
+
+def test_a_folder_that_no_machine_can_have_is_no_such_folder() -> None:
+    for name in ("a" * 5000, "a\0b"):
+        with pytest.raises(UserError, match="no such folder"):
+            load(name)
