@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from fna.tasks.texts import class_texts, note_cut_names, sentences, shared_names
 
 KS = (1, 5)
 NAMED = 5  # classes named in a note
+ENOUGH, SURE = 20, 0.5  # images, and their mean probability, from which on a head that is right by chance alone is warned of
 
 
 @dataclass
@@ -92,12 +94,15 @@ class Classification:
         decisions = rows[outputs.argmax(axis=1)]
         hits = top_k(outputs, places, KS)
         names = self._names(model, dataset, index)
+        calibration = calibration_counts(outputs, places)
+        if run.variant == "full" and self._by_head(model):
+            _warn_of_chance(hits[1], calibration["gap"], len(rows))
         return Outcome(
             keys=[dataset.examples[place].key for place in seen.kept],
             counts={
                 "seen": np.ones(len(own), np.int64),
                 **{f"top{k}": hit for k, hit in hits.items()},
-                **calibration_counts(outputs, places),
+                **calibration,
             },
             outputs=outputs,
             decisions=decisions,
@@ -145,6 +150,18 @@ class Classification:
         if key not in self._texts:
             self._texts = {key: class_texts(model, dataset.classes, self.templates, self.cache)}
         return self._texts[key]
+
+
+def _warn_of_chance(right: Array, gap: Array, classes: int) -> None:
+    """Warn of a head that is sure of answers no better than chance: most likely its rows are other classes than was said."""
+    images, chance = len(right), len(right) / classes
+    sure = float((gap.sum(1) + right).sum()) / max(images, 1)  # gaps hold confidence minus correctness
+    if images >= ENOUGH and sure > SURE and right.sum() <= chance + 3 * np.sqrt(chance):
+        warnings.warn(
+            f"full is right on {int(right.sum())} of {images} images, which is chance, and sure of itself (mean probability "
+            f"{sure:.2f}): the head's rows may be classes in another order (model.classes=TSV says which row is which).",
+            stacklevel=2,
+        )
 
 
 def _head_index(model: Model, dataset: Dataset) -> Array:

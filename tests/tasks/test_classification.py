@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from fna.tasks.base import Run
 from fna.tasks.classification import Classification
 from fna.tasks.maskclip import MaskClip
 from fna.tasks.texts import shared_names, short_names
+from tests.tasks.conftest import colours_in
 
 
 def scores(task: Classification, outcome: Any) -> dict[str, float]:
@@ -60,6 +62,19 @@ def test_an_unknown_order_is_taken_and_noted(eye: Model, labelled: Dataset[Label
     assert outcome.truths == ["blue", "green", "red", "red"]
     assert outcome.labels == ["red", "green", "blue", "red"]  # row 2 is taken for label 2
     assert ["class order not checked" in note for note in labelled.notes] == [True]
+
+
+def test_a_sure_head_that_is_right_by_chance_alone_is_warned_of(eye: Model, labelled: Dataset[Labelled]) -> None:
+    """A list of classes in another order than the head's rows makes top-1 0, with nothing else wrong."""
+    many = replace(labelled, examples=[replace(one, key=f"{one.key}-{turn}") for turn in range(8) for one in labelled.examples[:3]])
+    sure = replace(eye, classify=lambda images: 20 * colours_in(images))
+    mixed, right = (replace(sure, class_ids=ids) for ids in (["green", "blue", "red"], ["red", "green", "blue"]))
+    with pytest.warns(UserWarning, match=r"right on 0 of 24 images.*another order"):
+        Classification().evaluate(mixed, many, Run(batch_size=8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Classification().evaluate(right, many, Run(batch_size=8))
+        Classification().evaluate(mixed, many, Run(batch_size=8, variant="fna"))  # an approximation may be that bad
 
 
 def test_a_head_that_says_names_and_no_ids_is_gone_by_its_names(eye: Model, labelled: Dataset[Labelled]) -> None:
