@@ -52,7 +52,7 @@ def subject(result: Result) -> str:
     if plan := _planned(result):
         one = len({method for _, method in plan}) == 1  # said above
         text += f" in {formats.where(', '.join(blocks for blocks, _ in plan))}" if one else f" in blocks {result['plan']}"
-    elif result.get("layers") is not None:
+    elif result.get("layers"):  # exact attention of a language model is in none
         text += f" in {formats.where(result['layers'])}"
     text += f", {masked}," if masked else ""
     return text[0].upper() + text[1:]

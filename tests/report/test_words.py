@@ -66,6 +66,7 @@ def test_random_weights_come_first() -> None:
         ({"landmarks": "auto", "auto": {"landmarks": {"4": 24, "5": 8, "6": 128}}}, "FNA with 8 to 128 landmarks in blocks 4-7"),
         ({"landmarks": "auto", "auto": {"landmarks": {"4": 24, "5": 24}}}, "FNA with 24 landmarks in blocks 4-7"),
         ({"attn": "exact"}, "Exact attention in blocks 4-7"),
+        ({"attn": "exact", "layers": []}, "Exact attention"),
         ({"attn": "exact", "mask": "both", "mask_blocks": [11]}, "Mask both in block 11"),
         ({"mask": "both", "mask_blocks": [6, 7]}, "FNA with 64 landmarks in blocks 4-7, mask both in blocks 6-7,"),
         ({"attn": "low_rank", "landmarks": 2}, "Attention of rank 2 in blocks 4-7"),
