@@ -26,7 +26,8 @@ def bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     It has no rate: variants share what they have in common, so that the images a second of one are no speed.
     """
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    times = (TimeElapsedColumn(), TextColumn("passed,"), TimeRemainingColumn(), TextColumn("left"))
+    passed = (TimeElapsedColumn(), TextColumn("passed" if total is None else "passed,"))
+    times = passed if total is None else (*passed, TimeRemainingColumn(), TextColumn("left"))
     with Progress(*columns, *times, console=console, speed_estimate_period=REMEMBERED) as progress:
         shown = progress.add_task(label, total=total)
         yield lambda n: progress.advance(shown, n)

@@ -122,6 +122,41 @@ def test_towers_of_other_libraries(name: str) -> None:
     assert found.result["fidelity"]["output_error"] < 1e-4
 
 
+class Gridless(nn.Module):
+    """A module of one's own that says nothing of a grid: 36 tokens of an image of 48 x 48 px."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, dropout=0.0)
+        self.patch, self.body = nn.Conv2d(3, 32, 8, 8), nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body(self.patch(images).flatten(2).mT).mean(1)  # type: ignore[no-any-return]
+
+
+def resampling_dinov2() -> nn.Module:
+    from transformers import Dinov2Config, Dinov2Model
+
+    return Dinov2Model(Dinov2Config(hidden_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=96, patch_size=8))
+
+
+@pytest.mark.parametrize(
+    ("make", "tokens"),
+    [
+        (Gridless, 36),
+        (resampling_dinov2, 37),
+        (lambda: timm.create_model("test_vit", img_size=96, dynamic_img_size=True), 10),
+    ],
+    ids=["no grid said", "transformers resamples its positions", "timm resamples its positions"],
+)
+def test_the_tokens_that_are_told_are_those_of_the_loaders_images(make: Any, tokens: int) -> None:
+    """Not those of the size that the module was made for, nor none where it says nothing of a grid."""
+    torch.manual_seed(0)
+    found = fna.compare(make().eval(), [torch.randn(3, 3, 48, 48)], "fna", landmarks=4, **QUICK)
+    assert found.result["tokens"] == tokens
+    assert f"{tokens} tokens" in str(found)
+
+
 def test_agreement_of_outputs_that_are_no_classes_is_of_the_nearest_other_sample(model: nn.Module, data: TensorDataset) -> None:
     """The place of the largest number in an embedding means nothing; of logits, known by the module's head, it is the class."""
 

@@ -29,6 +29,15 @@ def test_each_time_of_a_bar_says_what_it_is(monkeypatch):
     assert re.search(r"0:02:00\S* passed, \S*0:03:00\S* left", written.getvalue())
 
 
+def test_a_bar_of_an_unknown_number_tells_no_time_left(monkeypatch):
+    written = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=written, width=120))
+    with progress.bar("full", None) as advance:
+        advance(3)
+    assert re.search(r"3/\?.* passed\s*$", written.getvalue())
+    assert "left" not in written.getvalue()
+
+
 def test_a_bar_of_the_tasks_says_what_its_times_are_too(monkeypatch):
     now, written = [0.0], io.StringIO()
     monkeypatch.setattr(progress, "console", Console(file=written, width=120, force_terminal=True, get_time=lambda: now[0]))

@@ -50,7 +50,7 @@ class Model:
     ``cut_texts`` gives those of some sentences that are too long for the text tower, which reads their beginning.
     ``classes`` are the head's class names in its order, ``class_ids`` (WordNet ids, say) likewise; None where unknown.
     ``config``: the settings it was built with beside its weights, empty where nobody said. ``settings``: how the weights are run
-    (activation, mean and std of pixels, interpolation, ...).
+    (activation, mean and std of pixels, interpolation, ...). ``counted``: how many tokens an image has, where that was seen.
     """
 
     name: str
@@ -74,6 +74,7 @@ class Model:
     notes: list[str] = field(default_factory=list)
     config: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    counted: int | None = None
 
     @property
     def writes(self) -> bool:
@@ -93,9 +94,14 @@ class Model:
 
     @property
     def token_count(self) -> int:
-        """Tokens of one image: prefix + grid + suffix."""
+        """Tokens of one image: as counted, else prefix + grid + suffix."""
         rows, columns = self.tokens.grid or (0, 0)
-        return self.tokens.prefix + rows * columns + self.tokens.suffix
+        return self.counted or self.tokens.prefix + rows * columns + self.tokens.suffix
+
+    @property
+    def told_tokens(self) -> int | None:
+        """Tokens of one image, to be shown; None where nothing says how many (any size, texts, a module without a grid)."""
+        return self.token_count if self.counted or self.tokens.grid else None
 
 
 def pixels(image_size: int | Sequence[int] | None) -> tuple[int, int] | None:

@@ -30,7 +30,7 @@ from fna.runner.run import contest, line_up
 from fna.schema import ACCEPTED
 from fna.surgery.blocks import find_tower
 from fna.tasks.base import Run
-from fna.tasks.own import Metric, Own, own_dataset, own_model, tensor_of
+from fna.tasks.own import Metric, Own, as_seen, own_dataset, own_model, tensor_of
 from fna.values import between, held
 
 WIDTH = 132  # of the printed table
@@ -87,6 +87,7 @@ def compare(
     image = dataset.examples[0].pixels[None]
     own = own_model(model, image, type(model).__name__, run)
     _try(own, image)
+    own = as_seen(own, image)
     asked = [(attn, {"layers": layers, **options}), *(versus_entry(one, layers) for one in versus)]
     shared = {"landmarks": options["landmarks"]} if "landmarks" in options else {}
     wanted = [library_contender(name, dict(given), shared, build, rounds, seed, tower) for name, given in asked]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,10 @@ from fna.errors import UserError
 from fna.metrics.accuracy import top_k
 from fna.metrics.neighbours import nearest_other
 from fna.models.base import Model, Weights
-from fna.ops.contract import Tokens
+from fna.ops.contract import Site, Tokens
+from fna.ops.exact import Exact
 from fna.surgery.blocks import find_tower
+from fna.surgery.swap import swap_tower
 from fna.tasks.base import Array, Outcome, Run
 
 FIRST = 64  # samples held in memory: to time on, to calibrate on, to show
@@ -206,6 +208,39 @@ def own_model(model: nn.Module, images: Tensor, name: str, forward: Forward) -> 
         dtype=parameter.dtype,
         encode_image=forward,
     )
+
+
+class _Count:
+    """Exact attention that notes what tokens it was called with."""
+
+    def __init__(self) -> None:
+        self.tokens: Tokens | None = None
+        self.count: int | None = None
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+        self.tokens, self.count = site.tokens, q.shape[2]
+        return Exact()(q, k, v, site)
+
+
+def as_seen(model: Model, image: Tensor) -> Model:
+    """The model with the tokens that one of the loader's images really has in its blocks, the last that sees the whole of it.
+
+    What a module declares is of the size that it was made for: one that resamples its positions, or has no grid, has others.
+    Where that block cannot be looked into, it stays as declared.
+    """
+    look = _Count()
+    try:
+        tower = find_tower(model.tower)
+        whole = [block for block in range(len(tower.blocks)) if block not in tower.windowed]
+        if whole and model.encode_image is not None:
+            with swap_tower(model.tower, {whole[-1]: look}), torch.inference_mode():
+                model.encode_image(image.to(model.device, model.dtype))
+    except UserError:
+        return model
+    if look.tokens is None:
+        return model
+    seen = Tokens(look.tokens.prefix, look.tokens.suffix, look.tokens.grid)
+    return replace(model, tokens=seen, counted=look.count)
 
 
 def own_dataset(loader: Iterable[Any], name: str) -> tuple[Dataset, int | None]:

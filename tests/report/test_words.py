@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
+import pytest
+import torch
+from torch import nn
+
+from fna.models.base import Model, Weights
+from fna.ops.contract import Tokens
 from fna.report import formats, notes, words
 from tests.report.made_up_results import result, retrieval
 
@@ -190,6 +196,26 @@ def test_what_the_tokens_do_is_a_finding_and_no_loss() -> None:
         == "Mask both in block 11 has 0.00 massive tokens an image, full has 3.86."
     )
     assert words.tone("massive_per_image", counts) == "even"
+
+
+def test_what_nobody_counted_is_left_out_and_not_called_none() -> None:
+    """Texts have no size in pixels, and images of any size no number of tokens that all share."""
+    text = Model(
+        "texts",
+        nn.Identity(),
+        Weights("file", "", "texts"),
+        None,
+        (0, 0),
+        Tokens(0),
+        4,
+        torch.device("cpu"),
+        torch.float32,  # type: ignore[arg-type]
+    )
+    assert text.told_tokens is None
+    assert replace(text, tokens=Tokens(1)).told_tokens is None
+    assert replace(text, tokens=Tokens(1, grid=(2, 3))).told_tokens == 7
+    pieces = words.compared(result(image_size=None, tokens=text.told_tokens))
+    assert not [piece for piece in pieces if piece.endswith((" px", " tokens"))]
 
 
 def test_auto_that_picks_nothing_claims_nothing() -> None:
