@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STAGES = ("sampling", "gather", "landmark block", "landmarks over tokens", "inverse", "tokens over landmarks", "kernels")
+DASHES = ("-", "--", ":")  # for as many methods as there are colours, each
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;font-size:13px}td,th{padding:.15rem .6rem;text-align:right;border-bottom:1px solid #ddd}"
@@ -52,15 +53,20 @@ def crossover(tokens: Sequence[float], speedup: Sequence[float]) -> float | None
 def plot_tokens(rows: Sequence[Row], file: Path) -> None:
     """Time and speedup over tokens, one line a method; the crossover of FNA with fused attention is marked."""
     plt = _pyplot()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.6))
     counts = sorted({row["tokens"] for row in rows})
     lines: dict[str, list[tuple[float, float, float]]] = {}
     for row in rows:
         lines.setdefault(row["method"], []).append((row["tokens"], row["ms"], row["speedup"]))
-    for name, points in lines.items():
+    for place, (name, points) in enumerate(lines.items()):
         tokens, ms, speedup = zip(*sorted(points), strict=True)
-        left.plot(tokens, ms, marker="o", label=name)
-        right.plot(tokens, speedup, marker="o", label=name)
+        style = {
+            "color": f"C{place % 10}",
+            "linestyle": DASHES[place // 10 % len(DASHES)],
+            "linewidth": 3 if name == "fna" else 1.3,
+        }
+        left.plot(tokens, ms, **style)
+        right.plot(tokens, speedup, label=name, **style)
         at = crossover(tokens, speedup) if name == "fna" else None
         if at is not None:
             right.axvline(at, color="grey", linestyle=":")
@@ -71,7 +77,7 @@ def plot_tokens(rows: Sequence[Row], file: Path) -> None:
         axes.set_xticks(counts, [str(count) for count in counts], minor=False)
         axes.set_xticks([], minor=True)
         axes.grid(alpha=0.3)
-    left.legend(fontsize=8)
+    right.legend(fontsize=8, bbox_to_anchor=(1.01, 1), loc="upper left", handlelength=3)
     _save(figure, file)
 
 
