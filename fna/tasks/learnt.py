@@ -172,7 +172,7 @@ class Probe(Learnt):
         tried = self._descend(features[~held], labels[~held], classes, seed, list(self.rates))
         hits = (tried(features[held]).argmax(-1) == labels[held]).mean(-1)
         best = self.rates[int(np.argmax(hits))]
-        say(f"probe: rate {best:g}, {100 * hits.max():.1f} % right on {held.sum()} held-out images")
+        say(f"probe: rate {best:g}, {100 * hits.max():.1f} % right on {counted(int(held.sum()), 'held-out image')}")
         chosen = self._descend(features, labels, classes, seed, [best])
         return lambda queries: chosen(queries)[0]
 
