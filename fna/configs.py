@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fna.errors import UserError, not_installed
-from fna.options import CONF, broken_yaml, choices, load_option, nearest, origin, program, search_path, summary
+from fna.options import CONF, broken_yaml, choices, load_option, origin, program, search_path, summary
+from fna.spelling import nearest
 from fna.values import held, options_of, plain, shown
 
 __all__ = [

@@ -6,7 +6,6 @@ import difflib
 import os
 import re
 import sys
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fna.errors import UserError
+from fna.spelling import nearest
 from fna.values import shown
 
 _HOME = Path(__file__).resolve().parent
@@ -120,19 +120,6 @@ def follows(group: str, name: str, knob: str, extra: Sequence[Path] = ()) -> boo
 def unused(word: str, methods: Sequence[str], knob: str) -> UserError:
     """What is said of ``landmarks=16``, a knob of `UNUSED`, that none of the methods follows."""
     return UserError(f"{word}: {' and '.join(f'attn={name}' for name in methods)} {UNUSED[knob]}; leave it out.")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The option that may have been meant, as a question before a list; "" where nothing is near."""
-    spelt = {_spelling(option): option for option in known}
-    near = difflib.get_close_matches(_spelling(name), [*spelt], 1)
-    return f"did you mean {spelt[near[0]]}? " if near else ""
-
-
-def _spelling(name: str) -> str:
-    """A name without what tables write otherwise: FNA+ is fna_plus, FNA local fna_local, Nyströmformer nystromformer."""
-    letters = unicodedata.normalize("NFKD", name.replace("+", "_plus")).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[\W_]+", "_", letters).strip("_")
 
 
 def _read(file: Path) -> DictConfig:

@@ -105,13 +105,14 @@ def register() -> None:
 ACCEPTED: dict[str, Any] = {
     "landmarks": Annotated[
         Landmarks | Literal["auto"],
-        Says("a count of at least 1, a fraction of the tokens between 0 and 1, or auto"),
+        Says("a count of at least 1, a fraction of the tokens between 0 and 1, or auto", ("auto",)),
     ],
     "layers": Annotated[
         int | Blocks | list[int | Blocks] | Annotated[dict[str, str | list[str]], Limit("", _is_plan)],
         Says(
             'all, last-half, auto, a block, a range with both ends such as "6-11", a list such as "0,3,6-8", a method for each '
-            "range, {0-5: exact, 6-11: fna}, or methods to choose from for each block, {auto: [fna_local, fna_plus]}"
+            "range, {0-5: exact, 6-11: fna}, or methods to choose from for each block, {auto: [fna_local, fna_plus]}",
+            ("all", "last-half", "auto"),
         ),
     ],
     "image_size": Annotated[
@@ -125,7 +126,9 @@ ACCEPTED: dict[str, Any] = {
     "dtype": Literal[DTYPES],
     "seed": Annotated[int, between(0, 2**32 - 1)],
     "strict": bool,
-    "workers": Annotated[Annotated[int, between(0, 1024)] | Literal["auto"], Says("a whole number from 0 to 1024, or auto")],
+    "workers": Annotated[
+        Annotated[int, between(0, 1024)] | Literal["auto"], Says("a whole number from 0 to 1024, or auto", ("auto",))
+    ],
     "data_cache": bool,
     "bootstrap": Annotated[int, between(DRAWS, 1_000_000)],
     "timing.enabled": bool,

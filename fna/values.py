@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from fna.errors import UserError
+from fna.spelling import nearest
 
 LEAST_ROUNDS = 6  # of timing: below, two halves cannot be compared
 
@@ -33,9 +34,13 @@ class Limit(NamedTuple):
 
 
 class Says(NamedTuple):
-    """How a type is put in words, where spelling out its parts would not help: ``Annotated[int | str, Says("...")]``."""
+    """How a type is put in words, where spelling out its parts would not help: ``Annotated[int | str, Says("...")]``.
+
+    ``names``: the words among its values, of which a typo of one is told.
+    """
 
     words: str
+    names: tuple[str, ...] = ()
 
 
 class Misfit(ValueError):
@@ -94,7 +99,7 @@ def held(kind: Any, value: Any, place: str) -> Any:
     try:
         return _fit(kind, plain(value))
     except Misfit:
-        text = "this is text; " if _reads_as_number(value) else ""
+        text = "this is text; " if _reads_as_number(value) else _meant(kind, value)
         raise UserError(f"{place}={shown(value)}: {text}give {accepted(kind)}.") from None
 
 
@@ -125,6 +130,12 @@ def _reads_as_number(value: Any) -> bool:
         return isinstance(value, str) and float(value) == float(value)
     except ValueError:
         return False
+
+
+def _meant(kind: Any, value: Any) -> str:
+    """The word of a type that may have been meant by this one, as a question; "" where none is near."""
+    said = [part for part in get_args(kind) if isinstance(part, Says)] if get_origin(kind) is Annotated else []
+    return nearest(value, said[0].names) if said and isinstance(value, str) else ""
 
 
 def shown(value: Any) -> str:

@@ -18,26 +18,43 @@ def report(folder: Path | str, runs: Sequence[Run] | None = None) -> list[Result
 
     What cannot be written is raised once all else is written and printed.
     """
-    from fna.report.page import write_page
-    from fna.report.table import show, show_sweep, write_markdown
+    from fna.report.table import show, show_sweep
 
     runs = load(folder) if runs is None else runs
+    paths, refused = _write(folder, runs)
+    if len(apart(runs)) == 1:
+        show(runs[0].result)
+    else:
+        show_sweep(runs)
+    _tell(paths, refused)
+    return [run.result for run in runs]
+
+
+def report_shown(folder: Path | str, runs: Sequence[Run]) -> None:
+    """The same of ``runs`` whose table was printed already, as that of a sweep's only job."""
+    _tell(*_write(folder, runs))
+
+
+def _write(folder: Path | str, runs: Sequence[Run]) -> tuple[list[Path], list[UserError]]:
+    """Write the three files; their paths, and why others could not be written."""
+    from fna.report.page import write_page
+    from fna.report.table import write_markdown
+
     paths, refused = [], []
-    lines = apart(runs)  # a line of the CSV for each contender
-    for write, these in ((write_csv, lines), (write_markdown, runs), (write_page, runs)):
+    for write, these in ((write_csv, apart(runs)), (write_markdown, runs), (write_page, runs)):  # a line for each contender
         try:
             paths.append(write(folder, these))
         except UserError as error:
             refused.append(error)
-    if len(lines) == 1:
-        show(runs[0].result)
-    else:
-        show_sweep(runs)
+    return paths, refused
+
+
+def _tell(paths: Sequence[Path], refused: Sequence[UserError]) -> None:
+    """Print where the files are; raise the first refusal."""
     for path in paths:
         print(path)
     if refused:
         raise refused[0]
-    return [run.result for run in runs]
 
 
 def main(words: list[str] | None = None) -> int:

@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 
 from fna.configs import load_option
 from fna.errors import UserError
-from fna.options import nearest
 from fna.runner.chosen import values
 from fna.runner.remedies import Known
 from fna.schema import ACCEPTED, Knobs
+from fna.spelling import nearest
 from fna.values import held, shown
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -51,6 +52,14 @@ def check_hydras(override: Override) -> None:
         raise UserError(f"{word}: give {' or '.join(MODES)}, the latter being what -m says.")
     if key == "hydra.verbose" and not all(map(_names_loggers, values(override))):
         raise UserError(f"{word}: give true or false, or the names of modules whose loggers are to say all, such as [fna,timm].")
+
+
+def check_place(overrides: Sequence[Override], sweep: bool) -> None:
+    """Raise `UserError` for the folder of a run beside a sweep, or that of a sweep beside a run, which Hydra passes over."""
+    own, other, told = ("hydra.sweep.dir", "hydra.run.dir", "a sweep") if sweep else ("hydra.run.dir", "hydra.sweep.dir", "a run")
+    given = {override.key_or_group: str(override.input_line) for override in overrides}
+    if other in given and own not in given:
+        raise UserError(f"{given[other]}: the folder of {told} is {own}; write {own}={given[other].partition('=')[2]}")
 
 
 def _check_looked_up(override: Override) -> None:

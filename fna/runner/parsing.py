@@ -14,10 +14,10 @@ from hydra.errors import HydraException
 
 from fna.configs import choices
 from fna.errors import UserError
-from fna.options import nearest
 from fna.runner.chosen import check_range, groups
 from fna.runner.remedies import as_text, written
 from fna.schema import Knobs
+from fna.spelling import nearest
 
 OPENED = "{[("
 HOME = re.compile(r"~[\w.-]*(/.*)?")  # a path as shells write it

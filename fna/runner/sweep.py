@@ -13,12 +13,13 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from fna.errors import UserError
+from fna.progress import say
 from fna.records import unwritten
 from fna.report.results import Run, load
 from fna.runner.failures import keep_traceback, line, mendable
 from fna.runner.files import take
 from fna.runner.result import fallen
-from fna.runner.sweeps import refuse_no_job, refuse_one_folder, refuse_others
+from fna.runner.sweeps import NOTHING, refuse_no_job, refuse_one_folder, refuse_others, sweeps_nothing
 from fna.values import counted
 
 Stamps = dict[str, tuple[int, int]]  # name of a run folder -> inode and time of its result.json
@@ -92,6 +93,8 @@ class SweepReport(Callback):
         refuse_others(folder, words)
         self.before = _stamps(folder)
         _under_way.append((self, folder))
+        if sweeps_nothing(config, words):
+            say(NOTHING)
 
     @_leaves
     def on_multirun_end(self, config: DictConfig) -> None:
@@ -110,12 +113,14 @@ class SweepReport(Callback):
 
     def report(self, folder: Path) -> list[str]:
         """Write and print the report of what is done; what keeps the sweep from being whole, in a sentence each."""
-        from fna.report.__main__ import report
+        from fna.report.__main__ import report, report_shown
 
         own = self.own(folder)
         problems = _problems(own)
         try:
-            if own:
+            if len(own) == 1 and own[0].ok and "unshown" not in own[0].result:
+                report_shown(folder, own)
+            elif own:
                 report(folder, own)
         except Exception as raised:
             error = mendable(raised)

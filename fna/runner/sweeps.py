@@ -8,6 +8,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -22,6 +23,14 @@ def refuse_no_job(words: list[str]) -> None:
     for word, override in zip(words, parser.parse_overrides(words), strict=True):
         if override.is_discrete_sweep() and not list(override.sweep_string_iterator()):
             raise UserError(f"no job: {word} stands for no value; give at least one.")
+
+
+NOTHING = "-m: no word has several values, as landmarks=16,32 has, so that this is a single run"
+
+
+def sweeps_nothing(config: DictConfig, words: list[str]) -> bool:
+    """Whether neither the words nor an experiment's parameters have several values."""
+    return not any(override.is_sweep_override() for override in _overrides(config, words))
 
 
 def refuse_one_folder(config: DictConfig, words: list[str]) -> None:
@@ -42,8 +51,7 @@ def refuse_one_folder(config: DictConfig, words: list[str]) -> None:
 def _folders(config: DictConfig, words: list[str]) -> list[str]:
     """The sub-folder of each job, as Hydra's basic sweeper starts them; none where a sweeper picks the values as it goes."""
     loader, whole = GlobalHydra.instance().config_loader(), HydraConfig.instance().cfg
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides([*params, *words])
+    overrides = _overrides(config, words)
     if not all(override.is_discrete_sweep() for override in overrides if override.is_sweep_override()):
         return []
     found = []
@@ -59,6 +67,12 @@ def _folders(config: DictConfig, words: list[str]) -> list[str]:
     finally:
         HydraConfig.instance().cfg = whole
     return found
+
+
+def _overrides(config: DictConfig, words: list[str]) -> list[Override]:
+    """The words of a sweep after the parameters of its experiment."""
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    return OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides([*params, *words])
 
 
 def refuse_others(folder: Path, words: list[str]) -> None:

@@ -31,13 +31,15 @@ from fna.runner.chosen import (
     values,
 )
 from fna.runner.experiments import check_experiment
-from fna.runner.hydras import check_hydras, is_hydras
+from fna.runner.hydras import check_hydras, check_place, is_hydras
 from fna.runner.parsing import parsed, read, uncut
 from fna.runner.remedies import Known, Options, kind_of, takes, written
 from fna.schema import ACCEPTED, Knobs
 from fna.values import held, shown
 
 HYDRAS_KEYS = ("_args_", "_convert_", "_partial_", "_recursive_")  # they change how an object is built, not which
+# What others call the folder that a run writes into.
+WHERE = re.compile(r"((out(put)?s?|results?|runs?|save|logs?|exp|work)[_-]?)?(dir|folder|path)|out(put)?s?|results?|save")
 LISTED = re.compile(r"[\w.-]+(,[\w.-]+)*")  # words that can only be meant one by one
 
 
@@ -62,7 +64,9 @@ def check_words(words: Sequence[str], *, sweep: bool = False, extra: Sequence[Pa
         for name in names:
             check_option_file(group, name, extra)
     several = any(sweeps(name, extra) for name in options.get("experiment", ()))
-    told = sweep or any(override.key_or_group == "hydra.mode" for override in overrides)
+    modes = [str(value).upper() for override in overrides if override.key_or_group == "hydra.mode" for value in values(override)]
+    told = sweep or bool(modes)
+    check_place(overrides, sweep=modes == ["MULTIRUN"] if modes else sweep or several)
     searching = any(override.key_or_group == "hydra/sweeper" for override in overrides)
     for override in overrides:
         if override.is_sweep_override():
@@ -92,12 +96,18 @@ def _check_key(override: Override, known: Known) -> None:
     if override.package is not None:
         raise UserError(f"{word}: a group has one place; write {key}={override.get_value_element_as_str()}.")
     if root not in Knobs.__dataclass_fields__ and root not in known:
-        near = difflib.get_close_matches(root, [*Knobs.__dataclass_fields__], 1)
-        hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(Knobs.__dataclass_fields__)}."
-        raise UserError(f"{root}: no such knob; {hint}")
+        raise UserError(f"{root}: no such knob; {_meant_knob(root)}")
     if rest and root not in known and key not in ACCEPTED:
         has = [name.partition(".")[2] for name in ACCEPTED if name.startswith(f"{root}.")]
         raise UserError(f"{key}: {root} has no key {rest}; it has {', '.join(has) or 'none of its own'}.")
+
+
+def _meant_knob(name: str) -> str:
+    """What to type instead of a knob that there is not."""
+    if WHERE.fullmatch(name):
+        return "hydra.run.dir=FOLDER says where a run is written, hydra.sweep.dir=FOLDER where a sweep (-m) is."
+    near = difflib.get_close_matches(name, [*Knobs.__dataclass_fields__], 1)
+    return f"did you mean {near[0]}?" if near else f"there is {', '.join(Knobs.__dataclass_fields__)}."
 
 
 def _check_twice(overrides: Sequence[Override]) -> None:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from fna.errors import UserError
+from fna.spelling import nearest
 
 WORDS = ("all", "last-half")
 Layers = str | int | Sequence[int | str]
@@ -74,7 +75,8 @@ def _blocks(part: int | str, asked: str, depth: int) -> range:
     # True is an int to Python and block 1 to nobody.
     match = None if isinstance(part, bool) else _RANGE.fullmatch(str(part))
     if match is None:
-        raise UserError(f"{asked}: '{part}' is not a block, a range or a name; {_choices(depth)}")
+        meant = nearest(str(part), WORDS)
+        raise UserError(f"{asked}: '{part}' is not a block, a range or a name; {meant}{_choices(depth)}")
     first = int(match[1])
     last = first if match[2] is None else int(match[2])
     for number in (first, last):

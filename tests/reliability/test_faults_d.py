@@ -57,6 +57,8 @@ def test_blocks_may_come_as_an_array(layers: object) -> None:
     assert parse_layers(np.int64(2), 6) == (2,)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"'1\.5' is not a block"):
         parse_layers(np.array([1.5]), 6)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"'lasthalf' is not a block, a range or a name; did you mean last-half\?"):
+        parse_layers("lasthalf", 6)
 
 
 @pytest.mark.parametrize("method", ["fna", "fna_plus", "nystromformer", "nystrom_ratio"])

@@ -77,6 +77,7 @@ READ = {("dataset.root", "/data/a,b")}  # what Hydra reads as it stands, as seve
         "-m attn=glob(x*)": "attn=glob(x*): matches none of agent, clustered, exact, fna",
         "-m landmarks=range(16,16)": "landmarks=range(16,16): names no value",
         "landmarks=16,32": "landmarks=16,32: several values are a sweep, which needs -m",
+        "-m hydra.run.dir=x landmarks=16,32": "hydra.run.dir=x: the folder of a sweep is hydra.sweep.dir; write hydra.sweep.dir=x",
         "-m attn=exact landmarks=16,32": "landmarks=16,32: attn=exact counts no landmarks",
     }.items(),
 )  # fmt: skip

@@ -31,6 +31,14 @@ from fna.runner.cli import main
         ("attn=fna+", "attn=fna+: no such attn; did you mean fna_plus?"),  # as tables print it, here and below
         ("attn=FNA local", "attn=FNA local: no such attn; did you mean fna_local?"),
         ("attn=Nyströmformer", "attn=Nyströmformer: Hydra reads some of these signs as its own; did you mean nystromformer?"),
+        ("layers=lasthalf", "layers=lasthalf: did you mean last-half? give all, last-half, auto, a block"),
+        ("layers=last_half", "layers=last_half: did you mean last-half?"),
+        ("layers=al", "layers=al: did you mean all?"),
+        ("landmarks=auot", "landmarks=auot: did you mean auto?"),
+        ("output_dir=x", "output_dir: no such knob; hydra.run.dir=FOLDER says where a run is written, hydra.sweep.dir=FOLDER"),
+        ("out=x", "out: no such knob; hydra.run.dir=FOLDER says where a run is written"),
+        ("row_dir=x", "row_dir: no such knob; did you mean rows_dir?"),
+        ("hydra.sweep.dir=x", "hydra.sweep.dir=x: the folder of a run is hydra.run.dir; write hydra.run.dir=x"),
         ("reduce=PiToMe", "reduce=PiToMe: no such reduce; did you mean pitome?"),
     ],
 )

@@ -103,6 +103,7 @@ def test_a_result_that_is_no_json_counts_as_failed(tmp_path: Path, capsys: pytes
 def test_what_lay_there_before_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "refuse_no_job", lambda words: None)
     monkeypatch.setattr(sweep, "take", lambda *which: None)
+    monkeypatch.setattr(sweep, "sweeps_nothing", lambda *which: False)
     for name in ("0", "7"):
         write_run(tmp_path / name, failed())
     callback = SweepReport()
@@ -111,6 +112,15 @@ def test_what_lay_there_before_is_not_counted(tmp_path: Path, monkeypatch: pytes
     write_run(tmp_path / "0", result())
     assert ended(tmp_path, callback) == 0
     assert len((tmp_path / "results.csv").read_text().splitlines()) == 2
+
+
+def test_the_table_of_a_sweep_of_one_job_is_printed_once_by_the_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "0", result())
+    assert ended(tmp_path) == 0
+    assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == ["results.csv", "table.md", "report.html"]
+    write_run(tmp_path / "0", result(unshown="0: cannot be written"))
+    assert ended(tmp_path) == 1
+    assert "delta" in capsys.readouterr().out
 
 
 def test_a_folder_of_another_sweep_is_refused_and_the_same_one_goes_on(tmp_path: Path) -> None:
@@ -189,6 +199,14 @@ def test_a_folder_that_is_the_same_for_two_jobs_is_refused_before_the_first(subd
     (said,) = done.stderr.splitlines()
     assert said.startswith(f"error: hydra.sweep.subdir={subdir}: a job would write over another one {told} leave it out")
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(("words", "told"), [(["landmarks=16"], True), (["landmarks=16,32"], False), (["seed=range(2)"], False)])
+def test_a_sweep_of_words_without_several_values_is_said_to_be_a_single_run(words: list[str], told: bool, tmp_path: Path) -> None:
+    more = ["dataset=images", f"dataset.root={tmp_path / 'none'}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    command = [sys.executable, str(ROOT / "run.py"), "-m", *words, *more]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ("-m: no word has several values, as landmarks=16,32 has" in done.stderr) == told
 
 
 def test_a_folder_that_every_job_has_for_itself_is_taken(tmp_path: Path) -> None:
