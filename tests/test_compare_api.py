@@ -62,6 +62,13 @@ def test_a_loader_may_shuffle(model: nn.Module, data: TensorDataset) -> None:
     assert found.result["fidelity"]["output_error"] < 1e-5
 
 
+def test_the_right_one_among_the_first_five_of_three_classes_is_no_finding_and_refused(
+    model: nn.Module, data: TensorDataset
+) -> None:
+    with pytest.raises(UserError, match="metric=top5: of 3 classes the first 5 always hold the right one; take top1"):
+        fna.compare(model, DataLoader(data, batch_size=8), "exact", metric="top5", **QUICK)
+
+
 def test_many_contenders(model: nn.Module, data: TensorDataset) -> None:
     batches = [(data.tensors[0][:10], data.tensors[1][:10]), (data.tensors[0][10:], data.tensors[1][10:])]
     versus = ["nystromformer", {"attn": "fna", "landmarks": 16}, "exact"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePath
+from typing import Any
 
 from fna.data.pictures import is_hidden, is_picture
 from fna.errors import UserError
@@ -41,6 +42,13 @@ def check_split_name(split: str | None, knob: str = "dataset.split") -> None:
 def to_learn_from(train: str | None, split: str) -> str | None:
     """``train`` where it is another split than the one asked about, else None: nobody is asked about what was learnt."""
     return None if train is None or PurePath(train) == PurePath(split) else train
+
+
+def teaches(source: Any) -> bool:
+    """Whether a data set's source has images to learn from beside those asked about; True of one that knows of no such thing."""
+    if getattr(source, "bank", None) is not None or not hasattr(source, "train"):
+        return True
+    return to_learn_from(source.train, source.split or "") is not None
 
 
 def split_folder(root: Path, split: str | None, knob: str = "dataset.split") -> Path:

@@ -105,6 +105,8 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
     check_examples(task, dataset, names)
     if hasattr(task, "check_files"):
         task.check_files()
+    if hasattr(task, "check_source"):
+        task.check_source(dataset)
     notes: tuple[str, ...] = ()
     if lacking := lacks(task, model, names):
         notes = (instead(lacking, task, model, dataset, words),)

@@ -118,6 +118,14 @@ class FromFiles(Protocol):
 
 
 @runtime_checkable
+class Learning(Protocol):
+    """A task that learns from other images than those asked about."""
+
+    def check_source(self, source: Any) -> None:
+        """Raise `UserError` for the source of a data set that has none to learn from, before any weights are loaded."""
+
+
+@runtime_checkable
 class Noting(Protocol):
     """A task that sees in an outcome what a reader of the figures has to know."""
 

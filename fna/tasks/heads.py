@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fna.data.base import Dataset
+from fna.data.layouts import teaches
 from fna.data.segmentation import SegmentedDataset
 from fna.errors import UserError
 from fna.models.base import Model
@@ -64,15 +65,17 @@ class LinearHead:
         if self.checkpoint is not None and not Path(self.checkpoint).is_file():
             raise UserError(f"task.head.checkpoint={self.checkpoint}: no such file; leave it out to train a head.")
 
+    def check_source(self, source: Any) -> None:
+        """Raise `UserError` for a data set that is told of no split to train on, where there is no head either."""
+        if self.checkpoint is None and not teaches(source):
+            raise UserError(_untaught(source.name, source.split))
+
     def check(self, model: Model, dataset: SegmentedDataset) -> None:
         """Raise `UserError` where there is nothing to train on and no head, or a head of other classes."""
         if self.checkpoint is not None:
             _load(Path(self.checkpoint), dataset)
         elif dataset.training is None:
-            raise UserError(
-                f"{dataset.name} has no training split here: give dataset.train=SPLIT, another than {dataset.split}, which is "
-                "asked about, or task.head.checkpoint=PATH."
-            )
+            raise UserError(_untaught(dataset.name, dataset.split))
 
     def features(self, model: Model, images: Tensor) -> Tensor:
         """``[b, D, rows, columns]`` of images as the model wants them."""
@@ -136,6 +139,13 @@ class LinearHead:
             schedule.step()
             losses.append(round(float(loss.detach()), 4))
         return losses
+
+
+def _untaught(name: str, split: str) -> str:
+    return (
+        f"{name} has no training split here: give dataset.train=SPLIT, another than {split}, which is asked about, or "
+        "task.head.checkpoint=PATH."
+    )
 
 
 def _keep(file: Path, head: nn.Module, recipe: dict[str, Any]) -> None:

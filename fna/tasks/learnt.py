@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from fna.data.bank import LabelledDataset
 from fna.data.base import Dataset, Labelled
+from fna.data.layouts import teaches
 from fna.data.loading import batches
 from fna.errors import UserError
 from fna.metrics.accuracy import top_k
@@ -53,6 +54,11 @@ class Learnt(ABC):
     def fit(self, features: Array, labels: Array, classes: int, seed: int) -> Classifier:
         """A classifier of features ``[n, D]`` with labels ``[n]``."""
 
+    def check_source(self, source: Any) -> None:
+        """Raise `UserError` for a data set that is told of no images to learn from."""
+        if not teaches(source):
+            raise UserError(_untaught(source.name, hasattr(source, "bank")))
+
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for a model without image embeddings or data without images to learn from."""
         if model.encode_image is None:
@@ -63,10 +69,7 @@ class Learnt(ABC):
                     f"{dataset.name} has no class for each image, and task=knn and task=probe learn classes: "
                     "give images in a folder a class (dataset=imagefolder), or task=fidelity, which needs none."
                 )
-            raise UserError(
-                f"{dataset.name} has no images to learn from: give a split of the same classes with dataset.train=SPLIT, or "
-                "dataset.bank=4, which takes the first 4 images of each class."
-            )
+            raise UserError(_untaught(dataset.name, bank=True))
         if len(dataset.classes) < 2:
             raise UserError(f"{dataset.name} has {counted(len(dataset.classes), 'class', 'classes')}; there must be at least two.")
 
@@ -199,6 +202,12 @@ class Probe(Learnt):
                     parameter.sub_(rate * momentum)
         w, b, m, d = (part.detach().numpy() for part in (weight, bias, mean, deviation))
         return lambda queries: ((queries - m) / d) @ w + b
+
+
+def _untaught(name: str, bank: bool) -> str:
+    """What is said of a data set without images to learn from; ``bank``: whether it can be told to keep some of its own."""
+    more = ", or dataset.bank=4, which takes the first 4 images of each class" if bank else ", another than dataset.split"
+    return f"{name} has no images to learn from: give a split of the same classes with dataset.train=SPLIT{more}."
 
 
 def unit(features: Array) -> Array:

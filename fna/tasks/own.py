@@ -119,6 +119,10 @@ class Own:
                     f"metric={self.metric}: target {foreign[0]} is none of {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}."
                 )
             k = int(self.metric.removeprefix("top"))
+            if k >= logits.shape[1]:
+                raise UserError(
+                    f"metric={self.metric}: of {logits.shape[1]} classes the first {k} always hold the right one; take top1."
+                )
             return top_k(logits, labels, (k,))[k].astype(np.float64)
         assert self.metric is not None
         try:

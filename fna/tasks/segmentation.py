@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from fna.metrics.boundary import SHARE, boundary_areas, boundary_score
 from fna.metrics.iou import IGNORE, areas, confusion, label_notes, segmentation_scores
 from fna.models.base import Model
 from fna.tasks import by_class, segment_pictures
-from fna.tasks.base import Array, FromFiles, Outcome, Run
+from fna.tasks.base import Array, FromFiles, Learning, Outcome, Run
 from fna.tasks.dense import Inference, Score, pil_to_pixels
 from fna.tasks.exhibits import Sections, Show
 from fna.values import within
@@ -62,6 +62,11 @@ class Segmentation:
         """Raise `UserError` for a head's file that is not there."""
         if isinstance(self.head, FromFiles):
             self.head.check_files()
+
+    def check_source(self, source: Any) -> None:
+        """Raise `UserError` for a data set that a head cannot be trained on."""
+        if isinstance(self.head, Learning):
+            self.head.check_source(source)
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for data without label maps, fewer than two classes, or a head that does not fit."""

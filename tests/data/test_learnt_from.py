@@ -12,6 +12,7 @@ from fna.data.imagefolder import ImageFolder
 from fna.data.shapes import ShapesSingle
 from fna.data.tiny_imagenet import TinyImageNet
 from fna.errors import UserError
+from tests.reliability.lines import asked
 
 
 def pictures(folder: Path, count: int) -> None:
@@ -37,6 +38,33 @@ def test_another_split_teaches_whatever_the_limit(tree: Path) -> None:
     assert [(example.key, example.label) for example in learnt.examples][2:4] == [("cat/2.jpg", 0), ("dog/0.jpg", 1)]
     assert (learnt.split, learnt.classes) == ("train", data.classes)
     assert ImageFolder(str(tree)).load(None).training is None
+
+
+@pytest.mark.parametrize("task", ["knn", "probe"])
+def test_a_task_that_learns_is_refused_without_anything_to_learn_from_before_weights_are_read(tree: Path, task: str) -> None:
+    words = [
+        "model=dinov2",
+        "model.random=true",
+        "dataset=imagefolder",
+        f"dataset.root={tree}",
+        "dataset.split=val",
+        f"task={task}",
+    ]
+    said = asked(words)
+    assert said is not None
+    assert "imagefolder has no images to learn from: give a split" in said
+    assert "dataset.train=SPLIT, or dataset.bank=4" in said
+    assert asked([*words, "dataset.train=train"]) is None
+    assert asked([*words, "dataset.bank=1"]) is None
+
+
+def test_what_is_drawn_has_no_bank_to_be_told_of(tree: Path) -> None:
+    said = asked(["dataset=shapes_single", "dataset.split=train", "task=knn"])
+    assert said is not None
+    assert "dataset.train=SPLIT, another than dataset.split" in said
+    assert "bank" not in said
+    assert "no training split here" in str(asked(["dataset=shapes_segmented", "dataset.split=train"]))
+    assert asked(["dataset=shapes_segmented", "dataset.split=train", "task=segmentation_zeroshot"]) is None
 
 
 def test_a_bank_is_cut_from_the_only_split(tree: Path) -> None:
