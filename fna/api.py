@@ -148,6 +148,7 @@ def compare(
     *,
     versus: Sequence[Any] = (),
     metric: Any = None,
+    lower_is_better: bool = False,
     forward: Callable[[Tensor], Any] | None = None,
     layers: str | int | Sequence[int] = "last-half",
     rounds: int = 15,
@@ -159,10 +160,10 @@ def compare(
 
     ``loader``: anything that can be gone through more than once and gives images ``[b, 3, h, w]`` or (images, targets), such as a
     DataLoader. ``metric``: "top1", "top5", or a function of (outputs, targets) that gives a number ``[b]`` from 0 (wrong) to 1
-    (right) a sample; None compares outputs alone. ``forward``: images to a tensor of outputs, where calling ``model`` is not
-    it. ``versus``: further contenders, timed in the same turns: names, attentions, or dicts (``dict(attn="fna",
-    landmarks=16)``); those named have the ``layers`` and ``landmarks`` of the first where they say none. ``attn`` may be a plan
-    as in `swap`, in a dict too. ``rounds``: turns of timing, 0 for none.
+    (right) a sample, with ``lower_is_better`` from 0 (right) to 1 (wrong); None compares outputs alone. ``forward``: images to a
+    tensor of outputs, where calling ``model`` is not it. ``versus``: further contenders, timed in the same turns: names,
+    attentions, or dicts (``dict(attn="fna", landmarks=16)``); those named have the ``layers`` and ``landmarks`` of the first where
+    they say none. ``attn`` may be a plan as in `swap`, in a dict too. ``rounds``: turns of timing, 0 for none.
     ``options``: ``landmarks``, ``sampler``, ``mask``, ``reduce`` and keys of the method, as in `swap`.
 
     ``.result`` is what ``result.json`` holds, ``.save(folder)`` writes it with ``report.html``. Raises `UserError` as `swap` does,
@@ -170,8 +171,8 @@ def compare(
     """
     from fna.runner.compare import compare as run
 
-    shared = {"metric": metric, "forward": forward, "layers": layers, "rounds": rounds, "bootstrap": bootstrap, "seed": seed}
-    return run(model, loader, attn, _parts, versus=versus, options=options, **shared)
+    scored: dict[str, Any] = {"metric": metric, "lower_is_better": lower_is_better, "forward": forward, "bootstrap": bootstrap}
+    return run(model, loader, attn, _parts, versus=versus, layers=layers, options=options, rounds=rounds, seed=seed, **scored)
 
 
 def _parts(attn: Any, layers: Any, *, mask: Any = None, reduce: Any = None, **options: Any) -> tuple[Any, Any, Any]:

@@ -244,8 +244,8 @@ def _check_moved(target: str) -> None:
 
 # of fna.swap, fna.attention and fna.compare, which hand over what they do not know (tests/test_compare_api.py)
 KEYWORDS = (
-    "attn", "sampler", "landmarks", "layers", "mask", "reduce", "metric", "forward", "versus", "rounds", "bootstrap", "seed",
-    "scale", "keys", "causal", "prefix", "grid", "blocks", "seam", "part",
+    "attn", "sampler", "landmarks", "layers", "mask", "reduce", "metric", "lower_is_better", "forward", "versus", "rounds",
+    "bootstrap", "seed", "scale", "keys", "causal", "prefix", "grid", "blocks", "seam", "part",
 )  # fmt: skip
 
 

@@ -122,6 +122,20 @@ def test_a_metric_of_ones_own(model: nn.Module, data: TensorDataset) -> None:
     assert 0 < found.result["metrics"]["sure"]["full"] < 100
 
 
+def test_a_metric_of_which_less_is_better_is_said_to_be_one_and_told_so(model: nn.Module, data: TensorDataset) -> None:
+    def miss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.argmax(-1) != targets).float()
+
+    loader = DataLoader(data, batch_size=8)
+    found = fna.compare(model, loader, "fna", landmarks=4, metric=miss, lower_is_better=True, versus=["exact"], **QUICK)
+    assert found.result["metrics"]["miss"]["better"] == "less"
+    assert all(pair["metrics"]["miss"]["better"] == "less" for pair in found.result["pairs"])
+    assert "miss: less is better" in str(found)
+    for metric, said in (("top1", "metric=top1 counts what is right"), (None, "none is given")):
+        with pytest.raises(UserError, match=f"lower_is_better=True: is of a metric of your own, and {said}; leave it out"):
+            fna.compare(model, loader, "exact", metric=metric, lower_is_better=True, **QUICK)
+
+
 @pytest.mark.parametrize("name", ["open_clip", "hf_clip_pair", "hf_dinov2"])
 def test_towers_of_other_libraries(name: str) -> None:
     images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -45,6 +45,7 @@ GROUND = {
     "fna.records",
     "fna.streams",
     "fna.cells",
+    "fna.spelling",
     "fna.values",
     "fna.progress",
 }

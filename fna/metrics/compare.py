@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ class Outcome(Protocol):
 @dataclass(frozen=True)
 class Comparison:
     """``metrics``: name -> {"full", "variant", "delta", "ci": [low, high]} in percent, the interval that of the delta; "mcnemar_p"
-    beside metrics that are hits of single samples.
+    beside metrics that are hits of single samples, "better": "less" in those of which less is.
 
     ``fidelity``: "agreement" (percent of samples decided alike), "output_error" (mean relative error of the outputs) and their
     intervals "agreement_ci", "output_error_ci". All intervals are 95 % percentile bootstrap over samples.
@@ -41,14 +41,16 @@ class Comparison:
 class Paired:
     """Several outcomes on the same samples, resampled together: any two of them compare with the same bootstrap draws."""
 
-    def __init__(self, outcomes: Sequence[Outcome], metrics_fn: Metrics, *, draws: int = 2000, seed: int = 0) -> None:
-        """``metrics_fn`` maps sums of counts, leading axes kept, to named metrics (`Task.metrics`).
+    def __init__(
+        self, outcomes: Sequence[Outcome], metrics_fn: Metrics, *, draws: int = 2000, seed: int = 0, errors: Collection[str] = ()
+    ) -> None:
+        """``metrics_fn`` maps sums of counts, leading axes kept, to named metrics (`Task.metrics`); of ``errors`` less is better.
 
         The samples may come in another order but must be the same ones. Raises `UserError` otherwise.
         """
         first = outcomes[0]
         orders = [aligned(first.keys, other.keys) for other in outcomes]
-        self.n, self.seed, self.draws = len(first.keys), seed, draws
+        self.n, self.seed, self.draws, self.errors = len(first.keys), seed, draws, errors
         self.counts = [
             {name: one.counts[name][order] for name in first.counts} for one, order in zip(outcomes, orders, strict=True)
         ]
@@ -83,7 +85,8 @@ class Paired:
     def _metric(self, name: str, full: int, variant: int) -> dict[str, Any]:
         before, after = self.whole[full][name], self.whole[variant][name]
         deltas = self.drawn[variant][name] - self.drawn[full][name]
-        found = {"full": float(before), "variant": float(after), "delta": float(after - before), "ci": _interval(deltas)}
+        found: dict[str, Any] = {"full": float(before), "variant": float(after)}
+        found |= {"delta": float(after - before), "ci": _interval(deltas)} | ({"better": "less"} if name in self.errors else {})
         if self._of_hits(name, full) and self._of_hits(name, variant):
             found["mcnemar_p"] = mcnemar(self.single[full][name] > 0, self.single[variant][name] > 0)
         return found

@@ -78,6 +78,6 @@ def _row(pair: Any, key: str, metric: Any, names: Mapping[str, str]) -> list[Par
     ends, chance = interval(dig(metric, "ci")), number(dig(metric, "mcnemar_p"))
     mark = "tie" if ends is not None and ends[0] <= 0 <= ends[1] else ""
     cells = [*(names.get(str(pair.get(side)), str(pair.get(side))) for side in "ab"), formats.metric_name(key)]
-    cells += [formats.signed(dig(metric, "delta"), 2), formats.span(ends, 2)]
+    cells += formats.change(dig(metric, "delta"), ends, 2)
     cells.append(formats.NOTHING if chance is None else f"{chance:.3f}" if chance >= 0.001 else "< 0.001")
     return [Part(cell, mark) for cell in cells]

@@ -34,6 +34,8 @@ METRICS = FINDINGS | {
 FIELDS = {"attn": "attention", "image_size": "image size", "dtype": "precision", "mask_start": "masked from block"}
 UNITS = {"image_size": "px"}
 NOTHING = "–"
+FINEST = 4  # decimals of a difference that is small
+DUST = 1e-6
 
 
 def signed(value: Any, digits: int = 1) -> str:
@@ -43,6 +45,18 @@ def signed(value: Any, digits: int = 1) -> str:
         return NOTHING
     text = f"{value:+.{digits}f}"
     return text if float(text) else text[1:]
+
+
+def change(delta: Any, ci: Any, least: int = 1) -> tuple[str, str]:
+    """A difference and its interval with as many decimals, at least so many, as show that none of them is zero which is not."""
+    values = [value for value in (number(delta), *(interval(ci) or ())) if value is not None]
+    digits = next((digits for digits in range(least, FINEST) if not any(_vanishes(value, digits) for value in values)), FINEST)
+    return signed(delta, digits), span(ci, digits)
+
+
+def _vanishes(value: float, digits: int) -> bool:
+    """Whether a number that is not zero, beyond what sums in another order differ by, reads as zero with so many decimals."""
+    return abs(value) > DUST and not float(f"{value:.{digits}f}")
 
 
 def span(value: Any, digits: int = 1) -> str:

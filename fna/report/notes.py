@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from fna.report import formats
 from fna.report.results import Result, dig, number
-from fna.report.words import is_idle, is_random, primary, unmeasured, unseen
+from fna.report.verdicts import is_error, primary, unseen
+from fna.report.words import is_idle, is_random, unmeasured
 from fna.values import LEAST_ROUNDS
 
 DOUBT = ("scores", "belong together", "random weights")  # in a note that says that the figures mean nothing
+UNBOUND = {*formats.FINDINGS, "relative"}  # metrics of which 100 is not the most there is
 NAMED = 3  # skipped images that are named
 
 
@@ -45,6 +47,13 @@ def remarks(*results: Result) -> list[str]:
         f"up to {still:.3g} % of all samples may still change (95 %, rule of three)"
         for (samples, still), figures in alike.items()
     ]
+
+
+def at_ceiling(result: Result) -> list[str]:
+    """Of which metrics full and the variant alike have all that there is to have."""
+    rates = {key: metric for key, metric in (result.get("metrics") or {}).items() if not (key in UNBOUND or is_error(key, metric))}
+    full = [formats.metric_name(key) for key, metric in rates.items() if dig(metric, "full") == 100 == dig(metric, "variant")]
+    return [f"100 on both sides, the most there is, so that nothing is told apart by {' and '.join(full)}"] if full else []
 
 
 def _unmoved(result: Result) -> list[str]:

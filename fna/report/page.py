@@ -20,8 +20,9 @@ from fna.report.plots import Plot, plots
 from fna.report.results import Run, load, write_text
 from fna.report.seeds import merged
 from fna.report.sweep import label, varying
+from fna.report.verdicts import primary
 from fna.report.view import View, study_of, view
-from fna.report.words import Part, primary
+from fna.report.words import Part
 
 PICTURES = 4  # of one run within a sweep; a page of one run shows all
 SIDE_BY_SIDE = 12

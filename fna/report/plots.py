@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from fna.report import formats, words
+from fna.report import formats, verdicts, words
 from fna.report.crossover import crossovers, sides
 from fna.report.expected import load_expected
 from fna.report.results import IDENTITY, Run, dig, interval, number, setting
@@ -64,7 +64,7 @@ def plots(runs: Sequence[Run]) -> list[Plot]:
     whole = [run for run in runs if run.ok]
     keys = varying(whole)
     drawn = []
-    for metric in dict.fromkeys(key for run in whole for key in words.primary(run.result)):
+    for metric in dict.fromkeys(key for run in whole for key in verdicts.primary(run.result)):
         called = formats.metric_name(metric)
         drawn.append(draw(f"{called}: what it costs, what it buys (broad: the frontier)", whole, keys, quality_cost(metric)))
         drawn.append(draw(f"{called} over the cache (broad: the frontier)", whole, keys, over_cache(metric)))

@@ -46,6 +46,7 @@ def _mean(group: Sequence[Run]) -> Run:
         each = [dig(result, "metrics", key) for result in results]
         deltas = [value for one in each if (value := number(dig(one, "delta"))) is not None]
         metrics[key] = {part: _average([dig(one, part) for one in each]) for part in ("full", "variant", "delta")}
+        metrics[key] |= {"better": each[0]["better"]} if dig(each[0], "better") else {}
         metrics[key]["ci"] = [_average([(interval(dig(one, "ci")) or (None, None))[side] for one in each]) for side in (0, 1)]
         spread_of[key] = [min(deltas), max(deltas)] if deltas else None
     fidelity = {key: _average([dig(result, "fidelity", key) for result in results]) for key in ("agreement", "output_error")}

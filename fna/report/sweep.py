@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from fna.report import formats, notes, words, writing
+from fna.report import formats, notes, verdicts, words, writing
 from fna.report.crossover import crossovers
 from fna.report.expected import Expected, Theirs, load_expected
 from fna.report.grid import fold, numeric_columns
@@ -105,8 +105,8 @@ def summarise(runs: Sequence[Run]) -> Summary:
     common = [(formats.field_name(key), formats.value_of(key, setting(shared, key))) for key in same]
     results = [run.result for run in whole]
     expected = load_expected(results)
-    found = best(whole)
     crossed = pays(whole, keys)
+    found = None if crossed and not _metrics(whole) else best(whole)  # of sizes that score nothing, speed is what is asked
     title = [*_title(len(runs), whole, found, keys, crossed), *writing.control_sentence(runs)]
     columns = _columns(whole, keys, expected)
     heads, rows, once = fold([head for head, _ in columns], [[cell(run) for _, cell in columns] for run in whole])
@@ -139,6 +139,7 @@ FASTEST = "The fastest that keeps the quality"
 BEST = "The best that keeps the quality"
 NOT_FASTER = "None that keeps the quality is faster; the best of them"
 CLOSEST = "None is shown to keep the quality; the closest"
+NEAREST = "The nearest to full attention"
 TOO_FEW = "Too few samples to show that quality is kept; the closest"
 
 
@@ -147,17 +148,18 @@ def best(runs: Sequence[Run]) -> tuple[Run, str] | None:
 
     The fastest of those that show no loss, if it is faster beyond the noise; else the best of them; if all lose, the one that
     loses least; of equal ones that with the smaller output error. None where the runs are not of one model on one data set, or
-    their metrics are findings: then nothing is better than another. Full attention beside itself, as ``auto`` may leave it, is
+    their metrics are findings: then nothing is better than another. Where nothing is right or wrong, the one that agrees with full
+    most often. Full attention beside itself, as ``auto`` may leave it, is
     none of them, nor are runs on fewer samples than others, and exact attention is not the closest to itself.
     """
     if set(varying(runs)) & {"model", "dataset", "task"}:
         return None
-    rated = [run for run in runs if words.weakest(run.result) not in {None, *formats.FINDINGS} and not words.is_idle(run.result)]
+    rated = [run for run in runs if verdicts.told_by(run.result) not in {"", *formats.FINDINGS} and not words.is_idle(run.result)]
     most = max((number(run.result.get("samples")) or 0 for run in rated), default=0)
     whole = [run for run in rated if (number(run.result.get("samples")) or 0) == most]
     on = f" of those on {most:g} samples" if len(whole) < len(rated) else ""
     rated = whole
-    safe = [run for run in rated if words.judge(*_delta(run)) in ("keeps", "gains")]
+    safe = [run for run in rated if verdicts.verdict(run.result) in ("keeps", "gains")]
     faster = [run for run in safe if words.judge_speed(run.result) == "good"]
     if faster:
         return max(faster, key=lambda run: (_speed(run) or 0.0, *_quality(run))), FASTEST + on
@@ -165,8 +167,10 @@ def best(runs: Sequence[Run]) -> tuple[Run, str] | None:
         timed = any(_speed(run) is not None for run in safe)
         return max(safe, key=_quality), (NOT_FASTER if timed else BEST) + on
     rated = [run for run in rated if not _is_full(run.result)] or rated
-    few = 0 < most < words.FEW and any(words.judge(*_delta(run)) == "unclear" for run in rated)
-    return (max(rated, key=_nearness), (TOO_FEW if few else CLOSEST) + on) if rated else None
+    few = 0 < most < verdicts.FEW and any(verdicts.verdict(run.result) == "unclear" for run in rated)
+    scored = any(run.result.get("metrics") for run in rated)
+    lead = (TOO_FEW if few else CLOSEST) if scored else NEAREST
+    return (max(rated, key=_nearness), lead + on) if rated else None
 
 
 def _is_full(result: Result) -> bool:
@@ -181,7 +185,7 @@ def _speed(run: Run) -> float | None:
 
 def _quality(run: Run) -> tuple[float, float]:
     """The difference; of equal ones, which few samples often give, the smaller output error is the better."""
-    delta, error = number(_delta(run)[0]), number(dig(run.result, "fidelity", "output_error"))
+    delta, error = verdicts.gained(run.result)[0], number(dig(run.result, "fidelity", "output_error"))
     return -100.0 if delta is None else delta, -math.inf if error is None else -error
 
 
@@ -189,11 +193,6 @@ def _nearness(run: Run) -> tuple[float, float, float]:
     """The loss, the agreement and the output error: a gain within the noise is not nearer to full than no difference."""
     delta, error = _quality(run)
     return min(delta, 0.0), number(dig(run.result, "fidelity", "agreement")) or 0.0, error
-
-
-def _delta(run: Run) -> tuple[object, object, object]:
-    metric = dig(run.result, "metrics", words.weakest(run.result) or "")
-    return dig(metric, "delta"), dig(metric, "ci"), run.result.get("samples")
 
 
 def _caveats(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
@@ -250,7 +249,7 @@ def _differs(runs: Sequence[Run], key: str) -> bool:
 
 
 def _metrics(runs: Sequence[Run]) -> list[str]:
-    return list(dict.fromkeys(key for run in runs for key in words.primary(run.result)))
+    return list(dict.fromkeys(key for run in runs for key in verdicts.primary(run.result)))
 
 
 def _columns(runs: Sequence[Run], keys: Sequence[str], expected: Expected) -> list[Column]:
@@ -304,14 +303,17 @@ def _of_metric(metric: str, runs: Sequence[Run], expected: Expected) -> list[Col
         return dig(run.result, *path[:-1], "metrics", metric, path[-1])
 
     def tone(run: Run) -> str:
-        return words.tone(metric, dig(run.result, "metrics", metric))
+        return verdicts.tone(metric, dig(run.result, "metrics", metric))
+
+    def change(run: Run) -> tuple[str, str]:
+        return formats.change(value(run, "delta"), value(run, "ci"), 2)
 
     short = formats.metric_short(metric)
     columns: list[Column] = [
         (f"{short} of full", lambda run: Part(formats.fixed(value(run, "full")))),
         (short, lambda run: Part(formats.fixed(value(run, "variant")))),
-        ("delta", lambda run: Part(formats.signed(value(run, "delta"), 2), tone(run))),
-        ("95 % interval", lambda run: Part(formats.span(value(run, "ci"), 2))),
+        ("delta", lambda run: Part(change(run)[0], tone(run))),
+        ("95 % interval", lambda run: Part(change(run)[1])),
     ]
     if any("seeds" in run.result for run in runs):
         columns.append(("over seeds", lambda run: Part(spread(run.result, metric))))

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fna.report import formats, notes, words, writing
+from fna.report import formats, notes, verdicts, words, writing
 from fna.report.contenders import apart, pairs
 from fna.report.day import Section, read_day
 from fna.report.decisions import decisions
@@ -37,7 +37,7 @@ def show(result: Result, console: Console | None = None) -> None:
     if result.get("status") == "ok":
         for heads, rows in _grids(result, expected):
             console.print(_table(heads, rows))
-        _remarks(console, [*notes.remarks(result), *(text for _, text in notes.explained(result))])
+        _remarks(console, [*notes.remarks(result), *notes.at_ceiling(result), *(text for _, text in notes.explained(result))])
     _remarks(console, [*notes.told(result), *expected.sources()])
 
 
@@ -70,7 +70,7 @@ def _section(console: Console, section: Section, alone: bool) -> list[str]:
     console.print(_table(heads, rows, gap=2 if _has_room(console, heads, rows, gap=2) else 1))
     if lost:
         _remarks(console, [f"no room here for {', '.join(lost)}: report.html and results.csv have all columns"])
-    for grid in filter(None, (pairs(run.result, words.primary(run.result)[:1]) for run in section.runs if not run.contender)):
+    for grid in filter(None, (pairs(run.result, verdicts.primary(run.result)[:1]) for run in section.runs if not run.contender)):
         console.print(_table(*grid))
     _remarks(console, [*summary.remarks, *_meanings(summary.explained, heads), *summary.told, *summary.sources])
     for theirs in summary.theirs:
@@ -102,7 +102,7 @@ def markdown(result: Result) -> str:
     grids = [_pipes(*grid) for grid in _grids(result, expected)] if result.get("status") == "ok" else []
     lines = [f"**{_escape(words.plain(words.headline(result)))}**", _escape(" · ".join(words.compared(result)))]
     quotes = _quotes([*notes.caveats(result), *expected.problems])
-    said = [*notes.remarks(result), *(text for _, text in notes.explained(result))] if grids else []
+    said = [*notes.remarks(result), *notes.at_ceiling(result), *(text for _, text in notes.explained(result))] if grids else []
     foot = _foot([*said, *notes.told(result), *expected.sources()])
     return "\n\n".join([*lines, *quotes, *grids, *foot]) + "\n"
 
@@ -131,11 +131,10 @@ def quality(result: Result, expected: Expected) -> Grid:
     mark = " (random weights)" if words.is_random(result) else " !" if notes.is_doubtful(result) else ""
     rows = []
     for key, metric in (result.get("metrics") or {}).items():
-        delta, ci = dig(metric, "delta"), dig(metric, "ci")
-        tone = words.tone(key, metric, "")
+        tone = verdicts.tone(key, metric, "")
         values = [Part(formats.fixed(dig(metric, side))) for side in ("full", "variant")]
-        row = [Part(formats.metric_name(key) + mark), *values, Part(formats.signed(delta, 2), tone), Part(formats.span(ci, 2))]
-        rows.append(row + cells[key])
+        change, span = formats.change(dig(metric, "delta"), dig(metric, "ci"), 2)
+        rows.append([Part(formats.metric_name(key) + mark), *values, Part(change, tone), Part(span), *cells[key]])
     return ["quality", "full", words.called(result), "delta", "95 % interval", *heads], rows
 
 

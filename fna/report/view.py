@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fna.configs import program
-from fna.report import formats, notes, table, words
+from fna.report import formats, notes, table, verdicts, words
 from fna.report.decisions import decisions
 from fna.report.exhibits import Exhibit, read_exhibits
 from fna.report.expected import Expected, Theirs, load_expected
@@ -149,7 +149,7 @@ def view(run: Run, album: Album, pictures: int | None = None) -> View:
         fidelity=_fidelity(result) + _theirs(result, expected),
         agreement_span=formats.limits(dig(result, "fidelity", "agreement_ci"), 1, ""),
         explained=[text for _, text in notes.explained(result)],
-        remarks=notes.remarks(result),
+        remarks=[*notes.remarks(result), *notes.at_ceiling(result)],
         times=time_bars(result),
         bound=_bound(result),
         decisions=decisions(result),
@@ -181,7 +181,7 @@ def metric_rows(result: Result, further: Mapping[str, list[Part]]) -> list[Metri
         values.append(number(dig(metric, "delta")) or 0.0)
     low, high = min(values), max(values)
     margin = 0.06 * (high - low) or 1.0
-    ends, chief = (low - margin, high + margin), words.primary(result)
+    ends, chief = (low - margin, high + margin), verdicts.primary(result)
     return [_metric(key, metric, ends, key in chief, further[key]) for key, metric in metrics.items()]
 
 
@@ -228,7 +228,7 @@ def _bound(result: Result) -> str:
 
 def _metric(key: str, metric: Any, ends: tuple[float, float], chief: bool, further: list[Part]) -> Metric:
     delta, ci = number(dig(metric, "delta")), dig(metric, "ci")
-    mark = words.tone(key, metric)
+    mark = verdicts.tone(key, metric)
 
     def at(value: float) -> float:
         return round(100 * (value - ends[0]) / (ends[1] - ends[0]), 2)
@@ -238,8 +238,8 @@ def _metric(key: str, metric: Any, ends: tuple[float, float], chief: bool, furth
     if pair and delta is not None and key not in OFF_AXIS:
         bar = Bar(at(0.0), at(pair[0]), at(pair[1]), at(delta), mark)
     full, variant = formats.fixed(dig(metric, "full")), formats.fixed(dig(metric, "variant"))
-    change = Part(formats.signed(delta, 2), mark)
-    return Metric(formats.metric_name(key), full, variant, change, formats.span(ci, 2), bar, chief, further)
+    change, span = formats.change(delta, ci, 2)
+    return Metric(formats.metric_name(key), full, variant, Part(change, mark), span, bar, chief, further)
 
 
 def _rates(result: Result) -> list[tuple[str, str, float]]:

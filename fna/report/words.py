@@ -8,13 +8,10 @@ from typing import Any, NamedTuple
 
 from fna.report import formats
 from fna.report.results import Result, dig, interval, number, overrides, reference
+from fna.report.verdicts import is_error, nothing_right, verdict, weakest
 
-ERRORS = frozenset({"ece", "perplexity", "kv_megabytes"})  # metrics of which less is better
-PRIMARY = (("t2i_r1", "i2t_r1"), ("top1",), ("miou",), ("vqa_accuracy",), ("relative",))
-FEW = 100  # samples below which an interval of [0, 0] shows nothing: too few could have changed
 NOISY = 0.2  # width of a speedup's interval above which it says nothing about "the same speed"
 ANY_FOLDER = ("hf",)  # models whose option says nothing of the network
-CLOSE = -1.5  # points: an interval that holds zero and does not reach below this lets a headline say "keeps"
 
 
 class Part(NamedTuple):
@@ -112,50 +109,6 @@ def _chosen(result: Result) -> Any:
     return formats.extent(counts) if len(set(counts)) > 1 else next(iter(counts), result.get("landmarks"))
 
 
-def primary(result: Result) -> list[str]:
-    """The metrics that stand for the quality of a result."""
-    metrics = result.get("metrics") or {}
-    for names in PRIMARY:
-        if found := [key for key in names if key in metrics]:
-            return found
-    return list(metrics)[:1]
-
-
-def weakest(result: Result) -> str | None:
-    """The primary metric that a headline has to name: what lost most, a loss beyond the noise before any other."""
-
-    def rank(key: str) -> tuple[bool, float]:
-        metric = dig(result, "metrics", key)
-        return tone(key, metric) != "bad", number(dig(metric, "delta")) or 0.0
-
-    return min(primary(result), key=rank, default=None)
-
-
-def judge(delta: Any, ci: Any, samples: Any = None) -> str:
-    """ "gains", "loses", "keeps" or "unclear": what a difference and its interval allow to be said."""
-    pair = interval(ci)
-    if number(delta) is None or pair is None:
-        return "unclear"
-    if pair[0] > 0 or pair[1] < 0:
-        return "gains" if pair[0] > 0 else "loses"
-    few = number(samples) is not None and (samples < FEW or (pair == (0, 0) and unseen(samples) > -CLOSE))
-    return "keeps" if pair[0] >= CLOSE and not few else "unclear"
-
-
-def unseen(samples: float) -> float:
-    """Percent of all samples that may still change where none of so many did (95 %, rule of three)."""
-    return min(100.0, 300 / samples)
-
-
-def tone(key: str, metric: Any, even: str = "even") -> str:
-    """ "good", "bad" or ``even``: how a metric's difference is coloured; of an error, less is good; a finding is neither."""
-    if key in formats.FINDINGS:
-        return even
-    verdict = judge(dig(metric, "delta"), dig(metric, "ci"))
-    good, bad = ("loses", "gains") if key in ERRORS else ("gains", "loses")
-    return {good: "good", bad: "bad"}.get(verdict, even)
-
-
 def judge_speed(result: Result) -> str:
     """ "good", "bad" or "even": faster, slower, or neither beyond the noise, as full attention is beside itself.
 
@@ -191,8 +144,7 @@ def headline(result: Result, extra: str = "") -> list[Part]:
     speed = _speed(result)
     if key is None:  # nothing was right or wrong, so that nearness is all there is
         return [*doubt, Part(who + " "), *_agrees(result), *([Part(",")] if speed else []), *speed, Part(".")]
-    verdict = judge(dig(result, "metrics", key, "delta"), dig(result, "metrics", key, "ci"), result.get("samples"))
-    link = [Part(",")] if speed and verdict != "keeps" else []
+    link = [Part(",")] if speed and verdict(result) != "keeps" else []
     return [*doubt, Part(who + " "), *_quality(result, key), *link, *speed, Part(".")]
 
 
@@ -213,21 +165,26 @@ def _quality(result: Result, key: str) -> list[Part]:
     if key in formats.FINDINGS:
         full, variant = (formats.fixed(dig(metric, side)) for side in ("full", "variant"))
         return [Part("has "), Part(variant, "even"), Part(f" {called}, full has {full}")]
-    verdict = judge(delta, ci, result.get("samples"))
-    amount = f"{formats.signed(delta)} {formats.span(ci)} points" if interval(ci) else f"{formats.signed(delta)} points"
-    if verdict == "keeps":
+    on = f"{formats.value_of('samples', result.get('samples'))} samples"
+    if nothing_right(result):
+        none = "nothing right"
+        return [Part(f"cannot be judged by {called}: full attention gets "), Part(none, "even"), Part(f" on these {on} either")]
+    said, (change, span) = verdict(result), formats.change(delta, ci)
+    amount = f"{change} {span} points" if interval(ci) else f"{change} points"
+    if said == "keeps":
         return [Part(f"keeps {called} within "), Part(amount, "even")]
-    if verdict == "unclear" and interval(ci) == (0, 0):  # of so few samples, see `judge`
-        told = f" on {formats.value_of('samples', result.get('samples'))} samples, too few to say more"
-        return [Part(f"leaves {called} "), Part("as it is", "even"), Part(told)]
-    if verdict == "unclear":
-        doubt = (
-            f", not told apart from zero on {formats.value_of('samples', result.get('samples'))} samples" if interval(ci) else ""
-        )
+    if said == "unclear" and interval(ci) == (0, 0):  # of so few samples, see `judge`
+        return [Part(f"leaves {called} "), Part("as it is", "even"), Part(f" on {on}, too few to say more")]
+    if said == "unclear":
+        doubt = f", not told apart from zero on {on}" if interval(ci) else ""
         return [Part(f"changes {called} by "), Part(amount, "even"), Part(doubt)]
+    tone = "good" if said == "gains" else "bad"
+    if is_error(key, metric):
+        way = "better" if said == "gains" else "worse"
+        return [Part(f"changes {called} for the {way}, by "), Part(amount, tone)]
     ends = sorted(abs(end) for end in interval(ci) or ())  # both of one sign, which the verb says
-    size = f"{formats.fixed(abs(delta or 0), 1)} {formats.limits(ends, 1)} points"
-    return [Part(f"{verdict} "), Part(size, "good" if verdict == "gains" else "bad"), Part(f" of {called}")]
+    size = " ".join(text.replace("+", "") for text in formats.change(abs(delta or 0), ends))
+    return [Part(f"{said} "), Part(f"{size} points", tone), Part(f" of {called}")]
 
 
 def _speed(result: Result) -> list[Part]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fna.report import formats, words
+from fna.report import formats, verdicts, words
 from fna.report.results import Result, Run, dig, number, reference
 from fna.report.words import Part
 
@@ -79,9 +79,9 @@ def beaten(result: Result) -> dict[str, list[str]]:
 def _wins(control: Result, other: Result, pair: Result, sign: int) -> bool:
     """Whether the interval of their difference leaves out zero, and the control's cache is no larger. ``sign``: of b - a."""
     own, their = (number(dig(one, "metrics", CACHE, "variant")) for one in (control, other))
-    key = words.primary(control)[0] if words.primary(control) else ""
+    key = verdicts.primary(control)[0] if verdicts.primary(control) else ""
     low, high = dig(pair, "metrics", key, "ci") or (0.0, 0.0)
-    gain = -sign if key in words.ERRORS else sign
+    gain = -sign if verdicts.is_error(key, dig(pair, "metrics", key)) else sign
     better = low > 0 if gain > 0 else high < 0
     return better and own is not None and their is not None and own <= SAME * their
 

@@ -71,6 +71,7 @@ def compare(
     *,
     versus: Sequence[Any],
     metric: str | Metric | None,
+    lower_is_better: bool,
     forward: Callable[[Tensor], Tensor] | None,
     layers: Any,
     rounds: int,
@@ -101,7 +102,7 @@ def compare(
         }
     )  # fmt: skip
     names = {"model": own.name, "dataset": dataset.name, "task": "own"}
-    task = Own(loader, run, metric)
+    task = Own(loader, run, metric, held(bool, lower_is_better, "lower_is_better"))
     nothing: Any = None
     request = Asked(cfg, names, nothing, nothing, task, None, tuple(wanted), (TRAINING,) if model.training else ())
     with tempfile.TemporaryDirectory() as folder:

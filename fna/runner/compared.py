@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -50,11 +50,14 @@ class Pair:
 class Versus:
     """The outcomes of full and of every contender, resampled together: any two compare with the same bootstrap draws."""
 
-    def __init__(self, full: Scored, ran: Sequence[Ran], metrics: Metrics, *, draws: int, seed: int) -> None:
-        """Raises `UserError` where they do not hold the same samples."""
+    def __init__(
+        self, full: Scored, ran: Sequence[Ran], metrics: Metrics, *, draws: int, seed: int, errors: Collection[str] = ()
+    ) -> None:
+        """``errors``: metrics of which less is better. Raises `UserError` where they do not hold the same samples."""
         self.place = {one.label: place for place, one in enumerate(ran, 1)}
         metrics = _uncertain(metrics, full.outcome.outputs.shape[1])
-        self.paired = Paired([full.outcome, *(one.scored.outcome for one in ran)], metrics, draws=draws, seed=seed)
+        outcomes = [full.outcome, *(one.scored.outcome for one in ran)]
+        self.paired = Paired(outcomes, metrics, draws=draws, seed=seed, errors=errors)
 
     def full(self, one: Ran) -> Comparison:
         """A contender against full. Raises `UserError` that names the figures which are no number."""

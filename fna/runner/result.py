@@ -96,7 +96,7 @@ def pair_entry(pair: Pair) -> dict[str, Any]:
         name: {
             "a": found["full"],
             "b": found["variant"],
-            **{key: found[key] for key in ("delta", "ci", "mcnemar_p") if key in found},
+            **{key: found[key] for key in ("delta", "ci", "better", "mcnemar_p") if key in found},
         }
         for name, found in pair.comparison.metrics.items()
     }

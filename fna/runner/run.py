@@ -67,7 +67,8 @@ def contest(asked: Asked, loaded: Loaded, field: Field, folder: Path, started: f
     if read:
         say("; ".join([reading.sentence(), *limits]))
     cfg = asked.cfg
-    versus = Versus(full, ran, loaded.task.metrics, draws=cfg.bootstrap, seed=cfg.seed)
+    errors = getattr(loaded.task, "errors", ())
+    versus = Versus(full, ran, loaded.task.metrics, draws=cfg.bootstrap, seed=cfg.seed, errors=errors)
     beside = each(ran, lambda one: (one, versus.full(one)))
     pairs = versus.pairs([one for one, _ in beside])
     with heard() as said:

@@ -37,14 +37,16 @@ Metric = Callable[[Tensor, Any], Any]
 class Own:
     """``loader`` is gone through once a pass; ``forward`` maps a batch of images to outputs ``[b, ...]``.
 
-    ``metric(outputs, targets)`` gives a number a sample ``[b]``, 0 for wrong to 1 for right, reported as a mean in percent; "top1"
-    and "top5" take targets as class numbers. None: outputs are compared and nothing is scored. Decisions are classes where
-    outputs are logits, else which other sample is nearest (as in `fna.tasks.fidelity`).
+    ``metric(outputs, targets)`` gives a number a sample ``[b]``, 0 for wrong to 1 for right, reported as a mean in percent, or with
+    ``lower_is_better`` the other way round; "top1" and "top5" take targets as class numbers. None: outputs are compared and
+    nothing is scored. Decisions are classes where outputs are logits, else which other sample is nearest (as in
+    `fna.tasks.fidelity`).
     """
 
     loader: Iterable[Any]
     forward_images: Forward
     metric: str | Metric | None = None
+    lower_is_better: bool = False
     version: int = 2
     _name: str = field(default="", repr=False)
     _keys: frozenset[str] = field(default=frozenset(), repr=False)  # of the first pass
@@ -52,6 +54,9 @@ class Own:
     def __post_init__(self) -> None:
         if isinstance(self.metric, str) and self.metric not in TOPS:
             raise UserError(f"metric={self.metric}: give {' or '.join(TOPS)}, or a function of outputs and targets.")
+        if self.lower_is_better and not callable(self.metric):
+            given = "none is given" if self.metric is None else f"metric={self.metric} counts what is right"
+            raise UserError(f"lower_is_better=True: is of a metric of your own, and {given}; leave it out.")
         named = "" if self.metric is None else getattr(self.metric, "__name__", type(self.metric).__name__).strip("<>")
         self._name = self.metric if isinstance(self.metric, str) else named
 
@@ -100,6 +105,15 @@ class Own:
         """The mean of the metric in percent."""
         return {name: 100.0 * values / sums[SAMPLES] for name, values in sums.items() if name != SAMPLES}
 
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """Metrics of which less is better."""
+        return (self._name,) if self.lower_is_better else ()
+
+    def notes(self, outcome: Outcome, dataset: Dataset) -> list[str]:
+        """Which way the metric goes, where that is not the usual one."""
+        return [f"{name}: less is better" for name in self.errors]
+
     def _are_logits(self, out: Tensor, module: nn.Module) -> bool:
         """Whether outputs ``[b, C]`` are of a head: a top-k is asked of them, or the module says that it has C classes."""
         classes = {getattr(module, "num_classes", None), getattr(getattr(module, "config", None), "num_labels", None)}
@@ -135,9 +149,10 @@ class Own:
         if not np.isfinite(found).all():
             raise UserError(f"metric {self._name} gave NaN or infinity for {(~np.isfinite(found)).sum()} of {len(out)} samples.")
         if outside := found[(found < -ROUNDING) | (found > 1 + ROUNDING)].tolist():
+            ends = "0 (right) to 1 (wrong)" if self.lower_is_better else "0 (wrong) to 1 (right)"
             raise UserError(
-                f"metric {self._name} gave {outside[0]:g}: give numbers from 0 (wrong) to 1 (right), which are reported in "
-                "percent; of a loss (-loss).exp(), of percents a hundredth."
+                f"metric {self._name} gave {outside[0]:g}: give numbers from {ends}, which are reported in percent; of a loss "
+                f"{'1 - ' if self.lower_is_better else ''}(-loss).exp(), of percents a hundredth."
             )
         return found.astype(np.float64)
 

@@ -127,6 +127,26 @@ def test_of_equal_losses_the_smaller_output_error_is_named(tmp_path: Path, ci: l
     assert found[0].result["attn"] == "fna_plus"
 
 
+def test_of_runs_that_score_nothing_the_nearest_to_full_attention_is_named(tmp_path: Path) -> None:
+    for count, agreement, error in ((16, 91.0, 0.2), (32, 97.0, 0.1), (64, 97.0, 0.05)):
+        near = {"agreement": agreement, "output_error": error}
+        write_run(tmp_path / str(count), result(task="fidelity", landmarks=count, metrics={}, fidelity=near, cost={}))
+    title = words.plain(summarise(load(tmp_path)).title)
+    assert title.startswith(
+        "3 comparisons with full attention. The nearest to full attention, made_up_vit on made_up_photos: FNA with 64"
+    )
+    assert "agrees with full attention on 97.0 %" in title
+
+
+def test_no_run_that_gets_nothing_right_is_said_to_keep_the_quality(tmp_path: Path) -> None:
+    nothing = {"top1": {"full": 0.0, "variant": 0.0, "delta": 0.0, "ci": [0.0, 0.0]}}
+    for count in (16, 32):
+        write_run(tmp_path / str(count), result(landmarks=count, metrics=nothing))
+    title = words.plain(summarise(load(tmp_path)).title)
+    assert "None is shown to keep the quality" in title
+    assert "full attention gets nothing right" in title
+
+
 def test_a_run_on_a_busy_machine_is_not_the_fastest(tmp_path: Path) -> None:
     busy = {"quiet": False, "reasons": ["other processes took 1.0 of 2 cores while 2 were needed"]}
     write_run(tmp_path / "0", result())

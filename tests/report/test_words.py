@@ -10,7 +10,7 @@ from torch import nn
 
 from fna.models.base import Model, Weights
 from fna.ops.contract import Tokens
-from fna.report import formats, notes, words
+from fna.report import formats, notes, verdicts, words
 from tests.report.made_up_results import result, retrieval
 
 
@@ -40,6 +40,45 @@ def test_headline_does_not_say_keeps_where_the_interval_is_wide_or_below_zero() 
     unclear = sentence(metrics=metric(-2, -6, 2), samples=79)
     assert "leaves top-1 as it is on 12 samples, too few to say more" in sentence(metrics=metric(0, 0, 0), samples=12)
     assert "changes top-1 by -2.0 [-6.0, +2.0] points, not told apart from zero on 79 samples" in unclear
+
+
+def test_a_small_difference_does_not_read_as_none() -> None:
+    assert "gains 0.010 [0.002, 0.030] points of top-1" in sentence(metrics=metric(0.01, 0.002, 0.03))
+    assert "loses 0.04 [0.02, 0.06] points of top-1" in sentence(metrics=metric(-0.04, -0.06, -0.02))
+    assert "keeps top-1 within +0.01 [-0.20, +0.25] points" in sentence(metrics=metric(0.01, -0.2, 0.25))
+    assert "keeps top-1 within 0.0 [-0.2, +0.2] points" in sentence(metrics=metric(1e-12, -0.2, 0.2))
+    assert formats.change(-0.0004, [-0.001, 0.0], 2) == ("-0.0004", "[-0.0010, 0.0000]")
+    assert formats.change(0.25, [0.1, 0.4], 2) == ("+0.25", "[+0.10, +0.40]")
+
+
+def test_where_full_gets_nothing_right_there_is_nothing_to_keep() -> None:
+    nothing = {"vqa_accuracy": {"full": 0.0, "variant": 0.0, "delta": 0.0, "ci": [0.0, 0.0]}}
+    for samples in (8, 500):
+        said = sentence(metrics=nothing, samples=samples)
+        assert (
+            f"cannot be judged by VQA accuracy: full attention gets nothing right on these {samples} samples either, at 1.19x"
+            in said
+        )
+        assert verdicts.verdict(result(metrics=nothing, samples=samples)) == "unclear"
+
+
+def test_a_metric_of_which_less_is_better_is_told_by_its_own_measure() -> None:
+    def errs(delta: float, low: float, high: float) -> dict[str, object]:
+        return {"miss": {"full": 9.0, "variant": 9.0 + delta, "delta": delta, "ci": [low, high], "better": "less"}}
+
+    assert "changes miss for the worse, by +2.0 [+1.0, +3.0] points" in sentence(metrics=errs(2, 1, 3))
+    assert "changes miss for the better, by -2.0 [-3.0, -1.0] points" in sentence(metrics=errs(-2, -3, -1))
+    assert "keeps miss within +0.2 [-0.5, +1.0] points" in sentence(metrics=errs(0.2, -0.5, 1))
+    assert "changes miss by +0.2 [-0.5, +2.0] points, not told apart" in sentence(metrics=errs(0.2, -0.5, 2))
+    assert [verdicts.tone("miss", errs(*found)["miss"]) for found in ((2, 1, 3), (-2, -3, -1))] == ["bad", "good"]
+
+
+def test_metrics_that_both_have_in_full_are_said_to_tell_nothing_apart() -> None:
+    top = {"full": 100.0, "variant": 100.0, "delta": 0.0, "ci": [0.0, 0.0]}
+    errors = {"ece": top, "miss": {**top, "better": "less"}, "largest_norm": top, "relative": top}
+    (said,) = notes.at_ceiling(result(metrics={**metric(0, 0, 0), "t2i_r5": top, "t2i_r10": top, **errors}))
+    assert said == "100 on both sides, the most there is, so that nothing is told apart by text-to-image R@5 and text-to-image R@10"
+    assert notes.at_ceiling(result()) == []
 
 
 def test_headline_tells_faster_from_slower_from_even() -> None:
@@ -141,9 +180,9 @@ def test_skipped_samples_are_counted_and_named() -> None:
 
 def test_no_change_on_100_samples_is_not_shown_to_keep_the_quality() -> None:
     """Up to 3 % of all samples may still change there; from 200 samples on no more than the 1.5 points that count as kept."""
-    assert words.judge(0.0, [0.0, 0.0], 100) == "unclear"
-    assert words.judge(0.0, [0.0, 0.0], 199) == "unclear"
-    assert words.judge(0.0, [0.0, 0.0], 200) == "keeps"
+    assert verdicts.judge(0.0, [0.0, 0.0], 100) == "unclear"
+    assert verdicts.judge(0.0, [0.0, 0.0], 199) == "unclear"
+    assert verdicts.judge(0.0, [0.0, 0.0], 200) == "keeps"
 
 
 def test_an_agreement_of_all_of_a_few_samples_says_what_it_cannot_see() -> None:
@@ -195,7 +234,7 @@ def test_what_the_tokens_do_is_a_finding_and_no_loss() -> None:
         words.plain(words.headline(made)).partition(": ")[2]
         == "Mask both in block 11 has 0.00 massive tokens an image, full has 3.86."
     )
-    assert words.tone("massive_per_image", counts) == "even"
+    assert verdicts.tone("massive_per_image", counts) == "even"
 
 
 def test_what_nobody_counted_is_left_out_and_not_called_none() -> None:
