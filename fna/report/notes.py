@@ -53,7 +53,7 @@ def at_ceiling(result: Result) -> list[str]:
     """Of which metrics full and the variant alike have all that there is to have."""
     rates = {key: metric for key, metric in (result.get("metrics") or {}).items() if not (key in UNBOUND or is_error(key, metric))}
     full = [formats.metric_name(key) for key, metric in rates.items() if dig(metric, "full") == 100 == dig(metric, "variant")]
-    return [f"100 on both sides, the most there is, so that nothing is told apart by {' and '.join(full)}"] if full else []
+    return [f"{', '.join(full)}: 100 on both sides, the most there is, so that nothing is told apart there"] if full else []
 
 
 def _unmoved(result: Result) -> list[str]:

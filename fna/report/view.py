@@ -212,18 +212,21 @@ def time_bars(result: Result) -> list[TimeBar]:
     if rest is not None and rest <= 1 and not words.is_policy(result):
         parts = (("attention in the swapped blocks", 1 - rest, 0), ("rest of the model", rest, -1))
         shown = [Segment(name, words.timed(formats.share(part), result), 100 * part, place) for name, part, place in parts]
-        bars = [TimeBar(whose, words.timed(_milliseconds(full), result), 100 * slowest / full, shown)]
-    return [*bars, TimeBar(words.called(result), words.timed(_milliseconds(own), result), 100 * slowest / own, stages)]
+        bars = [TimeBar(whose, _milliseconds(full, result), 100 * slowest / full, shown)]
+    return [*bars, TimeBar(words.called(result), _milliseconds(own, result), 100 * slowest / own, stages)]
 
 
-def _milliseconds(rate: float) -> str:
-    return f"{formats.rate(1000 / rate)} ms an image"
+def _milliseconds(rate: float, result: Result) -> str:
+    """The time of an image; where that is no measurement it says so, for brackets alone may be any."""
+    doubt = ", no measurement" if words.unmeasured(result) else ""
+    return words.timed(f"{formats.rate(1000 / rate)} ms an image{doubt}", result)
 
 
 def _bound(result: Result) -> str:
     limit = words.ceiling(result)
     told = words.timed("" if limit is None else f"at most {formats.times(limit)} as fast, were the swapped attention free", result)
-    return f"{told} in brackets: no measurement" if words.unmeasured(result) else told
+    doubt = "figures in brackets are no measurement" if words.unmeasured(result) else ""
+    return "; ".join(filter(None, [told, doubt]))
 
 
 def _metric(key: str, metric: Any, ends: tuple[float, float], chief: bool, further: list[Part]) -> Metric:

@@ -260,10 +260,17 @@ def test_a_busy_machine_has_no_speed_on_the_page(tmp_path: Path) -> None:
     assert "no measurement" in words.partition("Fidelity")[0]
     assert "other processes took 1.0 of 2 cores" in words
     shown = words.partition("How to make it again")[0]
-    for figure in ("(9.50)", "(14.6)", "(1.19×)", "(81.6 ms an image)", "(at most 1.30× as fast, were the swapped attention free)"):
+    for figure in (
+        "(9.50)",
+        "(14.6)",
+        "(1.19×)",
+        "(81.6 ms an image, no measurement)",
+        "(at most 1.30× as fast, were the swapped attention free)",
+    ):
         assert figure in shown, figure
     assert "1.17, 1.21" not in shown
     assert "in brackets: no measurement" in shown
+    assert "figures in brackets are no measurement" in shown
 
 
 def test_an_answer_without_truth_says_what_was_asked_and_of_which_image(run_folder: Path) -> None:

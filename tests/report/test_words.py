@@ -77,7 +77,9 @@ def test_metrics_that_both_have_in_full_are_said_to_tell_nothing_apart() -> None
     top = {"full": 100.0, "variant": 100.0, "delta": 0.0, "ci": [0.0, 0.0]}
     errors = {"ece": top, "miss": {**top, "better": "less"}, "largest_norm": top, "relative": top}
     (said,) = notes.at_ceiling(result(metrics={**metric(0, 0, 0), "t2i_r5": top, "t2i_r10": top, **errors}))
-    assert said == "100 on both sides, the most there is, so that nothing is told apart by text-to-image R@5 and text-to-image R@10"
+    assert (
+        said == "text-to-image R@5, text-to-image R@10: 100 on both sides, the most there is, so that nothing is told apart there"
+    )
     assert notes.at_ceiling(result()) == []
 
 
