@@ -60,10 +60,12 @@ def _tell(paths: Sequence[Path], refused: Sequence[UserError]) -> None:
 def main(words: list[str] | None = None) -> int:
     """The command; what a user can mend is one line and the exit status 1."""
     never_fail()
-    parser = Parser(prog="python -m fna.report", description=__doc__)
-    parser.add_argument("folder", metavar="FOLDER", help="a run, a sweep, or any folder above them")
+    parser = Parser(prog="python -m fna.report", usage="%(prog)s [-h] FOLDER", description=__doc__)
+    parser.add_argument("folders", metavar="FOLDER", nargs="+", help="a run, a sweep, or any folder above them")
     try:
-        folder = parser.parse_args(words).folder
+        folder, *more = parser.parse_args(words).folders
+        if more:
+            raise UserError(f"{folder} {more[0]}: give one folder, the one above them: all runs below it are read.")
         if not folder:
             raise UserError("FOLDER is empty, perhaps a variable of the shell that is not set; write . for the current folder.")
         report(Path(folder))

@@ -46,6 +46,13 @@ def test_an_empty_word_is_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert not (tmp_path / "report.html").exists()
 
 
+def test_several_folders_are_told_to_be_given_by_the_one_above_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path / name, failed())
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+    assert f"{tmp_path / 'b'}: give one folder, the one above them: all runs below it are read." in capsys.readouterr().err
+
+
 INTERRUPTED = """
 import sys
 import fna.runner.cli, fna.runner.job
