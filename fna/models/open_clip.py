@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,11 @@ import torch
 from torch import nn
 
 from fna.errors import UserError
-from fna.models import beside, open_clip_files, open_clip_pixels, weights
+from fna.models import beside, open_clip_files, open_clip_pixels, open_clip_sizes, open_clip_text, weights
 from fna.models.base import Model, Weights, pixels
 from fna.models.hf_files import folder_of, model_config, unread_config
-from fna.models.settings import activation_of, in_words, otherwise, resampled, resampling_note, unresampled_note
-from fna.models.text import TOKENIZER_FILES, Texts, texts_digest
-from fna.ops.contract import Tokens
-from fna.surgery.resolution import set_image_size
+from fna.models.settings import activation_of, in_words, otherwise, unresampled_note
+from fna.models.text import TOKENIZER_FILES, Texts
 from fna.values import Channels, Count, Domain, Spreads, check_fields
 
 ZOO = Path(__file__).parent / "zoo"
@@ -105,25 +103,25 @@ class OpenClipModel:
         self.check()
         size = pixels(image_size)
         if size is not None and self.patch_size is not None:
-            _check_multiple(self.name, size, self.patch_size)
+            open_clip_sizes.check_multiple(self.name, size, self.patch_size)
         tag = self._tag()
         net, loaded, notes = self._loaded(tag, size, seed)
         how = None
         if size is not None:
-            how = _resize(net, size, self.positions)
+            how = open_clip_sizes.resize(net, size, self.positions)
             net.visual.image_size = net.visual.preprocess_cfg["size"] = size
         crop_pct = self._crop_pct()
         settings = self._settings(net, how and how[0], crop_pct) | self._follow(net)
         notes += [how[1]] if how else unresampled_note(self.positions)
         notes += self._run_as(settings)
-        tokens, depth, patch = _layout(net.visual, self.name)
+        tokens, depth, patch = open_clip_sizes.tokens_of(net.visual, self.name)
         for fact, built in (("depth", depth), ("patch_size", patch)):
             said = getattr(self, fact)
             if said is not None and said != built:
                 raise UserError(f"model.{fact}={said}: {self.name} has {built}; give model.{fact}={built} or null.")
         shape = pixels(net.visual.image_size)
         assert shape is not None
-        _check_multiple(self.name, shape, patch)
+        open_clip_sizes.check_multiple(self.name, shape, patch)
         net = net.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
         texts = Texts(net, torch.device(device), self._tokenizer)
         return Model(
@@ -224,7 +222,12 @@ class OpenClipModel:
         known = {key: net.visual.preprocess_cfg[key] for key in open_clip_pixels.KEYS}
         known |= {key: [float(number) for number in known[key]] for key in ("mean", "std")}
         known |= {} if crop_pct == 1 else {"crop_pct": crop_pct}
-        return {"activation": activation_of(tower), **known, "positions": positions, "tokenizer": self._tokenizer_digest()}
+        return {
+            "activation": activation_of(tower),
+            **known,
+            "positions": positions,
+            "tokenizer": open_clip_text.beside_digest(self._own_tokenizer(), self.tokenizer),
+        }
 
     def _run_as(self, settings: dict[str, Any]) -> list[str]:
         """A file does not say how it is to be run: what is done with it where nobody said otherwise."""
@@ -309,32 +312,11 @@ class OpenClipModel:
             return str(download_pretrained(tag))
 
     def _tokenizer(self) -> Any:
-        import open_clip
-
-        folder = self._folder()
-        merges = None if folder is None else folder / "merges.txt.gz"
-        options = {"bpe_path": str(merges)} if merges is not None and merges.is_file() else {}
-        own = self._own_tokenizer()
         with weights.downloading(f"the tokenizer of open_clip {self.name}", "model.tokenizer"):
-            if own is not None:
-                text = self._config()["text_cfg"]
-                return open_clip.HFTokenizer(str(own), text.get("context_length", 77), **text.get("tokenizer_kwargs", {}))
-            return open_clip.get_tokenizer(self._open_clip_name(), **options)
+            return open_clip_text.tokenizer(self._open_clip_name(), self._folder(), self._own_tokenizer(), self._config())
 
     def _own_tokenizer(self) -> Path | None:
-        """The folder of a Hugging Face tokenizer: the one given, or that of the checkpoint where open_clip would fetch one."""
-        if self.tokenizer is not None:
-            return Path(self.tokenizer)
-        folder = folder_of(self.checkpoint)
-        wanted = folder is not None and "hf_tokenizer_name" in self._config()["text_cfg"]
-        return folder if folder is not None and wanted and any((folder / name).is_file() for name in TOKENIZER_FILES) else None
-
-    def _tokenizer_digest(self) -> str | None:
-        """What tells the tokenizer beside the checkpoint from another one; None where there is none, or where it was given."""
-        folder = self._own_tokenizer()
-        if folder is None or self.tokenizer is not None:
-            return None
-        return texts_digest(folder)
+        return open_clip_text.own_tokenizer(self.tokenizer, self.checkpoint, self._config())
 
 
 @contextmanager
@@ -346,44 +328,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-def openai_templates() -> list[Callable[[str], str]]:
-    """The 80 sentences of the CLIP paper for ImageNet classes, each a function of the class name."""
-    from open_clip import OPENAI_IMAGENET_TEMPLATES
-
-    return list(OPENAI_IMAGENET_TEMPLATES)
-
-
-def _check_multiple(name: str, size: tuple[int, int], patch: int) -> None:
-    if any(side % patch or side < patch for side in size):
-        raise UserError(f"image_size={list(size)}: {name} has patches of {patch} px; give multiples of {patch}.")
-
-
-def _resize(net: Any, size: tuple[int, int], positions: str | None) -> tuple[str, str] | None:
-    """The image tower for ``size``: how its position table was resampled and a note on it, if it was."""
-    holder, name = (net.visual.trunk, "pos_embed") if hasattr(net.visual, "trunk") else (net.visual, "positional_embedding")
-    table, old = getattr(holder, name, None), open_clip_files.layout(net.visual)[0]
-    set_image_size(net, size)
-    new = open_clip_files.layout(net.visual)[0]
-    if table is None or new == old:
-        return None
-    how = positions or "timm"
-    if how != "timm":
-        flat = table if table.dim() == 3 else table[None]
-        made = resampled(flat, old, new, flat.shape[1] - old[0] * old[1], how)
-        setattr(holder, name, made if table.dim() == 3 else nn.Parameter(made[0].clone(), table.requires_grad))
-    other = "model.positions=" + ("transformers" if how == "timm" else "timm")
-    return how, resampling_note(old, new, how, other)
-
-
-def _layout(visual: Any, name: str) -> tuple[Tokens, int, int]:
-    """Token layout, number of blocks and patch size of an image tower, open_clip's own or timm's."""
-    trunk = getattr(visual, "trunk", None)
-    if trunk is not None and hasattr(trunk, "blocks") and hasattr(trunk, "patch_embed"):
-        grid = tuple(trunk.patch_embed.grid_size)
-        return Tokens(prefix=trunk.num_prefix_tokens, grid=grid), len(trunk.blocks), trunk.patch_embed.patch_size[0]
-    if hasattr(visual, "transformer") and hasattr(visual, "grid_size"):
-        grid = tuple(visual.grid_size)
-        return Tokens(prefix=1, grid=grid), len(visual.transformer.resblocks), visual.patch_size[0]
-    raise UserError(f"model.name={name}: its image tower is no vision transformer; choose a ViT.")

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from fna.data.base import Dataset
 from fna.metrics.words import folded
 from fna.models.base import Model
-from fna.models.open_clip import openai_templates
+from fna.models.open_clip_text import openai_templates
 from fna.tasks.cache import cached_rows, digest_of
 from fna.values import Limit, Says
 

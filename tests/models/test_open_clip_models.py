@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 
 from fna.configs import load_option
 from fna.errors import UserError
-from fna.models.open_clip import OpenClipModel, _layout, openai_templates
+from fna.models.open_clip import OpenClipModel
+from fna.models.open_clip_sizes import tokens_of
+from fna.models.open_clip_text import openai_templates
 
 CPU: Any = {"image_size": None, "device": "cpu", "dtype": "float32", "seed": 0}
 VISION = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 32}
@@ -72,7 +74,7 @@ def test_published_models(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_clip.factory, "_set_model_device_and_precision", lambda *rest: None)  # it cannot move what has no data
     with torch.device("meta"):
         net = model._created(model._tag())
-    tokens, depth, patch = _layout(net.visual, model.name)
+    tokens, depth, patch = tokens_of(net.visual, model.name)
     assert (depth, patch) == (model.depth, model.patch_size)
     assert tokens.prefix == (0 if option == "siglip" else 1)
     if option != "siglip":
