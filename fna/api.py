@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fna.configs import build_attention, instantiate, load_option
 from fna.errors import UserError
 from fna.ops.checks import check_site, check_tensors
-from fna.ops.contract import Attention, Site, Tokens, returned
+from fna.ops.contract import Attention, Site, Tokens, called
 from fna.ops.landmarks import sample_landmarks as sample_landmarks
 from fna.options import UNUSED, follows, unused
 from fna.values import Landmarks, held
@@ -213,4 +213,4 @@ def attention(
     op = _op(attn, landmarks=landmarks, sampler=sampler, seed=seed, **options)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     site = Site(scale=scale, keys=keys, causal=causal, tokens=Tokens(prefix=prefix, grid=grid))
-    return returned(op, op(q, k, v, site), q, v)
+    return called(op, q, k, v, site)

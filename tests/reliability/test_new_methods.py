@@ -151,7 +151,7 @@ def test_a_bug_in_a_method_stays_one_and_names_it(folder: Path) -> None:
     (folder / "attn" / "mine.yaml").write_text("_target_: mine_all_my_own.Buggy\n")
     with pytest.raises(ValueError, match="too many values") as raised:
         asked(["attn=mine"])
-    assert raised.value.__notes__ == ["raised by mine_all_my_own.Buggy on a tiny input, as in block 4"]
+    assert raised.value.__notes__ == ["raised by mine_all_my_own.Buggy in block 4", "on a tiny input, before any weights are loaded"]
 
 
 def test_the_python_api_names_the_file_too(folder: Path) -> None:
