@@ -158,8 +158,8 @@ def called(op: Attention, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor
         raise
     if _changes(q, k, v) != before:
         raise Unsupported(
-            f"{type(_innermost(op)).__name__} changes q, k or v in place (block {site.layer}), which others read too: work on a copy "
-            "(q.clone()), or with operations whose names do not end in _."
+            f"{type(_innermost(op)).__name__} changes q, k or v in place (block {site.layer}), which others read too: work on a "
+            "copy (q.clone()), or with operations whose names do not end in _."
         )
     return returned(op, out, q, v)
 
