@@ -327,3 +327,21 @@ def test_masks_that_all_lie_where_percents_would_are_noted(sides: int, corner: f
     notes = instances(tmp_path, squares(corner)).notes
     said = "made.json: all 2 masks lie within 100 pixels of the upper left corner of larger images; are their coordinates percents"
     assert [note.startswith(said) for note in notes] == [True] * noted
+
+
+@pytest.mark.parametrize("places", [(r"a\1.png", r"b\1.png"), ("a/1.png", "b/1.png")])
+def test_names_divided_as_on_windows_are_folders_or_the_names_of_files(places: tuple[str, str], tmp_path: Path) -> None:
+    """Archives of that system unpack to either here."""
+    for place in places:
+        (tmp_path / "pictures" / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6)).save(tmp_path / "pictures" / place)
+
+    def edit(made: dict[str, Any]) -> None:
+        made["images"] = [{"id": n, "file_name": name} for n, name in enumerate((r"a\1.png", r"b\1.png"))]
+
+    assert [example.image for example in instances(tmp_path, edit).examples] == [tmp_path / "pictures" / place for place in places]
+    for place in places:
+        (tmp_path / "pictures" / place).unlink()
+    Image.new("RGB", (8, 6)).save(tmp_path / "pictures" / "1.png")
+    with pytest.raises(UserError, match=r"b\\1\.png and a\\1\.png both come to .*pictures/1\.png; give the images in the folders"):
+        instances(tmp_path, edit)
