@@ -16,9 +16,8 @@ extern "C" void fna_few_queries(const Problem *problem, float *heads, float *own
     {
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < pairs * count; task++) {
-            const long pair = task / count, share = task % count;
-            go(p, part, pair / p.heads, pair % p.heads, share, heads + pair * head + share * part.size,
-                 own + omp_get_thread_num() * thread);
+            const auto [b, share, h] = place(task, count, p.heads);
+            go(p, part, b, h, share, heads + (b * p.heads + h) * head + share * part.size, own + omp_get_thread_num() * thread);
         }
 #pragma omp for schedule(static)
         for (long pair = 0; pair < pairs; pair++) merge(p, part, pair / p.heads, pair % p.heads, heads + pair * head);
@@ -37,9 +36,9 @@ extern "C" void fna_few_keys(const Problem *problem, float *heads, float *own, l
         }
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < pairs * tasks; task++) {
-            const long pair = task / tasks, start = task % tasks * TASK;
-            answer(p, Keys(p, heads + pair * head), pair / p.heads, pair % p.heads, start, smaller(start + TASK, p.queries),
-                   own + omp_get_thread_num() * thread);
+            const auto [b, block, h] = place(task, tasks, p.heads);
+            const Keys keys(p, heads + (b * p.heads + h) * head);
+            answer(p, keys, b, h, block * TASK, smaller((block + 1) * TASK, p.queries), own + omp_get_thread_num() * thread);
         }
     }
 }

@@ -56,6 +56,12 @@ struct Part {  // one share of the keys: unnormalised sums [queries, width], hig
     explicit Part(const Problem &p) : lanes(padded(p.queries)), width(padded(p.width)), size(p.queries * width + 2 * lanes) {}
 };
 
+// Tasks in an order in which heads come last: rows of one token's heads lie side by side, and pages are found once for all of them.
+struct Place {
+    long batch, part, head;
+};
+inline Place place(long task, long parts, long heads) { return {task / heads / parts, task / heads % parts, task % heads}; }
+
 struct Room {  // numbers of scratch: for every head, and for every thread
     long head, thread;
 };
@@ -70,25 +76,50 @@ Room room_of_few_queries(const Problem &p) {
     return {shares(p) * part.size, p.width * part.lanes + KEYS * (part.lanes + part.width)};
 }
 
-// Turns scores [count, lanes] into weights e^(score - highest), and fades what was summed before to the new highest.
-void weigh(const Problem &p, const Part &part, long count, float *scores, float *sums, float *high, float *mass) {
-    for (long i = 0; i < part.lanes; i += LANES) {
-        const vec before = load(high + i);
-        vec top = before;
-        for (long t = 0; t < count; t++) top = larger(load(scores + t * part.lanes + i), top);
-        const vec shift = unless_hidden(top), fade = exponential(before - shift);
-        vec sum = load(mass + i) * fade;
-        for (long t = 0; t < count; t++) {
-            const vec weight = exponential(load(scores + t * part.lanes + i) - shift);
-            store(scores + t * part.lanes + i, weight);
-            sum += weight;
+// Turns scores [count, lanes] of C vectors of queries into weights e^(score - highest), and fades what was summed before to the new
+// highest. Several vectors at once: the steps of one would wait for each other.
+template <long C>
+void weigh(const Problem &p, const Part &part, long i, long count, float *scores, float *sums, float *high, float *mass) {
+    vec top[C], shift[C], fade[C], sum[C];
+    for (long j = 0; j < C; j++) top[j] = load(high + i + j * LANES);
+    for (long t = 0; t < count; t++)
+        for (long j = 0; j < C; j++) top[j] = larger(load(scores + t * part.lanes + i + j * LANES), top[j]);
+    for (long j = 0; j < C; j++) {
+        shift[j] = unless_hidden(top[j]), fade[j] = exponential(load(high + i + j * LANES) - shift[j]);
+        sum[j] = load(mass + i + j * LANES) * fade[j];
+    }
+    for (long t = 0; t < count; t++)
+        for (long j = 0; j < C; j++) {
+            float *place = scores + t * part.lanes + i + j * LANES;
+            const vec weight = exponential(load(place) - shift[j]);
+            store(place, weight);
+            sum[j] += weight;
         }
-        store(high + i, top), store(mass + i, sum);
-        for (long j = 0; j < LANES && i + j < p.queries; j++) {
-            float *row = sums + (i + j) * part.width;
-            for (long c = 0; fade[j] != 1 && c < part.width; c += LANES) store(row + c, load(row + c) * fade[j]);
+    for (long j = 0; j < C; j++) {
+        store(high + i + j * LANES, top[j]), store(mass + i + j * LANES, sum[j]);
+        for (long n = 0; n < LANES && i + j * LANES + n < p.queries; n++) {
+            float *row = sums + (i + j * LANES + n) * part.width;
+            for (long c = 0; fade[j][n] != 1 && c < part.width; c += LANES) store(row + c, load(row + c) * fade[j][n]);
         }
     }
+}
+
+void weigh(const Problem &p, const Part &part, long count, float *scores, float *sums, float *high, float *mass) {
+    long i = 0;
+    for (; i + 4 * LANES <= part.lanes; i += 4 * LANES) weigh<4>(p, part, i, count, scores, sums, high, mass);
+    for (; i < part.lanes; i += LANES) weigh<1>(p, part, i, count, scores, sums, high, mass);
+}
+
+// Adds what is to be added to the logits [count, lanes] of keys from `start` on.
+void add_biases(const Problem &p, const Part &part, long b, long h, long start, long count, float *scores) {
+    const float *bias = p.biases(b), *pairs = p.pairs_at(b, h, start);
+    for (long t = 0; (bias || pairs) && t < count; t++)
+        for (long i = 0; i < part.lanes; i += LANES) {
+            vec sum = load(scores + t * part.lanes + i);
+            if (bias) sum += bias[start + t];
+            if (pairs) sum += load_some(pairs + t * p.pairs.row + i, p.queries - i);
+            store(scores + t * part.lanes + i, sum);
+        }
 }
 
 // Queries of one head over keys `KEYS` at a time, by float32 products.
@@ -103,17 +134,18 @@ public:
         turned = scratch, scores = turned + p.width * lanes, room = scores + KEYS * lanes;
         transpose(p.q.floats(b, h, 0), p.q.row, p.queries, p.width, p.scale, turned);
     }
-    template <class Keep>
-    void logits(long start, long count, Keep keep) {
+    void logits(long start, long count, Ahead &ahead) {
         long stride;
-        const float *keys = p.k.rows(b, h, start, count, p.width, &stride, room);
-        product(count, lanes, p.width, keys, stride, 1, turned, lanes, keep);
+        const float *keys = p.k.whole_rows(b, h, start, count, p.width, &stride, room);
+        product(count, lanes, p.width, keys, stride, 1, turned, lanes,
+                [&](long row, long column, vec sum) { store(scores + row * lanes + column, sum); },
+                [&](long vectors) { ahead(vectors); });
     }
-    template <class Keep>
-    void answers(long start, long count, Keep keep) {
+    void answers(long start, long count, float *sums, Ahead &ahead) {
         long stride;
         const float *values = p.v.whole_rows(b, h, start, count, p.width, &stride, room);
-        product(p.queries, width, count, scores, 1, lanes, values, stride, keep);
+        product(p.queries, width, count, scores, 1, lanes, values, stride,
+                [&](long row, long column, vec sum) { add(sums + row * width + column, sum); }, [&](long vectors) { ahead(vectors); });
     }
 };
 
@@ -129,13 +161,12 @@ public:
         scores = scratch, turned = reinterpret_cast<Pair *>(scores + KEYS * lanes), room = turned + p.width * lanes;
         transpose(p.q.floats(b, h, 0), p.q.row, p.queries, p.width, turned);
     }
-    template <class Keep>
-    void logits(long start, long count, Keep keep) {
+    void logits(long start, long count, Ahead &ahead) {
         product(count, lanes, p.width / 2, p.k.row_of_pairs(b, h, start), p.k.row / 2, 1, turned, lanes,
-                [&](long row, long column, vec sum) { keep(row, column, sum * p.scale); });
+                [&](long row, long column, vec sum) { store(scores + row * lanes + column, sum * p.scale); },
+                [&](long vectors) { ahead(vectors); });
     }
-    template <class Keep>
-    void answers(long start, long count, Keep keep) {
+    void answers(long start, long count, float *sums, Ahead &ahead) {
         Pair *weights = reinterpret_cast<Pair *>(scores);  // a row for two, over what has been read
         for (long t = 0; t < count; t += 2) {
             p.v.pair_rows(b, h, start + t, t + 1 < count, p.width, room + t / 2 * width);
@@ -144,7 +175,8 @@ public:
                 store(weights + t / 2 * lanes + i, paired(to_upper(load(scores + t * lanes + i)), to_upper(second)));
             }
         }
-        product(p.queries, width, (count + 1) / 2, weights, 1, lanes, room, width, keep);
+        product(p.queries, width, (count + 1) / 2, weights, 1, lanes, room, width,
+                [&](long row, long column, vec sum) { add(sums + row * width + column, sum); }, [&](long vectors) { ahead(vectors); });
     }
 };
 
@@ -152,28 +184,18 @@ template <class Numbers>
 void look(const Problem &p, const Part &part, long b, long h, long share, float *sums, float *scratch) {
     Numbers numbers(p, part, b, h, scratch);
     float *high = sums + p.queries * part.width, *mass = high + part.lanes;
-    const float *bias = p.biases(b);
     memset(sums, 0, p.queries * part.width * sizeof(float));
     for (long i = 0; i < part.lanes; i++) high[i] = NEVER, mass[i] = 0;
     const long each = ((p.keys + shares(p) - 1) / shares(p) + KEYS - 1) / KEYS * KEYS;
     const long stop = smaller((share + 1) * each, p.keys);
     for (long start = share * each; start < stop; start += KEYS) {
-        const long count = smaller(stop - start, KEYS);
-        const float *pairs = p.pairs_at(b, h, start);
-        Ahead values(p.v, b, h, start, start + count, p.width);
-        Ahead keys(p.k, b, h, start + count, smaller(start + count + KEYS, stop), p.width);
-        numbers.logits(start, count, [&](long row, long column, vec sum) {
-            if (bias) sum += bias[start + row];
-            if (pairs) sum += load_some(pairs + row * p.pairs.row + column, p.queries - column);
-            store(numbers.scores + row * part.lanes + column, sum);
-            values.go();
-        });
+        const long count = smaller(stop - start, KEYS), vectors = part.lanes / LANES;
+        Ahead values(p.v, b, h, start, start + count, p.width, count * vectors);
+        Ahead keys(p.k, b, h, start + count, smaller(start + count + KEYS, stop), p.width, p.queries * part.width / LANES);
+        numbers.logits(start, count, values);
+        add_biases(p, part, b, h, start, count, numbers.scores);
         weigh(p, part, count, numbers.scores, sums, high, mass);
-        numbers.answers(start, count, [&](long row, long column, vec sum) {
-            float *to = sums + row * part.width + column;
-            store(to, load(to) + sum);
-            keys.go();
-        });
+        numbers.answers(start, count, sums, keys);
     }
 }
 
@@ -250,34 +272,44 @@ struct Keys {  // of one head, as both products want them: [width, lanes], or in
     }
 };
 
-// Logits of some queries; keep(row, column, sums).
-template <class Keep>
-void ask(const Problem &p, const Keys &keys, long b, long h, long start, long count, float *room, Keep keep) {
+// Logits of some queries: [count, lanes].
+void ask(const Problem &p, const Keys &keys, long b, long h, long start, long count, float *room, float *scores, Ahead &ahead) {
+    const long lanes = keys.lanes;
     if (p.q.pairs(p.width)) {
         const Pair *queries = p.q.row_of_pairs(b, h, start);
-        return product(count, keys.lanes, p.width / 2, queries, p.q.row / 2, 1, keys.pairs(), keys.lanes,
-                       [&](long row, long column, vec sum) { keep(row, column, sum * p.scale); });
+        return product(count, lanes, p.width / 2, queries, p.q.row / 2, 1, keys.pairs(), lanes,
+                       [&](long row, long column, vec sum) { store(scores + row * lanes + column, sum * p.scale); },
+                       [&](long vectors) { ahead(vectors); });
     }
     long stride;
-    const float *queries = p.q.rows(b, h, start, count, p.width, &stride, room);
-    product(count, keys.lanes, p.width, queries, stride, 1, keys.turned, keys.lanes, keep);
+    const float *queries = p.q.whole_rows(b, h, start, count, p.width, &stride, room);
+    product(count, lanes, p.width, queries, stride, 1, keys.turned, lanes,
+            [&](long row, long column, vec sum) { store(scores + row * lanes + column, sum); }, [&](long vectors) { ahead(vectors); });
+}
+
+// Their answers, in rows of whole vectors.
+void mix(const Problem &p, const Keys &keys, long count, const float *weights, float *out, long stride, Ahead &ahead) {
+    product(count, keys.width, p.keys, weights, keys.lanes, 1, keys.values, keys.width,
+            [&](long row, long column, vec sum) { store(out + row * stride + column, sum); }, [&](long vectors) { ahead(vectors); });
 }
 
 void answer(const Problem &p, const Keys &keys, long b, long h, long start, long stop, float *scores) {
     float *room = scores + QUERIES * keys.lanes;
+    const bool as_they_lie = p.out.kind == 0 && keys.width == p.width;
     for (; start < stop; start += QUERIES) {
-        const long count = smaller(stop - start, QUERIES), out = p.out.at(b, h, start);
-        Ahead here(p.out, b, h, start, start + count, p.width);
-        Ahead next(p.q, b, h, start + count, smaller(start + count + QUERIES, stop), p.width);
-        ask(p, keys, b, h, start, count, room, [&](long row, long column, vec sum) {
-            store(scores + row * keys.lanes + column, sum);
-            here.go();
-        });
+        const long count = smaller(stop - start, QUERIES);
+        Ahead here(p.out, b, h, start, start + count, p.width, count * keys.lanes / LANES);
+        Ahead next(p.q, b, h, start + count, smaller(start + count + QUERIES, stop), p.width, count * keys.width / LANES);
+        ask(p, keys, b, h, start, count, room, scores, here);
         softmax(p, b, h, start, count, keys.lanes, scores);
-        product(count, keys.width, p.keys, scores, keys.lanes, 1, keys.values, keys.width, [&](long row, long column, vec sum) {
-            p.out.write(out + row * p.out.row + column, sum, p.width - column);
-            next.go();
-        });
+        if (as_they_lie) {
+            mix(p, keys, count, scores, p.out.floats(b, h, start), p.out.row, next);
+            continue;
+        }
+        mix(p, keys, count, scores, room, keys.width, next);
+        for (long t = 0; t < count; t++)
+            for (long c = 0; c < p.width; c += LANES)
+                p.out.write(p.out.at(b, h, start + t) + c, load(room + t * keys.width + c), p.width - c);
     }
 }
 

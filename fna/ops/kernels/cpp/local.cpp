@@ -98,7 +98,7 @@ struct Strip {
             for (long column = 0; column < g.columns; column += LANES) {
                 const long count = smaller(LANES, g.columns - column);
                 long stride;
-                const float *from = g.k.rows(b, h, g.start + here + column, count, g.width, &stride, room.rows);
+                const float *from = g.k.whole_rows(b, h, g.start + here + column, count, g.width, &stride, room.rows);
                 float *to = room.keys + place + column;
                 for (long c = 0; c < g.width; c++)
                     for (long t = 0; t < count; t++) to[c * room.places + t] = from[t * stride + c];

@@ -72,37 +72,36 @@ struct View {  // of a tensor [batch, heads, rows, width]; strides in numbers, w
     void copy_row(long b, long h, long t, long width, float *to) const {
         for (long c = 0; c < width; c += LANES) store(to + c, read(at(b, h, t) + c, width - c));
     }
-    // Rows as floats in whole vectors: themselves where they are that, else copies in `room`.
+    // Rows as floats in whole vectors: themselves where they lie so and close together, else copies in `room`. Rows that lie far
+    // apart (those of one head among others) may all want the same few places of the cache.
     const float *whole_rows(long b, long h, long first, long count, long width, long *stride, float *room) const {
-        *stride = kind == 0 && padded(width) == width ? row : padded(width);
-        if (*stride == row && kind == 0) return floats(b, h, first);
+        *stride = padded(width);
+        if (kind == 0 && row == *stride) return floats(b, h, first);
         for (long t = 0; t < count; t++) copy_row(b, h, first + t, width, room + t * *stride);
         return room;
     }
-    // The same for whoever reads number by number, and so needs no whole vectors.
-    const float *rows(long b, long h, long first, long count, long width, long *stride, float *room) const {
-        if (kind != 0) return whole_rows(b, h, first, count, width, stride, room);
-        *stride = row;
-        return floats(b, h, first);
-    }
 };
 
-// Asks for rows of a tensor that will be wanted soon, a piece at each call: they lie too far apart for the processor to guess, and
-// all at once they would wait for each other.
+// Asks for rows of a tensor that will be wanted soon, a few at a time: they lie too far apart for the processor to guess, and all at
+// once they would wait for each other. `kept`: vectors that the products beside it keep meanwhile.
 class Ahead {
     const char *row;
-    long step, size, rows, place = 0;
+    long step, size, left, rate, place = 0;
 
 public:
-    Ahead(const View &x, long b, long h, long first, long stop, long width) : rows(stop - first) {
+    Ahead(const View &x, long b, long h, long first, long stop, long width, long kept) {
         const long number = x.kind == 0 ? 4 : 2;
         row = static_cast<const char *>(x.data) + x.at(b, h, first) * number;
         step = x.row * number, size = width * number;
+        left = first < stop ? (stop - first) * ((size + 63) / 64) : 0;
+        rate = (left + kept - 1) / kept;
     }
-    void go() {
-        if (rows <= 0) return;
-        __builtin_prefetch(row + place);
-        place += 64;
-        if (place >= size) place = 0, row += step, rows--;
+    void operator()(long vectors) {
+        long count = smaller(vectors * rate, left);
+        for (left -= count; count > 0; count--) {
+            __builtin_prefetch(row + place, 0, 2);
+            place += 64;
+            if (place >= size) place = 0, row += step;
+        }
     }
 };

@@ -97,17 +97,17 @@ extern "C" bool fna_nystrom(const Nystrom *problem, float *scratch, long threads
         for (long pair = 0; pair < pairs; pair++) gather(n, plan, pair / n.heads, pair % n.heads);
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < pairs * count; task++) {
-            const long pair = task / count, share = task % count;
-            float *sums = plan.parts + pair * plan.first.head + share * part.size;
-            go(plan.over_tokens, part, pair / n.heads, pair % n.heads, share, sums, own);
+            const auto [b, share, h] = place(task, count, n.heads);
+            float *sums = plan.parts + (b * n.heads + h) * plan.first.head + share * part.size;
+            go(plan.over_tokens, part, b, h, share, sums, own);
         }
 #pragma omp for schedule(dynamic)
         for (long pair = 0; pair < pairs; pair++) between(n, plan, pair / n.heads, pair % n.heads, own);
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < pairs * tasks; task++) {
-            const long pair = task / tasks, start = task % tasks * TASK;
-            answer(plan.over_marks, Keys(plan.over_marks, plan.keys + pair * plan.last.head), pair / n.heads, pair % n.heads, start,
-                   smaller(start + TASK, n.tokens), own);
+            const auto [b, block, h] = place(task, tasks, n.heads);
+            const Keys keys(plan.over_marks, plan.keys + (b * n.heads + h) * plan.last.head);
+            answer(plan.over_marks, keys, b, h, block * TASK, smaller((block + 1) * TASK, n.tokens), own);
         }
     }
     return true;

@@ -16,27 +16,46 @@ inline void scale(float *row, float times, long start, long stop) {
     for (long c = start / LANES * LANES; c < stop; c += LANES) store(row + c, load(row + c) * times);
 }
 
+constexpr long BLOCK = 32;  // rows that are eliminated one by one before all others follow as one product; whole vectors
+
 // In place: the upper factor U of a symmetric positive definite g [m, lanes] = U'U, its diagonal inverted; what is left of the
 // diagonal is not used.
 void factor(float *g, long m, long lanes) {
-    for (long k = 0; k < m; k++) {
-        float *row = g + k * lanes;
-        const float inverse = 1 / std::sqrt(row[k]);
-        scale(row, inverse, k, lanes);
-        for (long i = k + 1; i < m; i++) take(g + i * lanes, row, row[i], i, lanes);
-        row[k] = inverse;
+    for (long start = 0; start < m; start += BLOCK) {
+        const long stop = smaller(start + BLOCK, m);
+        for (long k = start; k < stop; k++) {
+            float *row = g + k * lanes;
+            const float inverse = 1 / std::sqrt(row[k]);
+            scale(row, inverse, k, lanes);
+            for (long i = k + 1; i < stop; i++) take(g + i * lanes, row, row[i], i, lanes);
+            row[k] = inverse;
+        }
+        const float *block = g + start * lanes;
+        for (long row = stop; row < m; row += BLOCK)
+            product(smaller(BLOCK, m - row), lanes - row, stop - start, block + row, 1, lanes, block + row, lanes,
+                    [&](long i, long j, vec sum) { add(g + (row + i) * lanes + row + j, -sum); });
     }
 }
 
 // In place: x [m, columns] becomes (U'U)^-1 x.
 void substitute(const float *u, long m, long lanes, float *x, long columns) {
-    for (long k = 0; k < m; k++) {
-        scale(x + k * columns, u[k * lanes + k], 0, columns);
-        for (long i = k + 1; i < m; i++) take(x + i * columns, x + k * columns, u[k * lanes + i], 0, columns);
+    for (long start = 0; start < m; start += BLOCK) {
+        const long stop = smaller(start + BLOCK, m);
+        for (long k = start; k < stop; k++) {
+            scale(x + k * columns, u[k * lanes + k], 0, columns);
+            for (long i = k + 1; i < stop; i++) take(x + i * columns, x + k * columns, u[k * lanes + i], 0, columns);
+        }
+        product(m - stop, columns, stop - start, u + start * lanes + stop, 1, lanes, x + start * columns, columns,
+                [&](long i, long j, vec sum) { add(x + (stop + i) * columns + j, -sum); });
     }
-    for (long k = m - 1; k >= 0; k--) {
-        for (long i = k + 1; i < m; i++) take(x + k * columns, x + i * columns, u[k * lanes + i], 0, columns);
-        scale(x + k * columns, u[k * lanes + k], 0, columns);
+    for (long start = (m - 1) / BLOCK * BLOCK; start >= 0; start -= BLOCK) {
+        const long stop = smaller(start + BLOCK, m);
+        product(stop - start, columns, m - stop, u + start * lanes + stop, lanes, 1, x + stop * columns, columns,
+                [&](long i, long j, vec sum) { add(x + (start + i) * columns + j, -sum); });
+        for (long k = stop - 1; k >= start; k--) {
+            for (long i = k + 1; i < stop; i++) take(x + k * columns, x + i * columns, u[k * lanes + i], 0, columns);
+            scale(x + k * columns, u[k * lanes + k], 0, columns);
+        }
     }
 }
 

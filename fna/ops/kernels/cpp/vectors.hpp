@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -27,6 +27,7 @@ inline long smaller(long a, long b) { return a < b ? a : b; }
 inline long padded(long count) { return (count + LANES - 1) / LANES * LANES; }
 inline vec load(const float *from) { return *reinterpret_cast<const loose *>(from); }
 inline void store(float *to, vec x) { *reinterpret_cast<loose *>(to) = x; }
+inline void add(float *to, vec x) { store(to, load(to) + x); }
 inline void store_some(float *to, vec x, long count) {  // the first `count` numbers, where that is fewer than there are
     if (count >= LANES) return store(to, x);
     memcpy(to, &x, count * sizeof(float));
@@ -87,27 +88,35 @@ inline vec add_product(vec, bits, bits) { __builtin_unreachable(); }
 #endif
 
 // e^x for x <= 0 to about one unit in the last place, 0 below -87, NaN for NaN. x = n ln 2 + r with |r| <= ln 2 / 2; e^r is a
-// polynomial and 2^n is added to the exponent.
+// polynomial (the best of its degree, off by 3e-9), and 2^n is added to the exponent.
 inline vec exponential(vec x) {
     const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, held in the low bits
-    vec n = x * 1.44269504f + magic;
-    const bits power = reinterpret_cast<bits>(n) << 23;
-    n -= magic;
-    vec r = x - n * 0.693359375f;  // ln 2 in two parts, so that n ln 2 is exact
-    r += n * 2.12194440e-4f;
-    vec y = 1.0f / 5040 * r + 1.0f / 720;
-    y = y * r + 1.0f / 120;
-    y = y * r + 1.0f / 24;
-    y = y * r + 1.0f / 6;
-    y = y * r + 0.5f;
+    const vec raised = x * 1.44269504f + magic, n = raised - magic;
+    const vec r = x - n * 0.693147181f;  // off by n 2e-9: weights that small have no say
+    vec y = 0.00138145f * r + 0.00836875f;
+    y = y * r + 0.04166839f;
+    y = y * r + 0.16666520f;
+    y = y * r + 0.49999993f;
     y = y * r + 1.0f;
     y = y * r + 1.0f;
+#if defined(__AVX512F__)
+    const __m512 all = reinterpret_cast<__m512>(x), power = reinterpret_cast<__m512>(n);
+    const __mmask16 counts = _mm512_cmp_ps_mask(all, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ);  // and NaN, which stays one
+    return reinterpret_cast<vec>(_mm512_maskz_scalef_ps(counts, reinterpret_cast<__m512>(y), power));
+#else
+    const bits power = reinterpret_cast<bits>(raised) << 23;
     y = reinterpret_cast<vec>(reinterpret_cast<bits>(y) + power);
     y = x == x ? y : x;  // a NaN may have become a number
     return x < -87.0f ? vec{} : y;
+#endif
 }
 
-// R rows times C vectors of a product; `keep(row, column, sum)` takes what comes out.
+struct Nothing {
+    void operator()(long) const {}
+};
+
+// R rows times C vectors of a product; `keep(row, column, sum)` takes what comes out. That must be a few instructions without a
+// branch: else the compiler keeps the sums in memory. What is more to do is for `after(vectors)`.
 template <long R, long C, class Number, class Keep>
 inline void tile(long depth, const Number *a, long a_row, long a_step, const Number *b, long b_step, Keep keep) {
     vec sum[R][C] = {};
@@ -122,7 +131,9 @@ inline void tile(long depth, const Number *a, long a_row, long a_step, const Num
             for (long j = 0; j < C; j++) sum[r][j] = add_product(sum[r][j], left, right[j]);
         }
     }
+#pragma GCC unroll 8
     for (long r = 0; r < R; r++)
+#pragma GCC unroll 8
         for (long j = 0; j < C; j++) keep(r, j * LANES, sum[r][j]);
 }
 
@@ -136,26 +147,30 @@ inline void remainder(long rows, long depth, const Number *a, long a_row, long a
 }
 
 // A panel of C vectors of columns, all rows.
-template <long C, class Number, class Keep>
-inline void panel(long rows, long depth, const Number *a, long a_row, long a_step, const Number *b, long b_step, Keep keep) {
+template <long C, class Number, class Keep, class After>
+inline void panel(long rows, long depth, const Number *a, long a_row, long a_step, const Number *b, long b_step, Keep keep, After after) {
     long row = 0;
-    for (; row + ROWS <= rows; row += ROWS)
+    for (; row + ROWS <= rows; row += ROWS) {
         tile<ROWS, C>(depth, a + row * a_row, a_row, a_step, b, b_step,
                       [&](long r, long column, vec sum) { keep(row + r, column, sum); });
+        after(ROWS * C);
+    }
     remainder<ROWS - 1, C>(rows - row, depth, a + row * a_row, a_row, a_step, b, b_step,
                            [&](long r, long column, vec sum) { keep(row + r, column, sum); });
+    after((rows - row) * C);
 }
 
-// keep(row, column, LANES sums of a[row, step] b[step, column...]) for all rows and columns. a is read number by number with any
-// strides (a_step = 1, or a_row = 1 for a transposed one); rows of b are contiguous and padded to whole vectors.
-template <class Number, class Keep>
+// keep(row, column, LANES sums of a[row, step] b[step, column...]) for all rows and columns, and after(vectors kept) now and then.
+// a is read number by number with any strides (a_step = 1, or a_row = 1 for a transposed one); rows of b are contiguous and padded
+// to whole vectors.
+template <class Number, class Keep, class After = Nothing>
 inline void product(long rows, long columns, long depth, const Number *a, long a_row, long a_step, const Number *b, long b_step,
-                    Keep keep) {
+                    Keep keep, After after = {}) {
     long column = 0;
     auto shifted = [&](long row, long j, vec sum) { keep(row, column + j, sum); };
     for (; column + COLUMNS * LANES <= columns; column += COLUMNS * LANES)
-        panel<COLUMNS>(rows, depth, a, a_row, a_step, b + column, b_step, shifted);
-    for (; column < columns; column += LANES) panel<1>(rows, depth, a, a_row, a_step, b + column, b_step, shifted);
+        panel<COLUMNS>(rows, depth, a, a_row, a_step, b + column, b_step, shifted, after);
+    for (; column < columns; column += LANES) panel<1>(rows, depth, a, a_row, a_step, b + column, b_step, shifted, after);
 }
 
 // The largest column sum of a [m, m] in rows of `lanes`, zeros beyond.
