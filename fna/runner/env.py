@@ -50,6 +50,18 @@ def keep_freed_memory() -> bool:
     return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
+def fuse_stock_attention(device: str) -> None:
+    """Let `torch.nn.MultiheadAttention` (open_clip's towers) go by fused attention on a CPU too.
+
+    In inference it takes a "fast path" of its own, which makes the N x N weights on a CPU: at 1,025 tokens it takes 1.3 times as
+    long in float32, 2.4 in bfloat16 (one of 12 heads with 50 tokens is 4 to 9 % faster by it). Full attention and the blocks that a
+    run leaves alone are then as fast as torch has them, and nothing is gained over a slow way of doing the same.
+    """
+    import torch
+
+    torch.backends.mha.set_fastpath_enabled(device != "cpu")
+
+
 def wait_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
     """Let torch's threads sleep soon while they wait for each other. Only before torch is loaded, and where nobody said otherwise.
 

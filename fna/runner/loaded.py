@@ -46,6 +46,7 @@ def load(asked: Asked) -> Loaded:
     store.check()
     device = env.choose_device(cfg.device)
     env.keep_freed_memory()
+    env.fuse_stock_attention(device)
     env.seed_everything(cfg.seed)
     for note in asked.notes:
         say(note)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fna import machine
 from fna.errors import UserError
@@ -51,3 +53,28 @@ def test_threads_wait_briefly_unless_somebody_said_how() -> None:
         environment = dict(given)
         env.wait_briefly(environment)
         assert environment == (given or {"GOMP_SPINCOUNT": env.SPINS})
+
+
+class Operators(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.names.add(func.name())
+        return func(*args, **kwargs or {})
+
+
+@torch.no_grad()
+def test_stock_attention_of_torch_goes_by_fused_attention_on_a_cpu_where_its_fast_path_makes_all_weights() -> None:
+    """torch 2.15 (`torch.nn.MultiheadAttention`, "fast path"): 1.3 times the time in float32 at 1,025 tokens, 2.4 in bfloat16."""
+    attention, tokens = torch.nn.MultiheadAttention(32, 2, batch_first=True).eval(), torch.randn(1, 9, 32)
+    before = torch.backends.mha.get_fastpath_enabled()
+    try:
+        for device, fast in (("cuda", True), ("cpu", False)):
+            env.fuse_stock_attention(device)
+            with Operators() as seen:
+                attention(tokens, tokens, tokens, need_weights=False)
+            assert ("aten::_native_multi_head_attention" in seen.names) == fast
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
