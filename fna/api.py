@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from fna.configs import build_attention, instantiate, load_option
 from fna.errors import UserError
 from fna.ops.checks import check_site, check_tensors
-from fna.ops.contract import Attention, Site, Tokens, returned
+from fna.ops.contract import Attention, Site, Tokens, called
 from fna.ops.landmarks import sample_landmarks as sample_landmarks
 from fna.options import UNUSED, follows, unused
+from fna.schema import ACCEPTED
 from fna.values import Landmarks, held
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def swap(
     from fna.surgery.plan import parse_plan
     from fna.surgery.variant import Variant
 
+    held(ACCEPTED["seed"], seed, "seed")
     shared = {"landmarks": landmarks, "sampler": sampler, "seed": seed, **options}
     tower = named_tower(model, blocks, seam, prefix, grid, part)
     if isinstance(attn, Mapping):
@@ -209,8 +211,9 @@ def attention(
     cannot honour.
     """
     check_tensors(q, k, v)
+    held(ACCEPTED["seed"], seed, "seed")
     check_site(k, scale=scale, keys=keys, causal=causal, prefix=prefix, grid=grid)
     op = _op(attn, landmarks=landmarks, sampler=sampler, seed=seed, **options)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     site = Site(scale=scale, keys=keys, causal=causal, tokens=Tokens(prefix=prefix, grid=grid))
-    return returned(op, op(q, k, v, site), q, v)
+    return called(op, q, k, v, site)

@@ -105,7 +105,7 @@ def register() -> None:
 ACCEPTED: dict[str, Any] = {
     "landmarks": Annotated[
         Landmarks | Literal["auto"],
-        Says("a count of at least 1, a fraction of the tokens between 0 and 1, or auto"),
+        Says("a count from 1 to 1000000, a fraction of the tokens between 0 and 1, or auto"),
     ],
     "layers": Annotated[
         int | Blocks | list[int | Blocks] | Annotated[dict[str, str | list[str]], Limit("", _is_plan)],

@@ -77,7 +77,7 @@ Channels = Annotated[Sequence[Share], of_length(3)]  # means of pixels, which ar
 Spreads = Annotated[Sequence[Annotated[float, within(0, 1)]], of_length(3)]  # their standard deviations
 Landmarks = Annotated[
     Annotated[int, between(1, 1_000_000)] | Annotated[float, Limit("", lambda value: 0 < value < 1)],
-    Says("a count of at least 1, or a fraction of the tokens between 0 and 1"),
+    Says("a count from 1 to 1000000, or a fraction of the tokens between 0 and 1"),
 ]
 Budget = Annotated[
     Annotated[int, between(1, 1_000_000)] | Annotated[float, Limit("", lambda value: 0 < value <= 1)],

@@ -50,6 +50,14 @@ def test_a_count_that_is_text_is_called_text() -> None:
         fna.attention(*torch.randn(3, 1, 2, 70, 8), "fna", landmarks="64")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("seed", ["0", 1.5, None, True, -1])
+def test_a_seed_that_is_no_whole_number_is_refused(seed: Any) -> None:
+    model = timm.create_model("test_vit", num_classes=0).eval()
+    for use in (lambda: fna.swap(model, seed=seed), lambda: fna.attention(*torch.randn(3, 1, 2, 70, 8), seed=seed)):
+        with pytest.raises(fna.UserError, match=r"^seed=.* give a whole number from 0 to 4294967295\.$"):
+            use()
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [

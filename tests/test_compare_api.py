@@ -291,8 +291,12 @@ def test_the_nearest_option_is_named(model: nn.Module, data: TensorDataset, typo
         ("nystromformer", {"sampler": "kmeans"}, "sampler=kmeans: attn=nystromformer does not draw tokens by it; leave it out."),
         ("FNA+", {"landmarks": 16}, "attn=FNA+: no such attn; did you mean fna_plus?"),
         ("fna", {"landmarks": "auto"}, "landmarks=auto: is measured on the data of a run, on the command line alone; give a count"),
-        ("fna", {"landmarks": "many"}, "landmarks=many: give a count of at least 1, or a fraction of the tokens between 0 and 1."),
-        ("fna", {"landmarks": 1.5}, "landmarks=1.5: give a count of at least 1, or a fraction"),
+        (
+            "fna",
+            {"landmarks": "many"},
+            "landmarks=many: give a count from 1 to 1000000, or a fraction of the tokens",
+        ),
+        ("fna", {"landmarks": 1.5}, "landmarks=1.5: give a count from 1 to 1000000, or a fraction"),
         ("fna", {"layers": "auto"}, "layers=auto: auto stands alone, and on the command line only, which measures it; use all,"),
     ],
 )

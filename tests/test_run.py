@@ -186,6 +186,7 @@ def test_more_landmarks_than_tokens_takes_all_with_a_warning(cli: Cli, image_fol
     assert done.returncode == 0, done.stderr
     (result,) = results(tmp_path / "outputs" / "runs")
     assert any("5000" in warning for warning in result["warnings"])
+    assert result["landmarks"] == result["tokens"], "headline, tables and plots tell what ran"
     assert result["fidelity"]["output_error"] < 1e-2
 
 

@@ -65,6 +65,11 @@ def pictures(content: Entry, folder: Path, root: Path) -> dict[str, Picture]:
         if ident in found:
             raise UserError(f"{entry.where}: id {ident} is that of {found[ident].name} too; list each image once.")
         if place in places:
+            other = found[places[place]].name
+            if _divided(other) != _divided(name):
+                raise UserError(
+                    f"{entry.where}: {name} and {other} both come to {picture.path}; give the images in the folders that are named."
+                )
             raise UserError(f"{entry.where}: {name} is listed twice, with id {places[place]} and {ident}; list each image once.")
         found[ident], places[place] = picture, ident
     return found
@@ -73,11 +78,16 @@ def pictures(content: Entry, folder: Path, root: Path) -> dict[str, Picture]:
 def locate(name: str, folder: Path, root: Path) -> Path:
     """The file that a name means: as it stands in ``folder`` or ``root``, else its last part; the first where none is there.
 
-    Of an address its path counts, and folders may be divided as on Windows.
+    Of an address its path counts. Folders may be divided as on Windows, from where archives also bring files with such names.
     """
-    path = unquote(urlsplit(name).path).lstrip("/") if "://" in name else name.replace("\\", "/")
-    choices = [folder / path, root / path, folder / path.rpartition("/")[2]]
+    path = unquote(urlsplit(name).path).lstrip("/") if "://" in name else _divided(name)
+    choices = [folder / path, root / path, folder / name, root / name, folder / path.rpartition("/")[2]]
     return next((choice for choice in choices if choice.is_file()), choices[0])
+
+
+def _divided(name: str) -> str:
+    """A path as written here, whatever system wrote it."""
+    return os.path.normpath(name.replace("\\", "/"))
 
 
 def by_picture(content: Entry, known: dict[str, Picture]) -> tuple[dict[str, list[Entry]], list[str]]:

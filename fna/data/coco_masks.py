@@ -24,6 +24,7 @@ from fna.values import Domain, counted
 
 Array = np.ndarray
 BACKGROUND = "background"
+PERCENTS = 100  # what coordinates in percent of the sides go up to
 LISTS = ("images", "annotations", "categories")
 
 
@@ -78,7 +79,7 @@ class CocoInstances:
             )
         listed = sorted(known if self.background else known.keys() - set(bare), key=in_order)[:limit]
         drawn = {ident: _drawing(known[ident], told.get(ident, []), places) for ident in listed}
-        notes += _specks(file, drawn)
+        notes += [*_specks(file, drawn), *_percents(file, drawn)]
         examples = [Segmented(ident, _existing(known[ident].path, file), file) for ident in listed]
         classes = [BACKGROUND] * self.background + [names[ident] for ident in things]
         _check_classes(file, classes, examples)
@@ -144,6 +145,18 @@ def _specks(file: Path, drawn: Mapping[str, _Drawing]) -> list[str]:
         )
     empty = areas.count(0)
     return [f"{empty} of {len(areas)} masks cover no pixel"] * bool(empty)
+
+
+def _percents(file: Path, drawn: Mapping[str, _Drawing]) -> list[str]:
+    """A note of masks that all lie in the corner where percents of the image's sides would put them."""
+    large = all(min(drawing.size) >= 2 * PERCENTS for drawing in drawn.values() if drawing.size)
+    boxes = [rle.toBbox(code) for drawing in drawn.values() for _, code in drawing.masks]
+    if not large or len(boxes) < 2 or max(max(left + wide, top + high) for left, top, wide, high in boxes) > PERCENTS:
+        return []
+    return [
+        f"{file.name}: all {len(boxes)} masks lie within {PERCENTS} pixels of the upper left corner of larger images; are their "
+        "coordinates percents of its sides? They must be pixels"
+    ]
 
 
 def _check_classes(file: Path, classes: Sequence[str], examples: Sequence[Segmented]) -> None:

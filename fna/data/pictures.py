@@ -167,13 +167,21 @@ def _check_size(width: int, height: int) -> None:
         raise ValueError(f"{width}x{height}: one side more than {ELONGATION} times the other")
 
 
+def is_deep(image: Image.Image) -> bool:
+    """Whether this is 16-bit grey, by its header alone."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in PNM_AND_PNG)
+
+
+def white(image: Image.Image) -> int:
+    """The highest value that 16-bit grey may have by its header: 65,535, less where a TIFF says so."""
+    return int(2 ** getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))[0] - 1)
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
     """A picture of 16-bit grey with its range brought to 0..255 (Pillow's own conversion cuts off at 255); others as they are."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in PNM_AND_PNG):
-        tags = getattr(image, "tag_v2", {})
-        white = 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1
-        grey = np.rint(np.asarray(image).astype(np.float64) * (255 / white)).clip(0, 255).astype(np.uint8)
-        return Image.fromarray(255 - grey if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else grey)
+    if is_deep(image):
+        grey = np.rint(np.asarray(image).astype(np.float64) * (255 / white(image))).clip(0, 255).astype(np.uint8)
+        return Image.fromarray(255 - grey if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO else grey)
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode}, whose range is not declared; save it with 8 or 16 bits")
     return image

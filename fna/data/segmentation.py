@@ -112,7 +112,7 @@ class LabelMaps:
         self.check()
         examples = self._examples(self.split)[:limit]
         _refuse_other_sizes(examples)
-        self._hold_against(examples[:: max(1, len(examples) // LOOKED_AT)])
+        self._hold_against(_some(examples))
         data = SegmentedDataset(
             name=self.name,
             split=self.split,
@@ -123,7 +123,7 @@ class LabelMaps:
             notes=self._unread(),
             read_labels=self.read_labels,
         )
-        return learning(data, self, self.train)
+        return self._as_coloured(learning(data, self, self.train))
 
     def read_labels(self, example: Segmented) -> Array:
         """int64 ``[H, W]`` of classes and 255; raises `UserError` naming the file for a value that no class has."""
@@ -136,8 +136,23 @@ class LabelMaps:
     def _declared(self) -> Declared:
         return Declared(self.name, self.labels, {*self.ignored}, {*self.absent})
 
+    @staticmethod
+    def _as_coloured(data: SegmentedDataset) -> SegmentedDataset:
+        """``data``; the label maps to learn from are held against its own too, as far as colours of palettes go."""
+        learn = data.training
+        if learn is None:
+            return data
+
+        def learnt() -> SegmentedDataset:
+            found = learn()
+            refuse_moved_colours(_values([*_some(data.examples), *_some(found.examples)]))
+            return found
+
+        data.training = learnt
+        return data
+
     def _hold_against(self, examples: Sequence[Segmented]) -> None:
-        found = {example.labels: np.unique(read_values(example.labels)) for example in examples}
+        found = _values(examples)
         values = {int(value) for each in found.values() for value in each}
         refuse_by_values(self._declared(), values, str(next(iter(found))))
         refuse_moved_colours(found)
@@ -193,6 +208,16 @@ class LabelMaps:
         if twice is not None:
             raise UserError(f"{file}: {twice} is listed twice; list each image once.")
         return names
+
+
+def _some(examples: Sequence[Segmented]) -> Sequence[Segmented]:
+    """From all over a split, as many as are looked at."""
+    return examples[:: max(1, len(examples) // LOOKED_AT)]
+
+
+def _values(examples: Sequence[Segmented]) -> dict[Path, Array]:
+    """The values that occur in each label map."""
+    return {example.labels: np.unique(read_values(example.labels)) for example in examples}
 
 
 def _refuse_other_sizes(examples: Sequence[Segmented]) -> None:

@@ -66,6 +66,7 @@ def weights_file(path: str | Path) -> Path:
     if known:
         return known[0]
     others = sorted(file for file in path.iterdir() if file.is_file() and file.suffix in SUFFIXES)
+    _refuse_parts(path, others)
     if len(others) == 1:
         return others[0]
     raise UserError(f"{path}: no such checkpoint: {_in_folder(path, others)}; give the file with model.checkpoint=PATH.")
@@ -80,6 +81,18 @@ def refuse_adapter(folder: Path) -> None:
             f"{folder}: holds an adapter ({ADAPTER}), which fna does not put onto the weights that it changes; merge it into them "
             f"(merge_and_unload) and save the whole model{bare}."
         )
+
+
+PART = re.compile(r"(.+)-\d+-of-(\d+)(\.\w+)")  # of a checkpoint that is written in several files
+
+
+def _refuse_parts(folder: Path, files: list[Path]) -> None:
+    """Raise `UserError` for parts without the index that says what is in which."""
+    parts = [found for file in files if (found := PART.fullmatch(file.name))]
+    if parts:
+        stem, whole, suffix = parts[0].groups()
+        index = f"{stem}{suffix}.index.json"
+        raise UserError(f"{folder}: no such checkpoint: it holds {len(parts)} of {int(whole)} parts, but no {index}; fetch it too.")
 
 
 def _not_there(path: Path) -> str:

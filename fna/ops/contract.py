@@ -140,6 +140,41 @@ def same_tokens(op: object, q: Tensor, k: Tensor, site: Site) -> None:
         )
 
 
+def called(op: Attention, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+    """What ``op`` gives, if it is what an attention returns (`returned`) and q, k, v are as they were.
+
+    An exception is passed on with a note that names op and block. Raises `Unsupported` where q, k or v were changed in place, which
+    torch does not count in `torch.inference_mode`.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # which follow neither counters nor notes
+        return returned(op, op(q, k, v, site), q, v)
+    before = _changes(q, k, v)
+    try:
+        out = op(q, k, v, site)
+    except Exception as error:
+        if not isinstance(error, UserError):
+            own = type(_innermost(op))
+            error.add_note(f"raised by {own.__module__}.{own.__qualname__} in block {site.layer}")
+        raise
+    if _changes(q, k, v) != before:
+        raise Unsupported(
+            f"{type(_innermost(op)).__name__} changes q, k or v in place (block {site.layer}), which others read too: work on a "
+            "copy (q.clone()), or with operations whose names do not end in _."
+        )
+    return returned(op, out, q, v)
+
+
+def _innermost(op: object) -> object:
+    """The method itself, of what masks or watches one."""
+    inner = getattr(op, "op", None)
+    return _innermost(inner) if isinstance(inner, Attention) else op
+
+
+def _changes(*tensors: Tensor) -> list[int]:
+    """How often each was changed in place so far; those that do not count it are left out."""
+    return [tensor._version for tensor in tensors if not tensor.is_inference()]
+
+
 def returned(op: object, out: object, q: Tensor, v: Tensor) -> Tensor:
     """``out`` if it is what an attention returns: a tensor of the queries' shape ``[B, H, Nq]``, of values, in their dtype.
 
@@ -165,7 +200,6 @@ def probe(op: Attention, site: Site, *, heads: int = 2, tokens: int = 12, width:
     q, k, v = torch.randn(3, 1, heads, tokens, width, generator=generator)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what an op says about 12 tokens ("fewer than landmarks") is of no interest
-        out: object = op(q, k, v, site)
-    out = returned(op, out, q, v)
+        out = called(op, q, k, v, site)
     if not bool(out.isfinite().all()):
         raise Unsupported(f"{type(op).__name__} returned NaN or infinity for {tokens} tokens of normal numbers; mend that.")

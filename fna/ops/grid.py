@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,11 +65,21 @@ class Pooling:
 
 
 def pooling(op: Any, k: Tensor, site: Site, weights: Tensor | None) -> Pooling:
-    """At most ``op.landmarks`` pooled tokens of k's ``[B, H, N, d]``, prefix and suffix among them; one cell at least."""
+    """At most ``op.landmarks`` pooled tokens of k's ``[B, H, N, d]``, prefix and suffix among them; one cell at least.
+
+    Warns where cells of one size make another count than was asked for.
+    """
     rows, columns = grid_of(op, k, site)
     tokens = whole(k.shape[2])
-    free = count_landmarks(op.landmarks, tokens) - (tokens - rows * columns)
-    return Pooling(site.tokens.prefix, (rows, columns), cells(rows, columns, free), weights)
+    asked, ends = count_landmarks(op.landmarks, tokens), tokens - rows * columns
+    down, across = cells(rows, columns, asked - ends)
+    if ends + down * across != asked:
+        warnings.warn(
+            f"{type(op).__name__}: {ends + down * across} landmarks run, not {asked}: {down} x {across} cells of {rows} x "
+            f"{columns} patches and {ends} other tokens.",
+            stacklevel=3,
+        )
+    return Pooling(site.tokens.prefix, (rows, columns), (down, across), weights)
 
 
 def grid_of(op: object, k: Tensor, site: Site) -> tuple[int, int]:

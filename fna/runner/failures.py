@@ -15,8 +15,10 @@ NO_PLACE = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISD
 
 
 def line(error: BaseException) -> str:
-    """An error in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error in one line, with what was noted of where it comes from."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    notes = getattr(error, "__notes__", ())
+    return f"{type(error).__name__}: {said} ({', '.join(notes)})" if notes else said
 
 
 def mendable(error: Exception) -> Exception:

@@ -71,7 +71,7 @@ class Rows:
                 outcome = self._pass(variant, key)
         except ValueError as error:
             self.loaded.store.put_failed(key, line(error), {"decides": decides})
-            raise UserError(str(error)) from error
+            raise UserError(line(error)) from error
         record = {"decides": decides, "variant": variant.label, "seconds": round(time.perf_counter() - began, 2), "warnings": said}
         self.loaded.store.put(key, outcome, record)
         return Scored(variant, key, outcome, tuple(said))

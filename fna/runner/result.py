@@ -15,6 +15,7 @@ from fna.runner.wanted import Wanted
 from fna.values import shown
 
 if TYPE_CHECKING:  # a job that is refused before torch is loaded writes its result too
+    from fna.models.base import Model
     from fna.runner.compared import Compared, Pair
     from fna.runner.loaded import Loaded
     from fna.runner.outcomes import Scored
@@ -67,16 +68,19 @@ def _under(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from _under(f"{name}.{key}", value[key])
 
 
-def entry(one: Compared, depth: int) -> dict[str, Any]:
-    """One contender, whole."""
+def entry(one: Compared, model: Model) -> dict[str, Any]:
+    """One contender, whole. Of more landmarks than there are tokens all tokens ran, as a warning says."""
     contender = one.contender
+    told = options(contender.wanted)
+    if isinstance(told["landmarks"], int) and model.told_tokens:
+        told["landmarks"] = min(told["landmarks"], model.told_tokens)
     return {
         "hash": one.scored.key,
         "status": "ok",
-        **options(contender.wanted),
+        **told,
         "options": leaves(contender.wanted.cfg),
         "layers": list(contender.layers),
-        **contender.facts(depth),
+        **contender.facts(model.depth),
         "metrics": one.comparison.metrics,
         "fidelity": one.comparison.fidelity,
         "cost": one.cost,

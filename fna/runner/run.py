@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from fna.errors import UserError
 from fna.metrics.compare import aligned
+from fna.models.base import Model
 from fna.progress import bar, say
 from fna.runner import cost, env, result, shown
 from fna.runner.asked import Asked
@@ -76,7 +77,7 @@ def contest(asked: Asked, loaded: Loaded, field: Field, folder: Path, started: f
             Compared(one.contender, one.scored, comparison, cost) for (one, comparison), cost in zip(beside, costs, strict=True)
         ]
         shown.hang(folder, loaded, rows, full, compared, cfg.gallery)
-    entries = _entries(asked.contenders, compared, lost, loaded.model.depth)
+    entries = _entries(asked.contenders, compared, lost, loaded.model)
     told = {
         "environment": env.environment(str(loaded.model.device)),
         "overrides": result.typed(folder),
@@ -137,9 +138,9 @@ def _costs(asked: Asked, loaded: Loaded, ran: Sequence[Ran], folder: Path) -> li
         return cost.measure(forward, model.tower, timed, images, rounds=timing.rounds, progress=progress, tokens=tokens)
 
 
-def _entries(asked: Sequence[Wanted], compared: Sequence[Compared], lost: dict[str, str], depth: int) -> list[dict[str, Any]]:
+def _entries(asked: Sequence[Wanted], compared: Sequence[Compared], lost: dict[str, str], model: Model) -> list[dict[str, Any]]:
     """All contenders in the order in which they were asked for, those that failed included."""
-    found = [result.entry(one, depth) for one in compared]
+    found = [result.entry(one, model) for one in compared]
     bare = [replace(one, label=f"{one.label} without its mask", names={**one.names, "mask": "none"}) for one in asked]
     each = [one for both in zip(asked, bare, strict=True) for one in both]
     order = [one.label for one in each]

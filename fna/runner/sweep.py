@@ -18,7 +18,7 @@ from fna.report.results import Run, load
 from fna.runner.failures import keep_traceback, line, mendable
 from fna.runner.files import take
 from fna.runner.result import fallen
-from fna.runner.sweeps import refuse_no_job, refuse_one_folder, refuse_others
+from fna.runner.sweeps import refuse_chdir, refuse_no_job, refuse_of_sweep, refuse_one_folder, refuse_others
 from fna.values import counted
 
 Stamps = dict[str, tuple[int, int]]  # name of a run folder -> inode and time of its result.json
@@ -79,13 +79,17 @@ class SweepReport(Callback):
 
     @_leaves
     def on_run_start(self, config: DictConfig) -> None:
-        """Refuse the folder of a run that is under way, before Hydra notes anything there."""
-        take(Path(config.hydra.run.dir), "hydra.run.dir")
+        """Refuse the folder of a sweep, and of a run that is under way, before Hydra notes anything there."""
+        folder = Path(config.hydra.run.dir)
+        refuse_chdir(config)
+        refuse_of_sweep(folder)
+        take(folder, "hydra.run.dir")
 
     @_leaves
     def on_multirun_start(self, config: DictConfig) -> None:
         """Refuse a sweep without a job, and a folder that belongs to another sweep."""
         folder, words = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
+        refuse_chdir(config)
         refuse_no_job(words)
         refuse_one_folder(config, words)
         take(folder, "hydra.sweep.dir")

@@ -1,19 +1,23 @@
-"""What a ``-m`` sweep is refused for before its first job: words that give no job, a folder that would hold two."""
+"""What is refused before a run or the first job of a sweep: words that give no job, a folder that would hold two of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from fna.errors import UserError
+
+NOTED = "multirun.yaml"  # by Hydra, in the folder of a sweep
 
 
 def refuse_no_job(words: list[str]) -> None:
@@ -61,19 +65,43 @@ def _folders(config: DictConfig, words: list[str]) -> list[str]:
     return found
 
 
+def refuse_chdir(config: DictConfig) -> None:
+    """Raise `UserError` for a job that would run in another folder than the one where its words were typed."""
+    if OmegaConf.select(config, "hydra.job.chdir"):
+        raise UserError(
+            "hydra.job.chdir=true: paths such as dataset.root and the folder of finished rows would be looked for in the folder of "
+            "the run; leave it out (hydra.run.dir=DIR alone puts a run elsewhere)."
+        )
+
+
+def refuse_of_sweep(folder: Path) -> None:
+    """Raise `UserError` where a single run would write over a sweep's report or over the result of one of its jobs."""
+    if (folder / NOTED).is_file():
+        raise UserError(f"{folder}: holds a sweep; give another hydra.run.dir.")
+    job_like = folder.name.isdigit() and (folder.parent / NOTED).is_file()  # also of a job that is yet to come
+    if job_like or _noted(folder / ".hydra" / "hydra.yaml", "hydra.mode") == RunMode.MULTIRUN.name:
+        raise UserError(f"{folder}: is the folder of a job of a sweep; give another hydra.run.dir.")
+
+
 def refuse_others(folder: Path, words: list[str]) -> None:
-    """Raise `UserError` where the results of a sweep of other words lie; the same one goes on there, to retry what failed too."""
-    earlier = _words(folder / "multirun.yaml")
-    if earlier is None or not any(folder.rglob("result.json")):
+    """Raise `UserError` where the results of a run or of a sweep of other words lie.
+
+    The same sweep goes on there, to retry what failed too.
+    """
+    if (folder / "result.json").is_file():
+        raise UserError(f"{folder}: holds a single run; give another hydra.sweep.dir, or remove it.")
+    earlier = _noted(folder / NOTED, "hydra.overrides.task")
+    if not OmegaConf.is_list(earlier) or not any(folder.rglob("result.json")):
         return
+    earlier = [str(word) for word in earlier]
     told, asked = ([word for word in some if not word.startswith("retry_failed=")] for some in (earlier, words))
     if told != asked:
         raise UserError(f"{folder}: holds another sweep ({' '.join(earlier)}); give another hydra.sweep.dir, or remove it.")
 
 
-def _words(noted: Path) -> list[str] | None:
-    """The words of an earlier sweep, None where there was none or its file is damaged."""
+def _noted(file: Path, key: str) -> Any:
+    """What Hydra noted of an earlier run or sweep, None where there was none or its file is damaged."""
     try:
-        return [str(word) for word in OmegaConf.select(OmegaConf.load(noted), "hydra.overrides.task")]
+        return OmegaConf.select(OmegaConf.load(file), key)
     except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException):
         return None

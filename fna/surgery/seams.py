@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fna.errors import UserError
 from fna.ops.bias import PairBias
-from fna.ops.contract import Attention, Site, Tokens, no_clock, returned, whole
+from fna.ops.contract import Attention, Site, Tokens, called, no_clock, whole
 from fna.surgery.forward import Call, Forward
 
 
@@ -72,7 +72,7 @@ class Port:
         # Under autocast a norm may leave q and k in float32 beside a half-precision v; stock attention then casts them too.
         q, k = q.to(v.dtype), k.to(v.dtype)
         frame.call = Call(q, k, site) if self.run.reduced and not frame.aside else None
-        return returned(self.op, self.op(q, k, v, site), q, v)
+        return called(self.op, q, k, v, site)
 
     def _check(self, tokens: Tokens, count: int, dense: Tensor | PairBias | None) -> None:
         """Raise `UserError` for fewer tokens than prefix tokens, and for relative positions of other tokens than these."""

@@ -118,7 +118,7 @@ class Variant:
                     probe(op, site, tokens=count)
             except Exception as error:
                 if not isinstance(error, UserError):  # a bug in it, which stays one
-                    error.add_note(f"raised by {type(op).__module__}.{type(op).__qualname__} on a tiny input, as in block {layer}")
+                    error.add_note("on a tiny input, before any weights are loaded")
                 raise
 
     def facts(self, depth: int) -> dict[str, Any]:

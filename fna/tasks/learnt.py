@@ -29,7 +29,7 @@ from fna.tasks.base import FULL, Array, Outcome, Run
 from fna.tasks.cache import cached_rows, digest_of
 from fna.tasks.exhibits import Sections, Show
 from fna.tasks.images import look
-from fna.values import Count, Positive, Rate, Says, counted
+from fna.values import Count, Positive, Rate, Says, between, counted
 
 KS = (1, 5)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -154,7 +154,7 @@ class Probe(Learnt):
 
     rates: Annotated[Sequence[Rate], Says("a list of rates, each from 1e-06 to 100")] = RATES
     epochs: Count = 100
-    batch: Count = 256
+    batch: Annotated[int, between(1, 16_384)] = 256  # drawn with replacement, so that no more tells more
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 1 or not self.rates:

@@ -189,3 +189,18 @@ def test_palettes_that_number_the_same_colours_anew_in_each_file_are_refused(tmp
         source("camvid", tmp_path).load(None)
     painted(tmp_path / "valannot/1.png", [0, 3, 8], dict.fromkeys((0, 3, 8), (9, 9, 9)))
     assert source("camvid", tmp_path).load(None).digest, "a palette that tells no values apart says nothing about them"
+
+
+def test_palettes_of_the_maps_to_learn_from_are_held_against_those_asked_about(tmp_path: Path) -> None:
+    """A head would learn other classes under the same numbers."""
+    road, sky = (128, 64, 128), (128, 128, 128)
+    for split, seed in (("val", 0), ("train", 1)):
+        draw(tmp_path / f"{split}/0.png", tmp_path / f"{split}annot/0.png", [seed])
+        Image.new("RGB", (8, 6), (seed, 0, 0)).save(tmp_path / f"{split}/0.png")
+        painted(tmp_path / f"{split}annot/0.png", [0, 3], {0: sky, 3: road})
+    data = source("camvid", tmp_path, train="train").load(None)
+    assert data.training is not None
+    assert data.training().split == "train"
+    painted(tmp_path / "trainannot/0.png", [0, 3], {0: road, 3: sky})
+    with pytest.raises(UserError, match=r"trainannot/0\.png: the colour .* is value 0 here and 3 in .*valannot/0\.png"):
+        data.training()

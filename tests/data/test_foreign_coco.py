@@ -305,3 +305,43 @@ def test_a_name_that_no_file_can_have_is_told_with_its_entry(name: str, tmp_path
     with pytest.raises(UserError, match=r"images\[1\]: file_name is .*; the name of a file is needed") as refused:
         instances(tmp_path, lambda made: made["images"][1].update(file_name=name))
     assert len(str(refused.value)) < 400
+
+
+def squares(corner: float) -> Edit:
+    """A square between 20 and ``corner`` in pictures 0.png and 1.png."""
+
+    def edit(made: dict[str, Any]) -> None:
+        square = [20, 20, corner, 20, corner, corner, 20, corner]
+        made["annotations"] = [{"id": n, "image_id": n, "category_id": 7, "segmentation": [square]} for n in (0, 1)]
+        made["images"] = [{"id": n, "file_name": f"{n}.png"} for n in (0, 1)]
+
+    return edit
+
+
+@pytest.mark.parametrize(("sides", "corner", "noted"), [(400, 95, True), (400, 130, False), (120, 95, False)])
+def test_masks_that_all_lie_where_percents_would_are_noted(sides: int, corner: float, noted: bool, tmp_path: Path) -> None:
+    """Of masks that reach further, or of pictures hardly larger than that, nothing is said."""
+    (tmp_path / "pictures").mkdir()
+    for number in (0, 1):
+        Image.new("RGB", (sides, sides)).save(tmp_path / "pictures" / f"{number}.png")
+    notes = instances(tmp_path, squares(corner)).notes
+    said = "made.json: all 2 masks lie within 100 pixels of the upper left corner of larger images; are their coordinates percents"
+    assert [note.startswith(said) for note in notes] == [True] * noted
+
+
+@pytest.mark.parametrize("places", [(r"a\1.png", r"b\1.png"), ("a/1.png", "b/1.png")])
+def test_names_divided_as_on_windows_are_folders_or_the_names_of_files(places: tuple[str, str], tmp_path: Path) -> None:
+    """Archives of that system unpack to either here."""
+    for place in places:
+        (tmp_path / "pictures" / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6)).save(tmp_path / "pictures" / place)
+
+    def edit(made: dict[str, Any]) -> None:
+        made["images"] = [{"id": n, "file_name": name} for n, name in enumerate((r"a\1.png", r"b\1.png"))]
+
+    assert [example.image for example in instances(tmp_path, edit).examples] == [tmp_path / "pictures" / place for place in places]
+    for place in places:
+        (tmp_path / "pictures" / place).unlink()
+    Image.new("RGB", (8, 6)).save(tmp_path / "pictures" / "1.png")
+    with pytest.raises(UserError, match=r"b\\1\.png and a\\1\.png both come to .*pictures/1\.png; give the images in the folders"):
+        instances(tmp_path, edit)

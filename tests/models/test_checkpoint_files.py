@@ -235,6 +235,15 @@ def test_an_index_whose_parts_are_no_files_of_tensors(part: Any, tmp_path: Path)
         load(tmp_path)
 
 
+def test_parts_of_a_checkpoint_without_their_index_are_no_checkpoint_each(tmp_path: Path) -> None:
+    """One of them alone is a third of the model."""
+    for number in (1, 2):
+        (tmp_path / f"model-0000{number}-of-00003.safetensors").touch()
+        said = rf"it holds {number} of 3 parts, but no model\.safetensors\.index\.json; fetch it too"
+        with pytest.raises(UserError, match=said):
+            weights_file(tmp_path)
+
+
 def test_folders_that_hold_none_or_several(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such checkpoint: the folder holds no weights"):
         weights_file(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -340,3 +341,15 @@ def test_halving_keeps_the_attention_nearer_than_chance() -> None:
         random = build_attention("subset", landmarks=32, sampler="random", seed=seed)(q, k, v + k, site)
         errors["random"].append(float((random - exact).norm()))
     assert sum(errors["thin"]) < 0.95 * sum(errors["random"])
+
+
+@pytest.mark.parametrize(("asked", "run"), [(50, None), (64, None), (48, 43), (1, 2)])
+def test_pooling_says_how_many_landmarks_run_where_they_are_not_those_asked_for(asked: int, run: int | None) -> None:
+    """Cells of one size do not make every number: 47 of 32 x 32 patches are 6 x 7."""
+    x, site = torch.randn(1, 2, 1025, 4), Site(scale=0.5, tokens=Tokens(prefix=1, grid=(32, 32)))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        PooledKeys(landmarks=asked)(x, x, x, site)
+    told = [str(one.message) for one in said]
+    assert len(told) == (run is not None)
+    assert all(line.startswith(f"PooledKeys: {run} landmarks run, not {asked}: ") for line in told)

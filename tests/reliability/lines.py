@@ -121,7 +121,8 @@ KEYS: Mapping[tuple[str, ...], Mapping[str, tuple[tuple[str, ...], tuple[str, ..
     ("dataset=shapes_single", "task=classification"): {"task.head": one_of("auto", "zeroshot"),
         "task.templates": (("simple", "openai", "['a {}.']"), ("nonsense", "3", "true", "[a]", "''", "[]"))},
     ("dataset=shapes_single", "task=knn"): {"task.k": of_kind("count"), "task.temperature": of_kind("positive")},
-    ("dataset=shapes_single", "task=probe"): {"task.epochs": of_kind("count"), "task.batch": of_kind("count"),
+    ("dataset=shapes_single", "task=probe"): {"task.epochs": of_kind("count"),
+        "task.batch": (RIGHT["count"], (*WRONG["count"], "16385")),
         "task.rates": (("[0.1]", "[1,0.5]"), ("[]", "[x]", "[-1]", "[nan]", "0.1", "", "null"))},
     ("model=vit", "model.random=true", "dataset=shapes_single"): {
         "model.norm_eps": of_kind("positive", NULL), "model.num_classes": of_kind("count", ("0", "null")),

@@ -125,7 +125,7 @@ def test_a_method_may_have_fields_of_an_enum(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("param", "said"),
-    [("landmarks: 8,x", "landmarks=x: give a count of at least 1"),
+    [("landmarks: 8,x", "landmarks=x: give a count from 1 to 1000000"),
      ("attn: fna,exat", "attn=exat: no such attn; did you mean exact?"),
      ("landmarks: '8,(16'", "landmarks=8,(16: cannot be read"), ("landmarks: 8,16", "")],
 )  # fmt: skip

@@ -20,7 +20,7 @@ from fna.report import page
 from fna.runner import sweep
 from fna.runner.cli import main
 from fna.runner.sweep import SweepReport
-from fna.runner.sweeps import refuse_others
+from fna.runner.sweeps import refuse_chdir, refuse_of_sweep, refuse_others
 from tests.conftest import Cli
 from tests.report.made_up_results import failed, result, write_run
 
@@ -123,6 +123,37 @@ def test_a_folder_of_another_sweep_is_refused_and_the_same_one_goes_on(tmp_path:
     for content in ("", "[]", "{", "hydra: 3", "hydra: {overrides: {task: 3}}", "\0"):
         (tmp_path / "multirun.yaml").write_text(content)
         refuse_others(tmp_path, ["landmarks=8"])
+
+
+def test_a_sweep_in_the_folder_of_a_run_is_refused(tmp_path: Path) -> None:
+    """Its report would be written over the run's."""
+    write_run(tmp_path, result())
+    with pytest.raises(UserError, match=r"holds a single run; give another hydra\.sweep\.dir"):
+        refuse_others(tmp_path, ["landmarks=8"])
+
+
+def test_a_run_in_the_folder_of_a_sweep_or_of_a_job_of_one_is_refused(tmp_path: Path) -> None:
+    """Of a job that is yet to come as well, and of one whose sweep was noted elsewhere."""
+    (tmp_path / "multirun.yaml").touch()
+    with pytest.raises(UserError, match=r"holds a sweep; give another hydra\.run\.dir"):
+        refuse_of_sweep(tmp_path)
+    moved, own = tmp_path / "elsewhere" / "moved", tmp_path / "elsewhere" / "own"
+    for folder, mode in ((moved, "MULTIRUN"), (own, "RUN")):
+        (folder / ".hydra").mkdir(parents=True)
+        OmegaConf.save({"hydra": {"mode": mode}}, folder / ".hydra" / "hydra.yaml")
+    for folder in (tmp_path / "3", moved):
+        with pytest.raises(UserError, match=r"is the folder of a job of a sweep; give another hydra\.run\.dir"):
+            refuse_of_sweep(folder)
+    refuse_of_sweep(own)
+    refuse_of_sweep(tmp_path / "name")
+
+
+def test_a_job_in_another_current_folder_is_refused() -> None:
+    """Rows would be kept in each run's own folder, and paths that were typed would mean others."""
+    for chdir in (None, False):
+        refuse_chdir(OmegaConf.create({"hydra": {"job": {"chdir": chdir}}}))
+    with pytest.raises(UserError, match=r"^hydra\.job\.chdir=true: paths such as dataset\.root"):
+        refuse_chdir(OmegaConf.create({"hydra": {"job": {"chdir": True}}}))
 
 
 @pytest.mark.parametrize("word", ["attn=glob(x*)", "landmarks=range(16,16)", "landmarks=range(5,1)"])

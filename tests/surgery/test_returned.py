@@ -13,6 +13,7 @@ from torch import Tensor
 
 import fna
 from fna.errors import UserError
+from fna.runner.failures import line
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,39 @@ def test_autocast_chooses_its_own_dtype() -> None:
     model = timm.create_model("test_vit", num_classes=0).eval()
     with fna.swap(model, Odd(lambda v: v.bfloat16())), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert model(torch.zeros(1, 3, 160, 160)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+def test_an_op_that_changes_q_k_or_v_in_place_is_told_by_name(name: str) -> None:
+    """In `fna.attention` these are the caller's own tensors."""
+
+    def op(q: Tensor, k: Tensor, v: Tensor, site: Any) -> Tensor:
+        {"q": q, "k": k, "v": v}[name].mul_(2)
+        return v.clone()
+
+    q, k, v = (torch.randn(1, 2, 5, 4) for _ in range(3))
+    said = r"^function changes q, k or v in place \(block 0\).*: work on a copy \(q\.clone\(\)\)"
+    with pytest.raises(UserError, match=said):
+        fna.attention(q, k, v, op)
+    model = timm.create_model("test_vit", num_classes=0).eval()
+    with pytest.raises(UserError, match="in place"), fna.swap(model, op, layers=[1]), torch.no_grad():
+        model(torch.zeros(1, 3, 160, 160))
+
+
+def test_where_torch_counts_no_changes_an_op_runs_as_it_is() -> None:
+    model = timm.create_model("test_vit", num_classes=0).eval()
+    with fna.swap(model, Odd(lambda v: v.mul_(2))), torch.inference_mode():
+        assert model(torch.zeros(1, 3, 160, 160)).isfinite().all()
+
+
+def test_an_exception_of_an_op_names_it_and_its_block_also_below_a_mask() -> None:
+    """As a note, since its kind is the user's own to catch; the one line of a run has both."""
+    model = timm.create_model("test_vit", num_classes=0).eval()
+
+    def fail(v: Tensor) -> Tensor:
+        raise KeyError("k")
+
+    for mask in (None, "both"):
+        with pytest.raises(KeyError) as raised, fna.swap(model, Odd(fail), layers=[1], mask=mask), torch.inference_mode():
+            model(torch.zeros(1, 3, 160, 160))
+        assert line(raised.value) == "KeyError: 'k' (raised by tests.surgery.test_returned.Odd in block 1)"

@@ -1,0 +1,75 @@
+"""What pictures hold that no figure shows and no suffix says: tags that turn them, 16 bits of which few are used."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fna.data.pictures import is_deep, pages_note, white
+from fna.values import counted
+
+LOOKED_AT = 1000  # pictures, from all over the set, whose headers are read: a fraction of a second
+DECODED = 64  # of those of 16 bits: to know the highest value is to decode them
+WHITE = 2**16 - 1
+DARK = 2**14  # what stays below comes out at a quarter of its brightness at most
+ORIENTATION, UPRIGHT = 274, 1  # a tag of EXIF, and what it says of a picture that is stored as it is to be seen
+
+
+def image_notes(paths: Iterable[Path]) -> list[str]:
+    """What to note of these pictures, a sentence a kind; nothing of usual ones."""
+    paths = list(paths)
+    looked_at = _spread(paths, LOOKED_AT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow, which says it again when the picture is read
+        headers = {path: _header(path) for path in looked_at}
+        turned, deep = ([path for path in looked_at if headers[path][kind]] for kind in (0, 1))
+        return [*pages_note(paths), *_turned_note(turned, len(looked_at)), *_dark_note(deep, len(looked_at))]
+
+
+def _spread(paths: Sequence[Path], most: int) -> Sequence[Path]:
+    return paths[:: -(-len(paths) // most)] if paths else paths
+
+
+def _header(path: Path) -> tuple[bool, bool]:
+    """Whether a tag turns or mirrors the picture, and whether its grey may use all 16 bits; neither if unreadable."""
+    if not path.is_file():  # a pipe would be waited for
+        return False, False
+    try:
+        with Image.open(path) as image:
+            return image.getexif().get(ORIENTATION, UPRIGHT) in range(2, 9), is_deep(image) and white(image) == WHITE
+    except Exception:  # as in `open_image`, which will say what is wrong with it
+        return False, False
+
+
+def _turned_note(turned: Sequence[Path], looked_at: int) -> list[str]:
+    if not turned:
+        return []
+    return [
+        f"{len(turned)} of {counted(looked_at, 'picture')} looked at carry an EXIF tag that turns or mirrors them (first: "
+        f"{turned[0].name}): all are read as they are stored, as torchvision, timm and open_clip do, the same for full attention "
+        "and every contender; to have them upright, save them turned (PIL.ImageOps.exif_transpose)"
+    ]
+
+
+def _dark_note(deep: Sequence[Path], looked_at: int) -> list[str]:
+    highest = max((_highest(path) for path in _spread(deep, DECODED)), default=0)
+    if not 0 < highest < DARK:
+        return []
+    bits = max(8, highest.bit_length())
+    return [
+        f"{len(deep)} of {counted(looked_at, 'picture')} looked at hold 16-bit grey that goes up to {highest:,} of {WHITE:,} "
+        f"(first: {deep[0].name}): they come out dark; if the camera gave {bits} bits, save them as 16 (values times "
+        f"{2 ** (16 - bits)}) or scaled to 8"
+    ]
+
+
+def _highest(path: Path) -> int:
+    try:
+        with Image.open(path) as image:
+            return int(np.asarray(image).max(initial=0))
+    except Exception:  # as above
+        return 0
