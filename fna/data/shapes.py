@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from fna.data.bank import LabelledDataset
 from fna.data.base import Asked, Captioned, Dataset, Labelled, Segmented
+from fna.data.pictures import is_picture
 from fna.data.scene_captions import LEVELS
 from fna.data.scene_files import SEEDS, digest_of, write_split
 from fna.data.scene_questions import KINDS
@@ -50,10 +51,20 @@ class _Drawn:
     def _folder(self, kind: str = "scenes") -> Path:
         self.check()
         root = Path(self.root) if self.root else cache_folder()
+        self._refuse_pictures(root)
         try:
             return write_split(root, self.split, self.count, self.size, kind)
         except OSError as error:
             raise UserError(f"{root}: scenes cannot be kept there ({error}); give a folder with FNA_CACHE=PATH.") from error
+
+    def _refuse_pictures(self, root: Path) -> None:
+        """Raise `UserError` where pictures lie in ``root`` or one folder below: somebody's own, beside which no scene is drawn."""
+        picture = next((path for pattern in ("*", "*/*") for path in root.glob(pattern) if is_picture(path)), None)
+        if self.root and picture:
+            raise UserError(
+                f"dataset.root={self.root}: holds pictures ({picture.name}), and dataset={self.name} draws its own and reads none; "
+                "for yours give dataset=images, or dataset=imagefolder where each class has a folder."
+            )
 
     def _annotations(self, folder: Path, table: str) -> Any:
         return json.loads((folder / f"annotations/{table}_{self.split}.json").read_text())

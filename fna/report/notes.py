@@ -116,6 +116,7 @@ OUTPUTS = {  # what is compared, by task: errors of different outputs are not of
     "fidelity": "logits, or without a head embeddings",
     "knn": "votes of the neighbours",
     "probe": "logits of the probe",
+    "vqa": "how sure the model was of its own answer",
 }
 OUTPUT_ERROR = (
     "relative output error: how far the outputs{} are from those of full, over their length; 0 is the same, small is good"

@@ -85,3 +85,18 @@ def test_the_four_kinds(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused_at_once(source: Shapes | ShapesSingle) -> None:
     with pytest.raises(UserError, match=r"dataset\."):
         source.check()
+
+
+@pytest.mark.parametrize("place", ["a.jpg", "holiday/a.png"])
+def test_no_scene_is_drawn_into_a_folder_of_ones_own_pictures(tmp_path: Path, place: str) -> None:
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_bytes(b"")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=r"draws its own and reads none; for yours give dataset=images"):
+        Shapes(count=2, size=32, root=str(tmp_path)).load(None)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_root_that_holds_drawn_scenes_is_used_again(tmp_path: Path) -> None:
+    kinds = (Shapes, ShapesSingle, ShapesSegmented, Shapes)
+    assert [len(kind(count=2, size=32, root=str(tmp_path)).load(None).examples) for kind in kinds]
