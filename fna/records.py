@@ -22,7 +22,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fna.errors import UserError
-from fna.progress import say
 
 SEAL = "sealed_with"  # the last key of a record: its digest
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -161,6 +160,8 @@ def only_one(path: Path, making: str = "") -> Iterator[None]:
         try:
             held.enter_context(lock.acquire(timeout=0))
         except Timeout:
+            from fna.progress import say  # rich, without which the library alone is installed
+
             say(f"{making or path}: another process is making it, waiting; if one was suspended (Ctrl-Z), fg goes on with it")
             held.enter_context(lock.acquire())
         except (OSError, NotImplementedError):  # no locks there, or no folder: whoever writes next says so

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from fna import records
+from fna import progress
 from fna.errors import UserError
 from fna.records import make_way, only_one, read_record, write_atomic, write_record
 
@@ -127,11 +127,11 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path, monkeypatch: p
             told.append(time.monotonic())
             os.kill(process.pid, signal.SIGKILL)
 
-        monkeypatch.setattr(records, "say", waiting)
+        monkeypatch.setattr(progress, "say", waiting)
         with only_one(tmp_path / "row.json"):
             assert len(told) == 1
             assert time.monotonic() - told[0] < 20
-    monkeypatch.setattr(records, "say", lambda sentence: pytest.fail("nobody holds it"))
+    monkeypatch.setattr(progress, "say", lambda sentence: pytest.fail("nobody holds it"))
     with only_one(tmp_path / "row.json"):
         pass
 
