@@ -147,8 +147,10 @@ def kept(path: Path | None, make: Callable[[], Mapping[str, Any]]) -> dict[str, 
 
 
 @contextmanager
-def only_one(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Of all processes that make ``path`` one at a time comes in; the others wait, once ``waiting`` was called.
+def only_one(path: Path, making: str = "") -> Iterator[None]:
+    """Of all processes that make ``path`` one at a time comes in; the others wait and say so, since a suspended one never ends.
+
+    ``making``: what is made, where that says more than the path.
 
     The lock is the system's (flock) on a hidden file beside ``path``: it goes with its holder, however that ends. A network file
     system hands it on to its server or, where it knows no locks, does without: then two may make the same thing, each whole.
@@ -158,7 +160,9 @@ def only_one(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator
         try:
             held.enter_context(lock.acquire(timeout=0))
         except Timeout:
-            waiting()
+            from fna.progress import say  # rich, without which the library alone is installed
+
+            say(f"{making or path}: another process is making it, waiting; if one was suspended (Ctrl-Z), fg goes on with it")
             held.enter_context(lock.acquire())
         except (OSError, NotImplementedError):  # no locks there, or no folder: whoever writes next says so
             pass

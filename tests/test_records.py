@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from fna import progress
 from fna.errors import UserError
 from fna.records import make_way, only_one, read_record, write_atomic, write_record
 
@@ -117,18 +118,21 @@ def holder(file: Path) -> Any:
     return process
 
 
-def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with holder(tmp_path / "row.json") as process:
         told: list[float] = []
 
-        def waiting() -> None:
+        def waiting(sentence: str) -> None:
+            assert sentence.startswith(f"{tmp_path / 'row.json'}: another process is making it, waiting; if one was suspended")
             told.append(time.monotonic())
             os.kill(process.pid, signal.SIGKILL)
 
-        with only_one(tmp_path / "row.json", waiting):
+        monkeypatch.setattr(progress, "say", waiting)
+        with only_one(tmp_path / "row.json"):
             assert len(told) == 1
             assert time.monotonic() - told[0] < 20
-    with only_one(tmp_path / "row.json", lambda: pytest.fail("nobody holds it")):
+    monkeypatch.setattr(progress, "say", lambda sentence: pytest.fail("nobody holds it"))
+    with only_one(tmp_path / "row.json"):
         pass
 
 

@@ -129,7 +129,7 @@ def children_seconds() -> float:
 WRONG = {
     "attn=fnaa": ("attn=fnaa", "fna"),
     "landmark=3": ("landmark", "landmarks"),
-    "landmarks=0": ("landmarks=0", "at least 1"),
+    "landmarks=0": ("landmarks=0", "from 1 to 1000000"),
     "landmarks=abc": ("landmarks=abc", "count"),
     "layers=40": ("layers=40", "0-11"),
     "image_size=7": ("image_size=7", "multiples"),

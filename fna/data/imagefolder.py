@@ -87,6 +87,7 @@ class ImageFolder:
             notes.append(f"{len(unseen)} of {len(ids)} classes have no images here (first: {unseen[0]})")
         stray = sum(map(is_picture, folder.iterdir()))
         notes += [f"{counted(stray, 'picture')} left out: in {folder} itself, in no class folder"] * bool(stray)
+        notes += _folders_inside([path.relative_to(folder) for path in paths])
         empty = [name for name, inner in below.items() if not any(map(is_picture, inner))]
         if not paths:
             raise UserError(
@@ -233,6 +234,21 @@ def _only_folders(folder: Path, found: list[str]) -> bool:
             return False
         inside |= {path.name for path in entries if path.is_dir()}
     return len(inside) > 1
+
+
+def _folders_inside(keys: list[Path]) -> list[str]:
+    """A note that pictures lie in folders inside those of classes, which may be the classes that are meant: church/indoor.
+
+    None where all lie in folders of one name: Tiny-ImageNet's train split has an ``images`` in each class.
+    """
+    deep = [key for key in keys if len(key.parts) > 2]
+    if not deep or (len(deep) == len(keys) and len({key.parts[1] for key in deep}) == 1):
+        return []
+    first = deep[0]
+    return [
+        f"{len(deep)} of {counted(len(keys), 'picture')} lie in folders inside class folders (first: {first.parent.as_posix()}) "
+        f"and count as of the class above, {first.parts[0]}; if they are classes of their own, move their folders beside the others"
+    ]
 
 
 def _count(found: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""What pictures hold that no figure shows and no suffix says: tags that turn them, 16 bits of which few are used."""
+"""What pictures hold that no figure shows and no suffix says: tags that turn them, 16 bits of which few are used, transparency."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fna.data.pictures import is_deep, pages_note, white
 from fna.values import counted
 
 LOOKED_AT = 1000  # pictures, from all over the set, whose headers are read: a fraction of a second
-DECODED = 64  # of those of 16 bits: to know the highest value is to decode them
+DECODED = 64  # of those of 16 bits, and of those with an alpha channel: to know what it hides is to decode them
 WHITE = 2**16 - 1
 DARK = 2**14  # what stays below comes out at a quarter of its brightness at most
 ORIENTATION, UPRIGHT = 274, 1  # a tag of EXIF, and what it says of a picture that is stored as it is to be seen
@@ -26,23 +26,25 @@ def image_notes(paths: Iterable[Path]) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, which says it again when the picture is read
         headers = {path: _header(path) for path in looked_at}
-        turned, deep = ([path for path in looked_at if headers[path][kind]] for kind in (0, 1))
-        return [*pages_note(paths), *_turned_note(turned, len(looked_at)), *_dark_note(deep, len(looked_at))]
+        turned, deep, clear = ([path for path in looked_at if headers[path][kind]] for kind in range(3))
+        told = [*_turned_note(turned, len(looked_at)), *_dark_note(deep, len(looked_at)), *_clear_note(clear)]
+        return [*pages_note(paths), *told]
 
 
 def _spread(paths: Sequence[Path], most: int) -> Sequence[Path]:
     return paths[:: -(-len(paths) // most)] if paths else paths
 
 
-def _header(path: Path) -> tuple[bool, bool]:
-    """Whether a tag turns or mirrors the picture, and whether its grey may use all 16 bits; neither if unreadable."""
+def _header(path: Path) -> tuple[bool, bool, bool]:
+    """Whether a tag turns or mirrors the picture, its grey may use all 16 bits, it may be transparent; none of it if unreadable."""
     if not path.is_file():  # a pipe would be waited for
-        return False, False
+        return False, False, False
     try:
         with Image.open(path) as image:
-            return image.getexif().get(ORIENTATION, UPRIGHT) in range(2, 9), is_deep(image) and white(image) == WHITE
+            turned = image.getexif().get(ORIENTATION, UPRIGHT) in range(2, 9)
+            return turned, is_deep(image) and white(image) == WHITE, image.has_transparency_data
     except Exception:  # as in `open_image`, which will say what is wrong with it
-        return False, False
+        return False, False, False
 
 
 def _turned_note(turned: Sequence[Path], looked_at: int) -> list[str]:
@@ -73,3 +75,24 @@ def _highest(path: Path) -> int:
             return int(np.asarray(image).max(initial=0))
     except Exception:  # as above
         return 0
+
+
+def _clear_note(clear: Sequence[Path]) -> list[str]:
+    decoded = _spread(clear, DECODED)
+    hiding = [path for path in decoded if _hides(path)]
+    if not hiding:
+        return []
+    return [
+        f"{len(hiding)} of {counted(len(decoded), 'picture')} with an alpha channel looked at have transparent parts (first: "
+        f"{hiding[0].name}): what lies beneath is read, often black, as torchvision, timm and open_clip do, and black drawings are "
+        "lost in it; to have them on white, save them so (PIL.Image.alpha_composite)"
+    ]
+
+
+def _hides(path: Path) -> bool:
+    """Whether any pixel is transparent, be it in part."""
+    try:
+        with Image.open(path) as image:
+            return int(np.asarray(image.convert("RGBA"))[..., 3].min(initial=255)) < 255
+    except Exception:  # as above
+        return False

@@ -95,6 +95,18 @@ def _refuse_parts(folder: Path, files: list[Path]) -> None:
         raise UserError(f"{folder}: no such checkpoint: it holds {len(parts)} of {int(whole)} parts, but no {index}; fetch it too.")
 
 
+def part_of_several(path: str | Path) -> str:
+    """The remedy for a file that is one of the parts of a checkpoint by its name; empty for others."""
+    found = PART.fullmatch(Path(path).name)
+    if found is None or int(found[2]) < 2:
+        return ""
+    index = Path(path).with_name(f"{found[1]}{found[3]}.index.json")
+    rest = (
+        f"give {index}, which reads all of them" if index.is_file() else f"fetch the others and {index.name}, and give the folder"
+    )
+    return f"; it is one of {int(found[2])} parts: {rest}"
+
+
 def _not_there(path: Path) -> str:
     """Why there is no file at a path."""
     if path.is_symlink():

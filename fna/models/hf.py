@@ -16,7 +16,7 @@ from fna.errors import UserError
 from fna.models import weights
 from fna.models.base import Model, Weights, pixels
 from fna.models.beside import filled, followed
-from fna.models.checkpoint_files import load, refuse_adapter, weights_file
+from fna.models.checkpoint_files import load, part_of_several, refuse_adapter, weights_file
 from fna.models.checkpoints import unpack
 from fna.models.heads import labels, listed, read_classes
 from fna.models.hf_classes import class_for, fetched, usual_steps
@@ -242,7 +242,7 @@ class HuggingFaceModel:
         state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.state.items()}
         net, problem, unused = fitted(cls, config, state, dict(net.state_dict()))
         if problem:
-            raise UserError(f"{path}: does not fit the {self._class_name} of its config.json: {problem}.")
+            raise UserError(f"{path}: does not fit the {self._class_name} of its config.json: {problem}{part_of_several(path)}.")
         notes = [said] if (said := found.note(path)) else []
         if unused:
             taken = f"{self._class_name} of its config.json"

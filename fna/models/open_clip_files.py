@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fna.errors import UserError
 from fna.models import naming, weights
-from fna.models.checkpoint_files import load
+from fna.models.checkpoint_files import load, part_of_several
 from fna.models.checkpoints import Checkpoint, unpack
 from fna.models.settings import Grid, table_grid
 from fna.records import regular
@@ -97,7 +97,7 @@ def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> None:
     if problem:
         better = None if weights.whole_numbers(net.state_dict(), state) else looks_like(state, name)
         hint = f"; this looks like {better}: give model.name={better}" if better else ""
-        raise UserError(f"{path}: does not fit open_clip {name}: {problem}{hint}.")
+        raise UserError(f"{path}: does not fit open_clip {name}: {problem}{part_of_several(path) or hint}.")
     net.load_state_dict(dict(state), strict=True)
 
 

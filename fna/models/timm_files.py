@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fna.errors import UserError
 from fna.models import naming, weights
-from fna.models.checkpoint_files import load
+from fna.models.checkpoint_files import load, part_of_several
 from fna.models.checkpoints import Checkpoint, unpack
 from fna.models.settings import table_grid
 from fna.values import counted
@@ -129,9 +129,9 @@ def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> list[str
     """Load the tensors into ``net``; what has to be said of it. Raises `UserError` for what does not fit, naming what would."""
     notes = []
     expected = net.state_dict()
-    dropped = [key for key in HEAD if key in state and key not in expected]
+    dropped = [] if any(map(_of_a_head, expected)) else [key for key in state if _of_a_head(key)]
     if dropped:
-        notes.append(f"{path}: its head of {state[dropped[0]].shape[0]} classes was left out, as asked with model.num_classes=0")
+        notes.append(f"{path}: its {_head_in_words(state, dropped)} was left out, as asked with model.num_classes=0")
         state = {key: tensor for key, tensor in state.items() if key not in dropped}
     if decoder := [key for key in state if key.startswith(DECODER) and key not in expected]:
         notes.append(f"{path}: its decoder, which masked pre-training leaves, was left out ({counted(len(decoder), 'tensor')})")
@@ -139,21 +139,32 @@ def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> list[str
     problem = weights.misfit(expected, state)
     if problem:
         what = f"timm {name} with {net.num_classes} classes"
-        raise UserError(f"{path}: does not fit {what}: {problem}{_remedy(expected, state, name)}.")
+        raise UserError(f"{path}: does not fit {what}: {problem}{part_of_several(path) or _remedy(expected, state, name)}.")
     net.load_state_dict(dict(state), strict=True)
     return notes
+
+
+def _of_a_head(name: str) -> bool:
+    return name.startswith("head.")
+
+
+def _head_in_words(state: Mapping[str, Tensor], names: list[str]) -> str:
+    """What tensors under "head." are: of classes, or the layers through which MoCo, DINO and their kin were trained."""
+    if all(name in HEAD for name in names):
+        return f"head of {state[names[0]].shape[0]} classes"
+    return f"projection head, which training without labels leaves ({counted(len(names), 'tensor')}),"
 
 
 def _remedy(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str) -> str:
     """Which option would make the tensors fit; empty where none is known."""
     if weights.whole_numbers(expected, state):
         return ""
-    body, own = ({key: value for key, value in part.items() if key not in HEAD} for part in (expected, state))
+    body, own = ({key: value for key, value in part.items() if not _of_a_head(key)} for part in (expected, state))
     if not weights.misfit(body, own):
         head = state.get("head.weight")
         rows = 0 if head is None else head.shape[0]
         if not rows:
-            return "; it has no head, all else fits: give model.num_classes=0 model.classes=null"
+            return "; it has no head of classes, all else fits: give model.num_classes=0 model.classes=null"
         return f"; its head is of {counted(rows, 'class', 'classes')}, all else fits: give model.num_classes={rows}"
     better = looks_like(state, name)
     return f"; this looks like {better}: give model.name={better}" if better else ""

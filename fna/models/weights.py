@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fna.errors import UserError, is_memory
-from fna.models.checkpoint_files import load, weights_file
+from fna.models.checkpoint_files import load, part_of_several, weights_file
 from fna.models.checkpoints import unpack
 
 State = Mapping[str, Tensor]
@@ -74,7 +74,7 @@ def fit(model: torch.nn.Module, state: State, source: str | Path, what: str) -> 
     """Load every tensor into ``model``, or raise `UserError` saying what of ``source`` does not fit ``what``."""
     problem = misfit(model.state_dict(), state)
     if problem:
-        raise UserError(f"{source}: does not fit {what}: {problem}.")
+        raise UserError(f"{source}: does not fit {what}: {problem}{part_of_several(source)}.")
     model.load_state_dict(dict(state), strict=True)
 
 

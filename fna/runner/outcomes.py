@@ -48,7 +48,7 @@ class Rows:
         """
         decides = self._decides(variant)
         key, store = row_key(decides), self.loaded.store
-        with store.only_one(key, lambda: say(f"{variant.label}: row {key} is being made by another process, waiting")):
+        with store.only_one(key, f"{variant.label}: row {key}"):
             return self._found(variant, key) or self._made(variant, key, decides)
 
     def _found(self, variant: Variant, key: str) -> Scored | None:

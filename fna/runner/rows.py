@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,9 +78,9 @@ class RowStore:
         write_atomic(probe, b"")
         probe.unlink(missing_ok=True)
 
-    def only_one(self, key: str, waiting: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
+    def only_one(self, key: str, making: str = "") -> AbstractContextManager[None]:
         """Of all processes that want this row one at a time comes in: the next finds it made. See `fna.records.only_one`."""
-        return only_one(self._record(key), waiting)
+        return only_one(self._record(key), making)
 
     def get(self, key: str) -> Row | None:
         """The row, or None where it is missing, of another version, damaged in any byte, or another row under this name."""

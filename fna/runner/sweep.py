@@ -13,7 +13,6 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from fna.errors import UserError
-from fna.progress import say
 from fna.records import unwritten
 from fna.report.results import Run, load
 from fna.runner.failures import keep_traceback, line, mendable
@@ -106,6 +105,8 @@ class SweepReport(Callback):
         self.before = _stamps(folder)
         _under_way.append((self, folder))
         if sweeps_nothing(config, words):
+            from fna.progress import say  # rich: whatever is missing is to be told by the job, in one line
+
             say(NOTHING)
 
     @_leaves

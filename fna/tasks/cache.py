@@ -34,7 +34,7 @@ def cached_rows(file: Path, shape: tuple[int, ...], pieces: Callable[[int], Iter
     on where it stopped, and what does not fit its digest is made again; of two runs at once one waits. All the room is taken before
     the first piece is computed. Raises `UserError` where the file cannot be written or the pieces do not add up to ``shape``.
     """
-    with only_one(file, lambda: say(f"{file}: another process is making it, waiting")):
+    with only_one(file):
         done = _fill(file, shape, pieces, np.dtype(dtype))
         if done != shape[0]:
             raise UserError(f"{file}: {done} of {shape[0]} rows were computed; an image could not be read.")

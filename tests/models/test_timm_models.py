@@ -209,7 +209,7 @@ def test_how_a_file_is_run_is_said_unless_it_was_told(tmp_path: Path) -> None:
     ("rows", "said"),
     [
         (7, r"its head is of 7 classes, all else fits: give model\.num_classes=7\."),
-        (0, r"it has no head, .*num_classes=0 model\.classes=null\."),
+        (0, r"it has no head of classes, .*num_classes=0 model\.classes=null\."),
     ],
 )
 def test_a_file_that_differs_in_its_head_alone_is_not_taken_for_another_model(rows: int, said: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,17 @@ time.sleep(60)
 """
 
 
+def _taken_within(seconds: float, folder: Path) -> None:
+    stop = time.monotonic() + seconds
+    while True:
+        try:
+            return take(folder, "hydra.run.dir")
+        except UserError:
+            if time.monotonic() > stop:
+                raise
+            time.sleep(0.1)
+
+
 def test_the_processes_that_a_killed_run_leaves_hold_its_folder_no_longer(tmp_path: Path) -> None:
     """As loading processes do for seconds, which no signal reaches when their run is killed."""
     with subprocess.Popen([sys.executable, "-c", LEAVES, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -72,7 +84,7 @@ def test_the_processes_that_a_killed_run_leaves_hold_its_folder_no_longer(tmp_pa
         process.kill()
         process.wait()
         process.stdout.close()
-        take(tmp_path, "hydra.run.dir")
+        _taken_within(10, tmp_path)  # the child lets go in its first moments, which come late on a busy machine
 
 
 @pytest.mark.parametrize("place", ["file", "file/rows"])
