@@ -29,14 +29,22 @@ def _others(run: Run) -> list[Run]:
     found = run.result.get("contenders")
     others = [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
     shared = {key: value for key, value in run.result.items() if key not in OWN}
+    of_all = {key: _of_all(run.result, others, key) for key in ("warnings", "notes")}
     made = []
     for place, own in enumerate(others):
         if own.get("hash") is not None and own.get("hash") == run.result.get("hash"):
             continue  # the first variant itself
         label = str(own.get("label") or place)
         typed = [*_inherited(run.result, own), *(word for word in label.split() if "=" in word)]
-        made.append(replace(run, name=f"{run.name}: {label}", result={**shared, "overrides": typed, **own}, contender=True))
+        told = {key: [*lines, *(own.get(key) or [])] for key, lines in of_all.items()}
+        made.append(replace(run, name=f"{run.name}: {label}", result={**shared, "overrides": typed, **own, **told}, contender=True))
     return made
+
+
+def _of_all(first: Result, each: Sequence[Result], key: str) -> list[Any]:
+    """The lines under ``key`` that are of the whole run and of no one contender, such as that the model is in training mode."""
+    own = {str(line) for one in each for line in one.get(key) or []}
+    return [line for line in first.get(key) or [] if str(line) not in own]
 
 
 def _inherited(first: Result, own: Result) -> list[str]:

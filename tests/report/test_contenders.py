@@ -10,7 +10,7 @@ import pytest
 from fna.report.contenders import apart, pairs
 from fna.report.day import read_day
 from fna.report.page import write_page
-from fna.report.results import load, setting
+from fna.report.results import Run, load, setting
 from fna.report.sweep import varying
 from fna.report.table import write_markdown
 from tests.report.made_up_results import result, write_run
@@ -96,3 +96,10 @@ def test_a_contender_has_no_words_that_were_typed_for_another_option(tmp_path: P
     assert [setting(run.result, "kv.budget") for run in runs] == [0.5, 0.25]
     assert [setting(run.result, "limit") for run in runs] == [8, 8]
     assert "kv.budget" in varying(runs)
+
+
+@pytest.mark.parametrize("key", ["warnings", "notes"])
+def test_a_line_about_the_whole_run_is_each_contenders_too(key: str) -> None:
+    others = [{"hash": "a", "label": "first", key: ["of a"]}, {"hash": "b", "label": "second", key: ["of b"]}]
+    run = Run(Path("run"), "run", {"hash": "a", key: ["of a", "of all"], "contenders": others})
+    assert apart([run])[1].result[key] == ["of all", "of b"]
