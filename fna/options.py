@@ -102,8 +102,22 @@ def none_such(group: str, name: str, known: Iterable[str], extra: Sequence[Path]
     near = [file for file in files if asked.fullmatch(file.name) and file.is_file()]
     if near and name not in known:
         return UserError(f"{group}={name}: {near[0]} is not read; rename it to {name}.yaml.")
-    hint = "did you mean none? " if name.lower() in NOTHING and "none" in known else nearest(name, known)
+    hint = "did you mean none? " if name.lower() in NOTHING and "none" in known else _network(group, name) or nearest(name, known)
     return UserError(f"{group}={name}: no such {group}; {hint}there is {', '.join(known)}.")
+
+
+# Names that a network has elsewhere, by what they look like, and the option that takes them as model.name.
+NETWORKS = {
+    r"\w+_patch\d+\w*(\.\w+)?": "vit",
+    r"(ViT|EVA\d*|coca_ViT|convnext_\w+|RN\d+)-[\w-]+": "clip_l14",
+    r"[\w.-]+/[\w.-]+": "hf",
+}
+
+
+def _network(group: str, name: str) -> str:
+    """How a network is chosen by the name that timm, open_clip or Hugging Face have for it; "" where this is none."""
+    options = [option for looks, option in NETWORKS.items() if group == "model" and re.fullmatch(looks, name)]
+    return f"a network by its name is model={options[0]} model.name={name}; " if options else ""
 
 
 NOTHING = ("null", "false", "off", "no")  # what others call none

@@ -70,6 +70,8 @@ def parsed(word: str, kind: Callable[[str], Any] = lambda key: Any) -> Override:
         raise UserError(f"{word}: shells know ~ at the start of a word alone; write {written(plain, place)}")
     if value[:1] not in OPENED and any(_of_ours(part) for part in value.split()[1:]):  # a list is one word, not two to part
         raise UserError(f"{word}: is more than one word; write {shlex.join(word.split())}")
+    if value.endswith(","):
+        raise UserError(f"{word}: ends in a comma; write several values without spaces: {plain}=A,B.")
     near = nearest(value, choices(plain)) if plain in groups() else ""
     raise UserError(f"{word}: Hydra reads some of these signs as its own; {near}{as_text(plain, value, kind(plain))}")
 

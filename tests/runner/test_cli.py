@@ -31,6 +31,14 @@ from fna.runner.cli import main
         ("attn=fna+", "attn=fna+: no such attn; did you mean fna_plus?"),  # as tables print it, here and below
         ("attn=FNA local", "attn=FNA local: no such attn; did you mean fna_local?"),
         ("attn=Nyströmformer", "attn=Nyströmformer: Hydra reads some of these signs as its own; did you mean nystromformer?"),
+        ("attn=fna,", "attn=fna,: ends in a comma; write several values without spaces: attn=A,B."),
+        (
+            "model=vit_small_patch14_dinov2",
+            "model=vit_small_patch14_dinov2: no such model; a network by its name is model=vit model.",
+        ),
+        ("model=ViT-B-32", "model=ViT-B-32: no such model; a network by its name is model=clip_l14 model."),
+        ("model=facebook/dinov2-small", "model=facebook/dinov2-small: no such model; a network by its name is model=hf model."),
+        ("model=vit_b61", "model=vit_b61: no such model; did you mean vit_b16?"),
         ("layers=lasthalf", "layers=lasthalf: did you mean last-half? give all, last-half, auto, a block"),
         ("layers=last_half", "layers=last_half: did you mean last-half?"),
         ("layers=al", "layers=al: did you mean all?"),
