@@ -15,10 +15,13 @@ from fna.values import Channels, Spreads, held
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # PIL's numbers
+SQUASHED = 384  # from this size on ConvNeXt's processor crops nothing
 PIXELS = (
-    *("image_mean", "image_std", "resample", "size", "crop_size", "rescale_factor"),
+    *("image_mean", "image_std", "resample", "size", "crop_size", "crop_pct", "rescale_factor"),
     *("do_resize", "do_rescale", "do_normalize", "do_center_crop"),
 )
+UNTAKEN = ("keep_aspect_ratio", "rescale_offset")  # steps of single processors that no transform here has
+HANDED = (*PIXELS, *UNTAKEN)
 
 
 def unread_config(checkpoint: str | Path | None) -> str:
@@ -80,6 +83,9 @@ def preprocessing(folder: Path | None) -> dict[str, Any]:
     for key, does in (("do_rescale", "scales pixels by 1/255"), ("do_resize", "resizes pictures")):
         if said.get(key) is False:
             raise UserError(f"{file}: {key}=false: fna {does} always; drop the file and give mean and std.")
+    for key in UNTAKEN:
+        if said.get(key):
+            raise UserError(f"{file}: {key}={str(said[key]).lower()}: fna knows no such step; drop the file and give mean and std.")
     return check_pixels(_normalized(said, file), file) | _sized(said, file)
 
 
@@ -116,10 +122,27 @@ def _filled(said: dict[str, Any], file: Path) -> dict[str, Any]:
     if known is None:
         return said
     try:
-        made = known(**{key: value for key, value in said.items() if key in PIXELS and value is not None}).to_dict()
-    except (TypeError, ValueError, KeyError) as error:
+        made = known(**{key: value for key, value in said.items() if key in HANDED and value is not None}).to_dict()
+        made |= _enlarged(name, made)
+    except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise UserError(f"{file}: {name} does not take it ({str(error).splitlines()[0]}); mend the file or drop it.") from error
     return {key: list(value) if isinstance(value, tuple) else value for key, value in made.items()}
+
+
+def _enlarged(name: str, made: Mapping[str, Any]) -> dict[str, Any]:
+    """The size that pictures are resized to and the crop, where the class of that name takes another than ``size`` in its code.
+
+    LeViT's enlarges the shorter side; ConvNeXt's, which CvT has too, from 384 pixels on squashes, below them crops ``crop_pct``.
+    """
+    edge = (made.get("size") or {}).get("shortest_edge")
+    if edge is None or name not in ("LevitImageProcessor", "ConvNextImageProcessor"):
+        return {}
+    if name == "LevitImageProcessor":
+        return {"size": {"shortest_edge": int(edge * 256 / 224)}}
+    square = {"height": edge, "width": edge}
+    if edge >= SQUASHED:
+        return {"size": square, "do_center_crop": False}
+    return {"size": {"shortest_edge": int(edge / made["crop_pct"])}, "do_center_crop": True, "crop_size": square}
 
 
 def _normalized(said: Mapping[str, Any], file: Path) -> dict[str, Any]:
