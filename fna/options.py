@@ -109,7 +109,7 @@ def none_such(group: str, name: str, known: Iterable[str], extra: Sequence[Path]
 # Names that a network has elsewhere, by what they look like, and the option that takes them as model.name.
 NETWORKS = {
     r"\w+_patch\d+\w*(\.\w+)?": "vit",
-    r"(ViT|EVA\d*|coca_ViT|convnext_\w+|RN\d+)-[\w-]+": "clip_l14",
+    r"(ViT|EVA\d*|coca_ViT)-[\w-]+": "clip_l14",
     r"[\w.-]+/[\w.-]+": "hf",
 }
 
