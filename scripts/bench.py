@@ -1,7 +1,7 @@
 """The speed benchmark: ``make bench``, or
 
 python scripts/bench.py                          # operation over tokens on this machine's device, and whole models
-python scripts/bench.py --check                  # what is promised on a CPU; --only operation,grid,vit_b,vit_l: parts of it
+python scripts/bench.py --check                  # what is promised on a CPU; --only operation,grid,vit_b,...: parts of it
 python scripts/bench.py --gpu-check              # what is promised on a GPU; exit status 1 where a promise fails
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -16,11 +16,16 @@ from fna.machine import has_bfloat16
 from fna.runner.memory import peak_bytes
 from fna.runner.speed.check import Finding, at_least, at_most, pick
 from fna.runner.speed.floors import Machine, measure_machine, peak_allowance
-from fna.runner.speed.models import ModelCase, measure_model
+from fna.runner.speed.models import ModelCase, measure_model, measure_times, passes_floor
 from fna.runner.speed.ops import BASELINE, Case, Progress, Row, measure_case, measure_kernels, measure_sampling
 
 MODELS = {"vit_b": ModelCase("vit_b", 512, 1), "vit_l": ModelCase("vit_l", 448, 1)}
-PARTS = ("operation", "grid", *MODELS)
+# how many times as fast as exact attention with 64 landmarks, by blocks
+TIMES = {
+    "clip_shapes": (ModelCase("clip_shapes", 256, 8), {"last-half": 1.25}),
+    "dinov2_s": (ModelCase("dinov2_s", 518, 1), {"last-half": 1.2, "all": 1.6}),
+}
+PARTS = ("operation", "grid", *MODELS, *TIMES)
 DTYPES = ("float32", "bfloat16")
 SAMPLING = ((1025, 64, 7.0), (4097, 256, 3.0))  # tokens, landmarks, times the yardstick
 # batch, tokens, landmarks, and how many times as fast as fused attention in that dtype, landmarks drawn in each call
@@ -64,6 +69,8 @@ def cpu_checks(
             _grid_checks(dtype, max(5, rounds // 2), say, findings, rows)
     for name, dtype in product([part for part in parts if part in MODELS], dtypes):
         _model_checks(replace(MODELS[name], dtype=dtype), layers, max(5, rounds // 2), say, findings, rows)
+    for name in [part for part in parts if part in TIMES]:
+        _times_checks(*TIMES[name], 2 * rounds, say, findings, rows)
     return findings, rows
 
 
@@ -146,3 +153,22 @@ def _model_checks(
         told = f"{row['realised']:.2f} ({row['realised_low']:.2f} to {row['realised_high']:.2f})"
         say(f"{name}: the same from whole forwards, which scatter too much to be judged: {told}")
         findings.append(at_most(f"{name}: sampling, % of the forward", 100 * row["sampling_share"], SAMPLING_SHARE))
+
+
+def _times_checks(
+    case: ModelCase, bounds: Mapping[str, float], rounds: int, say: Progress, findings: list[Finding], rows: list[Row]
+) -> None:
+    """A whole model beside exact attention; told too: with attention for nothing, and with FNA's two passes at their floor."""
+    model, machine = case.build(), measure_machine(torch.device("cpu"), torch.float32)
+    for chosen, bound in bounds.items():
+        case = replace(case, layers=chosen)
+        say(f"model: {case.model} at {case.size} px, {case.dtype}, blocks {chosen}")
+        new = measure_times(case, model, rounds, {"inverse": "auto"})
+        rows += new
+        name = f"{case.model} at {case.size} px, {case.dtype}, blocks {chosen}, inverse=auto"
+        findings.append(at_least(f"{name}: times exact attention", pick(new, "times exact", "fna"), bound))
+        free, least = pick(new, "times exact", "no attention"), passes_floor(case, model, machine)
+        share = free["ms"] / (free["ms"] + least)
+        for what, part in (("attention for nothing", 1.0), ("the two passes at their floor and all else for nothing", share)):
+            middle, low, high = (part * free[key] for key in ("speedup", "low", "high"))
+            say(f"{name}: {middle:.2f} ({low:.2f} to {high:.2f}) with {what}")

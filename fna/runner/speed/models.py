@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from fna.models.base import Model
+from fna.models.open_clip import OpenClipModel
 from fna.models.timm import TimmModel
 from fna.ops.contract import Attention, Site
 from fna.ops.exact import Exact
 from fna.ops.kernels import cpu
+from fna.runner.flops import Forward
 from fna.runner.memory import peak_bytes
+from fna.runner.speed.floors import Machine, Shape, stage_work
 from fna.runner.speed.ops import Progress, Row, attentions, timing
 from fna.runner.speed.yardstick import Yardstick
 from fna.runner.turns import Clocked, in_turns, share_inside, share_of_saving, stages
@@ -28,8 +31,10 @@ SHAPES = {
     "vit_s": "vit_small_patch16_224",
     "vit_b": "vit_base_patch16_224",
     "vit_l": "vit_large_patch14_224",
+    "dinov2_s": "vit_small_patch14_dinov2",
     "dinov2_l": "vit_large_patch14_dinov2",
 }
+ZOO = {"clip_shapes": "zoo:clip_shapes"}  # embedded in fna, with its weights
 Context = Callable[[], AbstractContextManager[Any]]
 
 
@@ -54,9 +59,13 @@ class ModelCase:
     device: str = "cpu"
 
     def build(self) -> Model:
-        """The network with weights drawn from seed 0."""
-        source = TimmModel(SHAPES[self.model], random=True)
+        """The network, with weights drawn from seed 0 where it is not fna's own."""
+        source = OpenClipModel(ZOO[self.model]) if self.model in ZOO else TimmModel(SHAPES[self.model], random=True)
         return source.build(image_size=self.size, device=self.device, dtype=self.dtype, seed=0)
+
+    def images(self, model: Model) -> Tensor:
+        """Noise ``[batch, 3, size, size]``."""
+        return torch.randn(self.batch, 3, self.size, self.size, device=model.device, dtype=model.dtype)
 
 
 def measure_model(
@@ -79,9 +88,7 @@ def measure_model(
     contexts: dict[str, Context] = {"full": nullcontext} | {name: _swapped(model, op, chosen) for name, op in ops.items()}
     if rivals and "fna" in ops and model.device.type == "cpu" and cpu.built():
         contexts["fna, plain torch"] = _without_kernels(contexts["fna"])
-    forward = model.classify or model.encode_image
-    assert forward is not None
-    images = torch.randn(case.batch, 3, case.size, case.size, device=model.device, dtype=model.dtype)
+    forward, images = _forward(model), case.images(model)
     seconds = in_turns(forward, contexts, images, rounds)  # changing the attention and back is not timed
     rows = []
     for name, values in seconds.items():
@@ -98,6 +105,38 @@ def measure_model(
                 row["peak_bytes"] = peak_bytes(lambda: forward(images), model.device)
         rows.append(row)
     return rows
+
+
+def measure_times(case: ModelCase, model: Model, rounds: int, options: Mapping[str, Any] | None = None) -> list[Row]:
+    """FNA, exact attention and none at all in the same blocks, and the model untouched: speedups over the faster exact one."""
+    chosen = parse_layers(case.layers, model.depth)
+    ops: dict[str, Attention] = {**attentions(("fna",), case.landmarks, options), "exact": Exact(), "no attention": ValuePath()}
+    contexts: dict[str, Context] = {"full": nullcontext} | {name: _swapped(model, op, chosen) for name, op in ops.items()}
+    forward, images = _forward(model), case.images(model)
+    seconds = in_turns(forward, contexts, images, rounds)
+    baseline = min((seconds["full"], seconds["exact"]), key=lambda values: float(np.median(values)))
+    about = {"kind": "times exact", **_columns(case, model)}
+    return [{**about, "method": name, **timing(values, baseline)} for name, values in seconds.items()]
+
+
+def passes_floor(case: ModelCase, model: Model, machine: Machine) -> float:
+    """Least milliseconds of FNA's two passes over the tokens, all blocks of a forward pass together; the rest of it costs more."""
+    floors: list[float] = []
+
+    def note(q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+        work = stage_work(Shape(q.shape[0], q.shape[1], q.shape[2], q.shape[3], case.landmarks))
+        floors.extend(machine.floor(*work[stage]) for stage in ("landmarks over tokens", "tokens over landmarks"))
+        return v
+
+    with _swapped(model, note, parse_layers(case.layers, model.depth))(), torch.inference_mode():
+        _forward(model)(case.images(model))
+    return 1e3 * sum(floors)
+
+
+def _forward(model: Model) -> Forward:
+    forward = model.classify or model.encode_image
+    assert forward is not None
+    return forward
 
 
 def _swapped(model: Model, op: Attention, layers: Sequence[int]) -> Context:
