@@ -15,10 +15,11 @@ from typing import Any, cast, get_args
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fna.constructors import options_of
 from fna.errors import UserError, not_installed
 from fna.options import CONF, broken_yaml, choices, load_option, origin, program, search_path, summary
 from fna.spelling import nearest
-from fna.values import held, options_of, plain, shown
+from fna.values import held, plain, shown
 
 __all__ = [
     "CONF",

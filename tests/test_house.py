@@ -46,6 +46,7 @@ GROUND = {
     "fna.streams",
     "fna.cells",
     "fna.spelling",
+    "fna.constructors",
     "fna.values",
     "fna.progress",
 }

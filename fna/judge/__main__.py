@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fna.commands import Parser
+from fna.constructors import options_of
 from fna.data.asked import lines
 from fna.data.base import OpenQuestion
 from fna.data.llava_bench import LlavaBench
@@ -25,7 +26,7 @@ from fna.judge.endpoint import Calls
 from fna.judge.judging import Judge, Matter
 from fna.records import json_bytes, write_atomic
 from fna.streams import never_fail
-from fna.values import counted, held, options_of
+from fna.values import counted, held
 
 NOT_TYPED = ("version", "calls", "swap", "dry_run")
 

@@ -22,7 +22,7 @@ from fna.errors import UserError
 from fna.folders import cache_folder
 from fna.models import weights
 from fna.models.base import Decoder, Model, Weights
-from fna.models.checkpoint_files import refuse_adapter, weights_file
+from fna.models.checkpoint_paths import refuse_adapter, weights_file
 from fna.models.hf_files import folder_of, read_json
 from fna.models.hf_folder import identified, pretrained, reading
 from fna.ops.contract import Tokens

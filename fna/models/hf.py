@@ -16,7 +16,8 @@ from fna.errors import UserError
 from fna.models import weights
 from fna.models.base import Model, Weights, pixels
 from fna.models.beside import filled, followed
-from fna.models.checkpoint_files import load, part_of_several, refuse_adapter, weights_file
+from fna.models.checkpoint_files import load
+from fna.models.checkpoint_paths import part_of_several, refuse_adapter, weights_file
 from fna.models.checkpoints import unpack
 from fna.models.heads import labels, listed, read_classes
 from fna.models.hf_classes import class_for, fetched, usual_steps

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.errors import UserError
-from fna.models.checkpoint_files import FOLDER_FILES
+from fna.models.checkpoint_paths import FOLDER_FILES
 from fna.records import regular
 from fna.values import Channels, Spreads, held
 

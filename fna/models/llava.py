@@ -17,7 +17,7 @@ from torch import Tensor
 from fna.errors import UserError
 from fna.models import weights
 from fna.models.base import Model, Weights, pixels
-from fna.models.checkpoint_files import refuse_adapter
+from fna.models.checkpoint_paths import refuse_adapter
 from fna.models.hf_files import read_json
 from fna.models.hf_folder import identified, pretrained, reading
 from fna.models.vlm_prompts import Style, Turn, prompt

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fna.errors import UserError
 from fna.models import naming, weights
-from fna.models.checkpoint_files import load, part_of_several
+from fna.models.checkpoint_files import load
+from fna.models.checkpoint_paths import part_of_several
 from fna.models.checkpoints import Checkpoint, unpack
 from fna.models.settings import Grid, table_grid
 from fna.records import regular

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fna.errors import UserError
 from fna.models import naming, weights
-from fna.models.checkpoint_files import load, part_of_several
+from fna.models.checkpoint_files import load
+from fna.models.checkpoint_paths import part_of_several
 from fna.models.checkpoints import Checkpoint, unpack
 from fna.models.settings import table_grid
 from fna.values import counted

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fna.errors import UserError, is_memory
-from fna.models.checkpoint_files import load, part_of_several, weights_file
+from fna.models.checkpoint_files import load
+from fna.models.checkpoint_paths import part_of_several, weights_file
 from fna.models.checkpoints import unpack
 
 State = Mapping[str, Tensor]

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fna.errors import UserError
-from fna.models.checkpoint_files import load, tensor_names, weights_file
+from fna.models.checkpoint_files import load, tensor_names
+from fna.models.checkpoint_paths import weights_file
 from fna.models.checkpoints import unpack
 
 NAMES = {"blocks.0.weight": (2, 3), "blocks.1.weight": (2, 3), "head.weight": (5, 2), "head.bias": (5,)}
