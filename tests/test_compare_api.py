@@ -49,6 +49,8 @@ def test_the_paired_table_with_intervals_and_cost(model: nn.Module, data: Tensor
     assert top1["ci"][0] <= top1["delta"] <= top1["ci"][1]
     assert found.result["cost"]["speedup"]["median"] > 0
     assert "top-1" in str(found)
+    with pytest.raises(UserError, match=r"page\.html'\): give a folder, which takes a page"):
+        found.save(tmp_path / "page.html")
     page = found.save(tmp_path / "page")
     assert page.read_text().startswith("<!doctype html>") or "<html" in page.read_text()
     assert json.loads((tmp_path / "page" / "result.json").read_text())["status"] == "ok"

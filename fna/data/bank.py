@@ -34,12 +34,14 @@ def cut(whole: Dataset[Labelled], bank: int, limit: int | None) -> LabelledDatas
             f"dataset.bank={bank}: leaves {counted(len(learnt), 'image')} to learn from and {len(asked)} to ask about; give less."
         )
 
-    def part(examples: list[Labelled], split: str, notes: list[str]) -> LabelledDataset:
-        names = (f"{whole.name}, {bank} a class as bank", split, whole.domain, f"{whole.digest} {bank} {split}")
-        return LabelledDataset(*names, examples, whole.classes, whole.class_ids, notes)
+    def part(examples: list[Labelled], split: str, digest: str, notes: list[str]) -> LabelledDataset:
+        return LabelledDataset(
+            whole.name, split, whole.domain, f"{whole.digest} {bank} {digest}", examples, whole.classes, whole.class_ids, notes
+        )
 
-    queries = part(asked[:limit], whole.split, [*whole.notes, *part_note(asked[:limit], asked)])
-    queries.training = lambda: with_copies_noted(part(learnt, "bank", []), queries)
+    told = f"{whole.split} without {bank} of each class"
+    queries = part(asked[:limit], told, whole.split, [*whole.notes, *part_note(asked[:limit], asked)])
+    queries.training = lambda: with_copies_noted(part(learnt, "bank", "bank", []), queries)
     return queries
 
 

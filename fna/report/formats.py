@@ -77,6 +77,12 @@ def fixed(value: Any, digits: int = 2, unit: str = "") -> str:
     return NOTHING if value is None else f"{value:,.{digits}f}{unit}"
 
 
+def agreement(value: Any) -> str:
+    """A percentage with one decimal, with two where one would round it to all: 100.0 is said of 100 alone."""
+    value = number(value)
+    return fixed(value, 2 if value is not None and 99.95 <= value < 100 else 1, " %")
+
+
 def times(value: Any) -> str:
     """A ratio, ``1.19x``."""
     return fixed(value, 2, "x")

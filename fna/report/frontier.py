@@ -114,7 +114,7 @@ def advice(found: Sequence[Point]) -> Grid:
 def _cells(point: Point | None) -> list[Part]:
     if point is None:
         return [Part(formats.NOTHING)] * 3
-    agreement = formats.fixed(dig(point.run.result, "fidelity", "agreement"), 1, " %")
+    agreement = formats.agreement(dig(point.run.result, "fidelity", "agreement"))
     return [Part(point.name), Part(formats.fixed(point.error, 3)), Part(agreement)]
 
 

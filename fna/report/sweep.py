@@ -258,7 +258,7 @@ def _columns(runs: Sequence[Run], keys: Sequence[str], expected: Expected) -> li
         *(_identity(key, place == 0) for place, key in enumerate(keys)),
         *([] if keys else [("run", lambda run: Part(run.name))]),
         *(column for metric in _metrics(runs) for column in _of_metric(metric, runs, expected)),
-        (_agreement(runs), lambda run: Part(formats.fixed(dig(run.result, "fidelity", "agreement"), 1, " %"))),
+        (_agreement(runs), lambda run: Part(formats.agreement(dig(run.result, "fidelity", "agreement")))),
         *_others("agreement", _agreement(runs), runs, expected),
         ("output error", lambda run: Part(formats.fixed(dig(run.result, "fidelity", "output_error"), 3))),
         *_others("output_error", "output error", runs, expected),

@@ -263,7 +263,7 @@ def _theirs(result: Result, expected: Expected) -> list[tuple[str, str]]:
 def _fidelity(result: Result) -> list[tuple[str, str]]:
     """(what, how much), the agreement first."""
     tree = result.get("fidelity") or {}
-    said = [(table.fidelity_name("agreement", result), formats.fixed(tree.get("agreement"), 1, " %"))]
+    said = [(table.fidelity_name("agreement", result), formats.agreement(tree.get("agreement")))]
     said.append((table.fidelity_name("output_error", result), formats.fixed(tree.get("output_error"), 3)))
     others = [key for key in tree if key not in ("agreement", "output_error") and number(tree[key]) is not None]
     said += [(table.fidelity_name(key, result), formats.fixed(tree[key], 3)) for key in others]

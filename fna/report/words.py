@@ -155,7 +155,7 @@ def _agrees(result: Result) -> list[Part]:
         return []
     error = number(dig(result, "fidelity", "output_error"))
     told = f" of the samples, output error {formats.fixed(error, 3)}" if error is not None else " of the samples"
-    size = f"{formats.fixed(share, 1)} % {formats.limits(ends, 1)}".strip()
+    size = f"{formats.agreement(share)} {formats.limits(ends, 1)}".strip()
     return [Part("agrees with full attention on "), Part(size, "even"), Part(told)]
 
 
@@ -210,7 +210,8 @@ def compared(result: Result) -> list[str]:
     """What was compared on what, as the short pieces of a line."""
     data = "/".join(str(result[key]) for key in ("dataset", "split") if result.get(key) not in (None, "", "none", "unknown"))
     amounts = [(result.get("samples"), "samples"), (result.get("image_size"), "px"), (result.get("tokens"), "tokens")]
-    pieces = [f"model {model(result)}" if result.get("model") else "", data, str(result.get("task") or "")]
+    task = result.get("task")
+    pieces = [f"model {model(result)}" if result.get("model") else "", data, str(task) if task not in (None, "own") else ""]
     pieces += [f"{formats.value_of('', amount)} {unit}" for amount, unit in amounts if amount is not None]
     if result.get("sampler") not in (None, "none") and not result.get("plan"):
         pieces.append(f"sampler {formats.value_of('sampler', result['sampler'])}")

@@ -54,8 +54,15 @@ class Comparison:
         return text.getvalue()
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``result.json``, ``table.md``, ``report.html`` and pictures into ``folder``; the path of the page."""
+        """Write ``result.json``, ``table.md``, ``report.html`` and pictures into ``folder``; the path of the page.
+
+        Raises `UserError` for the name of a file.
+        """
         folder = Path(folder).expanduser()
+        if folder.suffix in (".html", ".md", ".json") and not folder.is_dir():
+            raise UserError(
+                f"save({str(folder)!r}): give a folder, which takes a page, a table and pictures: {str(folder.with_suffix(''))!r}."
+            )
         for name, content in self.files.items():
             write_atomic(folder / name, content)
         write_atomic(folder / "result.json", json_bytes(self.result))

@@ -34,6 +34,12 @@ def test_headline_keeps() -> None:
     assert sentence() == expected
 
 
+def test_an_agreement_short_of_all_does_not_read_as_all() -> None:
+    assert formats.agreement(99.97) == "99.97 %"
+    assert formats.agreement(100) == "100.0 %"
+    assert formats.agreement(99.9) == "99.9 %"
+
+
 def test_headline_does_not_say_keeps_where_the_interval_is_wide_or_below_zero() -> None:
     assert "loses 2.0 [1.0, 3.0] points of top-1" in sentence(metrics=metric(-2, -3, -1))
     assert "gains 2.0 [1.0, 3.0] points of top-1" in sentence(metrics=metric(2, 1, 3))
