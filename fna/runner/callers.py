@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -13,6 +15,7 @@ from fna.options import follows
 from fna.runner.wanted import Wanted
 from fna.surgery.blocks import Tower
 from fna.surgery.plan import parse_plan
+from fna.versions import settings as settings_of
 
 Build = Callable[..., tuple[Any, Any, Any]]  # what was asked for -> op or a plan's ops, mask, reducer (`fna.api.compare`)
 
@@ -45,6 +48,20 @@ def library_contender(
     return Wanted(label, {"attn": name, "kv": "none", **own}, cfg, op, mask, reduce, methods=methods)
 
 
+def told_apart(wanted: Sequence[Wanted]) -> list[Wanted]:
+    """The contenders with a label each: those of one name are numbered where they differ. Raises `UserError` for one twice."""
+    seen: dict[str, list[str]] = {}
+    named = []
+    for one in wanted:
+        same = seen.setdefault(one.label, [])
+        own = repr(settings_of([one.op, one.mask, one.reduce, one.methods, str(one.cfg.layers)]))
+        if own in same:
+            raise UserError(f"versus: {one.label} stands there twice; name each contender once.")
+        same.append(own)
+        named.append(one if len(same) == 1 else replace(one, label=f"{one.label} ({len(same)})"))
+    return named
+
+
 def _planned(plan: Mapping[Any, Any], ops: Mapping[Any, Any], tower: Tower) -> tuple[dict[str, str], dict[str, Any]]:
     """The name of the method of each range, and the methods by name; two of one name are told apart by their blocks."""
     parse_plan(ops, len(tower.blocks), "attn", tower.windowed)
@@ -58,7 +75,9 @@ def _planned(plan: Mapping[Any, Any], ops: Mapping[Any, Any], tower: Tower) -> t
 
 
 def _called(attn: Any) -> str:
-    return attn if isinstance(attn, str) else type(attn).__name__
+    if isinstance(attn, str):
+        return attn
+    return attn.__name__ if inspect.isroutine(attn) else type(attn).__name__
 
 
 def _count(op: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from fna.records import json_bytes, write_atomic
 from fna.report import results, table
 from fna.report.page import write_page
 from fna.runner.asked import Asked
-from fna.runner.callers import Build, library_contender, versus_entry
+from fna.runner.callers import Build, library_contender, told_apart, versus_entry
 from fna.runner.failures import line
 from fna.runner.loaded import Loaded
 from fna.runner.rows import RowStore
@@ -98,10 +98,7 @@ def compare(
     own = as_seen(own, image)
     asked = [(attn, {"layers": layers, **options}), *(versus_entry(one, layers) for one in versus)]
     shared = {"landmarks": options["landmarks"]} if "landmarks" in options else {}
-    wanted = [library_contender(name, dict(given), shared, build, rounds, seed, tower) for name, given in asked]
-    labels = [one.label for one in wanted]
-    if twice := next((label for label in labels if labels.count(label) > 1), None):
-        raise UserError(f"versus: {twice} stands there twice; name each contender once.")
+    wanted = told_apart([library_contender(name, dict(given), shared, build, rounds, seed, tower) for name, given in asked])
     cfg = OmegaConf.create(
         {
             "seed": seed, "bootstrap": bootstrap, "retry_failed": False, "gallery": 4, "limit": None, "expected": None,

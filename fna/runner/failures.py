@@ -21,8 +21,11 @@ def line(error: BaseException) -> str:
     return f"{type(error).__name__}: {said} ({', '.join(notes)})" if notes else said
 
 
-def mendable(error: Exception) -> Exception:
-    """The `UserError` for what the limits of the machine made fail, memory or disk, or what the config says; others as they are."""
+def mendable(error: Exception | SystemExit) -> Exception:
+    """The `UserError` for what the limits of the machine made fail, memory or disk, what the config says, or somebody's ``exit()``;
+    others as they are."""
+    if isinstance(error, SystemExit):
+        return UserError(f"{_left_at(error)}: ends the program (exit status {error.code}); return a value or raise an error there.")
     if isinstance(error, REFUSALS) and not isinstance(error, UserError):
         return UserError(one_line(error))
     if is_memory(error):
@@ -37,6 +40,12 @@ def mendable(error: Exception) -> Exception:
     if isinstance(error, OSError) and error.errno in NO_PLACE and error.filename:
         return UserError(f"{error.filename}: {error.strerror}; name another place.")
     return error
+
+
+def _left_at(error: SystemExit) -> str:
+    """The file and line that called ``exit``, which Python's own ``exit()`` does in a file of its own."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "_sitebuiltins" not in frame.filename]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "a part of the run"
 
 
 def keep_traceback(error: BaseException, folder: Path) -> None:

@@ -44,7 +44,7 @@ def run(
         field = line_up(asked, loaded, folder)
         result = contest(asked, loaded, field, folder, started)
         write_atomic(folder / "result.json", json_bytes(result))
-    except Exception as raised:
+    except (Exception, SystemExit) as raised:
         error = mendable(raised)
         if field is None and isinstance(error, UserError) and not in_sweep and remove_bare(folder):
             _tell(error, False)  # raised

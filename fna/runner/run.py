@@ -96,7 +96,7 @@ def _each(these: Sequence[Any], make: Callable[[Any], Made], alone: bool, lost: 
     for one in these:
         try:
             made.append(make(one))
-        except Exception as raised:
+        except (Exception, SystemExit) as raised:
             error = mendable(raised)
             if alone:
                 raise error from raised

@@ -7,7 +7,7 @@ The handle says what was replaced; a copy of a changed model (deepcopy, pickle) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -172,6 +172,7 @@ def swap_tower(
         raise UserError(f"nothing to swap: the plan names no block; this model has blocks 0-{depth - 1}.")
     if wrong := [layer for layer in plan if not 0 <= layer < depth]:
         raise UserError(f"blocks {wrong} are not there: this model has blocks 0-{depth - 1}.")
+    _refuse_repeats(tower, plan)
     if (present := vars(tower.blocks[0]).get(_MARK)) is not None:
         raise UserError(
             f"this tower is already changed ({present!r}): restore that first (by the handle that fna.swap gave, or "
@@ -188,3 +189,17 @@ def swap_tower(
 def current_swap(model: nn.Module, part: str = "vision") -> Swap | None:
     """The handle of the change in force on ``model``, also on a copy of a changed model; None if there is none."""
     return vars(find_tower(model, part).blocks[0]).get(_MARK)
+
+
+def _refuse_repeats(tower: Tower, plan: Iterable[int]) -> None:
+    """Raise `UserError` for a block that is another one as well, whole or in its attention: changed once, it is changed in both."""
+    homes: dict[nn.Module, list[int]] = {}
+    for number, (block, spec) in enumerate(zip(tower.blocks, tower.specs, strict=True)):
+        for module in {block, *(tower.calls[number] if tower.calls else (spec.attention_of(block),))}:
+            homes.setdefault(module, []).append(number)
+    for numbers in homes.values():
+        if len(numbers) > 1 and not set(plan).isdisjoint(numbers):
+            raise UserError(
+                f"blocks {numbers[0]} and {numbers[1]} of this {tower.kind} are one module, or have one attention between them: to "
+                "change one is to change both; give each block a copy of its own first (copy.deepcopy)."
+            )
