@@ -22,7 +22,7 @@ from fna.runner.identity import identity, model_config
 from fna.runner.rows import RowStore
 from fna.tasks.base import Run, Task, prepared
 from fna.tasks.cache import digest_of
-from fna.versions import versions
+from fna.versions import settings, versions
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def load(asked: Asked) -> Loaded:
         "image_size": list(model.image_size),
         "limit": cfg.limit,
         "device": model.device.type,
+        **_own(asked, dataset),
         **prepared(asked.task, model, dataset, run),
     }
     return Loaded(model, dataset, asked.task, store, run, decides, len(dataset.examples))
@@ -80,3 +81,14 @@ def load(asked: Asked) -> Loaded:
 def _size(cfg: DictConfig) -> int | tuple[int, int] | None:
     size = cfg.image_size
     return size if size is None or isinstance(size, int) else tuple(size)
+
+
+def _own(asked: Asked, dataset: Dataset[Any]) -> dict[str, Any]:
+    """Of a model or data set of the user's own its code, and all that the set says of its samples: its digest may know of neither."""
+    own = {what: versions(part) for what, part in (("model", asked.model), ("data", asked.dataset)) if _by_user(part)}
+    samples = {"samples": digest_of({"all": settings(dataset.examples)})} if "data" in own else {}
+    return {"own": own | samples} if own else {}
+
+
+def _by_user(part: Any) -> bool:
+    return type(part).__module__.partition(".")[0] != "fna"

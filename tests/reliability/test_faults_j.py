@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import random
 import re
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fna
 from fna.errors import UserError
+from fna.models.timm import TimmModel
+from fna.runner import loaded
 from fna.runner.failures import mendable
 from fna.versions import settings
 from tests.conftest import ROOT, Cli
@@ -97,6 +101,33 @@ def test_compare_gives_contenders_that_differ_in_a_private_attribute_a_figure_ea
     found = fna.compare(model, loader, Private(1.0), versus=[Private(1.0e3)], layers="all", rounds=0)
     first, second = (one["fidelity"]["output_error"] for one in found.result["contenders"])
     assert first != second
+
+
+DATA = """
+from pathlib import Path
+from fna.data.base import Labelled, LabelledDataset
+
+class Mine:
+    def load(self, limit):
+        examples = [Labelled(str(number), Path(f"{{number}}.png"), {label}) for number in range(4)]
+        return LabelledDataset("mine", "val", "photographs", "one digest for all", examples, ["a", "b"])
+"""
+
+
+def test_a_data_set_of_ones_own_that_labels_otherwise_gives_other_rows_whatever_its_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    seen = []
+    for label in ("number % 2", "number % 2", "0"):
+        (tmp_path / "own_labels.py").write_text(DATA.format(label=label))
+        sys.modules.pop("own_labels", None)
+        source = importlib.import_module("own_labels").Mine()
+        seen.append(loaded._own(SimpleNamespace(model=TimmModel("vit_tiny_patch16_224"), dataset=source), source.load(None)))  # type: ignore[arg-type]
+    sys.modules.pop("own_labels")
+    assert seen[0] == seen[1] != seen[2]
+    assert seen[0]["own"]["samples"] != seen[2]["own"]["samples"]
 
 
 # 8 and 19: what ends the program
