@@ -84,7 +84,7 @@ def _size(cfg: DictConfig) -> int | tuple[int, int] | None:
 
 
 def _own(asked: Asked, dataset: Dataset[Any]) -> dict[str, Any]:
-    """Of a model or data set of the user's own its code, and all that the set says of its samples: its digest may know of neither."""
+    """Of a model or data set of the user's own its code, and what the set says of its samples: its digest may know of neither."""
     own = {what: versions(part) for what, part in (("model", asked.model), ("data", asked.dataset)) if _by_user(part)}
     samples = {"samples": digest_of({"all": settings(dataset.examples)})} if "data" in own else {}
     return {"own": own | samples} if own else {}

@@ -105,7 +105,8 @@ def test_compare_gives_contenders_that_differ_in_a_private_attribute_a_figure_ea
 
 DATA = """
 from pathlib import Path
-from fna.data.base import Labelled, LabelledDataset
+from fna.data.base import Labelled
+from fna.data.bank import LabelledDataset
 
 class Mine:
     def load(self, limit):
