@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,41 @@ def test_windows_and_scales_that_make_work_without_end_are_refused_with_a_bound(
     assert said in found
 
 
+READ = """
+import sys
+from pathlib import Path
+from PIL import Image
+from fna.data.base import Given
+from fna.data.loading import batches
+from fna.data.reading import Reading
+from fna.errors import UserError
+from fna.tasks.dense import pil_to_pixels
+from types import SimpleNamespace
+examples = [SimpleNamespace(key=path.name, image=path) for path in sorted(Path(sys.argv[1]).glob("*.png"))]
+if __name__ == "__main__":
+    try:
+        print(sum(len(batch.images) for batch in batches(examples, pil_to_pixels, batch_size=2, skipped=[], reading=Reading(2, 2))))
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(("folder", "said"), [("t" * 90, "workers=2: no socket between processes can be made"), ("gone", "8\n")])
+def test_processes_that_cannot_hand_over_images_are_not_waited_for(folder: str, said: str, tmp_path: Path) -> None:
+    """Sockets have short names: where TMPDIR is a long one, the process that reads cannot make one, and says so to nobody."""
+    tree(tmp_path, *(f"{number}.png" for number in range(8)))
+    (tmp_path / ("t" * 90)).mkdir()
+    (tmp_path / "read.py").write_text(READ)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "read.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / folder)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.startswith(said), done.stderr
+
+
 def test_counts_name_the_most_that_there_may_be() -> None:
     x = torch.randn(1, 5, 4)
     for refused in (
@@ -140,6 +176,65 @@ def test_weights_that_torch_quantised_are_told_as_such() -> None:
     expected = {"fc.weight": torch.zeros(2, 2), "fc.bias": torch.zeros(2)}
     found = {"fc.scale": torch.tensor(1.0), "fc.zero_point": torch.tensor(0), "fc._packed_params.dtype": torch.tensor(0)}
     assert misfit(expected, found).startswith("it holds quantised weights (first: fc.zero_point)")
+
+
+# 19: parts of one's own
+
+PARTS = """
+from dataclasses import dataclass
+from fna.data.base import Labelled
+
+@dataclass(frozen=True)
+class Half:
+    keep: float = 0.5
+    every: int = 2
+    def __call__(self, x, place): return x, place.tokens
+
+@dataclass(frozen=True)
+class Data:
+    root: str
+    count: int = 3
+    split: str = "val"
+    domain: str = "photographs"
+    gives = Labelled
+    def check(self): pass
+    def load(self, limit): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("group", "yaml", "said"),
+    [
+        ("reduce", "_target_: mine_of_parts.Half\nkeep: lots\n", "reduce.keep=lots: give a number."),
+        ("reduce", "_target_: mine_of_parts.Half\nevery: 1.5\n", "reduce.every=1.5: give a whole number."),
+        ("reduce", "_target_: mine_of_parts.Data\nroot: x\n", "mine_of_parts.Data: makes no reduce, it has no __call__"),
+        ("reduce", "_target_: mine_of_parts.Halv\n", "mine_of_parts.Halv: cannot be imported"),
+        ("dataset", "_target_: mine_of_parts.Data\nroot: x\ncount: many\n", "dataset.count=many: give a whole number."),
+        ("dataset", "_target_: mine_of_parts.Data\n", "mine_of_parts.Data needs root: give dataset.root=... ."),
+        ("dataset", "_target_: fna.data.imagefolder.ImageFolder\nroot: [1,2]\n", "dataset.root=[1,2]: give a text."),
+        (
+            "dataset",
+            "defaults:\n  - override /task@_global_.task: nope\n_target_: mine_of_parts.Data\nroot: x\n",
+            "defaults: task=nope: no such task; there is classification,",
+        ),
+        ("attn", "_target_: fna.ops.nystrom.FastNystrom\nsteps: many\n", "attn.steps=many: give a whole number from 1"),
+    ],
+)
+def test_a_mistake_in_the_yaml_of_ones_own_part_is_one_line_with_the_file(
+    group: str, yaml: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / group).mkdir()
+    (tmp_path / group / "my_part.yaml").write_text(yaml)
+    (tmp_path / "mine_of_parts.py").write_text(PARTS)
+    monkeypatch.setenv("FNA_CONF_DIR", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    found = str(asked([f"{group}=my_part"]))
+    assert found.startswith(f"{tmp_path / group / 'my_part.yaml'}: {said}")
+    assert "\n" not in found
+
+
+def test_a_value_that_was_typed_is_not_said_to_be_in_a_file() -> None:
+    assert str(asked(["attn=fna", "attn.steps=many"])).startswith("attn.steps=many: give")
 
 
 # 18: the remedy that is named
