@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fna.constructors import options_of
 from fna.errors import UserError, not_installed
-from fna.options import CONF, broken_yaml, choices, load_option, origin, program, search_path, summary
+from fna.options import CONF, broken_yaml, choices, load_option, origin, program, search_path, stated, summary
 from fna.spelling import nearest
 from fna.values import held, plain, shown
 
@@ -112,7 +112,10 @@ def _typed(values: Any, place: str) -> dict[str, Any]:
     typed = {}
     for key, value in given.items():
         kind = options.kinds.get(key, Any)
-        typed[key] = held(kind, value, _key(place, key))
+        try:
+            typed[key] = held(kind, value, _key(place, key))
+        except UserError as error:
+            raise UserError(f"{stated(target, place, key, value)}{error}") from error
         if isinstance(value, dict) and "_target_" in value:
             typed[key] = _typed(value, _key(place, key))
             _check_nested(_located(typed[key]["_target_"], _key(place, key)), kind, _key(place, key))
@@ -206,6 +209,8 @@ def _check_made(made: Any, place: str, target: str) -> None:
             inspect.signature(getattr(made, "forward", made)).bind("q", "k", "v", "site")  # what torch's modules hand all on to
         except (TypeError, ValueError):
             lacks = ["__call__(self, q, k, v, site)"]
+    if place == "reduce" and not callable(made) and not _has(made, "on"):  # what changes tokens, or pictures
+        lacks = ["__call__(self, x, place)"]
     if lacks:
         raise UserError(f"{origin(target, place)}{target}: makes no {place}, it has no {', '.join(lacks)}; see the README.")
 

@@ -211,6 +211,19 @@ def origin(target: str, place: str, key: str = "_target_") -> str:
     return ""
 
 
+def stated(target: str, place: str, key: str, value: Any) -> str:
+    """The YAML file that names a target and gives a key that value, as the start of a message; nothing where it was typed."""
+    group, *within = place.split(".")
+    for file in choices(group).values() if place and value is not None else ():
+        text = _text(file)
+        node: Any = OmegaConf.to_container(_read(file), resolve=False) if target in text and f"{key}:" in text else None
+        for step in within:
+            node = node.get(step) if isinstance(node, dict) else None
+        if isinstance(node, dict) and node.get("_target_") == target and node.get(key) == value:
+            return f"{file}: "
+    return ""
+
+
 def _text(file: Path) -> str:
     """What a file says, "" where it cannot be read: reading it as an option tells why."""
     try:

@@ -14,7 +14,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,17 @@ def write_atomic(path: Path, data: bytes) -> None:
         if isinstance(error, OSError):
             raise unwritten(path, error) from error
         raise
+
+
+def refuse_csv(lines: Sequence[str], path: str | Path) -> None:
+    """Raise `UserError` for a list of classes whose columns are divided as spreadsheets save them: each line would be one id."""
+    for sign in ";,":
+        told = sign == ";" or Path(path).suffix.lower() == ".csv"  # names have commas in them
+        if told and lines and all(sign in line and "\t" not in line for line in lines):
+            raise UserError(
+                f"{path}: its columns are divided by {sign!r}; save it as text divided by tabs (TSV), the id and name of a class "
+                "in each line, and no head line."
+            )
 
 
 def json_bytes(value: Any) -> bytes:

@@ -71,7 +71,8 @@ def of_length(*lengths: int) -> Limit:
     return Limit(f"({' or '.join(map(str, lengths))} of them)", lambda value: len(value) in lengths)
 
 
-Count = Annotated[int, between(1, 1_000_000)]  # more of anything here is a mistyped number
+MOST = 1_000_000  # more of anything that is counted here is a mistyped number
+Count = Annotated[int, between(1, MOST)]
 Pixels = Annotated[int, between(1, 16_384)]
 Positive = Annotated[float, above(0)]
 Rate = Annotated[float, between(1e-6, 100)]  # of learning: what lies outside learns nothing, or nothing but noise
@@ -85,7 +86,7 @@ Landmarks = Annotated[
 ]
 Budget = Annotated[
     Annotated[int, between(1, 1_000_000)] | Annotated[float, Limit("", lambda value: 0 < value <= 1)],
-    Says("a share of the tokens above 0 and up to 1, or a count of at least 2"),
+    Says("a share of the tokens above 0 and up to 1, or a count from 2 to 1000000"),
 ]
 Domain = Literal["photographs", "generated"]
 

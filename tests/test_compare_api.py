@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -62,6 +63,21 @@ def test_a_loader_may_shuffle(model: nn.Module, data: TensorDataset) -> None:
     found = fna.compare(model, DataLoader(data, batch_size=8, shuffle=True), "exact", metric="top1", **QUICK)
     assert found.result["fidelity"]["agreement"] == 100
     assert found.result["fidelity"]["output_error"] < 1e-5
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_a_picture_that_comes_twice_with_different_targets_stays_its_own_pair_in_every_order(
+    model: nn.Module, data: TensorDataset, kind: Any
+) -> None:
+    images, labels = data.tensors[0][:1].expand(12, -1, -1, -1), [0, 1, 2] * 4
+
+    class Shuffled:
+        def __iter__(self) -> Any:
+            order = torch.randperm(12).tolist()
+            yield images, kind([labels[place] for place in order])
+
+    found = fna.compare(model, Shuffled(), "exact", metric="top1", **QUICK)
+    assert found.result["metrics"]["top1"]["ci"] == [0, 0]
 
 
 def test_the_right_one_among_the_first_five_of_three_classes_is_no_finding_and_refused(

@@ -16,7 +16,7 @@ from PIL import Image
 
 from fna.data import contents
 from fna.errors import UserError
-from fna.records import regular
+from fna.records import refuse_csv, regular
 
 UNREADABLE = (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError)  # what damaged or hostile pictures raise
 
@@ -117,6 +117,7 @@ def read_classes(path: str) -> tuple[list[str], list[str]]:
         raise UserError(
             f"{path}: cannot be read as a list of classes ({error}); give a TSV of class id and name with dataset.classes=PATH."
         ) from error
+    refuse_csv(["\t".join(row) for row in rows], path)
     ids = [row[0] for row in rows]
     names = [row[1] if len(row) > 1 else row[0] for row in rows]
     twice = sorted(name for name, times in Counter(ids).items() if times > 1)

@@ -118,9 +118,8 @@ class ImageFolder:
         if self.classes is not None:
             return found
         if len(found) < 2:
-            raise UserError(
-                f"{folder}: holds {_count(found)}, and one class alone has nothing to be told from{self._hint(folder)}."
-            )
+            hint = self._below(folder, found) or self._hint(folder)
+            raise UserError(f"{folder}: holds {_count(found)}, and one class alone has nothing to be told from{hint}.")
         splits, parts = _splits(found), _parts(found)
         if len(splits) > 1 or len(splits) + len(parts) == len(found) or _only_folders(folder, found):
             kind = "splits" if len(splits) > 1 else "parts of other data" if parts == found else "splits or groups"
@@ -145,10 +144,11 @@ class ImageFolder:
                 f"dataset.train={train}: these are the images that are asked about; give another split, or dataset.bank=4 instead, "
                 "which takes the first 4 images of each class to learn from."
             )
+        asked = self.class_names()
         try:
-            asked, learnt = self.class_names(), self._teacher().class_names()
+            learnt = self._teacher().class_names()
         except UserError as error:
-            raise UserError(f"dataset.train={train}: {error}") from error
+            raise UserError(f"dataset.train={train}: {str(error).replace('dataset.split=', 'dataset.train=')}") from error
         if self.classes is None and asked != learnt:
             odd = sorted({*asked} ^ {*learnt})[0]
             raise UserError(
@@ -174,6 +174,15 @@ class ImageFolder:
             return str(self.split)
         own = "val" if folder != Path(self.root) else folder.absolute().name
         return own if own.lower() in SPLITS else NO_SPLIT
+
+    def _below(self, folder: Path, found: list[str]) -> str:
+        """What to give where the classes lie in the one folder that ``folder`` holds, as archives unpack (val/val/CLASS)."""
+        below = folder / found[0] if len(found) == 1 else folder
+        inner = _folders(below)
+        if len(inner) < 2 or _splits(inner) or not any(is_picture(path) for name in inner for path in (below / name).iterdir()):
+            return ""
+        split = below.relative_to(self.root).as_posix()
+        return f"; {', '.join(inner[:3])} one level below look like its classes: give dataset.split={split}"
 
     def _hint(self, folder: Path) -> str:
         if any((place / TINY_LABELS).is_file() for place in (folder, folder.parent)):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -149,6 +151,7 @@ def _loaded(images: _Images, places: range, batch_size: int, reading: Reading) -
         yield _told(got, reading)
     if done == len(places):
         return
+    _check_sockets(workers)
     loader = DataLoader(
         images,
         batch_size,
@@ -168,6 +171,17 @@ def _loaded(images: _Images, places: range, batch_size: int, reading: Reading) -
                 "fewer workers, a smaller batch_size or more shared memory (/dev/shm); workers=0 reads in this process."
             ) from error
         raise
+
+
+def _check_sockets(workers: int) -> None:
+    """Raise `UserError` where no socket can be made, by which processes hand over images: who cannot is waited for."""
+    try:
+        Listener(family="AF_UNIX").close()
+    except OSError as error:
+        raise UserError(
+            f"workers={workers}: no socket between processes can be made in {tempfile.gettempdir()} ({error.strerror or error}); "
+            "set TMPDIR to a folder with a shorter path that can be written to, or workers=0, which reads in this process."
+        ) from error
 
 
 def _first(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.errors import UserError
-from fna.records import regular
+from fna.records import refuse_csv, regular
 
 Classes = tuple[list[str] | None, list[str] | None]
 
@@ -59,6 +59,7 @@ def read_classes(path: str) -> tuple[list[str], list[str]]:
         ) from error
     if not rows:
         raise UserError(f"{path}: holds no class; give a TSV of class id and name with model.classes=PATH, or null.")
+    refuse_csv(["\t".join(row) for row in rows], path)
     ids = [row[0] for row in rows]
     if twice := next((name for name, times in Counter(ids).items() if times > 1), None):
         raise UserError(f"{path}: class {twice} stands there twice; give each row of the head an id of its own.")

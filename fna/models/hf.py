@@ -20,7 +20,7 @@ from fna.models.checkpoint_files import load
 from fna.models.checkpoint_paths import part_of_several, refuse_adapter, weights_file
 from fna.models.checkpoints import unpack
 from fna.models.heads import labels, listed, read_classes
-from fna.models.hf_classes import class_for, fetched, usual_steps
+from fna.models.hf_classes import class_for, fetched, usual_steps, usually
 from fna.models.hf_files import PROCESSORS, folder_of, preprocessing, read_json
 from fna.models.hf_pixels import described, transform
 from fna.models.hf_runs import Runs, fitted, show_all
@@ -289,7 +289,7 @@ class HuggingFaceModel:
         knobs = {key: "NAME" if key == "interpolation" else "[...]" for key in unsaid}
         lacks = f"{PROCESSORS[0]} says no {', '.join(unsaid)}" if beside else f"no {PROCESSORS[0]} beside the weights"
         return [
-            f"{self._folder}: {lacks}; they are run as {self._config['model_type']} usually is: "
+            f"{self._folder}: {lacks}; they are run {usually(str(self._config['model_type']))}: "
             f"{in_words(settings)}; if they were made in another way, say so with {otherwise(knobs)}"
         ]
 

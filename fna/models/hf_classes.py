@@ -45,13 +45,25 @@ def class_for(config: Mapping[str, Any], file: Path) -> str:
 
 
 def usual_steps(kind: str) -> dict[str, Any]:
-    """What the image processor that transformers has for a kind of model does to pixels, by its own defaults."""
+    """What the image processor that transformers has for a kind of model does by default to pixels, as far as fna follows it."""
+    half: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize": None, "crop": None}
+    name = _usual_processor(kind)
+    return half if name is None else half | processor_steps(name)[0]
+
+
+def usually(kind: str) -> str:
+    """How those steps are called: "as beit usually is", with what is missing of that."""
+    name = _usual_processor(kind)
+    if name is None or processor_steps(name)[1]:
+        return f"as {kind} usually is"
+    return f"as {kind} usually is but for what its {name} does to a picture beyond resizing, cropping and normalising"
+
+
+def _usual_processor(kind: str) -> str | None:
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
     found: Any = IMAGE_PROCESSOR_MAPPING_NAMES.get(kind)
-    name = found.get("torchvision") if isinstance(found, Mapping) else found
-    half: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize": None, "crop": None}
-    return half if name is None else half | processor_steps(str(name))
+    return found.get("torchvision") if isinstance(found, Mapping) else found
 
 
 def fetched(name: str) -> str:

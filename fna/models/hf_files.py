@@ -10,18 +10,17 @@ from typing import Any
 
 from fna.errors import UserError
 from fna.models.checkpoint_paths import FOLDER_FILES
+from fna.models.hf_processors import check_processor, filled
 from fna.records import regular
 from fna.values import Channels, Spreads, held
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # PIL's numbers
-SQUASHED = 384  # from this size on ConvNeXt's processor crops nothing
 PIXELS = (
     *("image_mean", "image_std", "resample", "size", "crop_size", "crop_pct", "rescale_factor"),
     *("do_resize", "do_rescale", "do_normalize", "do_center_crop"),
 )
-UNTAKEN = ("keep_aspect_ratio", "rescale_offset")  # steps of single processors that no transform here has
-HANDED = (*PIXELS, *UNTAKEN)
+UNTAKEN = ("keep_aspect_ratio", "rescale_offset", "size_divisor")  # steps of single processors that no transform here has
 
 
 def unread_config(checkpoint: str | Path | None) -> str:
@@ -68,7 +67,8 @@ def preprocessing(folder: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
     raw = read_json(file)
-    said = _filled(inner(raw, "image_processor", file) or raw, file)
+    raw = inner(raw, "image_processor", file) or raw
+    said = filled(raw, file)
     if not set(said) & set(PIXELS):
         return {}  # a tokenizer's own settings, or somebody else's
     other = [key for key, value in said.items() if key.startswith("do_") and value and key not in (*PIXELS, "do_convert_rgb")]
@@ -86,7 +86,9 @@ def preprocessing(folder: Path | None) -> dict[str, Any]:
     for key in UNTAKEN:
         if said.get(key):
             raise UserError(f"{file}: {key}={str(said[key]).lower()}: fna knows no such step; drop the file and give mean and std.")
-    return check_pixels(_normalized(said, file), file) | _sized(said, file)
+    steps = check_pixels(_normalized(said, file), file) | _sized(said, file)
+    check_processor(raw, steps, PIXELS, file)
+    return steps
 
 
 def inner(config: Mapping[str, Any], key: str, file: Path) -> dict[str, Any]:
@@ -105,44 +107,18 @@ def check_pixels(said: dict[str, Any], file: Path) -> dict[str, Any]:
     return said
 
 
-def processor_steps(name: str) -> dict[str, Any]:
-    """The same as `preprocessing` for an image processor of transformers by its name alone."""
-    file = Path(name)
-    said = _filled({"image_processor_type": name}, file)
-    return _normalized(said, file) | _sized(said, file)
-
-
-def _filled(said: dict[str, Any], file: Path) -> dict[str, Any]:
-    """With what transformers' processor of that name takes for what is left out, ``size`` spelt out; as it is without a name."""
-    import transformers
-
-    name = str(said.get("image_processor_type") or said.get("feature_extractor_type") or "")
-    name = name.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
-    known = getattr(transformers, name, None) if name.endswith("ImageProcessor") else None
-    if known is None:
-        return said
+def processor_steps(name: str) -> tuple[dict[str, Any], bool]:
+    """The same as `preprocessing` for an image processor of transformers by its name alone, as far as fna follows it, and whether
+    that is all that it does."""
+    file, named = Path(name), {"image_processor_type": name}
+    said = filled(named, file)
+    steps = _normalized(said, file)
     try:
-        made = known(**{key: value for key, value in said.items() if key in HANDED and value is not None}).to_dict()
-        made |= _enlarged(name, made)
-    except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
-        raise UserError(f"{file}: {name} does not take it ({str(error).splitlines()[0]}); mend the file or drop it.") from error
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in made.items()}
-
-
-def _enlarged(name: str, made: Mapping[str, Any]) -> dict[str, Any]:
-    """The size that pictures are resized to and the crop, where the class of that name takes another than ``size`` in its code.
-
-    LeViT's enlarges the shorter side; ConvNeXt's, which CvT has too, from 384 pixels on squashes, below them crops ``crop_pct``.
-    """
-    edge = (made.get("size") or {}).get("shortest_edge")
-    if edge is None or name not in ("LevitImageProcessor", "ConvNextImageProcessor"):
-        return {}
-    if name == "LevitImageProcessor":
-        return {"size": {"shortest_edge": int(edge * 256 / 224)}}
-    square = {"height": edge, "width": edge}
-    if edge >= SQUASHED:
-        return {"size": square, "do_center_crop": False}
-    return {"size": {"shortest_edge": int(edge / made["crop_pct"])}, "do_center_crop": True, "crop_size": square}
+        steps |= _sized(said, file)
+        check_processor(named, steps, PIXELS, file)
+    except UserError:
+        return steps, False
+    return steps, True
 
 
 def _normalized(said: Mapping[str, Any], file: Path) -> dict[str, Any]:

@@ -20,8 +20,11 @@ from fna.models.checkpoints import unpack
 
 State = Mapping[str, Tensor]
 WEIGHTS = (".weight", ".bias")
-# What quantising libraries (bitsandbytes, GPTQ, fp8) put beside weights or in their place.
-QUANTISED = (".SCB", ".absmax", ".quant_map", ".qweight", ".qzeros", ".weight_scale", ".weight_scale_inv", ".weight_packed")
+# What quantising libraries (bitsandbytes, GPTQ, fp8, torch's own) put beside weights or in their place.
+QUANTISED = (
+    *(".SCB", ".absmax", ".quant_map", ".qweight", ".qzeros", ".weight_scale", ".weight_scale_inv", ".weight_packed"),
+    ".zero_point",
+)
 
 
 def digest(state: State) -> str:

@@ -18,12 +18,15 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from fna.errors import UserError
 from fna.ops.bias import PairBias
 
 Clock = Callable[[str], AbstractContextManager[Any]]
 Memo = dict[Any, Any]
+# What was seen to leave its input as it was where torch counts no changes: the op -> (block, shape of q) of each call.
+_clean: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def no_clock(stage: str) -> AbstractContextManager[Any]:
@@ -143,12 +146,13 @@ def same_tokens(op: object, q: Tensor, k: Tensor, site: Site) -> None:
 def called(op: Attention, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
     """What ``op`` gives, if it is what an attention returns (`returned`) and q, k, v are as they were.
 
-    An exception is passed on with a note that names op and block. Raises `Unsupported` where q, k or v were changed in place, which
-    torch does not count in `torch.inference_mode`.
+    An exception is passed on with a note that names op and block. Raises `Unsupported` where q, k or v were changed in place. In
+    `torch.inference_mode` torch does not count changes: there the first call of somebody's own op in a block, and on each shape of
+    q, is held against copies.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # which follow neither counters nor notes
         return returned(op, op(q, k, v, site), q, v)
-    before = _changes(q, k, v)
+    before, copies = _changes(q, k, v), _copies(op, q, k, v, site)
     try:
         out = op(q, k, v, site)
     except Exception as error:
@@ -156,7 +160,7 @@ def called(op: Attention, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor
             own = type(_innermost(op))
             error.add_note(f"raised by {own.__module__}.{own.__qualname__} in block {site.layer}")
         raise
-    if _changes(q, k, v) != before:
+    if _changes(q, k, v) != before or not _unchanged(op, copies, site):
         raise Unsupported(
             f"{type(_innermost(op)).__name__} changes q, k or v in place (block {site.layer}), which others read too: work on a "
             "copy (q.clone()), or with operations whose names do not end in _."
@@ -173,6 +177,33 @@ def _innermost(op: object) -> object:
 def _changes(*tensors: Tensor) -> list[int]:
     """How often each was changed in place so far; those that do not count it are left out."""
     return [tensor._version for tensor in tensors if not tensor.is_inference()]
+
+
+def _copies(op: object, q: Tensor, k: Tensor, v: Tensor, site: Site) -> list[tuple[Tensor, Tensor]]:
+    """Each tensor whose changes torch does not count, and its copy; none for fna's own ops and for calls like one seen before."""
+    method = _innermost(op)
+    if not q.is_inference() or str(getattr(method, "__module__", "")).startswith("fna."):
+        return []
+    if (site.layer, q.shape) in _seen_clean(method):
+        return []
+    return [(tensor, tensor.clone()) for tensor in (q, k, v)]
+
+
+def _seen_clean(method: object) -> set[tuple[int, torch.Size]]:
+    """Where a method was seen to leave its input as it was; of one that cannot be kept by reference, nothing is remembered."""
+    try:
+        return _clean.setdefault(method, set())
+    except TypeError:
+        return set()
+
+
+def _unchanged(op: object, copies: list[tuple[Tensor, Tensor]], site: Site) -> bool:
+    """Whether each tensor still equals its copy, bit for bit but for NaN; noted of the op, so that timed calls are not copied."""
+    if not all(torch.allclose(tensor, copy, rtol=0, atol=0, equal_nan=True) for tensor, copy in copies):
+        return False
+    if copies:
+        _seen_clean(_innermost(op)).add((site.layer, copies[0][0].shape))
+    return True
 
 
 def returned(op: object, out: object, q: Tensor, v: Tensor) -> Tensor:

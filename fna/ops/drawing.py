@@ -11,15 +11,16 @@ from torch import Tensor
 
 from fna.ops.contract import BadInput, Site, Unsupported, whole
 from fna.ops.kernels import for_onnx
+from fna.values import MOST
 
 Drawn = TypeVar("Drawn")
 
 
 def check_landmarks(landmarks: object) -> None:
-    """Raise `BadInput` unless ``landmarks`` is a count of at least 1 or a fraction between 0 and 1."""
-    number = isinstance(landmarks, int | float) and not isinstance(landmarks, bool) and landmarks != float("inf")
-    if not number or not (0 < landmarks < 1 or (landmarks >= 1 and landmarks == int(landmarks))):  # type: ignore[operator, call-overload]
-        raise BadInput(f"landmarks={landmarks}: give a count of at least 1, or a fraction of the tokens between 0 and 1.")
+    """Raise `BadInput` unless ``landmarks`` is a count from 1 to `MOST` or a fraction between 0 and 1."""
+    number = isinstance(landmarks, int | float) and not isinstance(landmarks, bool)
+    if not number or not (0 < landmarks < 1 or (1 <= landmarks <= MOST and landmarks == int(landmarks))):  # type: ignore[operator, call-overload]
+        raise BadInput(f"landmarks={landmarks}: give a count from 1 to {MOST}, or a fraction of the tokens between 0 and 1.")
 
 
 def check_sampler(op: object, sampler: object, gives: type) -> None:

@@ -19,7 +19,7 @@ from fna.ops.contract import BadInput, Site, Unsupported, whole
 from fna.ops.farthest import farthest_points
 from fna.ops.kernels import cpu
 from fna.ops.seeded import uniform
-from fna.values import between, plain
+from fna.values import MOST, between, plain
 
 Features = Literal["q", "k", "v", "qk", "input", "sketch"]
 FEATURES = get_args(Features)
@@ -117,8 +117,8 @@ def sample_landmarks(
         told = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise BadInput(f"sample_landmarks needs x [batch, tokens, dim], a tensor of real numbers, none of it empty; got {told}.")
     count, seed = plain(count), plain(seed)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise BadInput(f"count={count}: give a whole number of at least 1, how many tokens to choose.")
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST:
+        raise BadInput(f"count={count}: give a whole number from 1 to {MOST}, how many tokens to choose.")
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise BadInput(f"seed={seed}: give a whole number.")
     if grid is not None:

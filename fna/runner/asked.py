@@ -90,28 +90,27 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
         read_figures(cfg.expected)
         cfg = _resolved(OmegaConf.create({**cfg, "expected": placed(cfg.expected)}))
     dataset = instantiate(cfg.dataset)
-    dataset.check()
     names, node = _model(cfg, first.names, dataset.domain)
     cfg = _resolved(OmegaConf.create({**cfg, "model": {**node, **_unknown(node, names["model"])}}))
     check_size(cfg, names)
-    model = instantiate(cfg.model)
-    model.check()
-    for one in composed:
-        check_parts(one, model, names)
-    contenders = [_wanted(one, model.depth, names) for one in composed]
-    if len(contenders) == 1:  # among others one may refuse, and is told so in its own line
-        _try(contenders[0], model.depth)
-    task = instantiate(cfg.task)
-    check_examples(task, dataset, names)
-    if hasattr(task, "check_files"):
-        task.check_files()
-    if hasattr(task, "check_source"):
-        task.check_source(dataset)
+    model, task = instantiate(cfg.model), instantiate(cfg.task)
+    check_examples(task, dataset, names)  # before what may ask for a file or a package, which would be of no use then
     notes: tuple[str, ...] = ()
     if lacking := lacks(task, model, names):
         notes = (instead(lacking, task, model, dataset, words),)
         names, cfg = {**names, "task": ANY_MODEL}, _resolved(OmegaConf.create({**cfg, "task": load_option("task", ANY_MODEL)}))
         task = instantiate(cfg.task)
+    for one in composed:
+        check_parts(one, model, names)
+    dataset.check()
+    model.check()
+    contenders = [_wanted(one, model.depth, names) for one in composed]
+    if len(contenders) == 1:  # among others one may refuse, and is told so in its own line
+        _try(contenders[0], model.depth)
+    if hasattr(task, "check_files"):
+        task.check_files()
+    if hasattr(task, "check_source"):
+        task.check_source(dataset)
     for one in composed:
         check_writer(one, model, names)
     choose_device(cfg.device)

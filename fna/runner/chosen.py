@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fna.configs import CONF, choices, load_option, search_path
 from fna.errors import UserError
-from fna.options import UNUSED, follows, unused
+from fna.options import UNUSED, follows, none_such, unused
 
 FOLLOWING = ("attn", "reduce", "mask", "kv")  # groups whose YAML may follow the root's landmarks and sampler
 MOST_JOBS = 10_000  # of one word
@@ -78,7 +78,10 @@ def _in_defaults(kind: str, name: str, group: str, extra: Sequence[Path]) -> lis
                 return found
         for key in (f"override /{group}", f"override /{group}@_global_.{group}"):
             if not isinstance(entry, str) and key in entry:
-                return [str(entry[key])]
+                option, there = str(entry[key]), choices(group, extra)
+                if option not in there and "${" not in option:
+                    raise UserError(f"{known[name]}: defaults: {none_such(group, option, there, extra)}")
+                return [option]
     return []
 
 

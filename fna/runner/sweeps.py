@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -37,40 +39,67 @@ def sweeps_nothing(config: DictConfig, words: list[str]) -> bool:
     return not any(override.is_sweep_override() for override in _overrides(config, words))
 
 
+NUMBERED = re.compile(r"[^.\d$]*\$\{hydra[:.]job\.num\}[^.\d$]*")  # a sub-folder that no other job has, whatever the words
+
+
 def refuse_one_folder(config: DictConfig, words: list[str]) -> None:
-    """Raise `UserError` where two jobs would write into one folder, each over the one before."""
+    """Raise `UserError` where two jobs would write into one folder, each over the one before, and where one would write outside
+    that of the sweep, in which its report looks."""
     place = OmegaConf.to_container(config.hydra.sweep, resolve=False)
     assert isinstance(place, dict)
     subdir = str(place["subdir"])
-    if "job.num" in subdir:
+    if NUMBERED.fullmatch(subdir) and "${" not in str(place["dir"]).replace("${now:", ""):
         return
-    folders = _folders(config, words) if "${" in subdir else [subdir, subdir]
-    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
-    if twice is not None:
-        raise UserError(
-            f"hydra.sweep.subdir={subdir}: a job would write over another one in {twice}; leave it out, for a folder each."
-        )
+    found: set[Path] = set()
+    whole = Path(os.path.abspath(config.hydra.sweep.dir))
+    for folder in _folders(config, words, subdir):
+        if whole not in folder.parents:
+            raise UserError(
+                f"hydra.sweep.subdir={subdir} hydra.sweep.dir={place['dir']}: a job would write into {folder}, which is no folder "
+                "in that of the sweep; leave subdir out, for a folder each."
+            )
+        if folder in found:
+            raise UserError(
+                f"hydra.sweep.subdir={subdir}: a job would write over another one in {folder.relative_to(whole)}; leave it out, "
+                "for a folder each."
+            )
+        found.add(folder)
 
 
-def _folders(config: DictConfig, words: list[str]) -> list[str]:
-    """The sub-folder of each job, as Hydra's basic sweeper starts them; none where a sweeper picks the values as it goes."""
+def _folders(config: DictConfig, words: list[str], subdir: str) -> list[Path]:
+    """The folder of each job, as Hydra's basic sweeper starts them. Raises `UserError` where a job has none.
+
+    Where a sweeper picks the values as it goes: of two jobs, if no value decides, else none.
+    """
     loader, whole = GlobalHydra.instance().config_loader(), HydraConfig.instance().cfg
     overrides = _overrides(config, words)
-    if not all(override.is_discrete_sweep() for override in overrides if override.is_sweep_override()):
-        return []
+    plain = [override for override in overrides if not override.is_sweep_override()]
+    jobs = BasicSweeper.split_arguments(overrides if all(map(_is_listed, overrides)) else plain, None)[0]
+    if not all(map(_is_listed, overrides)):
+        jobs = [] if "${" in subdir else [*jobs] * 2
     found = []
     try:
-        for number, job in enumerate(BasicSweeper.split_arguments(overrides, None)[0]):
-            own = loader.load_sweep_config(config, list(job))
+        for number, job in enumerate(jobs):
+            try:
+                own = loader.load_sweep_config(config, list(job))
+            except (HydraException, OmegaConfBaseException):
+                continue  # of a word that this job will be refused for
             with open_dict(own):
                 own.hydra.job.num, own.hydra.job.id = number, str(number)
             HydraConfig.instance().set_config(own)  # which ${hydra:...} looks in
-            found.append(str(own.hydra.sweep.subdir))
-    except (HydraException, OmegaConfBaseException):  # of a word that a job will be refused for
-        return []
+            found.append(Path(os.path.abspath(Path(str(own.hydra.sweep.dir), str(own.hydra.sweep.subdir)))))
+    except OmegaConfBaseException as error:
+        raise UserError(
+            f"hydra.sweep.subdir={subdir}: cannot be filled in for {' '.join(job)}; name a value that every job has."
+        ) from error
     finally:
         HydraConfig.instance().cfg = whole
     return found
+
+
+def _is_listed(override: Override) -> bool:
+    """Whether a word's values are known before the sweep."""
+    return override.is_discrete_sweep() or not override.is_sweep_override()
 
 
 def _overrides(config: DictConfig, words: list[str]) -> list[Override]:

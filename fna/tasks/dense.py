@@ -24,9 +24,16 @@ from fna.models.base import Model
 from fna.surgery.blocks import find_tower
 from fna.surgery.resolution import set_image_size
 from fna.surgery.smaller import SIZED
-from fna.values import Pixels, Says, between, within
+from fna.values import Pixels, Says, between, of_length
 
 Size = tuple[int, int]
+FINEST = 0.05  # of a window: 400 passes over each pixel, where less than a patch's width tells the model nothing new
+MOST = 20  # scales
+Scales = Annotated[
+    Sequence[Annotated[float, between(0.1, 10)]],
+    of_length(*range(1, MOST + 1)),
+    Says(f"1 to {MOST} sizes [...], each from 0.1 to 10"),
+]
 Score = Callable[[Tensor], Tensor]  # images [b, 3, h, w] as the model wants them -> scores [b, C, rows, columns]
 
 
@@ -42,16 +49,16 @@ class Inference:
 
     mode: Literal["whole", "slide"] = "whole"
     short_side: Pixels | None = None
-    stride: Annotated[float, within(0, 1)] = 2 / 3
-    scales: Annotated[Sequence[Annotated[float, between(0.1, 10)]], Says("a list of sizes, each from 0.1 to 10")] = (1.0,)
+    stride: Annotated[float, between(FINEST, 1)] = 2 / 3
+    scales: Scales = (1.0,)
     flip: bool = False
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.mode not in ("whole", "slide"):
             raise ValueError(f"task.inference.mode={self.mode}: choose whole or slide.")
-        if not 0 < self.stride <= 1:
-            raise ValueError(f"task.inference.stride={self.stride}: a share of the window above 0, at most 1.")
+        if not FINEST <= self.stride <= 1:
+            raise ValueError(f"task.inference.stride={self.stride}: give a share of the window from {FINEST} to 1.")
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"task.inference.scales={list(self.scales)}: give at least one number above 0.")
 

@@ -78,7 +78,7 @@ class Own:
                 out = tensor_of(self.forward_images(images.to(model.device, model.dtype)))
                 if out.shape[:1] != images.shape[:1]:
                     raise UserError(f"the model gives outputs {list(out.shape)} for {len(images)} images: hand over forward=.")
-                keys += [_key(image, seen) for image in images]
+                keys += _keys(images, targets, seen)
                 outputs.append(out.float().flatten(1).cpu().numpy())
                 if self.metric is not None:
                     values.append(self._scored(out, targets))
@@ -266,8 +266,9 @@ def own_dataset(loader: Iterable[Any], name: str) -> tuple[Dataset, int | None]:
     """The first samples of a loader, and how many there are in all, where it says so. Raises `UserError` for an empty loader."""
     first: list[Given] = []
     seen: Counter[str] = Counter()
-    for images, _ in pairs(loader):
-        first += [Given(_key(image, seen), image.detach().cpu()) for image in images[: FIRST - len(first)]]
+    for images, targets in pairs(loader):
+        some = images[: FIRST - len(first)]
+        first += [Given(key, image.detach().cpu()) for key, image in zip(_keys(images, targets, seen), some, strict=False)]
         if len(first) == FIRST:
             break
     if not first:
@@ -276,8 +277,25 @@ def own_dataset(loader: Iterable[Any], name: str) -> tuple[Dataset, int | None]:
     return Dataset(name, "none", "photographs", "", first), len(held) if hasattr(held, "__len__") else None
 
 
-def _key(image: Tensor, seen: Counter[str]) -> str:
-    """A name made of an image's pixels; equal images are numbered."""
-    digest = hashlib.blake2b(image.detach().cpu().contiguous().view(torch.uint8).numpy().data, digest_size=8).hexdigest()
-    seen[digest] += 1
-    return digest if seen[digest] == 1 else f"{digest} {seen[digest]}"
+def _keys(images: Tensor, targets: Any, seen: Counter[str]) -> list[str]:
+    """A name for each sample, made of its pixels and its target where that is a number or an array; equal ones are numbered.
+
+    A picture that comes twice with different targets is two samples: numbered alone, they would change places with the order.
+    """
+    found = torch.as_tensor(targets) if _is_array(targets) else torch.empty(0)
+    beside: Iterable[Tensor] = found if found.shape[:1] == images.shape[:1] else torch.empty(len(images), 0)
+    names = []
+    for image, target in zip(images, beside, strict=True):
+        digest = hashlib.blake2b(digest_size=8)
+        for part in (image, target):
+            digest.update(part.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
+        name = digest.hexdigest()
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name} {seen[name]}")
+    return names
+
+
+def _is_array(targets: Any) -> bool:
+    """Whether targets are numbers, of which torch makes one tensor."""
+    numbers = isinstance(targets, list | tuple) and all(isinstance(one, int | float) for one in targets)
+    return isinstance(targets, Tensor) or numbers or (isinstance(targets, np.ndarray) and targets.dtype.kind in "iufb")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import fna
 from fna.errors import UserError
+from fna.ops import contract
 from fna.runner.failures import line
 
 
@@ -65,9 +66,46 @@ def test_an_op_that_changes_q_k_or_v_in_place_is_told_by_name(name: str) -> None
         model(torch.zeros(1, 3, 160, 160))
 
 
-def test_where_torch_counts_no_changes_an_op_runs_as_it_is() -> None:
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+def test_so_is_one_where_torch_counts_no_changes(name: str) -> None:
+    """In inference mode, in a model and in `fna.attention`; also one that changes them in inference mode alone."""
+
+    def op(q: Tensor, k: Tensor, v: Tensor, site: Any) -> Tensor:
+        if torch.is_inference_mode_enabled():
+            {"q": q, "k": k, "v": v}[name].mul_(2)
+        return v.clone()
+
     model = timm.create_model("test_vit", num_classes=0).eval()
-    with fna.swap(model, Odd(lambda v: v.mul_(2))), torch.inference_mode():
+    said = r"^function changes q, k or v in place \(block 1\)"
+    with pytest.raises(UserError, match=said), fna.swap(model, op, layers=[1]), torch.inference_mode():
+        model(torch.zeros(1, 3, 160, 160))
+    with pytest.raises(UserError, match="in place"), torch.inference_mode():
+        fna.attention(*torch.randn(3, 1, 2, 5, 4), op)
+
+
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    """Cannot be kept by reference."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Any) -> Tensor:
+        return v * 2
+
+
+def test_what_changes_nothing_is_held_against_copies_once_in_a_block_so_that_timed_calls_are_not(monkeypatch: Any) -> None:
+    """NaN equals itself here: an image that overflows is nobody's change in place."""
+    copied: list[int] = []
+    found = contract._copies
+    monkeypatch.setattr(contract, "_copies", lambda *args: copied.append(len(made := found(*args))) or made)
+    model = timm.create_model("test_vit", num_classes=0).eval()
+    op = Odd(lambda v: v * 2)
+    for _ in range(2):
+        with fna.swap(model, op, layers=[0, 1]), torch.inference_mode():
+            model(torch.full((1, 3, 160, 160), float("nan")))
+    assert copied == [3, 3, 0, 0]
+    with fna.swap(model, "fna", layers=[1]), torch.inference_mode():
+        model(torch.zeros(1, 3, 160, 160))
+    assert copied[4:] == [0]  # fna's own are tested
+    with fna.swap(model, Slotted(), layers=[1]), torch.inference_mode():
         assert model(torch.zeros(1, 3, 160, 160)).isfinite().all()
 
 
