@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from fna.errors import UserError
 from fna.models.checkpoints import unpack
+from fna.models.timm import TimmModel
+from fna.models.timm_files import looks_like
 
 # 16: checkpoints
 
@@ -105,3 +112,72 @@ def test_a_loss_with_weights_of_its_own_is_left_out_and_said() -> None:
 def test_what_a_network_expects_is_taken_whatever_it_is_called() -> None:
     saved = {"step": torch.ones(1), "loss.weight": torch.ones(2), "rest.weight": torch.ones(2)}
     assert unpack(saved, saved, "c.pt").state.keys() == saved.keys()
+
+
+CPU: dict[str, Any] = {"image_size": None, "device": "cpu", "dtype": "float32", "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The file of a network of timm's with 5 classes."""
+    folder = tmp_path_factory.mktemp("timm")
+
+    def file(name: str) -> str:
+        path = folder / f"{name}.pt"
+        if not path.exists():
+            torch.save(timm.create_model(name, num_classes=5).state_dict(), path)
+        return str(path)
+
+    return file
+
+
+@pytest.mark.parametrize(
+    ("made", "asked"),
+    [
+        ("deit3_small_patch16_224", "vit_small_patch16_224"),
+        ("deit3_small_patch16_224", "deit_small_patch16_224"),
+        ("deit3_small_patch16_384", "vit_small_patch16_224"),
+        ("vit_small_patch16_224", "deit3_small_patch16_224"),
+        ("deit_tiny_distilled_patch16_224", "vit_tiny_patch16_224"),
+    ],
+)
+def test_a_file_whose_position_table_is_no_square_for_the_network_names_the_one_that_it_is_of(
+    made: str, asked: str, saved: Callable[[str], str]
+) -> None:
+    source = TimmModel(asked, checkpoint=saved(made), num_classes=5)
+    with pytest.raises(UserError, match=rf"this looks like {made}: give model\.name={made}\.$") as refused:
+        source.build(**CPU)
+    assert "image_size" not in str(refused.value)
+    assert replace(source, name=made).build(**CPU).name == made
+
+
+@pytest.mark.parametrize("size", [None, 384])
+def test_a_size_is_not_asked_for_where_none_would_help(size: int | None, tmp_path: Path) -> None:
+    """Without the class token's row, of a network that is otherwise the one asked for."""
+    state = timm.create_model("vit_tiny_patch16_224", num_classes=5, no_embed_class=True).state_dict()
+    torch.save(state, tmp_path / "w.pt")
+    source = TimmModel("vit_tiny_patch16_224", checkpoint=str(tmp_path / "w.pt"), num_classes=5)
+    with pytest.raises(UserError, match="196 rows, which is no square of patches beside 1 token; without any it is one") as refused:
+        source.build(**{**CPU, "image_size": size})
+    assert "give" not in str(refused.value)
+
+
+def test_nor_where_the_table_is_a_square_but_the_network_another(saved: Callable[[str], str]) -> None:
+    source = TimmModel("vit_tiny_patch16_224", checkpoint=saved("vit_small_patch16_384"), num_classes=5)
+    with pytest.raises(UserError, match=r"this looks like vit_small_patch16_384: give model\.name=vit_small_patch16_384\.$"):
+        source.build(**CPU)
+
+
+def test_a_table_of_an_oblong_of_patches_is_asked_for_its_size_which_helps(tmp_path: Path) -> None:
+    oblong = timm.create_model("vit_tiny_patch16_224", num_classes=5, img_size=(160, 224))
+    torch.save(oblong.state_dict(), tmp_path / "w.pt")
+    source = TimmModel("vit_tiny_patch16_224", checkpoint=str(tmp_path / "w.pt"), num_classes=5)
+    with pytest.raises(UserError, match=r"141 rows, .* give image_size=\[ROWS,COLUMNS\] of the images that it was trained on"):
+        source.build(**CPU)
+    assert source.build(**{**CPU, "image_size": (160, 224)}).tokens.grid == (10, 14)
+
+
+def test_no_network_is_named_whose_table_would_be_no_square_either() -> None:
+    state = {name: torch.empty_like(tensor) for name, tensor in timm.create_model("deit3_small_patch16_224").state_dict().items()}
+    state["pos_embed"] = torch.empty(1, 195, 384)
+    assert looks_like(state, "vit_small_patch16_224") is None
