@@ -46,8 +46,8 @@ class Nocaps(_Captions):
         self.check()
         source = self._sources()[0]
         content = read(source, "no captions file of nocaps", "images", "annotations")
-        known = pictures(content, self._images, Path(self.root))
-        told, notes = by_picture(content, known)
+        known, notes = pictures(content, self._images, Path(self.root))
+        told, stray = by_picture(content, known)
         found = []
         for ident, picture in known.items():
             captions = tuple(note.text("caption").strip() for note in told.get(ident, []))
@@ -55,7 +55,7 @@ class Nocaps(_Captions):
                 raise UserError(f"{picture.entry.where}: image {ident} has no captions; take nocaps_val_4500_captions.json.")
             example = Asked(ident, picture.path, QUESTION, captions, picture.entry.text("domain", ""))
             found.append(Found(example, picture.entry.where))
-        return self._captioned(found, limit, notes)
+        return self._captioned(found, limit, [*notes, *stray])
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Flickr30k(_Captions):
         source = self._sources()[0]
         splits = source.suffix == ".json"
         told = self._of_karpathy(source) if splits else _of_tokens(source)
-        asks = [Asked(name, self._images / name, QUESTION, tuple(captions)) for name, captions in told.items()]
+        asks = [Asked(name, self._at(name), QUESTION, tuple(captions)) for name, captions in told.items()]
         notes = [] if splits else [f"{source.name} knows no splits: its images are taken as they come, of all of them"]
         data = self._captioned([Found(one, f"{source}: {one.key}") for one in asks], limit, notes)
         return data if splits else replace(data, split=ALL)

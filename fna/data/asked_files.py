@@ -14,6 +14,7 @@ from fna.data import asked, files
 from fna.data.asked import LETTER, SHORT, AskedDataset, Found, Scoring, Submit, Told
 from fna.data.base import Asked
 from fna.data.entries import Entry, by_ident
+from fna.data.places import existing
 from fna.errors import UserError
 from fna.values import Count, Domain
 
@@ -43,6 +44,10 @@ class Questions:
     @property
     def _images(self) -> Path:
         return Path(self.root) / self.images
+
+    def _at(self, name: str) -> Path:
+        """The image of that name."""
+        return existing(self._images / name)
 
     def _dataset(
         self,
@@ -126,7 +131,7 @@ class TextVqa(Questions):
                 raise UserError(f"{entry.where}: image {image} has no words in {self._sources()[1]}; give the file that fits.")
             question = entry.text("question").capitalize() + words.get(image, "")
             answers = asked.answers(entry, people=True)
-            found.append(Found(Asked(entry.ident("question_id"), self._images / f"{image}.jpg", question, answers), entry.where))
+            found.append(Found(Asked(entry.ident("question_id"), self._at(f"{image}.jpg"), question, answers), entry.where))
         return self._dataset(found, limit, "textvqa", _by("question_id", "answer"))
 
 
@@ -141,7 +146,7 @@ class Gqa(Questions):
         for key, entry in asked.mapped(self._sources()[0]):
             types = entry.fields.get("types")
             kind = types.get("structural") if isinstance(types, dict) else ""
-            image = self._images / f"{entry.ident('imageId')}.jpg"
+            image = self._at(f"{entry.ident('imageId')}.jpg")
             example = Asked(key, image, entry.text("question"), asked.answers(entry, "answer"), str(kind or ""))
             found.append(Found(example, entry.where))
         return self._dataset(found, limit, "gqa", _by("questionId", "prediction", str))
@@ -158,7 +163,7 @@ class DocVqa(Questions):
         for entry in asked.listed(self._sources()[0], "data"):
             types = entry.fields.get("question_types")
             kind = str(types[0]) if isinstance(types, list) and types else ""
-            image = self._images / entry.text("image")
+            image = self._at(entry.text("image"))
             example = Asked(entry.ident("questionId"), image, entry.text("question"), asked.answers(entry), kind)
             found.append(Found(example, entry.where))
         return self._dataset(found, limit, "anls", _by("questionId", "answer"), longest=32)
@@ -175,7 +180,7 @@ class OcrBench(Questions):
         for place, entry in enumerate(asked.listed(self._sources()[0])):
             name = entry.text("dataset_name", "")
             kind = name if name == "HME100k" else entry.text("type", "")
-            image = self._images / entry.text("image_path")
+            image = self._at(entry.text("image_path"))
             example = Asked(entry.ident("id", str(place)), image, entry.text("question"), asked.answers(entry), kind)
             found.append(Found(example, entry.where))
         return self._dataset(found, limit, "ocrbench", _by("id", "predict"), longest=128, suffix="")
@@ -215,7 +220,7 @@ class ScienceQa(Questions):
         hint = entry.text("hint", "").strip()
         options = [f"{letter}. {choice}" for letter, choice in zip(self.letters, choices, strict=False)]
         question = "\n".join([f"Context: {hint}"] * bool(hint) + [entry.text("question"), *options])
-        image = self._images / self.split / key / entry.text("image")
+        image = self._at(f"{self.split}/{key}/{entry.text('image')}")
         return Found(Asked(key, image, question, (self.letters[right],), entry.text("subject", "")), entry.where)
 
 
@@ -248,7 +253,7 @@ class Pope(Questions):
                 if label not in ("yes", "no"):
                     raise entry.wrong("label", "yes or no")
                 key = f"{kind}-{entry.ident('question_id')}"
-                example = Asked(key, self._images / entry.text("image"), entry.text("text"), (label,), kind)
+                example = Asked(key, self._at(entry.text("image")), entry.text("text"), (label,), kind)
                 found.append(Found(example, entry.where))
         return self._dataset(found, limit, "pope", _by_line)
 
@@ -274,7 +279,7 @@ class OwnQuestions(Questions):
             Found(
                 Asked(
                     entry.ident("id", f"{place:06}"),
-                    self._images / entry.text("image"),
+                    self._at(entry.text("image")),
                     entry.text("question"),
                     asked.answers(entry),
                     entry.text("kind", ""),

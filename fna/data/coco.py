@@ -48,13 +48,13 @@ class CocoCaptions:
         root = Path(self.root)
         source = root / self.annotations
         content = read(source, "no COCO captions file", "images", "annotations")
-        known = pictures(content, root / self.images, root)
+        known, notes = pictures(content, root / self.images, root)
         if not known:
             raise UserError(f"{source}: images is empty.")
-        told, notes = by_picture(content, known)
+        told, stray = by_picture(content, known)
         found = [Captioned(each.name, each.path, _texts(told.get(each.ident, []))) for each in known.values()]
         data = captions.dataset(self.name, self.split, self.domain, source, found, limit, self.captions_per_image)
-        data.notes += notes
+        data.notes += [*notes, *stray]
         if self.complete is not None and len(found) != self.complete:
             data.notes.append(f"{source.name} holds {len(found)} images, not the {self.complete} of {self.split}")
         return data

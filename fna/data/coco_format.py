@@ -10,10 +10,10 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
+from fna.data.elsewhere import elsewhere, locate, written
 from fna.data.entries import Entry
 from fna.data.files import UNREADABLE
 from fna.errors import UserError
@@ -48,8 +48,11 @@ class Picture:
         return rows, columns
 
 
-def pictures(content: Entry, folder: Path, root: Path) -> dict[str, Picture]:
-    """id -> picture in the file's order, looked for in ``folder`` and ``root``. Raises `UserError` for one that is listed twice."""
+def pictures(content: Entry, folder: Path, root: Path) -> tuple[dict[str, Picture], list[str]]:
+    """id -> picture in the file's order, looked for in ``folder`` and ``root``; and what to note of where they were found.
+
+    Raises `UserError` for one that is listed twice, and for one that is found in another split than it is named with.
+    """
     found: dict[str, Picture] = {}
     places: dict[str, str] = {}
     for entry in content.entries("images"):
@@ -66,28 +69,13 @@ def pictures(content: Entry, folder: Path, root: Path) -> dict[str, Picture]:
             raise UserError(f"{entry.where}: id {ident} is that of {found[ident].name} too; list each image once.")
         if place in places:
             other = found[places[place]].name
-            if _divided(other) != _divided(name):
+            if written(other) != written(name):
                 raise UserError(
                     f"{entry.where}: {name} and {other} both come to {picture.path}; give the images in the folders that are named."
                 )
             raise UserError(f"{entry.where}: {name} is listed twice, with id {places[place]} and {ident}; list each image once.")
         found[ident], places[place] = picture, ident
-    return found
-
-
-def locate(name: str, folder: Path, root: Path) -> Path:
-    """The file that a name means: as it stands in ``folder`` or ``root``, else its last part; the first where none is there.
-
-    Of an address its path counts. Folders may be divided as on Windows, from where archives also bring files with such names.
-    """
-    path = unquote(urlsplit(name).path).lstrip("/") if "://" in name else _divided(name)
-    choices = [folder / path, root / path, folder / name, root / name, folder / path.rpartition("/")[2]]
-    return next((choice for choice in choices if choice.is_file()), choices[0])
-
-
-def _divided(name: str) -> str:
-    """A path as written here, whatever system wrote it."""
-    return os.path.normpath(name.replace("\\", "/"))
+    return found, elsewhere(((each.entry.where, each.name, each.path) for each in found.values()), folder, root)
 
 
 def by_picture(content: Entry, known: dict[str, Picture]) -> tuple[dict[str, list[Entry]], list[str]]:

@@ -17,6 +17,7 @@ from fna.data.coco_format import Picture, Size, by_picture, category_names, pict
 from fna.data.entries import Entry, by_ident, in_order, read
 from fna.data.files import UNREADABLE
 from fna.data.layouts import check_split_name
+from fna.data.places import existing
 from fna.data.run_lengths import run_lengths
 from fna.data.segmentation import IGNORE, LOOKED_AT, SegmentedDataset, check_folder, learning
 from fna.errors import UserError
@@ -65,8 +66,9 @@ class CocoInstances:
         root = Path(self.root)
         file = root / self._in(self.annotations)
         content = read(file, "not a COCO instances file", *LISTS)
-        known = pictures(content, root / self._in(self.images), root)
-        told, notes = by_picture(content, known)
+        known, notes = pictures(content, root / self._in(self.images), root)
+        told, stray = by_picture(content, known)
+        notes += stray
         names = category_names(content)
         empty = [ident for ident in names if self.background and names[ident].strip().lower() == BACKGROUND]
         things = [ident for ident in sorted(names, key=in_order) if ident not in empty]
@@ -193,8 +195,9 @@ class CocoPanoptic:
         root = Path(self.root)
         file = root / "annotations" / f"panoptic_{self.split}.json"
         content = read(file, "not a COCO panoptic file", *LISTS)
-        known = pictures(content, root / self.split, root)
-        told, notes = by_picture(content, known)
+        known, notes = pictures(content, root / self.split, root)
+        told, stray = by_picture(content, known)
+        notes += stray
         names = category_names(content)
         places = {ident: place for place, ident in enumerate(sorted(names, key=in_order))}
         bare = len(known) - len(told.keys() & known.keys())
@@ -266,6 +269,7 @@ class _Segments:
 
 
 def _existing(path: Path, named_in: Path) -> Path:
+    path = existing(path)
     if not path.is_file():
         raise UserError(f"{path} is missing; {named_in} names it.")
     return path

@@ -12,6 +12,7 @@ from fna.data.bank import LabelledDataset, cut, part_note
 from fna.data.base import Labelled, taught
 from fna.data.layouts import BY_CLASS, TINY_LABELS, looks_like, split_folder
 from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
+from fna.data.places import by_name
 from fna.errors import UserError
 from fna.values import Count, Domain, counted
 
@@ -73,16 +74,19 @@ class ImageFolder:
         """The first ``limit`` images of the split itself."""
         folder, found = self._folder(), self.class_folders()
         ids, names = files.read_classes(self.classes) if self.classes else (found, found)
-        unknown = sorted(set(found) - set(ids))
+        called = by_name(found, ids)
+        unknown = sorted(set(found) - called.keys())
         if unknown:
             raise UserError(f"{self.classes}: lacks {len(unknown)} of the class folders in {folder} (first: {unknown[0]}).")
         if len(ids) < 2:
             raise UserError(f"{self.classes}: names one class, and one alone has nothing to be told from; name all classes.")
-        label = {name: index for index, name in enumerate(ids)}
+        places = {name: index for index, name in enumerate(ids)}
+        label = {name: places[listed] for name, listed in called.items()}
         below = {name: files_below(folder / name) for name in found}
         paths = [path for inner in below.values() for path in inner if is_picture(path)]
         notes = unread_note(path for inner in below.values() for path in inner)
-        unseen = [name for name in ids if not any(map(is_picture, below.get(name, ())))]
+        seen = {called[name] for name, inner in below.items() if any(map(is_picture, inner))}
+        unseen = [name for name in ids if name not in seen]
         if unseen and paths:
             notes.append(f"{len(unseen)} of {len(ids)} classes have no images here (first: {unseen[0]})")
         stray = sum(map(is_picture, folder.iterdir()))
@@ -211,11 +215,11 @@ def _splits(names: list[str]) -> list[str]:
 
     my-train alone is none.
     """
-    paired = _paired(names)
-    return [name for name in names if SPLIT.fullmatch(name) or name in paired]
+    of_a_pair = paired(names)
+    return [name for name in names if SPLIT.fullmatch(name) or name in of_a_pair]
 
 
-def _paired(names: list[str]) -> set[str]:
+def paired(names: list[str]) -> set[str]:
     """Names of which another differs in the word for a split alone: cat_train and cat_test."""
     found: dict[tuple[str, ...], dict[str, str]] = {}
     for name in names:

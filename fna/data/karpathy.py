@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from fna.data import captions, files
 from fna.data.base import Captioned, Dataset
 from fna.data.entries import Entry, in_order, read
+from fna.data.places import existing
 from fna.values import Count, Domain
 
 
@@ -60,7 +61,7 @@ class KarpathyCaptions:
 
     def _place(self, entry: Entry) -> Path:
         folder = Path(self.root) / self.images
-        named = folder / entry.text("filepath", "") / entry.text("filename")
+        named = existing(folder / entry.text("filepath", "") / entry.text("filename"))
         number = entry.whole("cocoid", None)
         if number is None or os.path.exists(named):  # of a name too long for a file `Path.exists` raises
             return named

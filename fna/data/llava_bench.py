@@ -19,6 +19,7 @@ from fna.data import files
 from fna.data.asked import lines
 from fna.data.base import Dataset, OpenQuestion
 from fna.data.entries import Entry, by_ident
+from fna.data.places import existing
 from fna.errors import UserError
 from fna.folders import cache_folder
 from fna.records import write_atomic
@@ -93,7 +94,7 @@ class LlavaBench:
                 f"{entry.where}: nothing is said of {name} in {self.context}; add it, or leave all out (dataset.context=null)."
             )
         folder = Path(self.root) / self.images
-        places = [folder / name, folder / f"{COCO}{name}"]
+        places = [existing(folder / name), folder / f"{COCO}{name}"]
         place = next((one for one in places if one.is_file()), places[0])
         return OpenQuestion(key, place, text, entry.text("category"), references[key], contexts.get(name, ""))
 

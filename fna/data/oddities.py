@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fna.data.pictures import is_deep, pages_note, white
+from fna.data.pictures import is_deep, pages_note, upper_halves, white
 from fna.values import counted
 
 LOOKED_AT = 1000  # pictures, from all over the set, whose headers are read: a fraction of a second
@@ -26,25 +26,32 @@ def image_notes(paths: Iterable[Path]) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, which says it again when the picture is read
         headers = {path: _header(path) for path in looked_at}
-        turned, deep, clear = ([path for path in looked_at if headers[path][kind]] for kind in range(3))
-        told = [*_turned_note(turned, len(looked_at)), *_dark_note(deep, len(looked_at)), *_clear_note(clear)]
-        return [*pages_note(paths), *told]
+        turned, clear = ([path for path in looked_at if headers[path][kind]] for kind in (0, 2))
+        dark = [
+            note
+            for kind in ("grey", "colour")
+            for note in _dark_note(kind, [path for path in looked_at if headers[path][1] == kind], len(looked_at))
+        ]
+        return [*pages_note(paths), *_turned_note(turned, len(looked_at)), *dark, *_clear_note(clear)]
 
 
 def _spread(paths: Sequence[Path], most: int) -> Sequence[Path]:
     return paths[:: -(-len(paths) // most)] if paths else paths
 
 
-def _header(path: Path) -> tuple[bool, bool, bool]:
-    """Whether a tag turns or mirrors the picture, its grey may use all 16 bits, it may be transparent; none of it if unreadable."""
+def _header(path: Path) -> tuple[bool, str, bool]:
+    """Whether a tag turns or mirrors the picture, what of it may use all 16 bits ("grey", "colour" or nothing), whether it may be
+    transparent; nothing of it if unreadable."""
     if not path.is_file():  # a pipe would be waited for
-        return False, False, False
+        return False, "", False
     try:
         with Image.open(path) as image:
+            # this first: to know the tags of a PNG, Pillow reads all of it
+            deep = "grey" if is_deep(image) and white(image) == WHITE else upper_halves(image)
             turned = image.getexif().get(ORIENTATION, UPRIGHT) in range(2, 9)
-            return turned, is_deep(image) and white(image) == WHITE, image.has_transparency_data
+            return turned, deep, image.has_transparency_data
     except Exception:  # as in `open_image`, which will say what is wrong with it
-        return False, False, False
+        return False, "", False
 
 
 def _turned_note(turned: Sequence[Path], looked_at: int) -> list[str]:
@@ -57,22 +64,26 @@ def _turned_note(turned: Sequence[Path], looked_at: int) -> list[str]:
     ]
 
 
-def _dark_note(deep: Sequence[Path], looked_at: int) -> list[str]:
+def _dark_note(kind: str, deep: Sequence[Path], looked_at: int) -> list[str]:
     highest = max((_highest(path) for path in _spread(deep, DECODED)), default=0)
     if not 0 < highest < DARK:
         return []
     bits = max(8, highest.bit_length())
     return [
-        f"{len(deep)} of {counted(looked_at, 'picture')} looked at hold 16-bit grey that goes up to {highest:,} of {WHITE:,} "
+        f"{len(deep)} of {counted(looked_at, 'picture')} looked at hold 16-bit {kind} that goes up to {highest:,} of {WHITE:,} "
         f"(first: {deep[0].name}): they come out dark; if the camera gave {bits} bits, save them as 16 (values times "
         f"{2 ** (16 - bits)}) or scaled to 8"
     ]
 
 
 def _highest(path: Path) -> int:
+    """The highest value that a picture of 16 bits holds; at most may hold, where Pillow hands over its upper 8 bits."""
     try:
         with Image.open(path) as image:
-            return int(np.asarray(image).max(initial=0))
+            if not upper_halves(image):
+                return int(np.asarray(image).max(initial=0))
+            upper, rounded = int(np.asarray(image.convert("RGB")).max(initial=0)), image.format == "PPM"
+            return 256 * (upper + (not rounded)) - 1
     except Exception:  # as above
         return 0
 

@@ -61,6 +61,7 @@ PAGED = frozenset({".tif", ".tiff", ".webp"})  # formats in which several pictur
 PIXELS = 89_478_485  # of a picture at most: where Pillow begins to warn of decompression bombs; 360 MB as RGB
 ELONGATION = 100  # times that a picture may be longer than high: a resized short side of 1,000 then gives 100 million pixels
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF, and what the second may say
+PLANES, APART = 284, 2  # another tag, and what it says of channels that lie one behind the other
 PNM_AND_PNG = ("PNG", "PPM")  # mode "I" of these is 16 bits wide; elsewhere it may mean anything
 
 
@@ -177,8 +178,31 @@ def white(image: Image.Image) -> int:
     return int(2 ** getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))[0] - 1)
 
 
+def upper_halves(image: Image.Image) -> str:
+    """ "grey" (with an alpha channel) or "colour" where Pillow hands over the upper 8 of 16 bits a channel, by the header alone.
+
+    Empty for all others. In mode RGB it does, whatever the format; what a PPM with another maximum gives is scaled to 8 bits.
+    """
+    tiles = getattr(image, "tile", None)
+    if is_deep(image) or image.mode not in ("RGB", "RGBA", "LA") or not tiles:
+        return ""
+    arguments = tiles[0][-1]
+    raw, *most = arguments if isinstance(arguments, tuple) else (arguments,)
+    deep = ";16" in str(raw) or (image.format == "PPM" and most == [65_535])
+    return ("grey" if str(raw).startswith("L") else "colour") * deep
+
+
+def _apart(image: Image.Image) -> bool:
+    """Whether this is an uncompressed TIFF of 16 bits that holds each channel for itself: Pillow (12.3) takes it for one of 8."""
+    tags = getattr(image, "tag_v2", {})
+    tiles = getattr(image, "tile", None) or [("", ())]
+    return tiles[0][0] == "raw" and tags.get(PLANES) == APART and white(image) > 255
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
     """A picture of 16-bit grey with its range brought to 0..255 (Pillow's own conversion cuts off at 255); others as they are."""
+    if _apart(image):
+        raise ValueError("a TIFF of 16 bits with each channel for itself, which Pillow misreads; save it with interleaved channels")
     if is_deep(image):
         grey = np.rint(np.asarray(image).astype(np.float64) * (255 / white(image))).clip(0, 255).astype(np.uint8)
         return Image.fromarray(255 - grey if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO else grey)

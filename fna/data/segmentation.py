@@ -22,6 +22,7 @@ from fna.data.base import Dataset, Segmented, taught
 from fna.data.files import UNREADABLE
 from fna.data.layouts import check_split_name, looks_like, to_learn_from
 from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
+from fna.data.places import composed, existing
 from fna.data.variants import Declared, refuse_by_name, refuse_by_values, refuse_colours, refuse_moved_colours
 from fna.errors import UserError
 from fna.values import Domain, Limit, Says, between, counted
@@ -175,7 +176,8 @@ class LabelMaps:
         images, labels = (path.format(split=self.split, name="{name}") for path in (self.images, self.labels))
         if labels.count("{name}") != 1:
             return []
-        bare = sorted({*names_below(Path(self.root), labels)} - {*names_below(Path(self.root), images)})
+        pictured = {*map(composed, names_below(Path(self.root), images))}
+        bare = [name for name in names_below(Path(self.root), labels) if composed(name) not in pictured]
         return [f"{counted(len(bare), 'label map')} without an image left out (first: {bare[0]})"] if bare else []
 
     def _lookup(self) -> Array:
@@ -186,7 +188,8 @@ class LabelMaps:
         pattern = self.images.format(split=split, name="{name}")
         names = self._listed(split) if self.listing else names_below(root, pattern)
         examples = [
-            Segmented(name, root / pattern.format(name=name), root / self.labels.format(split=split, name=name)) for name in names
+            Segmented(name, *(existing(root / path.format(split=split, name=name)) for path in (self.images, self.labels)))
+            for name in names
         ]
         missing = [file for example in examples for file in (example.image, example.labels) if not file.is_file()]
         if missing:

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 from fna.data import captions, files
 from fna.data.base import Captioned, Dataset, is_text
+from fna.data.places import existing
 from fna.errors import UserError
 from fna.values import Count, Domain
 
@@ -62,7 +63,7 @@ class TsvCaptions:
                     found[key] = found.get(key, ()) + _captions(row["captions"], source, reader.line_num)
         except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(f"{source}: not a TSV ({error}).") from error
-        examples = [Captioned(key, folder / key, texts) for key, texts in found.items()]
+        examples = [Captioned(key, existing(folder / key), texts) for key, texts in found.items()]
         return captions.dataset(self.name, self.split, self.domain, source, examples, limit, self.captions_per_image)
 
 

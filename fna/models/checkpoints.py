@@ -24,10 +24,16 @@ CONTAINERS = frozenset(
     ("state_dict", "model", "model_state_dict", "model_state", "state", "net", "network", "weights", "params", "module")
 ).union(("backbone", "encoder", "teacher", "student"))
 AVERAGED = frozenset({"ema", "avg", "averaged", "swa", "polyak"})
-# Of training, not of the model: no word is lost on it.
-TRAINING = frozenset(
-    ("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "lr_scheduler", "lr_schedulers", "scheduler", "scaler")
-).union(("amp_scaler", "loops", "callbacks", "rng_state", "epoch", "step", "global_step", "iteration", "iter"))
+SECOND = frozenset({"student", "encoder_k"})  # of a pair, what papers do not evaluate: DINO's, MoCo's
+# Of training, not of the model, in whichever part it lies: no word is lost on it.
+TRAINING = (
+    frozenset(("optimizer", "optimizer_state_dict", "optimizer_states", "optimizers", "optim", "opt", "last_optimizer_state"))
+    .union(("lr_scheduler", "lr_schedulers", "scheduler", "schedulers", "scaler", "amp_scaler", "loops", "callbacks"))
+    .union(("rng", "rng_state", "epoch", "step", "global_step", "iteration", "iter", "best_acc", "best_acc1", "best_acc5"))
+    # how far averaging is: torch's AveragedModel, MMEngine, torch_ema and LitEma, ema-pytorch
+    .union(("n_averaged", "steps", "num_updates", "decay", "initted"))
+)
+LOSSES = frozenset({"criterion", "loss", "loss_fn", "loss_function"})  # with weights of their own, which are no network's
 LORA = (".lora_", ".base_layer.")  # in names that PEFT and loralib give
 SHARE = 0.9  # of the best part's tensors: another part that has as many is as good
 
@@ -48,7 +54,8 @@ class Checkpoint:
         """One sentence on what was taken and what was left, empty where nothing was left that matters."""
         if not self.others and not self.beside:
             return ""
-        rest = [f"{name} ({_said(name)}the same tensors; model.part={name} takes them)" for name in self.others]
+        rest = [f"{name} ({_said(name)}the same tensors; model.part={name} takes them)" for name in self.others if name]
+        rest += ["those at the top (the same tensors, taken without model.part)"] * ("" in self.others)
         where = f" of {self.part}" if self.part else ""
         return f"{path}: took the {counted(len(self.state), 'tensor')}{where}; besides it holds {', '.join([*rest, *self.beside])}"
 
@@ -76,13 +83,13 @@ def unpack(loaded: Any, expected: Collection[str], path: object, part: str | Non
     names = _without_inner(flat)
     places = _places(names, set(expected)) or {_plain_prefix(names): set(names)}
     chosen, others = _choose(places, part, path)
-    own = chosen + "." if chosen else ""
-    state = {name.removeprefix(own): flat[raw] for name, raw in names.items() if name.startswith(own)}
-    if not chosen and expected:
-        state = _own_only(state, set(expected), others)
+    own, *rest = (
+        {name.removeprefix(at): flat[raw] for name, raw in names.items() if name.startswith(at)} for at in _starts(chosen, *others)
+    )
+    state = _own_only(own, set(expected), chosen, others)
     _check_tensors(state, path)
-    left = [name for name in names if not name.startswith(own) or name.removeprefix(own) not in state]
-    return Checkpoint(state, chosen, others, _beside(loaded, left, (chosen, *others)))
+    alike = tuple(other for other, tensors in zip(others, rest, strict=True) if _takes_its_place(tensors, state, expected))
+    return Checkpoint(state, chosen, alike, _beside(loaded, _left(names, state, expected, chosen, alike)))
 
 
 def _optimizer_alone(loaded: Any, flat: Collection[str]) -> bool:
@@ -114,10 +121,32 @@ def matched(loaded: Any, expected: Collection[str]) -> int:
     return max(map(len, _places(names, set(expected)).values()), default=0)
 
 
-def _own_only(state: dict[str, Tensor], expected: set[str], others: tuple[str, ...]) -> dict[str, Tensor]:
-    """Without the tensors of other parts and of training where the model's lie at the top."""
-    apart = {other.split(".")[0] for other in others} | TRAINING
+def _starts(*prefixes: str) -> list[str]:
+    """What names below each prefix begin with."""
+    return [prefix + "." if prefix else "" for prefix in prefixes]
+
+
+def _own_only(state: dict[str, Tensor], expected: set[str], chosen: str, others: tuple[str, ...]) -> dict[str, Tensor]:
+    """Without what training keeps beside the model's tensors, and without other parts that lie among them."""
+    (start,) = _starts(chosen)
+    inside = {other.removeprefix(start).split(".")[0] for other in others if other.startswith(start)}
+    apart = inside | TRAINING | (LOSSES if expected else frozenset())
     return {name: tensor for name, tensor in state.items() if name in expected or name.split(".")[0] not in apart}
+
+
+def _left(
+    names: Collection[str], state: Collection[str], expected: Collection[str], chosen: str, alike: tuple[str, ...]
+) -> list[str]:
+    """What was neither taken nor is of a part that would do as well; without its prefix where it lies in the chosen one."""
+    (own,), known = _starts(chosen), _starts(*alike)
+    apart = [name for name in names if not any(name.startswith(at) and (at or name in expected) for at in known)]
+    return [name.removeprefix(own) for name in apart if not name.startswith(own) or name.removeprefix(own) not in state]
+
+
+def _takes_its_place(other: Mapping[str, Tensor], state: Mapping[str, Tensor], expected: Collection[str]) -> bool:
+    """Whether another part has all of the model's tensors that the chosen one has, in the same shapes."""
+    needed = {*expected} & state.keys()
+    return all(name in other and other[name].shape == state[name].shape for name in needed)
 
 
 def _flat(node: Mapping[Any, Any], path: str = "", above: tuple[Any, ...] = ()) -> Iterator[tuple[str, Tensor]]:
@@ -185,9 +214,9 @@ def _choose(places: dict[str, set[str]], part: str | None, path: object) -> tupl
 
 
 def _rank(prefix: str) -> tuple[bool, bool, int, str]:
-    """Trained weights before averaged ones, DINO's teacher (which is what is evaluated) before its student, shorter ones first."""
+    """Trained weights before averaged ones, of a pair what is evaluated (DINO's teacher, MoCo's queries), shorter ones first."""
     words = prefix.split(".")
-    return averaged(prefix), "student" in words, len(words), prefix
+    return averaged(prefix), bool(SECOND.intersection(words)), len(words), prefix
 
 
 def averaged(prefix: str) -> bool:
@@ -222,13 +251,12 @@ def _odd(tensor: Tensor) -> str:
     return f"complex ({tensor.dtype})" if tensor.is_complex() else ""
 
 
-def _beside(loaded: Mapping[Any, Any], left: list[str], parts: tuple[str, ...]) -> tuple[str, ...]:
+def _beside(loaded: Mapping[Any, Any], left: list[str]) -> tuple[str, ...]:
     """What lies beside the chosen and the fitting parts: groups of tensors by their first word, and Python objects."""
-    known = tuple(f"{part}." for part in parts if part)
     groups: dict[str, int] = defaultdict(int)
     for name in left:
-        if not name.startswith(known) and name.split(".")[0] not in TRAINING:
-            words = name.split(".")
+        words = name.split(".")
+        if words[0] not in TRAINING:
             groups[words[0] if len(words) == 1 or words[0] not in CONTAINERS else ".".join(words[:2])] += 1
     tensors = [f"{group} ({counted(count, 'tensor')}, not used)" for group, count in groups.items()]
     plain = (Tensor, Mapping, str, int, float, list, tuple, set, type(None), torch.Size, torch.dtype, torch.device)

@@ -52,9 +52,12 @@ def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, T
 def made_for(path: str, state: Mapping[str, Tensor], net: Any, name: str, size: tuple[int, int] | None) -> tuple[int, int] | None:
     """The image size of the file's position table where that is not the model's, else None.
 
-    Raises `UserError` for a table of another size than the model's where no ``size`` was asked for, or of no square.
+    Raises `UserError` for a table of another size than the model's where no ``size`` was asked for, or of no square, if all else
+    fits.
     """
     own = net.state_dict()
+    if weights.misfit(_body(own), _body(state)):
+        return None  # another model, not another size: `fit` says so
     key = next((key for key in TABLES if key in state and key in own), None)
     if key is None or state[key].shape == own[key].shape or state[key].shape[-1] != own[key].shape[-1]:
         return None
@@ -78,6 +81,11 @@ def made_for(path: str, state: Mapping[str, Tensor], net: Any, name: str, size: 
     return pixels
 
 
+def _body(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A model without its table of image positions: what has one shape at all sizes."""
+    return {name: tensor for name, tensor in state.items() if name not in TABLES}
+
+
 def check_config(folder: Path, built: Mapping[str, Any], apart: Collection[str], name: str) -> None:
     """Raise `UserError` where an open_clip_config.json beside the weights says another architecture than is ``built``.
 
@@ -94,9 +102,10 @@ def check_config(folder: Path, built: Mapping[str, Any], apart: Collection[str],
 
 def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> None:
     """Load the tensors into ``net``. Raises `UserError` for what does not fit, naming what would."""
-    problem = weights.misfit(net.state_dict(), state)
+    own = net.state_dict()
+    problem = weights.misfit(_body(own), _body(state)) or weights.misfit(own, state)
     if problem:
-        better = None if weights.whole_numbers(net.state_dict(), state) else looks_like(state, name)
+        better = None if weights.whole_numbers(own, state) else looks_like(state, name)
         hint = f"; this looks like {better}: give model.name={better}" if better else ""
         raise UserError(f"{path}: does not fit open_clip {name}: {problem}{part_of_several(path) or hint}.")
     net.load_state_dict(dict(state), strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +29,27 @@ SPARE = (
 )
 DECODER = ("decoder.", "decoder_")  # of MAE and its kin, beside the encoder
 HEAD = ("head.weight", "head.bias")
-SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1408: "giant", 1536: "giant", 1664: "gigantic"}
+HEADS = ("head.", "head_dist.")  # the second of a distilled DeiT
+TABLE = "pos_embed"
+SIZES = {
+    192: "tiny",
+    384: "small",
+    512: "medium",
+    768: "base",
+    1024: "large",
+    1280: "huge",
+    1408: "giant",
+    1536: "giant",
+    1664: "gigantic",
+}
+# Tensors that tell families of networks which are called otherwise than vit_*.
+FAMILIES = {
+    "dist_token": "deit_{}_distilled_patch{}_*",
+    "blocks.0.ls1.gamma": "deit3_{}_patch{}_*",
+    "blocks.0.attn.relative_position_bias_table": "beit*_{}_patch{}_*",
+    "blocks.0.attn.q_bias": "eva02_{}_patch{}_*",
+    "blocks.0.mlp.fc1_g.weight": "eva02_{}_patch{}_*",
+}
 TRIED = 8  # models that are built (without memory) to see whether one would take the file
 
 
@@ -95,14 +116,14 @@ def options(
 ) -> dict[str, Any]:
     """What ``net`` has to be built with for the file: its number of classes, the image size of its position table.
 
-    Raises `UserError` for a table of another size than the model's where no ``size`` was asked for.
+    Raises `UserError` for a table of another size than the model's where no ``size`` was asked for, if all else fits.
     """
     found: dict[str, Any] = {}
     head = state.get("head.weight")
     rows = head.shape[0] if head is not None and head.dim() == 2 else 0
     if classes is None and rows != net.num_classes:
         found["num_classes"] = rows
-    if ("reg_token" in state) != (getattr(net, "reg_token", None) is not None):
+    if weights.misfit(_body(net.state_dict()), _body(state)):
         return found  # another model, not another size: `fit` says so
     table, own = state.get("pos_embed"), getattr(net, "pos_embed", None)
     if table is None or own is None or table.dim() != 3 or table.shape == own.shape or table.shape[2] != own.shape[2]:
@@ -112,10 +133,14 @@ def options(
     prefix = own.shape[1] - grid[0] * grid[1]
     made_for = table_grid(table.shape[1], prefix, asked)
     if made_for is None:
-        raise UserError(
-            f"{path}: does not fit timm {name}: its position table has {table.shape[1]} rows, which is no square of patches beside "
-            f"{prefix} token(s); give image_size=[ROWS,COLUMNS] of the images that it was trained on."
-        )
+        why = f"its position table has {table.shape[1]} rows, which is no square of patches beside {counted(prefix, 'token')}"
+        better = looks_like(state, name)
+        if not better and table_grid(table.shape[1], 0, None):
+            raise UserError(
+                f"{path}: does not fit timm {name}: {why}; without any it is one, and fna knows no network of that kind."
+            )
+        mend = _instead(better) or "; give image_size=[ROWS,COLUMNS] of the images that it was trained on"
+        raise UserError(f"{path}: does not fit timm {name}: {why}{mend}.")
     pixels = made_for[0] * patch[0], made_for[1] * patch[1]
     if size is None:
         raise UserError(
@@ -138,6 +163,8 @@ def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> list[str
         notes.append(f"{path}: its decoder, which masked pre-training leaves, was left out ({counted(len(decoder), 'tensor')})")
         state = {key: tensor for key, tensor in state.items() if key not in decoder}
     problem = weights.misfit(expected, state)
+    if problem.startswith(f"{TABLE} is "):  # of another network the table may well be another, which is not what is wrong with it
+        problem = weights.misfit(_body(expected), _body(state)) or problem
     if problem:
         what = f"timm {name} with {net.num_classes} classes"
         raise UserError(f"{path}: does not fit {what}: {problem}{part_of_several(path) or _remedy(expected, state, name)}.")
@@ -146,12 +173,17 @@ def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> list[str
 
 
 def _of_a_head(name: str) -> bool:
-    return name.startswith("head.")
+    return name.startswith(HEADS)
+
+
+def _body(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network without its head, its position table and a decoder: what has one shape at all sizes and for all classes."""
+    return {name: tensor for name, tensor in state.items() if not (_of_a_head(name) or name == TABLE or name.startswith(DECODER))}
 
 
 def _head_in_words(state: Mapping[str, Tensor], names: list[str]) -> str:
     """What tensors under "head." are: of classes, or the layers through which MoCo, DINO and their kin were trained."""
-    if all(name in HEAD for name in names):
+    if all(name.count(".") == 1 for name in names):
         return f"head of {state[names[0]].shape[0]} classes"
     return f"projection head, which training without labels leaves ({counted(len(names), 'tensor')}),"
 
@@ -167,7 +199,10 @@ def _remedy(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], name: s
         if not rows:
             return "; it has no head of classes, all else fits: give model.num_classes=0 model.classes=null"
         return f"; its head is of {counted(rows, 'class', 'classes')}, all else fits: give model.num_classes={rows}"
-    better = looks_like(state, name)
+    return _instead(looks_like(state, name))
+
+
+def _instead(better: str | None) -> str:
     return f"; this looks like {better}: give model.name={better}" if better else ""
 
 
@@ -178,19 +213,31 @@ def looks_like(state: Mapping[str, Tensor], name: str) -> str | None:
     patch = state.get("patch_embed.proj.weight")
     if patch is None or patch.dim() != 4 or patch.shape[0] not in SIZES:
         return None
-    wanted = timm.list_models(f"vit_{SIZES[patch.shape[0]]}_patch{patch.shape[-1]}_*")
-    ending = name.split(".")[0].split("_", 3)[-1]
-    alike = sorted(wanted, key=lambda other: -difflib.SequenceMatcher(None, other.split("_", 3)[-1], ending).ratio())
-    return next((other for other in alike[:TRIED] if other != name.split(".")[0] and _takes(other, state)), None)
+    size, side, table = SIZES[patch.shape[0]], patch.shape[-1], state.get(TABLE)
+    patterns = dict.fromkeys(pattern for sign, pattern in FAMILIES.items() if sign in state)
+    wanted = [other for pattern in (*patterns, "vit_{}_patch{}_*") for other in timm.list_models(pattern.format(size, side))]
+    plain = name.split(".")[0]
+    ending = plain.split("_patch")[-1].partition("_")[2]
+    pixels = "_" if table is None or table.dim() != 3 else f"_{math.isqrt(table.shape[1]) * side}"
+
+    def distance(other: str) -> tuple[bool, bool, float]:
+        alike = difflib.SequenceMatcher(None, other.split("_patch")[-1].partition("_")[2], ending).ratio()
+        return other.startswith("vit_"), not other.endswith(pixels), -alike
+
+    tried = sorted((other for other in wanted if other != plain), key=distance)[:TRIED]
+    return next((other for other in tried if _takes(other, state)), None)
 
 
 def _takes(name: str, state: Mapping[str, Tensor]) -> bool:
+    """Whether a network of timm's has a place for all of the tensors, heads apart, at the size of their position table."""
     import timm
 
     with torch.device("meta"):
-        expected = timm.create_model(name, num_classes=0).state_dict()
-    apart = ("pos_embed", *HEAD)
-    if ("pos_embed" in expected) != ("pos_embed" in state):
-        return False
-    left, right = ({key: value for key, value in part.items() if key not in apart} for part in (expected, state))
-    return not weights.misfit(left, right)
+        net: Any = timm.create_model(name, num_classes=0)
+    expected = net.state_dict()
+    own, table = expected.get(TABLE), state.get(TABLE)
+    if own is not None and table is not None and own.shape != table.shape:
+        prefix = own.shape[1] - math.prod(net.patch_embed.grid_size)
+        if table.dim() != 3 or table_grid(table.shape[1], prefix, None) is None:
+            return False
+    return (own is None) == (table is None) and not weights.misfit(_body(expected), _body(state))

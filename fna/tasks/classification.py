@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fna.data.base import Dataset, Labelled
+from fna.data.places import by_name, composed
 from fna.errors import UserError
 from fna.metrics.accuracy import top_k
 from fna.metrics.calibration import calibration_counts, expected_calibration_error
@@ -177,15 +178,16 @@ def _head_index(model: Model, dataset: Dataset) -> Array:
                 "give a data set of its classes, or a model with a text tower."
             )
         row = {name: index for index, name in enumerate(model.class_ids)}
-        foreign = [name for name in dataset.class_ids if name not in row]
+        called = by_name(dataset.class_ids, model.class_ids)
+        foreign = [name for name in dataset.class_ids if name not in called]
         if foreign:
             raise UserError(
                 f"{model.name} does not know {len(foreign)} of the {len(dataset.class_ids)} classes of {dataset.name} (first: "
                 f"{foreign[0]}): give model.classes=TSV with the ids of its head's rows, or a data set of its classes."
             )
-        return np.array([row[name] for name in dataset.class_ids])
+        return np.array([row[called[name]] for name in dataset.class_ids])
     row = _by_name(model.classes or ())
-    known = [row.get(folded(name), -1) for name in dataset.classes]
+    known = [row.get(folded(composed(name)), -1) for name in dataset.classes]
     if known and min(known) >= 0 and len(set(known)) == len(known):
         return np.array(known)
     rows = _head_size(model)
@@ -207,8 +209,9 @@ def _head_index(model: Model, dataset: Dataset) -> Array:
 
 def _by_name(names: Sequence[str]) -> dict[str, int]:
     """Rows by names that stand there once."""
-    times = Counter(map(folded, names))
-    return {folded(name): row for row, name in enumerate(names) if times[folded(name)] == 1}
+    alike = [folded(composed(name)) for name in names]
+    times = Counter(alike)
+    return {name: row for row, name in enumerate(alike) if times[name] == 1}
 
 
 def _note(dataset: Dataset, said: str) -> None:

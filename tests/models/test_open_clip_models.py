@@ -248,3 +248,11 @@ def test_a_file_of_another_model_of_open_clips_names_it(monkeypatch: pytest.Monk
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "wide-clip", config)
     with pytest.raises(UserError, match=r"looks like tiny-clip: give model\.name=tiny-clip"):
         replace(source(quick[0]), name="wide-clip").build(**CPU)
+
+
+def test_no_size_is_asked_for_where_the_patches_are_others_too(monkeypatch: pytest.MonkeyPatch, quick: tuple[Path, Any]) -> None:
+    config = {"embed_dim": 16, "vision_cfg": {**VISION, "patch_size": VISION["patch_size"] // 2}, "text_cfg": TEXT}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "fine-clip", config)
+    with pytest.raises(UserError, match=r"conv1\.weight is .*looks like tiny-clip: give model\.name=tiny-clip\.$") as refused:
+        replace(source(quick[0]), name="fine-clip").build(**CPU)
+    assert "image_size" not in str(refused.value)
