@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from fna.data import asked, files
 from fna.data.asked import LETTER, SHORT, AskedDataset, Found, Scoring, Submit, Told
 from fna.data.base import Asked
-from fna.data.entries import Entry, by_ident
+from fna.data.entries import Entry, by_ident, table
 from fna.data.places import existing
 from fna.errors import UserError
 from fna.values import Count, Domain
@@ -274,7 +273,7 @@ class OwnQuestions(Questions):
         """The first ``limit`` questions. Raises `UserError` with file and line."""
         self.check()
         source = self._sources()[0]
-        entries = _table(source) if source.suffix.lower() == ".csv" else asked.objects(source)
+        entries = table(source) if source.suffix.lower() == ".csv" else asked.objects(source)
         found = [
             Found(
                 Asked(
@@ -297,36 +296,6 @@ def _texts(entry: Entry, name: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise entry.wrong(name, "a list of texts")
     return value
-
-
-def _table(source: Path) -> list[Entry]:
-    """The lines of a CSV; an empty cell is a field that is not there."""
-    try:
-        with open(source, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            heads = list(reader.fieldnames or ())
-            if twice := next((head for head in heads if head and heads.count(head) > 1), None):
-                raise UserError(f"{source}: has the column {twice!r} twice; name each once (answers: one, or a JSON list).")
-            found = []
-            for row in reader:
-                fields: dict[str, Any] = {name: value for name, value in row.items() if name and value}
-                if any(row.get(reader.restkey) or ()):
-                    where = f"{source}, line {reader.line_num}"
-                    raise UserError(f"{where}: has more cells than columns; put text with commas in quotes.")
-                told = fields.get("answers", "")
-                if told.startswith("["):
-                    fields["answers"] = _json(told, f"{source}, line {reader.line_num}")
-                found.append(Entry(fields, f"{source}, line {reader.line_num}"))
-            return found
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: not a CSV ({error}).") from error
-
-
-def _json(text: str, where: str) -> Any:
-    try:
-        return files.parsed(text)
-    except ValueError as error:
-        raise UserError(f"{where}: answers are no JSON list ({error}).") from error
 
 
 def _by(key: str, said: str, kind: type = object) -> Submit:

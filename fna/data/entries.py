@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -128,3 +129,33 @@ def in_order(ident: str) -> tuple[bool, int, str]:
 
 def _short(value: object) -> str:
     return ascii(value)[:60]
+
+
+def table(source: Path) -> list[Entry]:
+    """The lines of a CSV of questions; an empty cell is a field that is not there. Raises `UserError` with file and line."""
+    try:
+        with open(source, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            heads = list(reader.fieldnames or ())
+            if twice := next((head for head in heads if head and heads.count(head) > 1), None):
+                raise UserError(f"{source}: has the column {twice!r} twice; name each once (answers: one, or a JSON list).")
+            found = []
+            for row in reader:
+                fields: dict[str, Any] = {name: value for name, value in row.items() if name and value}
+                if any(row.get(reader.restkey) or ()):
+                    where = f"{source}, line {reader.line_num}"
+                    raise UserError(f"{where}: has more cells than columns; put text with commas in quotes.")
+                told = fields.get("answers", "")
+                if told.startswith("["):
+                    fields["answers"] = _json(told, f"{source}, line {reader.line_num}")
+                found.append(Entry(fields, f"{source}, line {reader.line_num}"))
+            return found
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: not a CSV ({error}).") from error
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return files.parsed(text)
+    except ValueError as error:
+        raise UserError(f"{where}: answers are no JSON list ({error}).") from error
