@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from fna.report import formats
+from fna.report.alike import told_apart
 from fna.report.results import IDENTITY, Result, Run, dig, interval, number, overrides, setting
 
 REMARK = (
@@ -17,12 +18,22 @@ REMARK = (
 
 
 def merged(runs: Sequence[Run]) -> list[Run]:
-    """One run for those that differ in nothing but the seed, in the place of the first; the others as they are."""
+    """One run for those that differ in nothing but the seed, in the place of the first; the others as they are.
+
+    Runs of one seed and of other rows stay apart: code, weights or pictures changed between them, which no word tells.
+    """
     groups: dict[str, list[Run]] = {}
     typed = sorted({key for run in runs for key in overrides(run.result)})
     for run in runs:
         groups.setdefault(_but_seed(run.result, typed), []).append(run)
-    return [group[0] if len({run.result.get("seed") for run in group}) < 2 else _mean(group) for group in groups.values()]
+    return told_apart([one for group in groups.values() for one in _together(group)])
+
+
+def _together(group: list[Run]) -> list[Run]:
+    seeds = {run.result.get("seed") for run in group}
+    if len({(run.result.get("seed"), run.result.get("hash")) for run in group}) > len(seeds):
+        return group
+    return [group[0] if len(seeds) < 2 else _mean(group)]
 
 
 def spread(result: Result, metric: str) -> str:
@@ -34,7 +45,7 @@ def spread(result: Result, metric: str) -> str:
 def _but_seed(result: Result, typed: Sequence[str]) -> str:
     own = {key: result.get(key) for key in IDENTITY if key != "seed"}
     others = [setting(result, key) for key in typed]
-    return json.dumps([own, others, result.get("label"), result.get("expected")], default=str)
+    return json.dumps([own, others, result.get("recipe"), result.get("label"), result.get("expected")], default=str)
 
 
 def _mean(group: Sequence[Run]) -> Run:

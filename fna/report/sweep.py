@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from fna.report import formats, notes, verdicts, words, writing
+from fna.report import alike, formats, notes, seeds, verdicts, words, writing
 from fna.report.crossover import crossovers
 from fna.report.expected import Expected, Theirs, load_expected
 from fna.report.grid import fold, numeric_columns
 from fna.report.results import FOLLOWS, IDENTITY, SILENT, Result, Run, dig, natural, number, overrides, ratio, reference, setting
-from fna.report.seeds import REMARK, merged, spread
+from fna.report.seeds import merged, spread
 from fna.report.words import Part
 from fna.values import counted
 
@@ -119,7 +119,12 @@ def summarise(runs: Sequence[Run]) -> Summary:
         numeric_columns(rows),
         [*_caveats(whole, keys), *expected.problems],
         notes.told(*results),
-        [*crossed, *notes.remarks(*results), *([REMARK] if any("seeds" in result for result in results) else [])],
+        [
+            *crossed,
+            *notes.remarks(*results),
+            *([seeds.REMARK] if any("seeds" in result for result in results) else []),
+            *([alike.REMARK] if alike.RUN in alike.untold(whole) else []),
+        ],
         notes.explained(*results),
         expected.sources(),
         best_row,
@@ -240,8 +245,8 @@ def _on_lines(count: int, whole: Sequence[Run]) -> str:
 
 
 def _settings(runs: Sequence[Run]) -> list[str]:
-    """The identity, and what else was typed for any of the runs."""
-    return [*IDENTITY, *dict.fromkeys(key for run in runs for key in overrides(run.result))]
+    """The identity, what else was typed for any of the runs, and what tells apart those that no word does."""
+    return [*IDENTITY, *dict.fromkeys([*(key for run in runs for key in overrides(run.result)), *alike.untold(runs)])]
 
 
 def _differs(runs: Sequence[Run], key: str) -> bool:

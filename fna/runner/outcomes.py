@@ -15,7 +15,7 @@ from fna.errors import UserError
 from fna.progress import bar, say
 from fna.runner.failures import line
 from fna.runner.loaded import Loaded
-from fna.runner.rows import heard, row_key
+from fna.runner.rows import heard, recipe, row_key
 from fna.surgery.variant import Variant
 from fna.tasks.base import FULL, Outcome, Run
 from fna.values import counted
@@ -23,10 +23,11 @@ from fna.values import counted
 
 @dataclass(frozen=True)
 class Scored:
-    """A variant with its row: the hash, the per-sample outcome, and what was warned of while it was made."""
+    """A variant with its row: the hash, the same but for seeds, the per-sample outcome, and what was warned of meanwhile."""
 
     variant: Variant
     key: str
+    recipe: str
     outcome: Outcome
     warnings: tuple[str, ...]
 
@@ -49,9 +50,9 @@ class Rows:
         decides = self._decides(variant)
         key, store = row_key(decides), self.loaded.store
         with store.only_one(key, f"{variant.label}: row {key}"):
-            return self._found(variant, key) or self._made(variant, key, decides)
+            return self._found(variant, key, recipe(decides)) or self._made(variant, key, decides)
 
-    def _found(self, variant: Variant, key: str) -> Scored | None:
+    def _found(self, variant: Variant, key: str, told: str) -> Scored | None:
         """The stored row, where it can be used. Raises `UserError` where it says that it cannot be made."""
         stored = self.loaded.store.get(key)
         if stored is not None and stored.failed and not self.retry:
@@ -59,7 +60,7 @@ class Rows:
         if stored is not None and stored.outcome is not None:
             if self._stands(stored.outcome):
                 say(f"{variant.label}: row {key} is there, not computed again")
-                return Scored(variant, key, stored.outcome, tuple(stored.warnings))
+                return Scored(variant, key, told, stored.outcome, tuple(stored.warnings))
             say(f"{variant.label}: row {key} skipped {counted(len(stored.outcome.skipped), 'image')}, computed again")
         return None
 
@@ -74,7 +75,7 @@ class Rows:
             raise UserError(line(error)) from error
         record = {"decides": decides, "variant": variant.label, "seconds": round(time.perf_counter() - began, 2), "warnings": said}
         self.loaded.store.put(key, outcome, record)
-        return Scored(variant, key, outcome, tuple(said))
+        return Scored(variant, key, recipe(decides), outcome, tuple(said))
 
     def run(self, variant: Variant, key: str) -> Run:
         """How a pass of ``variant`` is made: what a task keeps of it is kept under its row's key."""

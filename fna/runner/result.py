@@ -76,6 +76,7 @@ def entry(one: Compared, model: Model) -> dict[str, Any]:
         told["landmarks"] = min(told["landmarks"], model.told_tokens)
     return {
         "hash": one.scored.key,
+        "recipe": one.scored.recipe,
         "status": "ok",
         **told,
         "options": leaves(contender.wanted.cfg),

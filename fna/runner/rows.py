@@ -35,6 +35,17 @@ def row_key(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
+def recipe(identity: Mapping[str, Any]) -> str:
+    """`row_key` but for seeds, wherever they stand, and for what was learnt with one: equal for runs that differ in it alone."""
+    return row_key({key: _unseeded(value) for key, value in identity.items() if key not in ("seed", "prepared")})
+
+
+def _unseeded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _unseeded(held) for key, held in value.items() if key != "seed"}
+    return [_unseeded(held) for held in value] if isinstance(value, list | tuple) else value
+
+
 @contextmanager
 def heard() -> Iterator[list[str]]:
     """Collect what fna itself warns of meanwhile, each sentence once; warnings of other libraries are dropped."""

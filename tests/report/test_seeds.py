@@ -51,3 +51,38 @@ def test_other_differences_beside_the_seed_keep_runs_apart(tmp_path: Path) -> No
     write_run(tmp_path / "0", result(seed=0))
     write_run(tmp_path / "1", result(seed=1, overrides=["attn.steps=3"]))
     assert len(merged(load(tmp_path))) == 2
+
+
+def lines(folder: Path) -> list[dict[str, str]]:
+    summary = summarise(load(folder))
+    return [dict(zip(summary.heads, [cell.text for cell in row], strict=True)) for row in summary.rows]
+
+
+def test_runs_of_one_seed_whose_code_weights_or_pictures_changed_are_lines_of_their_own(tmp_path: Path) -> None:
+    """No word tells them apart, so that their folder does; none stands for the others, and no mean is made of them."""
+    for place, (seed, error) in enumerate([(0, 0.1), (0, 0.9), (1, 0.9)]):
+        fidelity = {"agreement": 90.0, "output_error": error}
+        changed = result(seed=seed, hash=f"row {place}", recipe="old" if place == 0 else "new", fidelity=fidelity)
+        write_run(tmp_path / f"job{place}", changed)
+    found = lines(tmp_path)
+    assert [line["output error"] for line in found] == ["0.100", "0.900"]
+    write_run(tmp_path / "job2", result(seed=0, hash="row 2", recipe="newest"))
+    found = lines(tmp_path)
+    assert [line["run"] for line in found] == ["job0", "job1", "job2"]
+    assert "3 comparisons" in printed(load(tmp_path))
+    assert "together" not in printed(load(tmp_path))
+    assert "lines that only their run tells apart" in printed(load(tmp_path))
+
+
+def test_an_option_that_was_changed_in_its_file_tells_lines_apart(tmp_path: Path) -> None:
+    for window in (3, 5, 7):
+        options = {"attn.window": window, "attn.steps": 6}
+        write_run(tmp_path / str(window), result(hash=f"row {window}", recipe=f"with {window}", options=options))
+    assert [line["attn.window"] for line in lines(tmp_path)] == ["3", "5", "7"]
+    assert "only their run" not in printed(load(tmp_path))
+
+
+def test_the_same_row_twice_is_one_line(tmp_path: Path) -> None:
+    for place in range(2):
+        write_run(tmp_path / str(place), result(hash="row", recipe="one"))
+    assert len(lines(tmp_path)) == 1

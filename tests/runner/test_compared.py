@@ -86,7 +86,7 @@ def test_top_5_is_told_of_more_than_five_classes_only() -> None:
     def ran(classes: int, right: int) -> Scored:
         counts = {"seen": np.ones(3, np.int64), "top1": np.full(3, right), "top5": np.ones(3, np.int64)}
         outputs = np.ones((3, classes), np.float32)
-        return Scored(FULL, "key", Outcome(list("abc"), counts, outputs, np.zeros(3, np.int64), ["x"] * 3, ["x"] * 3), ())
+        return Scored(FULL, "key", "recipe", Outcome(list("abc"), counts, outputs, np.zeros(3, np.int64), ["x"] * 3, ["x"] * 3), ())
 
     def metrics(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {key: 100.0 * sums[key] / sums["seen"] for key in ("top1", "top5")}

@@ -17,7 +17,7 @@ import pytest
 from fna.errors import UserError
 from fna.ops.exact import Exact
 from fna.records import write_atomic
-from fna.runner.rows import RowStore, row_key
+from fna.runner.rows import RowStore, recipe, row_key
 from fna.tasks.base import Outcome
 from fna.versions import versions
 
@@ -179,3 +179,12 @@ def test_unwritable_folder_is_one_line(tmp_path: Path) -> None:
 def test_record_is_plain_json(tmp_path: Path) -> None:
     RowStore(tmp_path).put("k", outcome(), {"decides": {"seed": 0}})
     assert json.loads((tmp_path / "k.json").read_text())["status"] == "ok"
+
+
+def test_a_recipe_is_the_same_for_every_seed_and_another_for_anything_else() -> None:
+    def made(seed: int, steps: int) -> dict[str, object]:
+        op = ["fna.Op", {"steps": steps, "sampler": ["fna.Random", {"seed": seed}]}]
+        return {"seed": seed, "prepared": f"learnt with {seed}", "ops": [[[op, [1]], [4, 5]]], "data": "digest"}
+
+    assert recipe(made(0, 6)) == recipe(made(1, 6)) != recipe(made(0, 7))
+    assert recipe(made(0, 6) | {"data": "other"}) != recipe(made(0, 6))
