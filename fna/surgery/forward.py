@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import threading
+import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,8 +40,9 @@ class Frame:
     ``tokens`` is None until somebody changes the tokens (appends, merges, drops) and says what they are now. ``grid``: that of the
     image at hand; ``whole``: of the one that it was before somebody made it smaller. ``aside``: a
     look-ahead, which block 0 does not restart; ``stock``: the changed blocks run their own attention in it. ``alone``: a
-    block called outside any pass. ``last``: the changed block entered last; ``seen``: whether its seam was called. ``call``: what
-    its attention was called with, until the reducer has looked (`fna.surgery.reduce`).
+    block called outside any pass, or such blocks one after another from ``start`` on. ``last``: the changed block entered last;
+    ``seen``: whether its seam was called; ``out``: what it gave. ``crossed``: the pass before this one came to no end. ``call``:
+    what its attention was called with, until the reducer has looked (`fna.surgery.reduce`).
     """
 
     memo: Memo = field(default_factory=dict)
@@ -50,9 +53,16 @@ class Frame:
     aside: bool = False
     stock: bool = False
     alone: bool = False
+    start: int = 0
     last: int = -1
     seen: bool = False
+    out: weakref.ref[Tensor] | None = None
+    crossed: bool = False
     call: Call | None = None
+
+    def goes_on(self, layer: int, hidden: Tensor) -> bool:
+        """Whether block ``layer`` follows the one entered last and is given what that gave."""
+        return layer == self.last + 1 and self.out is not None and self.out() is hidden
 
 
 class Forward:
@@ -64,6 +74,7 @@ class Forward:
         depth: int,
         prefix: int,
         grid: Grid | None,
+        first: int = 0,
         batch_first: bool = True,
         clock: Clock = no_clock,
         on_end: Callable[[Memo], None] | None = None,
@@ -71,12 +82,14 @@ class Forward:
         self.depth = depth
         self.prefix = prefix
         self.grid = grid
+        self.first = first  # the first changed block, from which on blocks of a pass share what they draw
         self.batch_first = batch_first
         self.clock = clock
         self.on_end = on_end
         self.passes = 0
         self.reduced = False  # whether a reducer looks at the calls
         self.called: set[int] = set()
+        self.warned = False
         self._thread = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -116,8 +129,10 @@ class Forward:
         if self.frames and self.frames[-1].aside:
             return
         _refuse_symbols(*args)
+        crossed = bool(self.frames)
         self.clear()
-        self.frames.append(Frame(grid=getattr(self._thread, "grid", None), whole=getattr(self._thread, "whole", None)))
+        grid, whole = getattr(self._thread, "grid", None), getattr(self._thread, "whole", None)
+        self.frames.append(Frame(grid=grid, whole=whole, crossed=crossed))
         self._thread.grid = self._thread.whole = None
         self.passes += 1
 
@@ -132,22 +147,46 @@ class Forward:
         """A changed block starts, ``hidden`` in the tower's own layout. Going backwards means that this is another pass."""
         _refuse_symbols(hidden)
         frame = self.frame
+        if frame.crossed and layer == frame.last + 1 and frame.out is not None and not frame.goes_on(layer, hidden):
+            raise UserError(
+                f"block {layer} was given something else than block {frame.last} gave, after a pass that did not run to its end: "
+                "its landmarks would be those of other images. Run each batch through all blocks before the next one."
+            )
         if frame.alone or (layer <= frame.last and not frame.aside):
-            frame = Frame(alone=True)
+            frame = self._outside(layer, hidden)
             self.frames[-1:] = [frame]
         if hidden.dim() != 3:  # [B, rows, columns, D], as SAM has it, or [N, D], images in a row
             hidden = hidden.flatten(1, -2) if hidden.dim() > 3 else hidden[None]
         frame.hidden = hidden if self.batch_first else hidden.transpose(0, 1)
         frame.last, frame.seen = layer, False
 
-    def leave(self) -> bool:
-        """A changed block ends: whether it called its seam."""
+    def _outside(self, layer: int, hidden: Tensor) -> Frame:
+        """The frame of a block called outside any pass: the last such one's, if it goes on from there."""
+        left: Frame | None = getattr(self._thread, "left", None)
+        return left if left is not None and left.goes_on(layer, hidden) else Frame(alone=True, start=layer)
+
+    def leave(self, output: Any = None) -> bool:
+        """A changed block ends, having given ``output``: whether it called its seam."""
         frame = self.frame
         if frame.seen:
             frame.hidden = None
+        out = output[0] if isinstance(output, tuple) else output
+        if isinstance(out, Tensor) and not torch.compiler.is_compiling():
+            frame.out = weakref.ref(out)
         if frame.alone and self.frames:
-            self.frames.pop()
+            self._thread.left = self.frames.pop()
+            self._tell_late(frame)
         return frame.seen
+
+    def _tell_late(self, frame: Frame) -> None:
+        """Warn, once, where blocks outside a pass share what a whole pass has from an earlier block."""
+        if frame.memo and frame.start > self.first and not self.warned and not torch.compiler.is_compiling():
+            self.warned = True
+            warnings.warn(
+                f"block {frame.start} was called outside a pass of the whole model: landmarks are drawn from there on, where a "
+                f"pass draws them in block {self.first}.",
+                stacklevel=2,
+            )
 
     @contextmanager
     def look_ahead(self, stock: bool) -> Iterator[Frame]:
@@ -164,6 +203,7 @@ class Forward:
         if self.frames and self.frames[0].hidden is not None and not self.frames[0].alone:
             self.passes -= 1
         self.frames.clear()
+        self._thread.left = None
 
     def layout(self, frame: Frame, count: int) -> Tokens:
         """The tokens of a sequence of ``count``: what was declared, else the grid of this image, of the model, or a square."""

@@ -33,7 +33,7 @@ class Port:
 
     def leave(self, block: nn.Module, args: Any, output: Any) -> None:
         """Hook of the block: one that never handed over its q, k and v would silently be measured as if it had."""
-        if not self.run.leave():
+        if not self.run.leave(output):
             raise RuntimeError(
                 f"block {self.layer} ({type(block).__name__}) ran without calling its attention through fna: "
                 "its model does not look attention up where fna put it. Leave this block out of layers=, or report the model."

@@ -179,8 +179,9 @@ def swap_tower(
             "fna.surgery.swap.current_swap(model).restore()), or put all ops into one plan."
         )
     run = Forward(
-        depth=depth, prefix=tower.prefix, grid=tower.grid, batch_first=tower.batch_first, clock=clock or no_clock, on_end=on_end
-    )
+        depth=depth, prefix=tower.prefix, grid=tower.grid, first=min(plan), batch_first=tower.batch_first, clock=clock or no_clock,
+        on_end=on_end,
+    )  # fmt: skip
     swap = Swap(tower, plan, run)
     swap.install()
     return swap

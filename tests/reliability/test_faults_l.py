@@ -7,6 +7,7 @@ import importlib
 import random
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -179,3 +180,60 @@ def test_blocks_that_are_one_module_are_refused_and_no_other_tool_is_blamed() ->
         fna.swap(apart, "fna", layers="3", landmarks=16)
     with fna.swap(apart, "fna", layers="0,1", landmarks=16):
         pass
+
+
+# 9: blocks run by hand, some of them now and some later
+
+
+def run_blocks(model: Any, x: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    for block in model.blocks[first:last]:
+        x = block(x)
+    return x
+
+
+def embedded(model: Any, x: torch.Tensor) -> torch.Tensor:
+    return model._pos_embed(model.patch_embed(x))
+
+
+@pytest.fixture
+def halves() -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """A small ViT and two batches."""
+    torch.manual_seed(0)
+    return timm.create_model("vit_tiny_patch16_224", img_size=64, depth=6).eval(), *torch.randn(2, 2, 3, 64, 64)
+
+
+@torch.inference_mode()
+def test_halves_that_are_run_apart_give_what_a_whole_pass_gives(halves: tuple[Any, torch.Tensor, torch.Tensor]) -> None:
+    """The first blocks of two batches, then the changed ones of each: each has landmarks of its own, shared by its blocks."""
+    model, a, b = halves
+    with fna.swap(model, "fna", layers="3-5", landmarks=4), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole = [run_blocks(model, embedded(model, x), 0, 6) for x in (a, b)]
+        kept = [run_blocks(model, embedded(model, x), 0, 3) for x in (a, b)]
+        for x, expected in zip(kept, whole, strict=True):
+            assert torch.equal(run_blocks(model, x, 3, 6), expected)
+
+
+@torch.inference_mode()
+def test_no_batch_runs_on_with_the_landmarks_of_another(halves: tuple[Any, torch.Tensor, torch.Tensor]) -> None:
+    model, a, b = halves
+    other = "block 3 was given something else than block 2 gave, after a pass that did not run to its end"
+    swap = fna.swap(model, "fna", layers="all", landmarks=4)
+    kept = [run_blocks(model, embedded(model, x), 0, 3) for x in (a, b)]
+    with pytest.raises(UserError, match=other):
+        run_blocks(model, kept[0], 3, 6)
+    swap.restore()
+    with fna.swap(model, "fna", layers="all", landmarks=4), pytest.warns(UserWarning, match="block 3 was called outside a pass"):
+        late = run_blocks(model, kept[0], 3, 6)
+    with fna.swap(model, "fna", layers="3-5", landmarks=4):
+        assert torch.equal(run_blocks(model, kept[0], 3, 6), late)
+
+
+@torch.inference_mode()
+def test_a_pass_that_stopped_early_disturbs_none_after_it(halves: tuple[Any, torch.Tensor, torch.Tensor]) -> None:
+    model, a, b = halves
+    with fna.swap(model, "fna", layers="all", landmarks=4), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected = model(b)
+        run_blocks(model, embedded(model, a), 0, 3)
+        assert torch.equal(model(b), expected)
