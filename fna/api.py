@@ -165,7 +165,8 @@ def compare(
     (right) a sample, with ``lower_is_better`` from 0 (right) to 1 (wrong); None compares outputs alone. ``forward``: images to a
     tensor of outputs, where calling ``model`` is not it. ``versus``: further contenders, timed in the same turns: names,
     attentions, or dicts (``dict(attn="fna", landmarks=16)``); those named have the ``layers`` and ``landmarks`` of the first where
-    they say none. ``attn`` may be a plan as in `swap`, in a dict too. ``rounds``: turns of timing, 0 for none.
+    they say none, and a dict without ``attn`` is the first with what it names changed (``dict(reduce="tome")``). ``attn`` may be a
+    plan as in `swap`, in a dict too. ``rounds``: turns of timing, 0 for none.
     ``options``: ``landmarks``, ``sampler``, ``mask``, ``reduce`` and keys of the method, as in `swap`.
 
     ``.result`` is what ``result.json`` holds, ``.save(folder)`` writes it with ``report.html``. Raises `UserError` as `swap` does,

@@ -27,7 +27,8 @@ PACKAGE = re.compile(r"^#\s*@package\s+(\S+)", re.M)  # Hydra's comment that say
 def program() -> str:
     """The command as it was typed, for messages that say what to type next: python run.py, fna or python -m fna."""
     called = Path(sys.argv[0])
-    if called.name == "__main__.py" and called.parent.name == "fna":
+    module = called.name == "__main__.py" and "fna" in (called.parent.name, called.parent.parent.name)
+    if module and (called.parent.name == "fna" or not Path("run.py").is_file()):  # python -m fna.report is called from anywhere
         return "python -m fna"
     in_checkout = called.stem != "fna" and (CONF.parent / "run.py").is_file()
     return "python run.py" if in_checkout else "fna"

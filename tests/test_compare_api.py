@@ -261,7 +261,13 @@ def test_mistakes_are_one_line(model: nn.Module, data: TensorDataset) -> None:
         ([{"x": images}], {}, r"each batch of the loader has to be images"),
         (loader, {"landmarks": -1}, "landmarks=-1"),
         (loader, {"layers": "0-99"}, "blocks 0-"),
-        (loader, {"versus": [{"landmarks": 3}]}, "names no attn"),
+        (loader, {"versus": [{}]}, "fna stands there twice"),
+        (
+            loader,
+            {"layers": {"auto": ["fna", "fna_plus"]}},
+            r"^layers=.*: auto measures .*on the command line alone; write a plan as",
+        ),
+        (loader, {"layers": {"0": "fna"}}, r"^layers=\{'0': 'fna'\}: write a plan as attn="),
         (loader, {"versus": "exact"}, r"versus=exact: give a list of contenders, such as \['exact'\]"),
         (loader, {"metric": lambda outputs, targets: outputs}, "one number a sample"),
         # a loss that rose from 0.79 to 4.69 was told as a gain of 390 points
@@ -389,6 +395,16 @@ def test_a_named_contender_has_the_landmarks_of_the_first_where_it_says_none(mod
     found = fna.compare(model, loader, "fna", landmarks=4, versus=versus, **QUICK).result["contenders"]
     assert [one["landmarks"] for one in found[:4]] == [4, 4, 4, 8]
     assert found[1]["fidelity"] == found[2]["fidelity"]
+
+
+def test_a_contender_without_an_attention_is_the_first_with_what_it_names_changed(model: nn.Module, data: TensorDataset) -> None:
+    loader = DataLoader(data, batch_size=8)
+    versus = [{"reduce": "tome"}, {"sampler": "random", "layers": "all"}, {"attn": "fna", "landmarks": 5, "reduce": "tome"}]
+    found = fna.compare(model, loader, "fna", landmarks=5, versus=versus[:2], **QUICK).result["contenders"]
+    assert [one["label"] for one in found] == ["fna landmarks=5", "fna landmarks=5 reduce=tome", "fna landmarks=5 sampler=random"]
+    assert [one["landmarks"] for one in found] == [5, 5, 5]
+    same = fna.compare(model, loader, "exact", versus=versus[2:], **QUICK).result["contenders"][1]
+    assert same["fidelity"] == found[1]["fidelity"]
 
 
 @pytest.mark.parametrize("sizes", [(3, 64, 64), (1, 96, 96), (3, 96, 100)])

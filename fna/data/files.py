@@ -85,8 +85,9 @@ def digest(split: str, examples: Sequence[Any], *, besides: Sequence[str] = (), 
             "bring back what they link to, or remove the links."
         )
     if absent:
+        are = "is" if len(absent) == 1 else "are"
         raise UserError(
-            f"{len(absent)} of the annotated files are not there, {absent[0].name} in {absent[0].parent} first; {mend}."
+            f"{len(absent)} of the annotated files {are} not there, {absent[0].name} in {absent[0].parent} first; {mend}."
         )
     held = contents.sha256s(files)
     total = hashlib.sha256(json.dumps([split, *besides]).encode())

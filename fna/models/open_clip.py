@@ -161,11 +161,14 @@ class OpenClipModel:
         return net, Weights(source, weights.digest(found.state), self.domain), [said] if said else []
 
     def _created(self, tag: dict[str, Any], size: tuple[int, int] | None = None) -> Any:
-        """open_clip's own construction: built-in config or the folder's, QuickGELU and preprocessing as the tag says."""
+        """open_clip's own construction: built-in config or the folder's, QuickGELU and preprocessing as the tag says.
+
+        Raises `UserError` for an image tower that is no vision transformer.
+        """
         import open_clip
 
-        with _quiet(), self._reaching():
-            return open_clip.create_model(
+        with _quiet(), self._reaching_texts():
+            net = open_clip.create_model(
                 self._open_clip_name(),
                 load_weights=False,
                 force_preprocess_cfg=self._preprocess(tag),
@@ -173,6 +176,8 @@ class OpenClipModel:
                 pretrained_text=False,
                 quick_gelu=self._quick(tag),  # force_quick_gelu cannot say no
             )
+        open_clip_sizes.tokens_of(net.visual, self.name)
+        return net
 
     def _quick(self, tag: dict[str, Any]) -> bool:
         """Whether the activation is QuickGELU: as given, else as the config or the tag says; a config.json is followed later."""
@@ -251,6 +256,14 @@ class OpenClipModel:
     def _reaching(self) -> AbstractContextManager[None]:
         """For what open_clip fetches to build a model of the hub."""
         return weights.downloading(f"the config of open_clip {self.name}") if self.name.startswith(HUB) else nullcontext()
+
+    def _reaching_texts(self) -> AbstractContextManager[None]:
+        """For what transformers fetches to build a text tower of its own."""
+        texts = self._config().get("text_cfg", {}).get("hf_model_name")
+        local = "model.name=local-dir:FOLDER, whose open_clip_config.json says hf_model_name"
+        if texts is None or self.name.startswith(HUB):
+            return self._reaching()
+        return weights.downloading(f"the text tower {texts} of open_clip {self.name}", local)
 
     def _config(self) -> dict[str, Any]:
         """The model's config: embed_dim, vision_cfg, text_cfg."""

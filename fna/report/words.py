@@ -136,6 +136,8 @@ def headline(result: Result, extra: str = "") -> list[Part]:
     key = weakest(result)
     where = place(result)
     who = (f"{where}: " if where else "") + subject(result) + (f" ({extra})" if extra else "")
+    if result.get("status") == "unfinished":  # nothing is known of it but its words, which the command repeats
+        return [Part(f"A run was {result.get('error')}")]
     if key is None and not _agrees(result):
         return [Part(f"{who}: {result.get('error') or 'no metrics'}")]
     if is_idle(result):

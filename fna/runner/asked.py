@@ -18,7 +18,7 @@ from fna.runner.env import choose_device
 from fna.runner.settings import by_knob, check_resolves, check_settings
 from fna.runner.suits import ANY_MODEL, check_domain, check_examples, check_parts, check_size, check_writer, instead, lacks
 from fna.runner.versus import BESIDE, Composed
-from fna.runner.wanted import AUTO, Wanted, methods_of
+from fna.runner.wanted import AUTO, Wanted, methods_of, network
 from fna.surgery.plan import parse_layers
 from fna.values import shown
 
@@ -66,10 +66,8 @@ class Asked:
         what = ", ".join(beside if beside and first.names["attn"] == "exact" else [swapped, *beside])
         told = f", landmarks={count}" if count is not None else ""
         others = f", and {len(self.contenders) - 1} more" if len(self.contenders) > 1 else ""
-        return (
-            f"{self.names['task']} on {limit} samples of {self.names['dataset']} with {self.names['model']}: full attention "
-            f"against {what}{told}{others}"
-        )
+        where = f"{limit} samples of {self.names['dataset']} with {network(self.cfg, self.names['model'])}"
+        return f"{self.names['task']} on {where}: full attention against {what}{told}{others}"
 
 
 def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:

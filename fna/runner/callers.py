@@ -99,12 +99,15 @@ def _told(value: Any) -> str | int | float:
     return value if isinstance(value, str | int | float) else type(value).__name__
 
 
-def versus_entry(one: Any, layers: Any) -> tuple[Any, dict[str, Any]]:
-    """One entry of ``versus``: an attention, or a dict of ``attn`` and its options."""
+def versus_entry(one: Any, attn: Any, layers: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """One entry of ``versus``: an attention, or a dict of ``attn`` and its options.
+
+    A dict without ``attn`` changes what it names of the first contender, ``attn`` with ``options``, as on the command line.
+    """
     if isinstance(one, str) and "=" in one:
         raise UserError(f"versus: {one}: words are for the command line; write dict(attn='fna', landmarks=16).")
     if not isinstance(one, Mapping):
         return one, {"layers": layers}
     if "attn" not in one:
-        raise UserError(f"versus: {dict(one)} names no attn; write each contender as dict(attn='fna', landmarks=16).")
+        return attn, {"layers": layers, **options, **one}
     return one["attn"], {"layers": layers, **{key: value for key, value in one.items() if key != "attn"}}

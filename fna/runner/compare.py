@@ -96,7 +96,7 @@ def compare(
     own = own_model(model, image, type(model).__name__, run)
     _try(own, image)
     own = as_seen(own, image)
-    asked = [(attn, {"layers": layers, **options}), *(versus_entry(one, layers) for one in versus)]
+    asked = [(attn, {"layers": layers, **options}), *(versus_entry(one, attn, layers, options) for one in versus)]
     shared = {"landmarks": options["landmarks"]} if "landmarks" in options else {}
     wanted = told_apart([library_contender(name, dict(given), shared, build, rounds, seed, tower) for name, given in asked])
     cfg = OmegaConf.create(

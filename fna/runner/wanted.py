@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fna.configs import build_attention
+from fna.configs import build_attention, load_option
 from fna.errors import UserError
 from fna.runner.chosen import named
 from fna.runner.settings import by_knob
@@ -67,3 +68,9 @@ def methods_of(cfg: DictConfig, names: Mapping[str, str], op: Any) -> dict[str, 
     if names["attn"] not in asked:
         raise UserError(f"layers={shown(cfg.layers)}: attn={names['attn']} stands in none of these; give attn= one of its methods.")
     return {**found, names["attn"]: op}
+
+
+def network(cfg: DictConfig, option: str) -> str:
+    """How a run's model is called: by ``model.name`` where that is not the option's own, else by the option."""
+    own, given = load_option("model", option).get("name"), cfg.model.get("name")
+    return option if given in (own, None) else Path(str(given)).name

@@ -40,6 +40,9 @@ from fna.values import held, shown
 HYDRAS_KEYS = ("_args_", "_convert_", "_partial_", "_recursive_")  # they change how an object is built, not which
 # What others call the folder that a run writes into.
 WHERE = re.compile(r"((out(put)?s?|results?|runs?|save|logs?|exp|work)[_-]?)?(dir|folder|path)|out(put)?s?|results?|save")
+# What tables and others call dtype, and its values.
+PRECISION = ("precision", "amp", "half", "torch_dtype")
+PRECISIONS = {"fp32": "float32", "float32": "float32", "32": "float32", "bf16": "bfloat16", "bfloat16": "bfloat16"}
 LISTED = re.compile(r"[\w.-]+(,[\w.-]+)*")  # words that can only be meant one by one
 
 
@@ -96,16 +99,18 @@ def _check_key(override: Override, known: Known) -> None:
     if override.package is not None:
         raise UserError(f"{word}: a group has one place; write {key}={override.get_value_element_as_str()}.")
     if root not in Knobs.__dataclass_fields__ and root not in known:
-        raise UserError(f"{root}: no such knob; {_meant_knob(root)}")
+        raise UserError(f"{root}: no such knob; {_meant_knob(root, str(override.value()))}")
     if rest and root not in known and key not in ACCEPTED:
         has = [name.partition(".")[2] for name in ACCEPTED if name.startswith(f"{root}.")]
         raise UserError(f"{key}: {root} has no key {rest}; it has {', '.join(has) or 'none of its own'}.")
 
 
-def _meant_knob(name: str) -> str:
+def _meant_knob(name: str, value: str) -> str:
     """What to type instead of a knob that there is not."""
     if WHERE.fullmatch(name):
         return "hydra.run.dir=FOLDER says where a run is written, hydra.sweep.dir=FOLDER where a sweep (-m) is."
+    if name in PRECISION:
+        return f"did you mean dtype={PRECISIONS.get(value.lower(), 'float16')}?"
     near = difflib.get_close_matches(name, [*Knobs.__dataclass_fields__], 1)
     return f"did you mean {near[0]}?" if near else f"there is {', '.join(Knobs.__dataclass_fields__)}."
 

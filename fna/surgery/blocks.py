@@ -122,6 +122,7 @@ def find_tower(model: nn.Module | Tower, part: str = "vision") -> Tower:
     if part != "vision":
         raise UserError(f"{name} holds no {part} transformer that fna knows: no attention in it asks transformers' table.")
     holder, blocks = stacks.find(model)
+    stacks.check_sees(model, holder, blocks)
     said: int | None = getattr(holder, "num_prefix_tokens", None)
     return tower_of(holder, blocks, class_name(type(holder)), prefix=int(said or 0), prefix_said=said is not None)
 

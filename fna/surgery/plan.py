@@ -30,6 +30,10 @@ def parse_layers(spec: Layers, depth: int, knob: str = "layers", local: Collecti
     a window alone; "all" and "last-half" leave them out, a number does not. Raises `UserError`, which names ``knob``, for anything
     else.
     """
+    if isinstance(spec, Mapping):
+        instead = 'write a plan as attn={"0-5": "exact", "6-11": "fna"}, or give layers as numbers'
+        alone = "auto measures what each block gets, on the command line alone; " if "auto" in spec else ""
+        raise UserError(f"{knob}={dict(spec)}: {alone}{instead}.")
     spec = spec.tolist() if hasattr(spec, "tolist") else spec  # numpy's and torch's arrays and numbers
     if isinstance(spec, str):
         parts: Sequence[int | str] = [part.strip() for part in spec.split(",")]

@@ -76,7 +76,7 @@ def reducing(swap: Swap, reducer: Reducer) -> Swap:
 
 def check_reducer(tower: Tower, reducer: Reducer) -> None:
     """Raise `UserError` for a tower that ``reducer`` cannot work in."""
-    name = f"reduce={type(reducer).__name__}"
+    name = _called(reducer)
     if not tower.batch_first:
         raise UserError(f"{name}: this {tower.kind} runs sequence first, which has no reducer seam.")
     if tower.patches is None:
@@ -86,7 +86,7 @@ def check_reducer(tower: Tower, reducer: Reducer) -> None:
     try:
         tokens_after(reducer, tower.prefix)
     except Unsupported as refusal:
-        raise UserError(f"{name}: {refusal}") from refusal
+        raise UserError(str(refusal) if str(refusal).startswith(name) else f"{name}: {refusal}") from refusal
 
 
 def tokens_after(reducer: Reducer, prefix: int = 1, depth: int = 12) -> tuple[Tokens, int]:
@@ -96,10 +96,42 @@ def tokens_after(reducer: Reducer, prefix: int = 1, depth: int = 12) -> tuple[To
     for layer in range(depth):
         q, k = torch.randn(2, 1, 2, count, 8, generator=generator)
         call = Call(q, k, Site(scale=0.5, layer=layer, depth=depth, tokens=tokens))
-        x, tokens = reducer(torch.randn(1, count, 8, generator=generator), Place(layer, depth, tokens, {}, call))
+        x, tokens = reduced(reducer, torch.randn(1, count, 8, generator=generator), Place(layer, depth, tokens, {}, call))
         if tokens.version:
             return tokens, x.shape[1]
     return tokens, count
+
+
+def reduced(reducer: Reducer, x: Tensor, place: Place) -> tuple[Tensor, Tokens]:
+    """What ``reducer`` leaves of ``x``. Raises `Unsupported` where that is not what its `Tokens` say."""
+    name, before = _called(reducer), x.shape[1]
+    out = reducer(x, place)
+    if not isinstance(out, tuple) or len(out) != 2 or not isinstance(out[0], Tensor) or not isinstance(out[1], Tokens):
+        raise Unsupported(f"{name} (block {place.layer}): returns {type(out).__name__}; return (x, tokens).")
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # where to ask for a count is to hold it fast
+        return out
+    x, tokens = out
+    told = before if tokens.version == place.tokens.version else _told(tokens, x.shape[1])
+    unsourced = x.shape[1] != before and (tokens.source is None or tokens.source is place.tokens.source)
+    if told != x.shape[1] or unsourced:
+        said = f"its Tokens say {told}" if told != x.shape[1] else "its Tokens have no new source"
+        raise Unsupported(
+            f"{name} (block {place.layer}): {before} tokens went in and {x.shape[1]} came out, but {said}; return new Tokens with "
+            "the next version, and the source and sizes of what is left, as fna.reduce.joining.renewed makes them "
+            "(docs/reducers.md)."
+        )
+    return out
+
+
+def _called(reducer: Reducer) -> str:
+    return f"reduce={getattr(reducer, '__name__', type(reducer).__name__)}"
+
+
+def _told(tokens: Tokens, count: int) -> int:
+    """How many there are, as they say themselves; ``count`` where they don't."""
+    if tokens.sizes is not None:
+        return tokens.sizes.shape[1]
+    return count if tokens.grid is None else tokens.prefix + tokens.grid[0] * tokens.grid[1] + tokens.suffix
 
 
 def _install(reducer: Reducer, swap: Swap) -> None:
@@ -129,7 +161,7 @@ class Reduced:
         with run.clock("reducing"):
             place = Place(self.layer, run.depth, run.layout(frame, x.shape[1]), frame.memo, frame.call)
             frame.call = None
-            x, frame.tokens = self.reducer(x, place)
+            x, frame.tokens = reduced(self.reducer, x, place)
         x = self.spec.feed(self.block, x)
         if self.layer < run.depth - 1:
             return x

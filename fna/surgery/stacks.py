@@ -42,6 +42,45 @@ def has_one(model: nn.Module) -> bool:
     return len(list(_stacks(model))) == 1
 
 
+def check_sees(model: nn.Module, holder: nn.Module, blocks: tuple[nn.Module, ...]) -> None:
+    """Raise `UserError` where the one run of ``blocks`` is the text tower of a model that sees images beside it, by other means."""
+    if not any(isinstance(module, nn.Conv2d) for module in model.modules()) or not _reads_texts(model, holder, blocks):
+        return
+    paths = {module: path for path, module in model.named_modules()}
+    run = next(path for module, path in paths.items() if module is not holder and blocks == _listed(module))
+    visual = next((f" ({path}: {type(part).__name__})" for part, path in paths.items() if path and _sees_alone(part, blocks)), "")
+    raise UserError(
+        f"{type(model).__name__} holds no vision transformer that fna knows: its image tower{visual} is none, and its only run of "
+        f"blocks ({len(blocks)} {type(blocks[0]).__name__} in {run}) reads texts; to change that one, say so with "
+        f"fna.swap(model, blocks=model.{run})."
+    )
+
+
+def _reads_texts(model: nn.Module, holder: nn.Module, blocks: tuple[nn.Module, ...]) -> bool:
+    """Whether the nearest thing around a run that feeds it is a table of words, and no convolution as wide beside it."""
+    inside = {module for block in blocks for module in block.modules()}
+    path = next(path for path, module in model.named_modules() if module is holder)
+    steps = path.split(".") if path else []
+    for around in (model.get_submodule(".".join(steps[:count])) for count in range(len(steps), -1, -1)):
+        fed = {name: module for name, module in around.named_modules() if module not in inside}
+        words = {module.embedding_dim for name, module in fed.items() if isinstance(module, nn.Embedding) and "pos" not in name}
+        cuts = [module for module in fed.values() if isinstance(module, nn.Conv2d)]
+        if words or cuts:
+            own = {module for module in around.children() if isinstance(module, nn.Conv2d)}
+            return bool(words) and not any(cut.out_channels in words and (cut in own or cut.in_channels <= 4) for cut in cuts)
+    return False
+
+
+def _sees_alone(part: nn.Module, blocks: tuple[nn.Module, ...]) -> bool:
+    """Whether convolutions are in it, and the run is not."""
+    inside = set(part.modules())
+    return not inside & set(blocks) and any(isinstance(module, nn.Conv2d) for module in inside)
+
+
+def _listed(module: nn.Module) -> tuple[nn.Module, ...]:
+    return tuple(module) if isinstance(module, nn.ModuleList | nn.Sequential) else ()
+
+
 def place(block: nn.Module, number: int) -> str:
     """The path of the module in ``block`` that calls attention, "" for the block itself. Raises `UserError` unless there is one."""
     found = attentions(block)
@@ -82,7 +121,7 @@ def _stacks(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[nn.Module, ...]
         if module in seen:
             continue
         for child in (module, *module.children()):
-            blocks = tuple(child) if isinstance(child, nn.ModuleList | nn.Sequential) and child not in seen else ()
+            blocks = () if child in seen else _listed(child)
             if len({type(block) for block in blocks}) == 1 and all(len(attentions(block)) == 1 for block in blocks):
                 yield module, blocks
                 seen.update(child.modules())

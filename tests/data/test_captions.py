@@ -57,7 +57,7 @@ def test_coco_order_and_captions(coco: Path) -> None:
 
 def test_coco_files_that_are_wrong(coco: Path) -> None:
     (coco / "val2017/000000000004.jpg").unlink()
-    with pytest.raises(UserError, match=r"1 of the annotated files are not there, 000000000004\.jpg"):
+    with pytest.raises(UserError, match=r"1 of the annotated files is not there, 000000000004\.jpg"):
         official(coco).load(None)
     assert len(official(coco).load(1).examples) == 1
     for text, words in (
@@ -109,7 +109,7 @@ def test_karpathy_split_and_places(karpathy: Path) -> None:
     assert {example.captions for example in data.examples} == {("a", "b")}
     assert (data.split, data.name) == ("test", "coco_karpathy")
     assert len(KarpathyCaptions(str(karpathy), "dataset_coco.json").load(2).examples) == 2
-    with pytest.raises(UserError, match="1 of the annotated files are not there"):
+    with pytest.raises(UserError, match="1 of the annotated files is not there"):
         KarpathyCaptions(str(karpathy), "dataset_coco.json", split="restval").load(None)
     with pytest.raises(UserError, match="no captioned image of split dev"):
         KarpathyCaptions(str(karpathy), "dataset_coco.json", split="dev").load(None)

@@ -279,7 +279,7 @@ CAPTIONS_REFUSED: list[tuple[Edit, str]] = [
     (annotation(id=[1]), r"annotations\[0\]: id is \[1\]"),
     (annotation(image_id=None), r"annotations\[0\]: image_id is null"),
     (image(file_name=3), r"images\[0\]: file_name is 3"),
-    (image(file_name="c.png"), r"1 of the annotated files are not there, c\.png"),
+    (image(file_name="c.png"), r"1 of the annotated files is not there, c\.png"),
     (lambda made: made.update(annotations={}), r"captions\.json: no COCO captions file \(it has no list of annotations"),
     (lambda made: made["images"].clear(), r"captions\.json: images is empty"),
     (lambda made: made["annotations"].clear(), r"captions\.json: holds no captioned image"),

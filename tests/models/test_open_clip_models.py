@@ -17,6 +17,7 @@ from fna.errors import UserError
 from fna.models.open_clip import OpenClipModel
 from fna.models.open_clip_sizes import tokens_of
 from fna.models.open_clip_text import openai_templates
+from fna.surgery.blocks import find_tower
 
 CPU: Any = {"image_size": None, "device": "cpu", "dtype": "float32", "seed": 0}
 VISION = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 32}
@@ -256,3 +257,38 @@ def test_no_size_is_asked_for_where_the_patches_are_others_too(monkeypatch: pyte
     with pytest.raises(UserError, match=r"conv1\.weight is .*looks like tiny-clip: give model\.name=tiny-clip\.$") as refused:
         replace(source(quick[0]), name="fine-clip").build(**CPU)
     assert "image_size" not in str(refused.value)
+
+
+def one_of_each_image_tower() -> list[tuple[str, bool]]:
+    """For each class of image tower that open_clip's built-in models have, the smallest such model, and whether it is a ViT."""
+    sizes: dict[tuple[str, bool], list[tuple[int, str]]] = {}
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        vision, text = config["vision_cfg"], config["text_cfg"]
+        stages = isinstance(vision.get("layers"), list)  # of a ResNet
+        family = vision.get("timm_model_name", "resnet" if stages else "open_clip").partition("_")[0]
+        vit = not stages and family not in ("convnext", "swin", "fastvit")
+        if "hf_model_name" not in text:
+            sizes.setdefault((family, vit), []).append((config["embed_dim"], name))
+    return [(min(there)[1], vit) for (_, vit), there in sizes.items()]
+
+
+@pytest.mark.parametrize(("name", "vit"), one_of_each_image_tower())
+def test_every_built_in_model_is_built_or_refused_in_a_line(name: str, vit: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_clip.factory, "_set_model_device_and_precision", lambda *rest: None)  # it cannot move what has no data
+    model = OpenClipModel(name=name, random=True)
+    with torch.device("meta"):
+        if vit:
+            net = model._created({})
+            assert "activation" in model._settings(net, None, 1.0)
+            assert len(find_tower(net).blocks) == tokens_of(net.visual, name)[1]
+            return
+        with pytest.raises(UserError, match=rf"^model\.name={name}: its image tower is no vision transformer; choose a ViT\.$"):
+            model.build(**CPU | {"image_size": 256})
+
+
+def test_a_text_tower_that_is_fetched_from_a_hub_out_of_reach_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    said = r"^the text tower roberta-base of open_clip roberta-ViT-B-32: not on this machine, and .*local-dir:FOLDER"
+    with torch.device("meta"), pytest.raises(UserError, match=said):
+        OpenClipModel(name="roberta-ViT-B-32", random=True).build(**CPU)

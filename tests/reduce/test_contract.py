@@ -28,6 +28,11 @@ from tests.surgery.zoo import DEPTH, fresh, images, run, zoo
 NAMES = sorted(set(choices("reduce")) - {"none"})
 FAMILIES = ["timm", "timm_registers", "open_clip", "open_clip_custom", "hf_clip", "hf_dinov2_registers"]
 IDLE = {"r": 0, "keep": 1.0, "scale": 1.0}  # what of a reducer's knobs makes it do nothing
+NEEDS_A_KNOB = "needs a field r (0 does nothing), keep or scale (1 does nothing), by which it is held against exact attention"
+NEEDS_A_BLOCK = (
+    f"changes nothing in models of {DEPTH} blocks and 8 x 8 patches: let the blocks that it acts in follow place.depth, as a share "
+    "of it, and act on 64 patches with the values of its YAML"
+)
 MASKS = [Masking(detect=1, first=0, blocks=2), Masking(tokens="massive", rule="mean_sigma", detect=1, blocks=2)]
 SIZE = 64  # pixels: 8 x 8 patches
 
@@ -94,6 +99,8 @@ class Watching:
 
 @torch.inference_mode()
 def test_doing_nothing_is_exact_attention_to_the_bit_and_the_stock_model(name: str, model: Sized) -> None:
+    known = load_option("reduce", name)
+    assert set(IDLE) & set(known), f"reduce={name}: {NEEDS_A_KNOB}"
     x = pixels()
     stock = model(x)
     with exact(tuple(range(DEPTH))).on(model.net):
@@ -111,7 +118,7 @@ def test_it_changes_something_in_every_library_and_leaves_the_model_bit_for_bit(
         inside = model(x)
     assert inside.shape == before.shape  # whatever comes after the last block sees as many tokens as ever
     assert inside.isfinite().all()
-    assert not torch.allclose(inside, before, atol=1e-4)
+    assert not torch.allclose(inside, before, atol=1e-4), f"reduce={name}: {NEEDS_A_BLOCK}"
     assert torch.equal(model(x), before)
     assert all(torch.equal(state[key], value) for key, value in model.net.state_dict().items())
 

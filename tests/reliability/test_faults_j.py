@@ -271,7 +271,7 @@ def test_folders_are_found_so_too_and_what_may_be_two_files_is_none(tmp_path: Pa
     assert captions(tmp_path, f"{NFC}/0.png").load(None).notes == []
     for form in (normalize("NFD", "über_größe"), normalize("NFD", "über") + "_größe"):
         picture(tmp_path / f"{form}.png")
-    with pytest.raises(UserError, match="1 of the annotated files are not there"):
+    with pytest.raises(UserError, match="1 of the annotated files is not there"):
         captions(tmp_path, "über_größe.png").load(None)
 
 

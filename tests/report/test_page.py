@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import fna
 from fna.report.page import figures, write_page
 from fna.report.pictures import Album, grid_cells, read_gallery
 from fna.report.results import Run
@@ -301,3 +302,9 @@ def test_a_page_fits_a_phone(tmp_path: Path) -> None:
     page = read_page(tmp_path)
     assert ("name", "viewport") in page.attributes
     assert page.tags.count("table") == page.attributes.count(("class", "scroll"))
+
+
+def test_titles_and_headings_break_within_a_path_that_is_wider_than_a_phone() -> None:
+    css = (Path(fna.__file__).parent / "report/page.css.jinja").read_text(encoding="utf-8")
+    (rule,) = [line for line in css.splitlines() if line.startswith("h1, ") and "overflow-wrap: anywhere" in line]
+    assert {"h1", "h2", "h3", "nav li"} <= set(rule.partition(" {")[0].split(", "))

@@ -38,6 +38,7 @@ def test_the_page_says_which_spread_is_which(seeds: Path) -> None:
     page = write_page(seeds).read_text()
     assert "95 % interval: over samples" in page
     assert "over seeds: the smallest and the largest difference" in page
+    assert "−0.70<small>[−1.20, 0.00]</small><small>over seeds −1.00 to −0.40</small></td>" in page
     assert "over seeds" in printed(load(seeds))
     assert "6 comparisons" in printed(load(seeds))
 

@@ -52,6 +52,11 @@ def test_a_killed_job_of_a_sweep_is_gone_on_with_by_the_sweep(tmp_path: Path) ->
     assert f"-m landmarks=64,16 hydra.sweep.dir={tmp_path} goes on with it" in lost.result["error"]
 
 
+def test_the_page_of_a_killed_run_alone_says_what_that_is(tmp_path: Path) -> None:
+    started(tmp_path / "1", "attn=fna")
+    assert "<h1>A run was started, never finished (or still running): python" in write_page(tmp_path).read_text()
+
+
 def test_what_was_made_again_since_is_not_told(tmp_path: Path) -> None:
     started(tmp_path / "0", "attn=fna", "landmarks=16")
     write_run(tmp_path / "1", result(overrides=["attn=fna", "landmarks=16"]))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 import fna
+from fna.options import program
 from fna.runner.cli import main
+from fna.runner.wanted import network
 
 
 @pytest.mark.parametrize(
@@ -44,6 +48,8 @@ from fna.runner.cli import main
         ("layers=al", "layers=al: did you mean all?"),
         ("landmarks=auot", "landmarks=auot: did you mean auto?"),
         ("output_dir=x", "output_dir: no such knob; hydra.run.dir=FOLDER says where a run is written, hydra.sweep.dir=FOLDER"),
+        ("precision=fp16", "precision: no such knob; did you mean dtype=float16?"),
+        ("precision=bf16", "precision: no such knob; did you mean dtype=bfloat16?"),
         ("out=x", "out: no such knob; hydra.run.dir=FOLDER says where a run is written"),
         ("row_dir=x", "row_dir: no such knob; did you mean rows_dir?"),
         ("hydra.sweep.dir=x", "hydra.sweep.dir=x: the folder of a run is hydra.run.dir; write hydra.run.dir=x"),
@@ -64,3 +70,26 @@ def test_the_version_is_that_of_fna(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr(sys, "argv", ["run.py", "--version"])
     main()
     assert capsys.readouterr().out.startswith(f"fna {fna.__version__}, hydra ")
+
+
+@pytest.mark.parametrize(
+    ("called", "here", "name"),
+    [
+        ("fna/report/__main__.py", "run.py", "python run.py"),
+        ("fna/report/__main__.py", "notes", "python -m fna"),  # a checkout on PYTHONPATH, used from another folder
+        ("fna/__main__.py", "run.py", "python -m fna"),
+        ("bin/fna", "notes", "fna"),
+    ],
+)
+def test_the_command_that_is_told_is_there_to_be_typed(
+    called: str, here: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / here).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(Path(fna.__file__).parents[1] / called)])
+    assert program() == name
+
+
+@pytest.mark.parametrize(("given", "named"), [("ViT-B-32", "ViT-B-32"), ("ViT-L-14", "clip_l14"), ("zoo:FOLDER", "zoo:FOLDER")])
+def test_the_first_line_names_the_network_that_was_asked_for(given: str, named: str) -> None:
+    assert network(OmegaConf.create({"model": {"name": given}}), "clip_l14") == named

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import open_clip
 import pytest
 import timm
 import torch
 from timm.models.vision_transformer import ParallelThingsBlock, VisionTransformer
 from torch import nn
 
+import fna
 from fna.errors import UserError
 from fna.surgery.blocks import KINDS, SPECS, find_tower, run_blocks
 from fna.surgery.swap import swap_tower
@@ -91,6 +93,57 @@ def test_a_tower_is_found_inside_whatever_holds_it():
     assert find_tower(nn.ModuleDict({"a": nn.Linear(1, 1), "b": zoo("hf_clip_pair")})).blocks == tower.blocks
     assert find_tower(zoo("open_clip").visual).module is find_tower(zoo("open_clip")).module
     assert find_tower(zoo("open_clip_timm")).family == "timm"
+
+
+def clip_without_a_vit(**vision):
+    """A CLIP of open_clip whose image tower is convolutions: the text tower is the only run of blocks in it."""
+    text = {"context_length": 8, "vocab_size": 60, "width": 32, "heads": 2, "layers": DEPTH}
+    return open_clip.CLIP(16, {"image_size": 32, "layers": (1, 1, 1, 1), "width": 8} | vision, text)
+
+
+@pytest.mark.parametrize("vision", [{}, {"timm_model_name": "convnext_atto", "timm_pool": "avg", "timm_proj": "linear"}])
+def test_a_text_tower_is_never_taken_for_the_image_tower_that_is_none(vision):
+    model = clip_without_a_vit(**vision)
+    images = r"its image tower \(visual: \w+\) is none"
+    way = r"reads texts; to change that one, say so with fna\.swap\(model, blocks=model\.transformer\.resblocks\)\.$"
+    with pytest.raises(UserError, match=f"CLIP holds no vision transformer that fna knows: {images}.*{way}"):
+        find_tower(model)
+    with pytest.raises(UserError, match="no vision transformer"):
+        fna.swap(model, "fna", part="vision")
+    assert fna.swap(model, "exact", layers="all", blocks=model.transformer.resblocks).tower.blocks == tuple(
+        model.transformer.resblocks
+    )
+    assert find_tower(model.transformer).blocks == tuple(model.transformer.resblocks)  # the module itself is what was meant
+
+
+class Own(nn.Module):
+    """Some modules of somebody's own and a run of blocks, as wide as 32."""
+
+    def __init__(self, **parts):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(32, 2, 32) for _ in range(DEPTH))
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+
+def test_a_model_of_ones_own_keeps_its_image_tower_whatever_tables_lie_beside_it():
+    stem = nn.Sequential(nn.Conv2d(3, 32, 8, 8))
+    for parts in (
+        {"cut": stem},
+        {"cut": stem, "pos_embed": nn.Embedding(17, 32)},
+        {"cut": stem, "where": nn.Embedding(17, 32)},
+        {
+            "backbone": nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 99, 1)),
+            "proj": nn.Conv2d(99, 32, 1),
+            "query": nn.Embedding(5, 32),
+        },
+        {"vit": Own(cut=stem), "classes": nn.Embedding(10, 7)},
+        {"words": nn.Embedding(60, 32)},  # a text encoder alone was handed over as it is
+    ):
+        model = nn.ModuleDict(parts) if "vit" in parts else Own(**parts)
+        assert len(find_tower(model).blocks) == DEPTH, parts
+    with pytest.raises(UserError, match=r"its image tower \(eyes: Sequential\) is none.*model\.blocks"):
+        find_tower(Own(eyes=nn.Sequential(nn.Conv2d(3, 8, 3)), words=nn.Embedding(60, 32)))
 
 
 @pytest.mark.parametrize(
