@@ -174,7 +174,7 @@ def test_a_processor_that_leaves_out_mean_and_std_is_followed_for_the_rest(tmp_p
 @pytest.mark.parametrize(("kind", "mode"), [("ViTFeatureExtractor", "squash"), ("CLIPFeatureExtractor", "shortest")])
 def test_a_bare_size_means_what_it_means_to_the_processor_that_is_named(kind: str, mode: str, tmp_path: Path) -> None:
     clip(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"feature_extractor_type": kind, "size": 32}))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"feature_extractor_type": kind, "size": 32, "crop_size": 32}))
     assert HuggingFaceModel(checkpoint=str(tmp_path)).build(**CPU).settings["resize_mode"] == mode
 
 

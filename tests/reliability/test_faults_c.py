@@ -86,7 +86,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "mask=both mask.pattern=x": "mask.pattern=x: give type1, type2, inside,",
         "mask=both mask.rule=x": "mask.rule=x: give channel, cls_proxy,",
         "dataset=shapes_segmented task.inference.mode=x": "task.inference.mode=x: give whole or slide.",
-        "dataset=shapes_segmented task.inference.scales=[1,0]": "task.inference.scales=[1,0]: give a list of sizes",
+        "dataset=shapes_segmented task.inference.scales=[1,0]": "task.inference.scales=[1,0]: give 1 to 20 sizes",
         "dataset=shapes_segmented task.head.rate=1e30": "task.head.rate=1e+30: give a number from 1e-06 to 100.",
         "dataset=shapes_single task=probe task.rates=[1e30]": "task.rates=[1e+30]: give a list of rates, each from 1e-06 to 100.",
         "dataset=camvid dataset.root=/nowhere dataset.classes=[a,b": "give a list [...], each a text, or one of ade20k, camvid,",
