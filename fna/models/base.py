@@ -51,6 +51,7 @@ class Model:
     ``classes`` are the head's class names in its order, ``class_ids`` (WordNet ids, say) likewise; None where unknown.
     ``config``: the settings it was built with beside its weights, empty where nobody said. ``settings``: how the weights are run
     (activation, mean and std of pixels, interpolation, ...). ``counted``: how many tokens an image has, where that was seen.
+    ``no_head``: of a head in the file that the model does without, why.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Model:
     config: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     counted: int | None = None
+    no_head: str = ""
 
     @property
     def writes(self) -> bool:

@@ -6,9 +6,10 @@ the model expects tell where its tensors lie: under the prefix that leaves most 
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ TRAINING = (
 )
 LOSSES = frozenset({"criterion", "loss", "loss_fn", "loss_function"})  # with weights of their own, which are no network's
 LORA = (".lora_", ".base_layer.")  # in names that PEFT and loralib give
+# Above, chunk, and from the block's number on.
+CHUNKED = re.compile(r"(?P<above>(?:.*\.)?)blocks\.(?P<chunk>\d+)\.(?P<rest>(?P<number>\d+)\..+)")
 SHARE = 0.9  # of the best part's tensors: another part that has as many is as good
 
 
@@ -42,16 +45,28 @@ SHARE = 0.9  # of the best part's tensors: another part that has as many is as g
 class Checkpoint:
     """The tensors of one part of a checkpoint. ``part``: the containers and prefixes that they lay under, "" for none.
 
-    ``others``: further parts that would fit as well (averaged weights, say). ``beside``: what else lies there, in words.
+    ``others``: further parts that would fit as well (averaged weights, say). ``left``: tensors of no such part, by name.
+    ``objects``: what else lies there, in words. ``renamed``: what the file calls some of the tensors, to the network's names.
     """
 
     state: dict[str, Tensor]
     part: str = ""
     others: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
+    left: Mapping[str, Tensor] = field(default_factory=dict)
+    objects: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What lies beside the chosen and the fitting parts, in words."""
+        return (*_grouped(self.left), *self.objects)
 
     def note(self, path: object) -> str:
-        """One sentence on what was taken and what was left, empty where nothing was left that matters."""
+        """What was taken and what was left, empty where nothing was left that matters and no name was another."""
+        taken = f"{path}: took {' and '.join(self.renamed)} as {' and '.join(self.renamed.values())}" if self.renamed else ""
+        return "; ".join(said for said in (taken, self._left_note(path)) if said)
+
+    def _left_note(self, path: object) -> str:
         if not self.others and not self.beside:
             return ""
         rest = [f"{name} ({_said(name)}the same tensors; model.part={name} takes them)" for name in self.others if name]
@@ -89,7 +104,8 @@ def unpack(loaded: Any, expected: Collection[str], path: object, part: str | Non
     state = _own_only(own, set(expected), chosen, others)
     _check_tensors(state, path)
     alike = tuple(other for other, tensors in zip(others, rest, strict=True) if _takes_its_place(tensors, state, expected))
-    return Checkpoint(state, chosen, alike, _beside(loaded, _left(names, state, expected, chosen, alike)))
+    left = _left(names, state, expected, chosen, alike)
+    return Checkpoint(state, chosen, alike, {name: flat[raw] for name, raw in left.items()}, _objects(loaded))
 
 
 def _optimizer_alone(loaded: Any, flat: Collection[str]) -> bool:
@@ -135,12 +151,14 @@ def _own_only(state: dict[str, Tensor], expected: set[str], chosen: str, others:
 
 
 def _left(
-    names: Collection[str], state: Collection[str], expected: Collection[str], chosen: str, alike: tuple[str, ...]
-) -> list[str]:
-    """What was neither taken nor is of a part that would do as well; without its prefix where it lies in the chosen one."""
+    names: Mapping[str, str], state: Collection[str], expected: Collection[str], chosen: str, alike: tuple[str, ...]
+) -> dict[str, str]:
+    """What was neither taken nor is of a part that would do as well, to the name that the file gives it; without its prefix where
+    it lies in the chosen one."""
     (own,), known = _starts(chosen), _starts(*alike)
     apart = [name for name in names if not any(name.startswith(at) and (at or name in expected) for at in known)]
-    return [name.removeprefix(own) for name in apart if not name.startswith(own) or name.removeprefix(own) not in state]
+    rest = [name for name in apart if not name.startswith(own) or name.removeprefix(own) not in state]
+    return {name.removeprefix(own): names[name] for name in rest}
 
 
 def _takes_its_place(other: Mapping[str, Tensor], state: Mapping[str, Tensor], expected: Collection[str]) -> bool:
@@ -167,7 +185,19 @@ def _without_inner(flat: Mapping[str, Tensor]) -> dict[str, str]:
     count: dict[str, int] = defaultdict(int)
     for name in bare.values():
         count[name] += 1
-    return {short if short and count[short] == 1 else name: name for name, short in bare.items()}
+    return _without_chunks({short if short and count[short] == 1 else name: name for name, short in bare.items()})
+
+
+def _without_chunks(names: Mapping[str, str]) -> dict[str, str]:
+    """Names without the chunk that DINOv2's own training puts its blocks in: blocks.CHUNK.NUMBER.*, numbered through all chunks."""
+    chunks: dict[tuple[str, str], set[str]] = defaultdict(set)
+    found = {name: match for name in names if (match := CHUNKED.fullmatch(name))}
+    for match in found.values():
+        chunks[match["above"], match["number"]].add(match["chunk"])
+    mixed = {above for (above, _), inside in chunks.items() if len(inside) > 1}
+    whole = {name: match for name, match in found.items() if match["above"] not in mixed}
+    bare = {f"{whole[name]['above']}blocks.{whole[name]['rest']}" if name in whole else name: raw for name, raw in names.items()}
+    return bare if len(bare) == len(names) else dict(names)
 
 
 def _places(names: Mapping[str, str], expected: set[str]) -> dict[str, set[str]]:
@@ -251,18 +281,21 @@ def _odd(tensor: Tensor) -> str:
     return f"complex ({tensor.dtype})" if tensor.is_complex() else ""
 
 
-def _beside(loaded: Mapping[Any, Any], left: list[str]) -> tuple[str, ...]:
-    """What lies beside the chosen and the fitting parts: groups of tensors by their first word, and Python objects."""
+def _grouped(left: Collection[str]) -> list[str]:
+    """Tensors that were left, in groups by their first word."""
     groups: dict[str, int] = defaultdict(int)
     for name in left:
         words = name.split(".")
         if words[0] not in TRAINING:
             groups[words[0] if len(words) == 1 or words[0] not in CONTAINERS else ".".join(words[:2])] += 1
-    tensors = [f"{group} ({counted(count, 'tensor')}, not used)" for group, count in groups.items()]
+    return [f"{group} ({counted(count, 'tensor')}, not used)" for group, count in groups.items()]
+
+
+def _objects(loaded: Mapping[Any, Any]) -> tuple[str, ...]:
+    """Python objects beside the tensors, in words."""
     plain = (Tensor, Mapping, str, int, float, list, tuple, set, type(None), torch.Size, torch.dtype, torch.device)
     objects = [f"{key} ({_what(value)})" for key, value in loaded.items() if not isinstance(value, plain)]
-    told = [f"{', '.join(objects)}, which plain tensors alone would do without"] if objects else []
-    return (*tensors, *told)
+    return (f"{', '.join(objects)}, which plain tensors alone would do without",) if objects else ()
 
 
 def _what(value: Any) -> str:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from fna.errors import UserError
-from fna.models import beside, timm_files, weights
+from fna.models import beside, timm_files, timm_heads, timm_names, timm_pooling, timm_sizes, weights
 from fna.models.base import Model, Weights, pixels
 from fna.models.checkpoint_files import tensor_names
 from fna.models.heads import Classes, head_classes, labels, read_classes, timm_labels
 from fna.models.hf_files import check_pixels, folder_of, inner, model_config, preprocessing, unread_config
 from fna.models.hf_pixels import share, squashes
-from fna.models.settings import activation_of, in_words, otherwise, resampled, resampling_note, unresampled_note
+from fna.models.settings import activation_of, in_words, otherwise, unresampled_note
 from fna.ops.contract import Tokens
 from fna.surgery.blocks import find_tower
 from fna.values import Channels, Count, Domain, Positive, Spreads, between, check_fields, within
@@ -32,6 +32,7 @@ class TimmModel:
     order of the head's rows. ``mean std interpolation crop_pct crop_mode`` replace what the model's own data config says.
     ``norm_eps``: epsilon of every LayerNorm. ``part``: which of several sets of weights in a checkpoint (averaged ones, a teacher).
     ``positions``: how a position table is resampled for another image size, as "timm" does (antialiased) or "transformers".
+    ``pool``: how one vector is made of the tokens, where neither tensors nor config files say it and it is not as the name has it.
     ``num_classes``, where not given, is that of the checkpoint's head. ``depth`` and ``patch_size``, where given, are checked
     against the built model.
     """
@@ -54,6 +55,7 @@ class TimmModel:
     crop_mode: Literal["center", "squash", "border"] | None = None
     part: str | None = None
     positions: Literal["timm", "transformers"] | None = None
+    pool: Literal["token", "avg", "max", "avgmax", "map"] | None = None
 
     @property
     def abilities(self) -> frozenset[str] | None:
@@ -64,7 +66,7 @@ class TimmModel:
             headed: bool | None = self.num_classes > 0
         elif self.checkpoint is not None:
             names = tensor_names(self.checkpoint)
-            headed = None if names is None else any(name.endswith(("head.weight", "classifier.weight")) for name in names)
+            headed = None if names is None else timm_heads.has_one(names)
         else:
             known = None if ":" in self.name else timm.get_pretrained_cfg(self.name, allow_unregistered=True)
             headed = None if known is None else known.num_classes > 0
@@ -78,7 +80,7 @@ class TimmModel:
         if self.name.startswith(HUB):
             weights.check_hub(self.name, "config.json")
         elif ":" not in self.name:
-            timm_files.check_name(self.name)
+            timm_names.check_name(self.name)
         if self.checkpoint is None:
             for key, does in (("part", "chooses among the parts of a file"), ("sha256", "tells one file from others")):
                 if getattr(self, key) is not None:
@@ -91,7 +93,7 @@ class TimmModel:
     def check_published(self) -> None:
         """Raise `UserError` for published weights that are not there, or neither on this machine nor within reach."""
         if self.checkpoint is None and not self.random and ":" not in self.name:
-            timm_files.check_published(self.name)
+            timm_names.check_published(self.name)
 
     def build(self, *, image_size: int | tuple[int, int] | None, device: str, dtype: str, seed: int) -> Model:
         """The model in eval mode on ``device``. Raises `UserError` for weights, sizes and facts that do not fit."""
@@ -104,13 +106,15 @@ class TimmModel:
         pixel = self._beside()
         data = timm.data.resolve_model_data_config(net) | pixel | self._overrides()
         size = pixels(image_size) or tuple(data["input_size"][-2:])
-        how = _resize(net, size, self.name, self.positions)
+        how = timm_sizes.resize(net, size, self.name, self.positions)
         square = size[0] if size[0] == size[1] else size
         data = {key: data[key] for key in DATA_KEYS}
         settings = {"activation": activation_of(net.blocks[0].mlp), **data, "norm_eps": eps, "positions": how and how[0]}
+        pool = getattr(net, "global_pool", None)
+        settings["pool"] = None if pool == "token" else pool or None
         settings |= {"built with": ", ".join(f"{key}={value}" for key, value in self._said().items()) or None}
         notes += [how[1]] if how else unresampled_note(self.positions)
-        notes += self._run_as(settings, pixel)
+        notes += self._run_as(settings | {"pool": pool}, pixel)
         ids, names = self._head_classes(net)
         net = net.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
         tower = find_tower(net)
@@ -120,7 +124,7 @@ class TimmModel:
             name=self.name,
             tower=net,
             weights=loaded,
-            transform=timm.data.transforms_factory.transforms_imagenet_eval(img_size=square, **_exact(data, size)),
+            transform=timm.data.transforms_factory.transforms_imagenet_eval(img_size=square, **timm_sizes.exact(data, size)),
             image_size=size,
             tokens=Tokens(prefix=prefix, grid=tuple(net.patch_embed.grid_size)),
             depth=len(net.blocks),
@@ -133,6 +137,7 @@ class TimmModel:
             class_ids=ids,
             notes=notes,
             settings=settings,
+            no_head=next((note for note in notes if timm_heads.says_left(note)), ""),
         )
 
     def _head_classes(self, net: Any) -> Classes:
@@ -170,6 +175,8 @@ class TimmModel:
             return unread
         by = " with what its config files say of pixels" if pixel else ""
         knobs = {"mean": "[...]", "std": "[...]", "interpolation": "NAME", "crop_pct": "SHARE", "norm_eps": "NUMBER"}
+        if pool := settings["pool"]:
+            knobs["pool"] = "avg" if pool == "token" else "token"
         return [
             *unread,
             f"{self.checkpoint} is run as timm's {self.name}{by} would be: {in_words(settings)}; "
@@ -186,23 +193,42 @@ class TimmModel:
 
     def _loaded(self, size: tuple[int, int] | None, seed: int) -> tuple[Any, Weights, list[str]]:
         """The network at the size that its weights were made for, where they come from, and what has to be said of them."""
-        if self.pretrained and not self.checkpoint and not self.random:
+        if self.checkpoint:
+            return self._from_file(self.checkpoint, size, seed)
+        if self.pretrained and not self.random:
             with weights.downloading(f"the weights of timm {self.name}"):
-                net = self._created(pretrained=True)
-            return net, Weights(f"timm {self.name}", weights.digest(net.state_dict()), self.domain), []
+                net = self._created(pretrained=True, **self._asked_pooling())
+            source, domain = f"timm {self.name}", str(self.domain)
+        else:
+            with weights.seeded(seed):
+                net = self._created(**self._asked_pooling())
+            source, domain = f"random (seed {seed})", "none"
+        return net, Weights(source, weights.digest(net.state_dict()), domain), []
+
+    def _from_file(self, path: str, size: tuple[int, int] | None, seed: int) -> tuple[Any, Weights, list[str]]:
+        """The network that takes the file's tensors, with them."""
         with weights.seeded(seed):
             net = self._created()
-            if not self.checkpoint:
-                return net, Weights(f"random (seed {seed})", weights.digest(net.state_dict()), "none"), []
-            found, state = timm_files.read(self.checkpoint, net, self.part)
-            options = timm_files.options(self.checkpoint, state, net, self.name, size, self.num_classes)
-            options |= self._heads(net)
-            if options:
-                net = self._created(**options)
-        notes = timm_files.fit(self.checkpoint, state, net, self.name)
-        said = found.note(self.checkpoint)
-        digest = weights.digest(net.state_dict())
-        return net, Weights(self.checkpoint, digest, self.domain), [*([said] if said else []), *notes]
+            found, state = timm_files.read(path, net, self.part)
+            timm_pooling.check(state, self.pool)
+            asked = self.pool or self._args().get("global_pool")
+            pooling = timm_pooling.options(net, state, asked)
+            net = self._created(**pooling) if pooling else net
+            options = timm_files.options(path, state, net, self.name, size, self.num_classes) | self._heads(net)
+            net = self._created(**pooling, **options) if options else net
+        fitted = timm_files.fit(path, state, net, self.name)
+        shown = timm_pooling.shown_note(path, pooling) if pooling and asked is None else ""
+        notes = [note for note in (found.note(path), shown, *fitted) if note]
+        return net, Weights(path, weights.digest(net.state_dict()), self.domain), notes
+
+    def _asked_pooling(self) -> dict[str, Any]:
+        """What a network without a file has to be built with for ``pool``; its LayerNorms stay where timm has them."""
+        if self.pool is None:
+            return {}
+        with torch.device("meta"):
+            net = self._created()
+        timm_pooling.check(net.state_dict(), self.pool)
+        return timm_pooling.options(net, net.state_dict(), self.pool)
 
     def _heads(self, net: Any) -> dict[str, int]:
         """The number of heads that the config.json beside the weights says, where it is not timm's."""
@@ -223,10 +249,12 @@ class TimmModel:
         else:
             try:
                 net = timm.create_model(self.name, pretrained=pretrained, **options)
-            except (TypeError, ValueError, KeyError) as error:
+            except (TypeError, ValueError, KeyError, AssertionError) as error:
+                reason = weights.first_line(error)
+                if self.pool is not None and "global_pool" in options:
+                    raise UserError(f"model.pool={self.pool}: timm does not build {self.name} so ({reason}); give null.") from error
                 if not (args := self._args()):
                     raise
-                reason = weights.first_line(error)
                 raise UserError(f"{folder_of(self.checkpoint)}: timm does not build {self.name} with {args} ({reason}).") from error
         if not all(hasattr(net, part) for part in ("blocks", "patch_embed")):
             raise UserError(
@@ -247,7 +275,8 @@ class TimmModel:
     def _said(self) -> dict[str, Any]:
         """What of the files beside the weights tensors do not show: their number of heads, and what timm's own says."""
         heads = beside.said(folder_of(self.checkpoint))["vision"].heads
-        return self._args() | ({} if heads is None else {"num_heads": heads})
+        args = {key: value for key, value in self._args().items() if key != "global_pool"}  # said as what is run
+        return args | ({} if heads is None else {"num_heads": heads})
 
     def _check_facts(self, net: Any) -> None:
         """A wrong ``depth`` or ``patch_size`` in the YAML would let wrong layers and sizes through."""
@@ -263,34 +292,3 @@ class TimmModel:
 def _sequence(x: Tensor) -> Tensor:
     """What a network makes of images, ``[B, N, D]``; SAM's are maps ``[B, D, rows, columns]``."""
     return x.flatten(2).mT if x.dim() == 4 else x
-
-
-def _exact(data: dict[str, Any], size: tuple[int, ...]) -> dict[str, Any]:
-    """``data`` with a share that timm, which rounds down, makes the nearest whole side of: 232 px from 224 / (224 / 232)."""
-    side = max(size) / data["crop_pct"]
-    near = abs(side - round(side)) < 1e-6
-    return {**data, "crop_pct": data["crop_pct"] * (1 - 1e-9)} if near else data
-
-
-def _resize(net: Any, size: tuple[int, ...], name: str, positions: str | None) -> tuple[str, str] | None:
-    """Position embedding and grid for ``size`` (rows, columns in px): how the table was resampled and a note on it, if it was."""
-    if tuple(net.patch_embed.img_size or ()) == size:
-        return None
-    patch = net.patch_embed.patch_size
-    if any(side % step or side < step for side, step in zip(size, patch, strict=True)):
-        raise UserError(f"image_size={list(size)}: {name} has patches of {patch[0]} px; give multiples of {patch[0]}.")
-    if not hasattr(net, "set_input_size"):
-        if not net.patch_embed.strict_img_size:  # SAM: its positions are resampled in each pass
-            net.patch_embed.set_input_size(img_size=size)
-            return None
-        raise UserError(f"image_size={list(size)}: timm cannot change the input size of {name}; leave image_size=null.")
-    table, old = net.pos_embed, tuple(net.patch_embed.grid_size)
-    net.set_input_size(img_size=size)
-    new = tuple(net.patch_embed.grid_size)
-    if table is None or new == old:
-        return None
-    how = positions or "timm"
-    if how != "timm":
-        net.pos_embed = resampled(table, old, new, table.shape[1] - old[0] * old[1], how)
-    other = "model.positions=" + ("transformers" if how == "timm" else "timm")
-    return how, resampling_note(old, new, how, other)

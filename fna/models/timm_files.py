@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fna.errors import UserError
-from fna.models import naming, weights
+from fna.models import naming, timm_heads, weights
 from fna.models.checkpoint_files import load
 from fna.models.checkpoint_paths import part_of_several
 from fna.models.checkpoints import Checkpoint, unpack
@@ -28,9 +28,8 @@ SPARE = (
     "pooler.dense.bias",
 )
 DECODER = ("decoder.", "decoder_")  # of MAE and its kin, beside the encoder
-HEAD = ("head.weight", "head.bias")
-HEADS = ("head.", "head_dist.")  # the second of a distilled DeiT
 TABLE = "pos_embed"
+PATCHES = "patch_embed.proj.weight"
 SIZES = {
     192: "tiny",
     384: "small",
@@ -53,33 +52,6 @@ FAMILIES = {
 TRIED = 8  # models that are built (without memory) to see whether one would take the file
 
 
-def check_name(name: str) -> None:
-    """Raise `UserError` for a model, or a tag of its weights, that timm does not have."""
-    import timm
-
-    plain, _, tag = name.partition(".")
-    if not timm.is_model(plain):
-        near = difflib.get_close_matches(plain, timm.list_models(), 1)
-        hint = f"did you mean {near[0]}?" if near else "timm.list_models('vit*') lists those that fna knows best."
-        raise UserError(f"model.name={name}: timm has no such model; {hint}")
-    try:
-        timm.get_pretrained_cfg(name, allow_unregistered=False)
-    except RuntimeError as error:
-        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{plain}.*")]
-        raise UserError(f"model.name={name}: timm has no weights {tag} of {plain}; it has {', '.join(tags) or 'none'}.") from error
-
-
-def check_published(name: str) -> None:
-    """Raise `UserError` for a model without published weights, and for ones that are out of reach."""
-    import timm
-
-    known = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if known is None or not known.has_weights:
-        raise UserError(f"model.name={name}: timm has no weights for it; give model.checkpoint=PATH, or another model.name.")
-    where = None if known.file else known.hf_hub_id
-    weights.check_published(f"the weights of timm {name}", where, ("model.safetensors", "pytorch_model.bin"))
-
-
 def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, Tensor]]:
     """What the file holds for ``net``, and the same under timm's names, through timm's own converter where it has one."""
     from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
@@ -87,7 +59,7 @@ def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, T
     loaded = load(path)
     own = dict(net.state_dict())
     if "head.weight" not in own:  # a head that the network was not built with, yet
-        own |= {name: torch.empty(0) for name in HEAD}
+        own |= {name: torch.empty(0) for name in timm_heads.HEAD}
     rules = naming.best_match(loaded, own, naming.FOR_TIMM)
     if rules is not None:
         found = unpack(loaded, naming.source_names(own, rules), path, part)
@@ -100,15 +72,17 @@ def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, T
         state = {name: naming.shaped(tensor, own[name]) if name in own else tensor for name, tensor in found.state.items()}
     if isinstance(net, VisionTransformer) and ("mask_token" in state or "visual.class_embedding" in state):
         state = _without_resampling(state, net, checkpoint_filter_fn)
+    found, state = timm_heads.adopted(found, state, net)
     return found, {name: tensor for name, tensor in state.items() if name not in SPARE}
 
 
 def _without_resampling(state: dict[str, Tensor], net: Any, convert: Any) -> dict[str, Tensor]:
-    """timm's conversion of names alone: the table is kept as it is, what becomes of it is decided and said elsewhere."""
-    table = {"pos_embed": state["pos_embed"]} if "pos_embed" in state else {}
-    if "register_tokens" in state and table:
-        table = {"pos_embed": table["pos_embed"][:, 1:]}
-    return {**convert(dict(state), net), **table}
+    """timm's conversion of names alone: the table and the patches are kept as they are, what becomes of them is decided and said
+    elsewhere."""
+    kept = {name: state[name] for name in (TABLE, PATCHES) if name in state and state[name].dim() > 2}
+    if "register_tokens" in state and TABLE in kept:
+        kept[TABLE] = kept[TABLE][:, 1:]
+    return {**convert(dict(state), net), **kept}
 
 
 def options(
@@ -155,9 +129,10 @@ def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> list[str
     """Load the tensors into ``net``; what has to be said of it. Raises `UserError` for what does not fit, naming what would."""
     notes = []
     expected = net.state_dict()
-    dropped = [] if any(map(_of_a_head, expected)) else [key for key in state if _of_a_head(key)]
+    dropped = [] if any(map(timm_heads.of_a_head, expected)) else [key for key in state if timm_heads.of_a_head(key)]
     if dropped:
-        notes.append(f"{path}: its {_head_in_words(state, dropped)} was left out, as asked with model.num_classes=0")
+        asked = ", as asked with model.num_classes=0" if timm_heads.HEAD[0] in dropped else ""
+        notes.append(f"{path}: its {timm_heads.in_words(state, dropped)} was left out{asked}")
         state = {key: tensor for key, tensor in state.items() if key not in dropped}
     if decoder := [key for key in state if key.startswith(DECODER) and key not in expected]:
         notes.append(f"{path}: its decoder, which masked pre-training leaves, was left out ({counted(len(decoder), 'tensor')})")
@@ -172,34 +147,38 @@ def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> list[str
     return notes
 
 
-def _of_a_head(name: str) -> bool:
-    return name.startswith(HEADS)
-
-
 def _body(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A network without its head, its position table and a decoder: what has one shape at all sizes and for all classes."""
-    return {name: tensor for name, tensor in state.items() if not (_of_a_head(name) or name == TABLE or name.startswith(DECODER))}
-
-
-def _head_in_words(state: Mapping[str, Tensor], names: list[str]) -> str:
-    """What tensors under "head." are: of classes, or the layers through which MoCo, DINO and their kin were trained."""
-    if all(name.count(".") == 1 for name in names):
-        return f"head of {state[names[0]].shape[0]} classes"
-    return f"projection head, which training without labels leaves ({counted(len(names), 'tensor')}),"
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if not (timm_heads.of_a_head(name) or name == TABLE or name.startswith(DECODER))
+    }
 
 
 def _remedy(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str) -> str:
     """Which option would make the tensors fit; empty where none is known."""
     if weights.whole_numbers(expected, state):
         return ""
-    body, own = ({key: value for key, value in part.items() if not _of_a_head(key)} for part in (expected, state))
-    if not weights.misfit(body, own):
-        head = state.get("head.weight")
-        rows = 0 if head is None else head.shape[0]
-        if not rows:
-            return "; it has no head of classes, all else fits: give model.num_classes=0 model.classes=null"
+    body, own = ({key: value for key, value in part.items() if not timm_heads.of_a_head(key)} for part in (expected, state))
+    if weights.misfit(body, own):
+        return _pooling_remedy(body, own) or _instead(looks_like(state, name))
+    if "head.weight" in state:
+        rows = state["head.weight"].shape[0]
         return f"; its head is of {counted(rows, 'class', 'classes')}, all else fits: give model.num_classes={rows}"
-    return _instead(looks_like(state, name))
+    of_a_head = [key for key in state if timm_heads.of_a_head(key)]
+    what = "it has no head of classes"
+    if of_a_head and not timm_heads.is_projection(state, of_a_head):
+        what = f"its head is of {timm_heads.layers(of_a_head)}, which fna does not run"
+    return f"; {what}, all else fits: give model.num_classes=0 model.classes=null"
+
+
+def _pooling_remedy(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """For a last LayerNorm that stands before pooling, where timm's network of that name has it after: both ways are possible."""
+    apart = {name.rpartition(".")[0] for name in {*expected} ^ {*state}}
+    if apart == {"norm", "fc_norm"} and "norm.weight" in state:
+        return "; its last LayerNorm comes before pooling: say how it pools with model.pool=token or model.pool=avg"
+    return ""
 
 
 def _instead(better: str | None) -> str:
@@ -210,7 +189,7 @@ def looks_like(state: Mapping[str, Tensor], name: str) -> str | None:
     """A model of timm's that these tensors fit, head and positions apart, as like ``name`` as there is; None if none is found."""
     import timm
 
-    patch = state.get("patch_embed.proj.weight")
+    patch = state.get(PATCHES)
     if patch is None or patch.dim() != 4 or patch.shape[0] not in SIZES:
         return None
     size, side, table = SIZES[patch.shape[0]], patch.shape[-1], state.get(TABLE)

@@ -94,9 +94,11 @@ def misfit(expected: State, got: State) -> str:
     missing = [name for name in expected if name not in got]
     if missing and (marked := [name for name in got if name.endswith(QUANTISED)]):
         return f"it holds quantised weights (first: {marked[0]}), which only their own library unpacks; save them in 16 or 32 bits"
-    if missing:
-        return f"{len(missing)} of {len(expected)} tensors are missing (first: {missing[0]})"
     unknown = [name for name in got if name not in expected]
+    if missing:
+        # most of them: they may well be there under other names, of which one is shown
+        other = f", and {unknown[0]} of the file has no place there" if unknown and 2 * len(missing) > len(expected) else ""
+        return f"{len(missing)} of {len(expected)} tensors are missing (first: {missing[0]}){other}"
     return f"{len(unknown)} of its tensors have no place there (first: {unknown[0]})" if unknown else ""
 
 

@@ -62,7 +62,8 @@ class Classification:
             return
         if model.encode_image is None or model.encode_text is None:
             raise UserError(
-                f"{model.name} has neither a classification head nor a text tower: choose a model with one of them, or "
+                f"{model.name} has neither a classification head nor a text tower{f' ({model.no_head})' if model.no_head else ''}: "
+                "choose a model with one of them, or "
                 "task=knn or task=probe, which learn classes from images (dataset.train=SPLIT or dataset.bank=4), or task=fidelity."
             )
         if all(len(name) == 9 and name[0] == "n" and name[1:].isdigit() for name in dataset.classes):

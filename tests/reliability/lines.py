@@ -126,7 +126,7 @@ KEYS: Mapping[tuple[str, ...], Mapping[str, tuple[tuple[str, ...], tuple[str, ..
         "task.rates": (("[0.1]", "[1,0.5]"), ("[]", "[x]", "[-1]", "[nan]", "0.1", "", "null"))},
     ("model=vit", "model.random=true", "dataset=shapes_single"): {
         "model.norm_eps": of_kind("positive", NULL), "model.num_classes": of_kind("count", ("0", "null")),
-        "model.domain": one_of("photographs", "generated"),
+        "model.domain": one_of("photographs", "generated"), "model.pool": one_of("token", "avg"),
         "model.mean": (("[0.5,0.5,0.5]", "null"), ("[0.5]", "0.5", "[x,y,z]", "[nan,0,0]", "''")),
         "model.crop_mode": one_of("center", "squash"), "model.crop_pct": (("0.9", "1", "null"), ("1.5", "x", "nan", "-1",
         "[1]"))},
