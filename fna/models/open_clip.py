@@ -273,7 +273,7 @@ class OpenClipModel:
         with self._reaching():
             config = open_clip.get_model_config(self.name) if folder is None else open_clip_files.folder_config(folder)
         if config is None:
-            raise UserError(f"model.name={self.name}: open_clip has no such model; open_clip.list_models() lists them.")
+            raise UserError(f"model.name={self.name}: open_clip has no such model; {open_clip_files.near(self.name)}")
         return dict(config)
 
     def _tag(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from fna.models.checkpoint_files import load
 from fna.models.checkpoint_paths import part_of_several
 from fna.models.checkpoints import Checkpoint, unpack
 from fna.models.settings import Grid, table_grid
+from fna.models.timm_names import on_hub
 from fna.records import regular
 
 # OpenAI's files keep these numbers beside the weights; position_ids are counted anew by every library.
@@ -161,3 +162,12 @@ def _sizes(config: Mapping[str, Any] | None) -> list[int] | None:
         return None
     own = [config["embed_dim"], vision.get("width", 768), patch, (image // patch) ** 2, vision["layers"]]
     return [*own, text.get("context_length", 77), text.get("width", 512), text.get("vocab_size", 49408), text.get("layers", 12)]
+
+
+def near(name: str) -> str:
+    """What to write for a name that open_clip does not have: its own of that network (ViT-L-14 for ViT-L/14), or where they are."""
+    import open_clip
+
+    names = {known.lower(): known for known in open_clip.list_models()}
+    found = difflib.get_close_matches(name.lower().replace("/", "-"), names, 1, 0.8)
+    return f"did you mean {names[found[0]]}?" if found else f"open_clip.list_models() lists them.{on_hub(name)}"

@@ -35,7 +35,7 @@ def check_name(name: str) -> None:
     if not timm.is_model(plain):
         near = [found] if (found := elsewhere(name)) else difflib.get_close_matches(plain, timm.list_models(), 1)
         hint = f"did you mean {near[0]}?" if near else "timm.list_models('vit*') lists those that fna knows best."
-        raise UserError(f"model.name={name}: timm has no such model; {hint}{_folder(name)}")
+        raise UserError(f"model.name={name}: timm has no such model; {hint}{on_hub(name)}")
     try:
         timm.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:
@@ -77,7 +77,7 @@ def elsewhere(name: str) -> str | None:
     return found if found in tags else tags[0] if "dino" in bare and tags else bare
 
 
-def _folder(name: str) -> str:
+def on_hub(name: str) -> str:
     """How weights on the Hugging Face hub are run as they are there."""
     if name.startswith("timm/") or not re.fullmatch(r"[\w.-]+/[\w.-]{4,}", name):
         return ""

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fna
 from fna.errors import UserError
+from fna.models.open_clip import OpenClipModel
 from fna.models.timm import TimmModel
 from fna.runner import loaded
 from fna.runner.failures import mendable
@@ -237,3 +238,23 @@ def test_a_pass_that_stopped_early_disturbs_none_after_it(halves: tuple[Any, tor
         expected = model(b)
         run_blocks(model, embedded(model, a), 0, 3)
         assert torch.equal(model(b), expected)
+
+
+# 17: names as other libraries have them
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("ViT-L/14", "did you mean ViT-L-14?"),
+        ("vit-b-32", "did you mean ViT-B-32?"),
+        (
+            "openai/clip-vit-large-patch14",
+            "once it is downloaded, model=hf model.checkpoint=FOLDER runs openai/clip-vit-large-patch14",
+        ),
+    ],
+)
+def test_a_name_of_another_library_is_told_what_it_is_here(name: str, said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        OpenClipModel(name, random=True).check()
+    assert said in str(refused.value)
