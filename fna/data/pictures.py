@@ -69,6 +69,7 @@ SYSTEMS = frozenset(
         "desktop.ini",
     }
 )
+DOTTED = (".trash", ".recycle", ".thumb", ".@__thumb", ".appledouble")  # those that are hidden besides
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")  # of JPEG, PNG, GIF, TIFF
 PAGED = frozenset({".tif", ".tiff", ".webp"})  # formats in which several pictures are one file
 PIXELS = 89_478_485  # of a picture at most: where Pillow begins to warn of decompression bombs; 360 MB as RGB
@@ -124,8 +125,8 @@ def system_note(folder: Path) -> list[str]:
     """A note that counts the pictures below ``folder`` in folders of the system, thumbnails and what was deleted, by those
     folders' names; none where there is none."""
     left: Counter[str] = Counter()
-    for parent, hidden, _ in _walked(folder):
-        for name in hidden:
+    for parent, service, _ in _walked(folder):
+        for name in service:
             inside = (file for _, _, files in os.walk(Path(parent, name)) for file in files)
             left[name] += sum(is_picture(Path(file)) and not file.startswith(".") for file in inside)
     if not (found := +left):
@@ -134,15 +135,15 @@ def system_note(folder: Path) -> list[str]:
 
 
 def _walked(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Each folder from ``folder`` on that is not hidden: its path, the names of hidden folders in it, those of files."""
+    """Each folder from ``folder`` on that is not hidden: its path, the names of systems' folders in it, those of files."""
     seen: set[str] = set()
     for parent, inner, names in os.walk(folder, followlinks=True, onerror=_refuse):
-        hidden = [name for name in inner if is_hidden(name)]
+        service = [name for name in inner if name.lower() in SYSTEMS or name.lower().startswith(DOTTED)]
         again = (real := os.path.realpath(parent)) in seen
         inner[:] = [] if again else [name for name in inner if not is_hidden(name)]
         if not again:
             seen.add(real)
-            yield parent, hidden, names
+            yield parent, service, names
 
 
 def _refuse(error: OSError) -> None:
