@@ -17,9 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fna.constructors import options_of
 from fna.errors import UserError, not_installed
-from fna.options import CONF, broken_yaml, choices, load_option, origin, program, search_path, stated, summary
+from fna.options import CONF, broken_yaml, check_read, choices, load_option, origin, program, search_path, stated, summary
 from fna.spelling import nearest
-from fna.values import held, plain, shown
+from fna.values import held, made_text, plain, shown
 
 __all__ = [
     "CONF",
@@ -116,6 +116,8 @@ def _typed(values: Any, place: str) -> dict[str, Any]:
             typed[key] = held(kind, value, _key(place, key))
         except UserError as error:
             raise UserError(f"{stated(target, place, key, value)}{error}") from error
+        if made_text(typed[key], value):
+            check_read(target, place, key, value)
         if isinstance(value, dict) and "_target_" in value:
             typed[key] = _typed(value, _key(place, key))
             _check_nested(_located(typed[key]["_target_"], _key(place, key)), kind, _key(place, key))

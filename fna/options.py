@@ -121,6 +121,7 @@ def _network(group: str, name: str) -> str:
     return f"a network by its name is model={options[0]} model.name={name}; " if options else ""
 
 
+INTEGER = "tag:yaml.org,2002:int"
 NOTHING = ("null", "false", "off", "no")  # what others call none
 # Knobs that do nothing unless a method's YAML follows them, and what is said of a method that does not.
 UNUSED = {"landmarks": "counts no landmarks", "sampler": "does not draw tokens by it"}
@@ -223,6 +224,24 @@ def stated(target: str, place: str, key: str, value: Any) -> str:
         if isinstance(node, dict) and node.get("_target_") == target and node.get(key) == value:
             return f"{file}: "
     return ""
+
+
+def check_read(target: str, place: str, key: str, value: Any) -> None:
+    """Refuse a text that was made of a whole number which YAML reads as another than stands there: 010 as 8, 1_000 as 1000.
+
+    ``value``: what was read, for ``key`` of a ``target``; of one that no file gives nothing is said.
+    """
+    for file in choices(place.partition(".")[0]).values() if place else ():
+        text = _text(file)
+        node = yaml.compose(text, Loader=yaml.SafeLoader) if target in text and f"{key}:" in text else None
+        pairs = {name.value: given for name, given in node.value} if isinstance(node, yaml.MappingNode) else {}
+        if key not in pairs or getattr(pairs.get("_target_"), "value", None) != target:
+            continue
+        given, values = (pairs[key].value, value) if isinstance(pairs[key], yaml.SequenceNode) else ([pairs[key]], [value])
+        for one in given:
+            read = yaml.safe_load(one.value) if one.tag == INTEGER else None
+            if read is not None and read in values and str(read) != one.value:
+                raise UserError(f"{file}: {key}: {one.value} is the number {read} to YAML; put it in quotes: '{one.value}'.")
 
 
 def _text(file: Path) -> str:

@@ -40,7 +40,13 @@ class Patient:
 
 
 def never_fail() -> None:
-    """Make stdout and stderr `Patient`, of any encoding and also where they are closed (``>&-``). Twice is as once."""
+    """Make stdout and stderr `Patient`, of any encoding and also where they are closed (``>&-``), and of a width above 0.
+
+    Twice is as once.
+    """
+    for size in ("COLUMNS", "LINES"):
+        if os.environ.get(size, "").strip("0 ") == "":  # as shells say that they do not know it; no table fits into 0 columns
+            os.environ.pop(size, None)
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         if isinstance(stream, Patient):

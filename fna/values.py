@@ -100,7 +100,14 @@ def held(kind: Any, value: Any, place: str) -> Any:
         return _fit(kind, plain(value))
     except Misfit:
         text = "this is text; " if _reads_as_number(value) else _meant(kind, value)
-        raise UserError(f"{place}={shown(value)}: {text}give {accepted(kind)}.") from None
+        raise UserError(f"{place}={shown(value)}: {text}give {accepted(kind)}{_in_quotes(kind, plain(value), place)}.") from None
+
+
+def made_text(fitted: Any, value: Any) -> bool:
+    """Whether what `held` gave for ``value`` is a text, or holds one, that was none: 2017 as the name of a folder."""
+    if isinstance(fitted, list) and isinstance(value, list | tuple):
+        return any(map(made_text, fitted, value))
+    return isinstance(fitted, str | Path) and not isinstance(value, str | Path)
 
 
 def counted(number: int, thing: str, several: str = "") -> str:
@@ -130,6 +137,24 @@ def _reads_as_number(value: Any) -> bool:
         return isinstance(value, str) and float(value) == float(value)
     except ValueError:
         return False
+
+
+def _in_quotes(kind: Any, value: Any, place: str) -> str:
+    """How to give a text that looks like a number, or like true and false, where it was read as that; "" for all else."""
+    texts = [*map(_as_said, value)] if isinstance(value, list) else _as_said(value)
+    try:
+        _fit(kind, texts)
+    except Misfit:
+        return ""
+    if texts == value:
+        return ""
+    quoted = f"[{','.join(map(repr, texts))}]" if isinstance(texts, list) else repr(texts)
+    key = place.rpartition(".")[2]
+    return f'; one that looks like a number or like true stands in quotes, "{place}={quoted}" in a shell, {key}: {quoted} in YAML'
+
+
+def _as_said(value: Any) -> Any:
+    return shown(value) if isinstance(value, bool | float) else value
 
 
 def _meant(kind: Any, value: Any) -> str:

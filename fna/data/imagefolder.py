@@ -11,7 +11,7 @@ from fna.data import files
 from fna.data.bank import LabelledDataset, cut, part_note
 from fna.data.base import Labelled, taught
 from fna.data.layouts import BY_CLASS, TINY_LABELS, looks_like, split_folder
-from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
+from fna.data.pictures import files_below, is_hidden, is_picture, system_note, unread_note
 from fna.data.places import by_name
 from fna.errors import UserError
 from fna.values import Count, Domain, counted
@@ -84,12 +84,12 @@ class ImageFolder:
         label = {name: places[listed] for name, listed in called.items()}
         below = {name: files_below(folder / name) for name in found}
         paths = [path for inner in below.values() for path in inner if is_picture(path)]
-        notes = unread_note(path for inner in below.values() for path in inner)
+        notes = [*unread_note(path for inner in below.values() for path in inner), *system_note(folder)]
         seen = {called[name] for name, inner in below.items() if any(map(is_picture, inner))}
         unseen = [name for name in ids if name not in seen]
         if unseen and paths:
             notes.append(f"{len(unseen)} of {len(ids)} classes have no images here (first: {unseen[0]})")
-        stray = sum(map(is_picture, folder.iterdir()))
+        stray = sum(is_picture(path) and not is_hidden(path.name) for path in folder.iterdir())
         notes += [f"{counted(stray, 'picture')} left out: in {folder} itself, in no class folder"] * bool(stray)
         notes += _folders_inside([path.relative_to(folder) for path in paths])
         empty = [name for name, inner in below.items() if not any(map(is_picture, inner))]

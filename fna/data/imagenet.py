@@ -17,7 +17,7 @@ from fna.data.bank import LabelledDataset, cut, part_note
 from fna.data.base import Labelled, taught
 from fna.data.imagefolder import NO_SPLIT
 from fna.data.layouts import check_split_name, looks_like, split_folder
-from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
+from fna.data.pictures import files_below, is_hidden, is_picture, system_note, unread_note
 from fna.data.segmentation import CLASS_FILES
 from fna.errors import UserError
 from fna.values import Count, Domain
@@ -108,7 +108,7 @@ class ImageNet:
         if not images:
             raise UserError(f"dataset.root={self.root}: its class folders hold no image; unpack {self.name} again.")
         shown = sorted({place for _, place in images})
-        return images, [*self._missing_classes(shown), *unread_note(path for path, _ in below)]
+        return images, [*self._missing_classes(shown), *unread_note(path for path, _ in below), *system_note(folder)]
 
     def _class_folders(self, folder: Path, ids: Sequence[str]) -> dict[str, int]:
         """Class folders in the order of their labels. V2's are called by number: "10" is class 10, wherever a listing puts it."""
@@ -152,7 +152,7 @@ class ImageNet:
             return {}
         labels: dict[str, int] = {}
         try:
-            with file.open(encoding="utf-8", newline="") as opened:
+            with file.open(encoding="utf-8-sig", newline="") as opened:
                 for row in (reader := csv.DictReader(opened)):
                     image, words = row.get("ImageId"), (row.get("PredictionString") or "").split()
                     if not image or not words:
@@ -173,7 +173,7 @@ class ImageNet:
             )
         wnid = _read_meta(truth.parent / "meta.mat")
         try:
-            named = [wnid[int(word)] for word in truth.read_text(encoding="ascii").split()]
+            named = [wnid[int(word)] for word in files.read_text(truth).split()]
         except (ValueError, KeyError) as error:
             raise UserError(f"{truth}: not a class number of meta.mat on each line ({error}); unpack it again.") from error
         return {FLAT.format(place)[:-5]: _place(ids, name, truth) for place, name in enumerate(named, 1)}

@@ -68,7 +68,7 @@ class LongText:
 
             return "\n\n".join(topics[name] for name in sorted(topics))
         try:
-            return "\n\n".join(regular(file).read_text(encoding="utf-8") for file in sorted(Path(self.root).glob("*.txt")))
+            return "\n\n".join(regular(file).read_text(encoding="utf-8-sig") for file in sorted(Path(self.root).glob("*.txt")))
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"dataset.root={self.root}: {error}; give text files in UTF-8.") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,20 @@ OTHER_SUFFIXES = frozenset(
     }
     | {".orf", ".pcx", ".pfm", ".qoi", ".rw2", ".sgi", ".xbm", ".xpm", ".dcm", ".fit", ".fits", ".ndpi", ".nii", ".svs"}
 )
+# Folders and files that systems put among pictures, in small letters: thumbnails and bins of network drives, Windows and macOS
+SYSTEMS = frozenset(
+    {"@eadir", "@recycle", "@recently-snapshot", "@sharebin", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "lost+found"}
+    | {
+        "system volume information",
+        "__macosx",
+        "network trash folder",
+        "temporary items",
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+    }
+)
+DOTTED = (".trash", ".recycle", ".thumb", ".@__thumb", ".appledouble")  # those that are hidden besides
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")  # of JPEG, PNG, GIF, TIFF
 PAGED = frozenset({".tif", ".tiff", ".webp"})  # formats in which several pictures are one file
 PIXELS = 89_478_485  # of a picture at most: where Pillow begins to warn of decompression bombs; 360 MB as RGB
@@ -85,8 +99,8 @@ def open_image(path: Path) -> Image.Image:
 
 
 def is_hidden(name: str) -> bool:
-    """Files and folders of the system: .DS_Store, ._0001.jpg beside 0001.jpg, the folder that macOS puts into archives."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Files and folders of the system: .DS_Store, ._0001.jpg beside 0001.jpg, what else `SYSTEMS` names."""
+    return name.startswith(".") or name.lower() in SYSTEMS
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -96,13 +110,7 @@ def files_below(folder: Path) -> list[Path]:
     folder that cannot be looked into.
     """
     found: list[Path] = []
-    seen: set[str] = set()
-    for parent, inner, names in os.walk(folder, followlinks=True, onerror=_refuse):
-        if (real := os.path.realpath(parent)) in seen:
-            inner.clear()
-            continue
-        seen.add(real)
-        inner[:] = [name for name in inner if not is_hidden(name)]
+    for parent, _, names in _walked(folder):
         here = [Path(parent, name) for name in names if not is_hidden(name)]
         for path in here:
             if not is_picture(path) and path.is_symlink() and not path.exists():
@@ -111,6 +119,31 @@ def files_below(folder: Path) -> list[Path]:
                 )
         found += here
     return sorted(found)
+
+
+def system_note(folder: Path) -> list[str]:
+    """A note that counts the pictures below ``folder`` in folders of the system, thumbnails and what was deleted, by those
+    folders' names; none where there is none."""
+    left: Counter[str] = Counter()
+    for parent, service, _ in _walked(folder):
+        for name in service:
+            inside = (file for _, _, files in os.walk(Path(parent, name)) for file in files)
+            left[name] += sum(is_picture(Path(file)) and not file.startswith(".") for file in inside)
+    if not (found := +left):
+        return []
+    return [f"{counted(found.total(), 'picture')} left out: in folders of the system ({', '.join(sorted(found))})"]
+
+
+def _walked(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Each folder from ``folder`` on that is not hidden: its path, the names of systems' folders in it, those of files."""
+    seen: set[str] = set()
+    for parent, inner, names in os.walk(folder, followlinks=True, onerror=_refuse):
+        service = [name for name in inner if name.lower() in SYSTEMS or name.lower().startswith(DOTTED)]
+        again = (real := os.path.realpath(parent)) in seen
+        inner[:] = [] if again else [name for name in inner if not is_hidden(name)]
+        if not again:
+            seen.add(real)
+            yield parent, service, names
 
 
 def _refuse(error: OSError) -> None:

@@ -21,7 +21,7 @@ from fna.data import files
 from fna.data.base import Dataset, Segmented, taught
 from fna.data.files import UNREADABLE
 from fna.data.layouts import check_split_name, looks_like, to_learn_from
-from fna.data.pictures import files_below, is_hidden, is_picture, unread_note
+from fna.data.pictures import files_below, is_hidden, is_picture, system_note, unread_note
 from fna.data.places import composed, existing
 from fna.data.variants import Declared, refuse_by_name, refuse_by_values, refuse_colours, refuse_moved_colours
 from fna.errors import UserError
@@ -170,7 +170,7 @@ class LabelMaps:
         beside = [path for path in files_below(Path(folder)) if not path.name.endswith(suffix)]
         of_others = [path for path in beside if is_picture(path) and path.suffix != Path(suffix).suffix]
         notes = [f"{counted(len(of_others), 'picture')} left out: not ending in {suffix}"] if of_others else []
-        return [*notes, *unread_note(beside), *self._without_image()]
+        return [*notes, *unread_note(beside), *system_note(Path(folder)), *self._without_image()]
 
     def _without_image(self) -> list[str]:
         images, labels = (path.format(split=self.split, name="{name}") for path in (self.images, self.labels))
@@ -203,10 +203,7 @@ class LabelMaps:
         file = Path(self.root) / self.listing.format(split=split)
         if not file.is_file():
             raise UserError(f"{self.name}: {file} is missing; it lists the images of split {split}.")
-        try:
-            names = file.read_text(encoding="utf-8").split()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file}: no list of names in UTF-8 ({error}); fetch it again.") from error
+        names = [name for line in files.read_text(file).split("\n") if (name := line.strip())]  # names may hold blanks
         twice = next((name for name, times in Counter(names).items() if times > 1), None)
         if twice is not None:
             raise UserError(f"{file}: {twice} is listed twice; list each image once.")

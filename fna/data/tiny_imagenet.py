@@ -10,7 +10,7 @@ from fna.data.bank import LabelledDataset, part_note
 from fna.data.base import Labelled
 from fna.data.imagefolder import ImageFolder
 from fna.data.layouts import TINY_LABELS
-from fna.data.pictures import files_below, is_picture, unread_note
+from fna.data.pictures import files_below, is_picture, system_note, unread_note
 from fna.errors import UserError
 from fna.values import counted
 
@@ -48,7 +48,7 @@ class TinyImageNet(ImageFolder):
         split = self._split_name(source.parent)
         bare = sum(is_picture(path) and path.name not in wnid for path in files_below(images))
         notes = [f"{counted(bare, 'picture')} left out: {source.name} gives no label"] * bool(bare)
-        notes += [*unread_note(images / name for name in order), *part_note(examples, whole)]
+        notes += [*unread_note(images / name for name in order), *system_note(images), *part_note(examples, whole)]
         digest = files.digest(split, examples, mend="unpack tiny-imagenet-200.zip again")
         return LabelledDataset(self.name, split, self.domain, digest, examples, names, ids, notes)
 
@@ -60,7 +60,7 @@ class TinyImageNet(ImageFolder):
 def _read_labels(source: Path) -> dict[str, str]:
     """File name -> WordNet id. Raises `UserError` for what is no table of them."""
     try:
-        rows = [line.split("\t") for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [line.split("\t") for line in source.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
         pairs = [(row[0], row[1].strip()) for row in rows]
     except (UnicodeDecodeError, IndexError) as error:
         raise UserError(f"{source}: no table of file name and WordNet id ({error}); unpack tiny-imagenet-200.zip again.") from error

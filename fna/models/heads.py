@@ -52,7 +52,7 @@ def timm_labels(config: Mapping[str, Any], count: int) -> Classes:
 def read_classes(path: str) -> tuple[list[str], list[str]]:
     """Ids and names in the lines of a TSV (id, name). Raises `UserError` for one that is unreadable, empty or repeats an id."""
     try:  # tools on Windows begin a file with a mark
-        rows = [line.split("\t") for line in regular(Path(path)).read_text(encoding="utf-8-sig").splitlines() if line]
+        rows = [line.split("\t") for line in regular(Path(path)).read_text(encoding="utf-8-sig").split("\n") if line]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: cannot be read ({error}); give a TSV of class id and name with model.classes=PATH, or null."

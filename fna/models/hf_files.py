@@ -43,7 +43,7 @@ def folder_of(checkpoint: str | Path | None) -> Path | None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises `UserError` for a file that is not there or holds something else."""
     try:
-        found = json.loads(regular(path).read_text(encoding="utf-8"))
+        found = json.loads(regular(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise UserError(f"{path}: cannot be read as JSON ({reason}); give a folder that save_pretrained made.") from error

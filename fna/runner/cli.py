@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import fna
+from fna.commands import check_here
 from fna.configs import CONF, program, search_path
 from fna.errors import UserError, not_installed
 from fna.records import NO_ROOM
@@ -26,6 +27,7 @@ from fna.runner.files import held
 from fna.runner.help import help_text
 from fna.runner.refusals import REFUSALS, one_line
 from fna.runner.sweep import Stopped, whole_or_told
+from fna.runner.typed import as_typed, of_roots
 from fna.runner.words import check_words
 from fna.schema import register
 from fna.streams import never_fail
@@ -47,6 +49,7 @@ def main() -> None:
         if "--version" in sys.argv[1:]:
             print(f"fna {fna.__version__}, hydra {hydra.__version__}")
             return
+        check_here()
         sys.argv[1:] = checked(sys.argv[1:])
         with whole_or_told():
             _job()
@@ -61,6 +64,8 @@ def main() -> None:
             fail(line(mendable(error)))
         if _raised:  # out of a job, where it may be of reading or of the network as well
             fail(str(error) or type(error).__name__)
+        if error.filename is None:
+            fail(f"{error.strerror or error}; neither a file nor a folder was named with it, look at those of the command.")
         fail(f"{error.filename}: cannot write there ({error.strerror}); choose another folder.")
     except ModuleNotFoundError as error:
         if str(error.name).startswith("fna"):  # a bug, not a package that was left out
@@ -86,8 +91,10 @@ def checked(argv: Sequence[str]) -> list[str]:
     for word in overrides:
         flags.remove(word)
     extra = [Path(known.config_dir).resolve()] if known.config_dir else []
+    overrides = of_roots(overrides)
     if not (known.config_name or known.config_path):
         check_words(overrides, sweep=known.multirun, extra=extra)
+        overrides = as_typed(overrides, extra)
     folders = [f"file://{folder.resolve()}" for folder in search_path() if folder != CONF]
     path = [f"hydra.searchpath=[{','.join(QuotedString(name, Quote.single).with_quotes() for name in folders)}]"] if folders else []
     return [*flags, *overrides, *path]

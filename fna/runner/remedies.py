@@ -32,8 +32,9 @@ def kind_of(key: str, options: Options, known: Known, extra: Sequence[Path] = ()
     if key in ACCEPTED:
         return ACCEPTED[key]
     group, _, path = key.partition(".")
-    for name in options.get(group, ()):
-        target = raw_values(group, name, extra).get("_target_")
+    raw = [raw_values(group, name, extra) for name in options.get(group, ())]
+    raw += [raw_values(group, name, extra) for one in raw for name in dict(one.get("by_domain") or {}).values()]
+    for target in (one.get("_target_") for one in raw):
         if isinstance(target, str):
             return kinds(target).get(path, Any)
     return Any

@@ -93,6 +93,7 @@ def _compose(words: Sequence[str], own: Sequence[str]) -> tuple[DictConfig, dict
 
     from fna.options import UNUSED
     from fna.runner.refusals import REFUSALS, one_line
+    from fna.runner.typed import as_typed
     from fna.runner.words import check_words
 
     said = {_key(word) for word in own}
@@ -101,7 +102,7 @@ def _compose(words: Sequence[str], own: Sequence[str]) -> tuple[DictConfig, dict
     ours = [word for word in kept if not word.startswith("hydra.") and _key(word) not in UNUSED]  # those may serve the others
     check_words([*ours, *own])
     try:
-        whole = compose("config", [*kept, *own], return_hydra_config=True)
+        whole = compose("config", as_typed([*kept, *own]), return_hydra_config=True)
     except REFUSALS as error:
         raise UserError(f"versus: {' '.join(own)}: {one_line(error)}") from error
     names = {group: str(choice) for group, choice in whole.hydra.runtime.choices.items() if "/" not in group}

@@ -137,13 +137,14 @@ def _check_option(override: Override, known: Known) -> None:
     if isinstance(override._value, Glob) and not globbed(override._value, known[group]):
         raise UserError(f"{override.input_line}: matches none of {', '.join(known[group])}.")
     for name in values(override):
-        if not isinstance(name, str) and shown(name) in known[group]:
-            file = known[group][shown(name)]
+        typed = override.input_line.partition("=")[2] if override.input_line and not override.is_sweep_override() else shown(name)
+        if not isinstance(name, str) and typed in known[group]:
+            file = known[group][typed]
             raise UserError(
                 f"{override.input_line}: Hydra reads no name there but a value; rename {file}, {group}_{file.name} for one."
             )
         if not isinstance(name, str) or name not in known[group]:
-            raise none_such(group, shown(name), known[group])
+            raise none_such(group, name if isinstance(name, str) else typed, known[group])
 
 
 def _check_plus(override: Override, options: Options, extra: Sequence[Path]) -> None:

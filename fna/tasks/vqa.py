@@ -167,7 +167,7 @@ class VisualQuestions:
 def _difficulty(file: Path) -> dict[str, tuple[bool, str]]:
     """Whether each question was answered rightly (at least one half) by the last variant of a file of predictions, and its text."""
     try:
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
         last = [line for line in lines if line["variant"] == lines[-1]["variant"]]
         return {str(line["key"]): (float(line["right"]) >= 0.5, str(line["question"])) for line in last}
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -254,7 +254,7 @@ def test_a_listing_that_is_no_utf8_or_names_an_image_twice_is_refused_at_load(tm
     listing = tmp_path / "ImageSets/Segmentation/val.txt"
     listing.parent.mkdir(parents=True)
     listing.write_bytes(b"caf\xe9\n")
-    with pytest.raises(UserError, match=r"val\.txt: no list of names in UTF-8"):
+    with pytest.raises(UserError, match=r"val\.txt: cannot be read as text in UTF-8"):
         source("pascal_voc", tmp_path).load(None)
     listing.write_text("a\na\n")
     with pytest.raises(UserError, match=r"val\.txt: a is listed twice; list each image once"):
