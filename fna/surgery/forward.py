@@ -90,6 +90,7 @@ class Forward:
         self.reduced = False  # whether a reducer looks at the calls
         self.called: set[int] = set()
         self.warned = False
+        self.unsourced = ""  # the reducer that took tokens away and did not say where they went
         self._thread = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:

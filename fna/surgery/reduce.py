@@ -26,6 +26,11 @@ from fna.surgery.forward import Call
 from fna.surgery.spec import BlockSpec
 from fna.surgery.swap import Swap
 
+RENEWED = (
+    "return new Tokens with the next version, and the source and sizes of what is left, as fna.reduce.joining.renewed makes them "
+    "(docs/reducers.md)"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Place:
@@ -112,13 +117,10 @@ def reduced(reducer: Reducer, x: Tensor, place: Place) -> tuple[Tensor, Tokens]:
         return out
     x, tokens = out
     told = before if tokens.version == place.tokens.version else _told(tokens, x.shape[1])
-    unsourced = x.shape[1] != before and (tokens.source is None or tokens.source is place.tokens.source)
-    if told != x.shape[1] or unsourced:
-        said = f"its Tokens say {told}" if told != x.shape[1] else "its Tokens have no new source"
+    if told != x.shape[1]:
         raise Unsupported(
-            f"{name} (block {place.layer}): {before} tokens went in and {x.shape[1]} came out, but {said}; return new Tokens with "
-            "the next version, and the source and sizes of what is left, as fna.reduce.joining.renewed makes them "
-            "(docs/reducers.md)."
+            f"{name} (block {place.layer}): {before} tokens went in and {x.shape[1]} came out, but its Tokens say {told}; "
+            f"{RENEWED}."
         )
     return out
 
@@ -162,6 +164,8 @@ class Reduced:
             place = Place(self.layer, run.depth, run.layout(frame, x.shape[1]), frame.memo, frame.call)
             frame.call = None
             x, frame.tokens = reduced(self.reducer, x, place)
+            if frame.tokens.version and frame.tokens.source is None:
+                run.unsourced = _called(self.reducer)
         x = self.spec.feed(self.block, x)
         if self.layer < run.depth - 1:
             return x

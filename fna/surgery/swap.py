@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fna.errors import UserError
-from fna.ops.contract import Attention, Clock, Memo, Tokens, no_clock
+from fna.ops.contract import Attention, Clock, Memo, Tokens, Unsupported, no_clock
 from fna.ops.spread import spread
 from fna.surgery.blocks import Tower, find_tower, run_blocks
 from fna.surgery.forward import Forward, Frame
@@ -66,7 +66,13 @@ class Swap:
         """``x`` ``[B, N, D]``, what enters or leaves a block of the running pass, over the tokens that the image has at first.
 
         As it is where nothing was merged, dropped or made smaller, and outside a pass: what the last block gives is whole already.
+        Raises `Unsupported` where a reducer did not say into which tokens the others went.
         """
+        if name := self._run.unsourced:
+            raise Unsupported(
+                f"{name}: each token is asked for, and its Tokens do not say into which one each went; give them their source, as "
+                "fna.reduce.joining.renewed does (docs/reducers.md)."
+            )
         return spread(x, self.tokens(x.shape[1]))
 
     def tokens(self, count: int) -> Tokens | None:
