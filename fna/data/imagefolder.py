@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from fna.data import files
 from fna.data.bank import LabelledDataset, cut, part_note
@@ -14,7 +14,7 @@ from fna.data.layouts import BY_CLASS, TINY_LABELS, looks_like, split_folder
 from fna.data.pictures import files_below, is_hidden, is_picture, system_note, unread_note
 from fna.data.places import by_name
 from fna.errors import UserError
-from fna.values import Count, Domain, counted
+from fna.values import Count, Domain, Says, counted
 
 AUTO, NO_SPLIT = "auto", "none"
 OF_A_WHOLE = frozenset(
@@ -28,6 +28,9 @@ BESIDE = frozenset(
     {"data", "dataset", "folder", "dir", "files", "pictures", "pics", "photos", "crops", "samples", "raw", "new", "a", "b"}
 )
 PARTS = frozenset({"images", "image", "img", "imgs", "labels", "masks", "annotations", "ann"})  # of data with another layout
+ClassList = Annotated[
+    str | None, Says("a TSV file: in each line a class's folder, a tab, its name (n01443537<TAB>goldfish); or null")
+]
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class ImageFolder:
 
     root: str
     split: str | None = AUTO
-    classes: str | None = None
+    classes: ClassList = None
     domain: Domain = "photographs"
     name: str = "imagefolder"
     train: str | None = None

@@ -58,8 +58,9 @@ class _Drawn:
             raise UserError(f"{root}: scenes cannot be kept there ({error}); give a folder with FNA_CACHE=PATH.") from error
 
     def _refuse_pictures(self, root: Path) -> None:
-        """Raise `UserError` where pictures lie in ``root`` or one folder below: somebody's own, beside which no scene is drawn."""
-        picture = next((path for pattern in ("*", "*/*") for path in root.glob(pattern) if is_picture(path)), None)
+        """Raise `UserError` where pictures lie in ``root`` (SPLIT/CLASS/PICTURE at most): somebody's own, where none is drawn."""
+        found = (path for pattern in ("*", "*/*", "*/*/*") for path in root.glob(pattern) if is_picture(path))
+        picture = next((path for path in found if not (path.parents[1] / "annotations").is_dir()), None)  # scenes have these beside
         if self.root and picture:
             raise UserError(
                 f"dataset.root={self.root}: holds pictures ({picture.name}), and dataset={self.name} draws its own and reads none; "

@@ -189,7 +189,9 @@ class Expected:
                 f"{shares[0].source}): write 91.6, not 0.916"
             )
         said += [f"{missed} of ours lie further from these than the tolerance"] if missed else []
-        what = f": none has {next(iter(unknown))}" if unknown else ""
+        named = ", ".join(dict.fromkeys(key for result in self.results for key in result.get("metrics") or {}))
+        what = f": none has {', '.join(unknown)}" if unknown else ""
+        what += f" (metrics here: {named})" if named and any(figure.metric in unknown for figure in lost) else ""
         said += [f"{elsewhere} expected figures are of another model or data set and stand apart"] if elsewhere else []
         return said + ([f"{len(lost)} of {len(self.figures)} expected figures match no result{what}"] if lost else [])
 

@@ -18,13 +18,17 @@ import numpy as np
 import pytest
 import timm
 import torch
+from omegaconf import OmegaConf
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fna
+from fna.configs import instantiate
 from fna.errors import UserError
 from fna.models.open_clip import OpenClipModel
 from fna.models.timm import TimmModel
+from fna.options import load_option
 from fna.runner import loaded
 from fna.runner.failures import mendable
 from fna.versions import settings
@@ -258,3 +262,20 @@ def test_a_name_of_another_library_is_told_what_it_is_here(name: str, said: str)
     with pytest.raises(UserError) as refused:
         OpenClipModel(name, random=True).check()
     assert said in str(refused.value)
+
+
+# Second newcomer: pictures two folders below, class names in the place of a file
+
+
+def test_no_scene_is_drawn_where_pictures_of_ones_own_lie_in_class_folders_of_a_split(tmp_path: Path) -> None:
+    picture = tmp_path / "train" / "cat" / "a.png"
+    picture.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(picture)
+    with pytest.raises(UserError, match=r"holds pictures \(a.png\), and dataset=\w+ draws its own"):
+        instantiate(OmegaConf.merge(load_option("dataset", "shapes"), {"root": str(tmp_path), "count": 2})).load(2)
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]
+
+
+def test_class_names_in_the_place_of_a_file_are_told_what_the_file_holds() -> None:
+    with pytest.raises(UserError, match="give a TSV file: in each line a class's folder, a tab, its name"):
+        instantiate(OmegaConf.merge(load_option("dataset", "imagefolder"), {"root": "x", "classes": ["cat", "dog"]}))
