@@ -87,3 +87,9 @@ def test_the_same_row_twice_is_one_line(tmp_path: Path) -> None:
     for place in range(2):
         write_run(tmp_path / str(place), result(hash="row", recipe="one"))
     assert len(lines(tmp_path)) == 1
+
+
+def test_one_row_beside_other_figures_of_others_is_not_told_as_changed(tmp_path: Path) -> None:
+    for place in range(2):
+        write_run(tmp_path / str(place), result(hash="row", recipe="one", expected=f"{place}.csv"))
+    assert "only their run" not in printed(load(tmp_path))
