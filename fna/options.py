@@ -115,8 +115,20 @@ NETWORKS = {
 }
 
 
+# What is typed for an option that is called otherwise here, and what to write.
+MEANT = {
+    ("attn", "full"): "full attention always runs beside; attn=exact is exact attention through fna's seam; ",
+    ("dataset", "coco"): "captions of one's own or of COCO are dataset=coco_captions; ",
+    ("model", "dino"): "model=dinov2 takes DINO's and DINOv2's networks by model.name; ",
+}
+
+
 def _network(group: str, name: str) -> str:
-    """How a network is chosen by the name that timm, open_clip or Hugging Face have for it; "" where this is none."""
+    """What an option is called that somebody means by another word, or how a network is chosen by its name elsewhere; else ""."""
+    if said := MEANT.get((group, name)):
+        return said
+    if group == "dataset" and ("/" in name or Path(name).is_dir()):
+        return f"a folder of your own is dataset=images dataset.root={name} (dataset=imagefolder, if each class has one); "
     options = [option for looks, option in NETWORKS.items() if group == "model" and re.fullmatch(looks, name)]
     return f"a network by its name is model={options[0]} model.name={name}; " if options else ""
 

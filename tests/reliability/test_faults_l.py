@@ -279,3 +279,18 @@ def test_no_scene_is_drawn_where_pictures_of_ones_own_lie_in_class_folders_of_a_
 def test_class_names_in_the_place_of_a_file_are_told_what_the_file_holds() -> None:
     with pytest.raises(UserError, match="give a TSV file: in each line a class's folder, a tab, its name"):
         instantiate(OmegaConf.merge(load_option("dataset", "imagefolder"), {"root": "x", "classes": ["cat", "dog"]}))
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "said"),
+    [
+        ("attn", "full", "full attention always runs beside; attn=exact"),
+        ("dataset", "coco", "dataset=coco_captions"),
+        ("dataset", "./photos", "dataset=images dataset.root=./photos"),
+        ("model", "dino", "model=dinov2 takes"),
+    ],
+)
+def test_a_word_that_means_another_option_is_told_which(group: str, name: str, said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        load_option(group, name)
+    assert said in str(refused.value)
