@@ -5,7 +5,8 @@ Axes, everywhere in this folder: ``B`` batch, ``H`` heads, ``N`` tokens, ``M`` l
 An attention is ``op(q, k, v, site) -> out`` with q ``[B, H, Nq, d]``, k and v ``[B, H, Nk, d]``, out ``[B, H, Nq, d]`` in q's
 dtype. It must honour every field that the site sets, or refuse it by name (`refuse`); it keeps no tensors on itself: what has
 to outlive one layer goes into ``site.memo``, which lives for one forward pass. An op that says ``grouped`` (a ClassVar, True) is
-handed k and v with the fewer heads of a grouped model; for the others they are repeated. A batch of 0 gives one of 0.
+handed k and v with the fewer heads of a grouped model; for the others they are repeated. A batch of 0 gives one of 0. An op may
+have ``absorbed(x, around, site) -> out or None`` besides: the same from the tokens before their projections (`Projections`).
 """
 
 from __future__ import annotations
@@ -86,6 +87,24 @@ class Site:
     clock: Clock = no_clock
 
 
+@dataclass(frozen=True, eq=False)
+class Projections:
+    """The linear layers round an attention. ``inner`` ``[3 H d, D]`` makes q, k and v, one after the other, of all heads; ``outer``
+    ``[D, H d]`` takes what all heads answer. Biases ``[3 H d]`` and ``[D]``, or None.
+    """
+
+    heads: int
+    inner: Tensor
+    inner_bias: Tensor | None
+    outer: Tensor
+    outer_bias: Tensor | None
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All four."""
+        return self.inner, self.inner_bias, self.outer, self.outer_bias
+
+
 @runtime_checkable
 class Attention(Protocol):
     """One call for every method. Implementations are frozen dataclasses whose fields are their YAML keys."""
@@ -100,6 +119,11 @@ def whole(size: int) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # that the count is fixed is meant
         return int(size)
+
+
+def recorded() -> bool:
+    """Whether this call is being written down, by torch.compile, torch.export or torch.jit.trace."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def not_traced(what: str) -> None:
@@ -150,7 +174,7 @@ def called(op: Attention, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor
     `torch.inference_mode` torch does not count changes: there the first call of somebody's own op in a block, and on each shape of
     q, is held against copies.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # which follow neither counters nor notes
+    if recorded():  # and nobody follows neither counters nor notes
         return returned(op, op(q, k, v, site), q, v)
     before, copies = _changes(q, k, v), _copies(op, q, k, v, site)
     try:
@@ -213,7 +237,7 @@ def returned(op: object, out: object, q: Tensor, v: Tensor) -> Tensor:
     """
     if not isinstance(out, Tensor):
         raise Unsupported(f"{type(op).__name__} returned {type(out).__name__}, no tensor; return one of the shape of the queries.")
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # where to ask for a shape is to hold it fast
+    if recorded():  # where to ask for a shape is to hold it fast
         return out
     if out.shape != (*q.shape[:-1], v.shape[-1]):
         raise Unsupported(f"{type(op).__name__} returned shape {tuple(out.shape)} for queries of shape {tuple(q.shape)}.")

@@ -55,14 +55,25 @@ def draw(
         raise Unsupported("torch.onnx.export(..., dynamo=False) cannot write landmarks down: leave dynamo at True.")
     tokens = whole(k.shape[-2])
     count = count_landmarks(landmarks, tokens)
-    key = ("landmarks", sampler, site.tokens.version, tokens, count)
-    layer, found, images = site.memo.get(key, (site.layer, None, 0))
-    if found is None or images != k.shape[0] or (resample_every and site.layer - layer >= resample_every):
+    found = drawn_before(sampler, k.shape[0], tokens, site, count, resample_every)
+    if found is None:
         with site.clock("sampling"):
             keep, drop = _kept(site, k), None if site.keys is None else ~site.keys
             found = sampler(q, k, v, site, count, keep, drop)
-        site.memo[key] = (site.layer, found, k.shape[0])
+        site.memo[_key(sampler, tokens, site, count)] = (site.layer, found, k.shape[0])
     return found
+
+
+def drawn_before(
+    sampler: Callable[..., Drawn], images: int, tokens: int, site: Site, count: int, resample_every: int
+) -> Drawn | None:
+    """What an earlier block of this pass drew for as many images and tokens, where it serves here too; else None."""
+    layer, found, of = site.memo.get(_key(sampler, tokens, site, count), (site.layer, None, 0))
+    return None if of != images or (resample_every and site.layer - layer >= resample_every) else found
+
+
+def _key(sampler: Callable[..., Drawn], tokens: int, site: Site, count: int) -> tuple[object, ...]:
+    return ("landmarks", sampler, site.tokens.version, tokens, count)
 
 
 def _kept(site: Site, k: Tensor) -> Tensor | None:

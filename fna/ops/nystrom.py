@@ -18,9 +18,21 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
+from fna.ops.absorbed import absorbed_nystrom, absorbs
 from fna.ops.bias import PairBias, Seen, seen_at
-from fna.ops.contract import BadInput, Clock, Site, Unsupported, no_clock, pair_bias, refuse, same_tokens, whole
-from fna.ops.drawing import check_landmarks, check_sampler, draw
+from fna.ops.contract import (
+    BadInput,
+    Clock,
+    Projections,
+    Site,
+    Unsupported,
+    no_clock,
+    pair_bias,
+    refuse,
+    same_tokens,
+    whole,
+)
+from fna.ops.drawing import check_landmarks, check_sampler, count_landmarks, draw, drawn_before
 from fna.ops.inverse import METHODS, Inverse, apply_inverse, cheapest, full_precision
 from fna.ops.kernels import differentiated, gpu
 from fna.ops.kernels.cpu_nystrom import nystrom
@@ -67,6 +79,21 @@ class FastNystrom:
             q, k, v, drawn.index, scale=site.scale, valid=drawn.valid, keys=site.keys, key_bias=site.key_bias, relative=relative,
             inverse=self.inverse, steps=self.steps, ridge=self.ridge, clock=site.clock,
         )  # fmt: skip
+
+    def absorbed(self, x: Tensor, around: Projections, site: Site) -> Tensor | None:
+        """Tokens ``x`` ``[B, N, D]`` before their projections to what leaves the block's attention, where an earlier block has
+        drawn the landmarks and it pays (`fna.ops.absorbed`); else None.
+        """
+        if self.landmarks >= x.shape[1] or self.inverse == "exact":
+            return None
+        count = count_landmarks(self.landmarks, x.shape[1])
+        drawn = drawn_before(self.sampler, x.shape[0], x.shape[1], site, count, self.resample_every)
+        if drawn is None or drawn.valid is not None or not absorbs(x, count, around):
+            return None
+        check_steps(x, self.inverse, self.steps)
+        steps, ridge = _steps(self.inverse, self.steps, self.ridge, count)
+        with site.clock("attention and its projections"):
+            return absorbed_nystrom(x, drawn.index, around, scale=site.scale, steps=steps, ridge=ridge)
 
 
 def check_inverse(op: Any) -> None:
@@ -197,9 +224,15 @@ def _fused(
     ridge: float,
 ) -> Tensor:  # fmt: skip
     """The three factors by one kernel, to rounding what the pieces give; landmarks: rows ``index`` of the sources."""
+    steps, ridge = _steps(inverse, steps, ridge, whole(index.shape[1]))
+    return nystrom(q, k, v, q_source, k_source, index, scale, steps, ridge)
+
+
+def _steps(inverse: str, steps: int, ridge: float, marks: int) -> tuple[int, float]:
+    """An inverse as our kernels take it: how many of Newton's steps, none for the ridge, and the ridge."""
     if inverse == "auto":
-        inverse, steps, ridge = cheapest(whole(index.shape[1]))
-    return nystrom(q, k, v, q_source, k_source, index, scale, steps if inverse == "newton" else 0, ridge)
+        inverse, steps, ridge = cheapest(marks)
+    return (steps if inverse == "newton" else 0), ridge
 
 
 def _values(block: Tensor, summary: Tensor, prior: Tensor | None, inverse: str, steps: int, ridge: float) -> Tensor:

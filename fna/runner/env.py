@@ -99,6 +99,7 @@ def environment(device: str) -> dict[str, Any]:
     """Versions, threads and hardware, for ``result.json``."""
     import torch
 
+    from fna.ops import absorbed
     from fna.ops.kernels import cpu, paths
 
     versions = {}
@@ -117,5 +118,6 @@ def environment(device: str) -> dict[str, Any]:
         "cpu_kernels": cpu.built(),
         "cpu_ways": dict(paths.taken),
         "cpu_path": paths.pinned(),
+        "cpu_absorbed": sorted(absorbed.taken),
         "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
     }

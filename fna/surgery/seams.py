@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from fna.errors import UserError
 from fna.ops.bias import PairBias
-from fna.ops.contract import Attention, Site, Tokens, called, no_clock, whole
-from fna.surgery.forward import Call, Forward
+from fna.ops.contract import Attention, Projections, Site, Tokens, called, no_clock, recorded, whole
+from fna.surgery.forward import Call, Forward, Frame
+from fna.surgery.projections import multihead_projections, timm_projections
 
 
 class Port:
@@ -57,22 +58,32 @@ class Port:
             hidden = None  # these are windows, the stream is not
         if tokens.bias is not None:
             fields["key_bias"] = tokens.bias if fields.get("key_bias") is None else tokens.bias + fields["key_bias"]
-        site = Site(
-            scale=scale,
-            layer=self.layer,
-            depth=self.run.depth,
-            tokens=tokens,
-            hidden=hidden,
-            memo=frame.memo,
-            clock=no_clock if frame.aside else self.run.clock,  # a look-ahead is timed as a whole
-            **fields,
-        )
+        site = self._site(frame, tokens, scale=scale, hidden=hidden, **fields)
         if not getattr(self.op, "grouped", False):
             k, v = expand_heads(k, v, q.shape[1])
         # Under autocast a norm may leave q and k in float32 beside a half-precision v; stock attention then casts them too.
         q, k = q.to(v.dtype), k.to(v.dtype)
         frame.call = Call(q, k, site) if self.run.reduced and not frame.aside else None
         return called(self.op, q, k, v, site)
+
+    def absorb(self, x: Tensor, around: Projections | None, scale: float) -> Tensor | None:
+        """What the attention and the layers ``around`` it make of ``x`` ``[B, N, D]``, ``[B, N, D]``, in one: where the op can do
+        so here and nobody looks at q and k; else None, and nothing has happened.
+        """
+        take = getattr(self.op, "absorbed", None)
+        frame = self.run.frame
+        if take is None or around is None or (self.run.reduced and not frame.aside) or recorded():
+            return None
+        tokens = self.run.layout(frame, x.shape[1])
+        out = take(x, around, self._site(frame, tokens, scale=scale)) if tokens.bias is None else None
+        if out is not None:
+            frame.seen = True
+            self.run.called.add(self.layer)
+        return out
+
+    def _site(self, frame: Frame, tokens: Tokens, **fields: Any) -> Site:
+        clock = no_clock if frame.aside else self.run.clock  # a look-ahead is timed as a whole
+        return Site(layer=self.layer, depth=self.run.depth, tokens=tokens, memo=frame.memo, clock=clock, **fields)
 
     def _check(self, tokens: Tokens, count: int, dense: Tensor | PairBias | None) -> None:
         """Raise `UserError` for fewer tokens than prefix tokens, and for relative positions of other tokens than these."""
@@ -114,6 +125,9 @@ class TimmSeam(Seam):
         By keyword only: the classes differ in the order of these arguments, and their blocks always name them.
         """
         m = self.module
+        plain = rope is None and attn_mask is None and not is_causal
+        if plain and (out := self.absorb(x, timm_projections(m), m.scale)) is not None:
+            return m.proj_drop(out)
         q, k, v = project(m, x)
         q, k = m.q_norm(q), m.k_norm(k)
         if rope is not None:
@@ -180,6 +194,10 @@ class MultiheadSeam(Seam):
         if need_weights or query is not key or key is not value:
             raise UserError(f"block {self.layer} asks for attention weights or cross-attention, which fna does not give.")
         x = query if m.batch_first else query.transpose(0, 1)
+        if key_padding_mask is None and attn_mask is None and not is_causal:
+            out = self.absorb(x, multihead_projections(m), m.head_dim**-0.5)
+            if out is not None:
+                return (out if m.batch_first else out.transpose(0, 1)), None
         q, k, v = (split_heads(part, m.num_heads) for part in F.linear(x, m.in_proj_weight, m.in_proj_bias).chunk(3, dim=-1))
         masks = mask_fields(attn_mask, q, true_is_seen=False)
         if key_padding_mask is not None:

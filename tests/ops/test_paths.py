@@ -89,7 +89,7 @@ def test_the_way_can_be_pinned(way: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_pin_that_is_no_way_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FNA_CPU_PATH", "fastest")
-    with pytest.raises(UserError, match="FNA_CPU_PATH=fastest: choose one of kernels, fused, products") as refusal:
+    with pytest.raises(UserError, match="FNA_CPU_PATH=fastest: choose one of kernels, fused, products, absorbed") as refusal:
         short.few_keys(drawn(200), drawn(9), drawn(9), 0.25, None)
     assert "\n" not in str(refusal.value)
 

@@ -3,7 +3,8 @@
 All ways give the same numbers to rounding. Each is timed once for a piece, a dtype and a class of shapes, on first use, on random
 numbers laid out as models do (half a second at most); what was found is kept in the cache folder under the processor's name, its
 threads and torch's version. Ours goes unless another way is plainly faster. ``FNA_CPU_PATH=kernels``, ``fused`` or ``products``
-pins the way instead.
+pins the way instead; ``absorbed``: our kernels, and the layers round the attention absorbed wherever they can be
+(`fna.ops.absorbed`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from fna.ops.kernels import build
 from fna.records import read_record, write_record
 
 Way = Literal["kernels", "fused", "products"]
-WAYS = get_args(Way)
+Pin = Literal[Way, "absorbed"]
+WAYS = get_args(Pin)
 PLAINLY = (
     0.67  # of the kernels' time, at most, for another way to be taken: fresh caches flatter those that leave weights in memory
 )
@@ -65,7 +67,7 @@ def way(piece: str, many: Tensor, few: Tensor, ways: Mapping[Way, Short]) -> Way
     forced = pinned()
     first = next(iter(ways))
     if forced is not None:
-        return forced if forced in ways else first
+        return next((one for one in ways if one == forced), first)
     if many.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing() or len(ways) < 2:
         return first
     if many.shape[2] * few.shape[2] * many.shape[3] < LEAST:
@@ -83,7 +85,7 @@ def _above(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def pinned() -> Way | None:
+def pinned() -> Pin | None:
     """The way that FNA_CPU_PATH names; None where it is not set. Raises `UserError` for one that there is not."""
     said = os.environ.get("FNA_CPU_PATH", "")
     if said and said not in WAYS:

@@ -14,12 +14,12 @@ from torch import Tensor
 from fna.models.base import Model
 from fna.models.open_clip import OpenClipModel
 from fna.models.timm import TimmModel
+from fna.ops.absorbed import apart
 from fna.ops.contract import Attention, Site
 from fna.ops.exact import Exact
 from fna.ops.kernels import cpu
 from fna.runner.flops import Forward
 from fna.runner.memory import peak_bytes
-from fna.runner.speed.floors import Machine, Shape, stage_work
 from fna.runner.speed.ops import Progress, Row, attentions, timing
 from fna.runner.speed.yardstick import Yardstick
 from fna.runner.turns import Clocked, in_turns, share_inside, share_of_saving, stages
@@ -98,7 +98,8 @@ def measure_model(
             ours, theirs = _clocked(model, ops["fna"], chosen), _clocked(model, Exact(), chosen)
             turns = max(2, rounds // 3)
             row["sampling_share"] = stages(forward, ours, images, turns).get("sampling", 0.0)
-            inside = share_inside(forward, ours, theirs, images, turns)
+            with apart():  # projections are no part of what exact attention's clocks count
+                inside = share_inside(forward, ours, theirs, images, turns)
             row |= {"inside": inside["median"], "inside_low": inside["ci"][0], "inside_high": inside["ci"][1]}
         if rivals:
             with contexts[name](), torch.inference_mode():
@@ -117,20 +118,6 @@ def measure_times(case: ModelCase, model: Model, rounds: int, options: Mapping[s
     baseline = min((seconds["full"], seconds["exact"]), key=lambda values: float(np.median(values)))
     about = {"kind": "times exact", **_columns(case, model)}
     return [{**about, "method": name, **timing(values, baseline)} for name, values in seconds.items()]
-
-
-def passes_floor(case: ModelCase, model: Model, machine: Machine) -> float:
-    """Least milliseconds of FNA's two passes over the tokens, all blocks of a forward pass together; the rest of it costs more."""
-    floors: list[float] = []
-
-    def note(q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
-        work = stage_work(Shape(q.shape[0], q.shape[1], q.shape[2], q.shape[3], case.landmarks))
-        floors.extend(machine.floor(*work[stage]) for stage in ("landmarks over tokens", "tokens over landmarks"))
-        return v
-
-    with _swapped(model, note, parse_layers(case.layers, model.depth))(), torch.inference_mode():
-        _forward(model)(case.images(model))
-    return 1e3 * sum(floors)
 
 
 def _forward(model: Model) -> Forward:
