@@ -76,7 +76,8 @@ def weigh(scores: Tensor, shifts: Tensor) -> Tensor:
         scores=_address(scores), shifts=_address(shifts), mass=_address(mass), batches=batch, heads=heads, tokens=scores.shape[1],
         marks=marks,
     )  # fmt: skip
-    _loaded().fna_absorbed_weights(ctypes.byref(problem), Long(torch.get_num_threads()))
+    scratch = _scratch(scores, _loaded().fna_absorbed_sums(ctypes.byref(problem)))
+    _loaded().fna_absorbed_weights(ctypes.byref(problem), _address(scratch), Long(torch.get_num_threads()))
     return mass
 
 

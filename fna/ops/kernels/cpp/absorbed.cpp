@@ -17,7 +17,7 @@ struct Absorbed {
     float *maps;                       // [batches, 2, heads, marks, depth]: what gives tokens' logits as keys, and as queries
     float *shifts;                     // [batches, heads, marks]: what is added to the latter
     float *blocks;                     // [batches, heads, marks, marks]
-    float *scores;                     // [batches, tokens, 2, heads, marks]: x times the maps, then weights
+    float *scores;                     // [batches, tokens, 2, heads, marks]: x times the maps, as keys and as queries, then weights
     float *mass;                       // [batches, heads, marks]: what the first half of them sums up to over the tokens
     const float *seen;                 // [batches, depth, heads, marks]: tokens by the first half
     float *values;                     // [batches, depth, heads, marks]: what the landmarks stand for
@@ -30,10 +30,13 @@ struct Absorbed {
     const float *bias(long which, long h) const { return inner_bias ? inner_bias + (which * heads + h) * width : nullptr; }
     float *map(long b, long which, long h) const { return maps + ((b * 2 + which) * heads + h) * marks * depth; }
     long turned() const { return batches * depth * marks; }
+    long row() const { return heads * marks; }
+    float *scores_of(long b, long t) const { return scores + (b * tokens + t) * 2 * row(); }
 };
 
-constexpr long COLUMN = 4 * LANES;  // landmarks as queries, of all heads in a row, whose weights one thread makes at a time
-constexpr long TOKENS = 64;         // tokens, or numbers of a token, that one thread takes at a time
+constexpr long TOKENS = 64;  // tokens, or numbers of a token, that one thread takes at a time
+
+long parts(const Absorbed &a) { return (a.tokens + TOKENS - 1) / TOKENS; }
 
 // The landmark tokens of an image as a matrix [depth, marks], for some rows of it.
 void turn(const Absorbed &a, long b, long start, long stop, float *to) {
@@ -78,35 +81,38 @@ void landmarks_of(const Absorbed &a, long b, long h, const float *turned, float 
 
 // Logits of some tokens as queries to weights: a softmax over the landmarks of each head.
 void weigh_queries(const Absorbed &a, long b, long start, long stop) {
-    const long row = a.heads * a.marks;
+    const long row = a.row();
     Problem over = {};
     over.keys = a.marks;
     over.pairs = {a.shifts, row, 0, a.marks, 0};  // a head's is a row's
     for (long t = start; t < stop; t++)
         for (long h = 0; h < a.heads; h += QUERIES)
-            softmax(over, b, 0, h, smaller(a.heads - h, QUERIES), a.marks, a.scores + ((b * a.tokens + t) * 2 + 1) * row + h * a.marks);
+            softmax(over, b, 0, h, smaller(a.heads - h, QUERIES), a.marks, a.scores_of(b, t) + row + h * a.marks);
 }
 
-// Logits of all tokens as keys to weights that are yet to be divided by their sum, for C vectors of landmarks of any heads.
-template <long C>
-void weigh_keys(const Absorbed &a, long b, long column) {
-    const long row = 2 * a.heads * a.marks;
-    float *scores = a.scores + b * a.tokens * row + column;
-    vec top[C], sum[C];
-    for (long j = 0; j < C; j++) top[j] = fill(NEVER), sum[j] = vec{};
-    for (long t = 0; t < a.tokens; t++)
-        for (long j = 0; j < C; j++) top[j] = larger(load(scores + t * row + j * LANES), top[j]);
-    for (long t = 0; t < a.tokens; t++)
-        for (long j = 0; j < C; j++) {
-            const vec weight = exponential(load(scores + t * row + j * LANES) - top[j]);
-            store(scores + t * row + j * LANES, weight), sum[j] += weight;
+// The highest logit of some tokens as keys, of each landmark. Row by row, as they lie: a few columns of many rows, some kilobytes
+// apart, would want the same few places of the cache.
+void find_highest(const Absorbed &a, long b, long start, long stop, float *high) {
+    for (long i = 0; i < a.row(); i += LANES) store(high + i, load(a.scores_of(b, start) + i));
+    for (long t = start + 1; t < stop; t++)
+        for (long i = 0; i < a.row(); i += LANES) store(high + i, larger(load(a.scores_of(b, t) + i), load(high + i)));
+}
+
+// Logits of some tokens as keys to weights that are yet to be divided by their sum over all tokens, and that of these.
+void weigh_keys(const Absorbed &a, long b, long start, long stop, const float *high, float *sums) {
+    for (long i = 0; i < a.row(); i += LANES) store(sums + i, vec{});
+    for (long t = start; t < stop; t++)
+        for (long i = 0; i < a.row(); i += LANES) {
+            const vec weight = exponential(load(a.scores_of(b, t) + i) - load(high + i));
+            store(a.scores_of(b, t) + i, weight), add(sums + i, weight);
         }
-    for (long j = 0; j < C; j++) store(a.mass + b * a.heads * a.marks + column + j * LANES, sum[j]);
 }
 
-void weigh_keys(const Absorbed &a, long b, long column, long stop) {
-    if (column + COLUMN <= stop) return weigh_keys<4>(a, b, column);
-    for (; column < stop; column += LANES) weigh_keys<1>(a, b, column);
+// One row of many into the first, number by number.
+template <class Combine>
+void gather_rows(float *rows, long count, long width, Combine combine) {
+    for (long part = 1; part < count; part++)
+        for (long i = 0; i < width; i += LANES) store(rows + i, combine(load(rows + i), load(rows + part * width + i)));
 }
 
 // What one head's landmarks saw through v's layer, the inverse, and the outer layer: [depth, marks] of rows [heads marks].
@@ -145,13 +151,13 @@ extern "C" bool fna_absorbed_maps(const Absorbed *problem, float *scratch, long 
     const Absorbed &a = *problem;
     for (long i = 0; i < a.batches * a.marks; i++)
         if (a.index[i] < 0 || a.index[i] >= a.tokens) return false;
-    const long parts = (a.depth + TOKENS - 1) / TOKENS, pairs = a.batches * a.heads, each = a.depth * a.marks;
+    const long pieces = (a.depth + TOKENS - 1) / TOKENS, pairs = a.batches * a.heads, each = a.depth * a.marks;
 #pragma omp parallel num_threads(threads)
     {
         float *own = scratch + a.turned() + omp_get_thread_num() * first_room(a);
 #pragma omp for schedule(static)
-        for (long task = 0; task < a.batches * parts; task++) {
-            const long b = task / parts, start = task % parts * TOKENS;
+        for (long task = 0; task < a.batches * pieces; task++) {
+            const long b = task / pieces, start = task % pieces * TOKENS;
             turn(a, b, start, smaller(start + TOKENS, a.depth), scratch + b * each);
         }
 #pragma omp for schedule(dynamic)
@@ -161,21 +167,32 @@ extern "C" bool fna_absorbed_maps(const Absorbed *problem, float *scratch, long 
     return true;
 }
 
-// Scores to weights, in place, and the mass.
-extern "C" void fna_absorbed_weights(const Absorbed *problem, long threads) {
+extern "C" long fna_absorbed_sums(const Absorbed *a) { return 2 * a->batches * parts(*a) * a->row(); }
+
+// Scores to weights, in place, and the mass. `scratch`: as many numbers as the function above says.
+extern "C" void fna_absorbed_weights(const Absorbed *problem, float *scratch, long threads) {
     const Absorbed &a = *problem;
-    const long parts = (a.tokens + TOKENS - 1) / TOKENS, row = a.heads * a.marks, columns = (row + COLUMN - 1) / COLUMN;
+    const long count = parts(a), row = a.row(), tasks = a.batches * count;
+    float *high = scratch, *sums = scratch + tasks * row;
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(static) nowait
-        for (long task = 0; task < a.batches * parts; task++) {
-            const long start = task % parts * TOKENS;
-            weigh_queries(a, task / parts, start, smaller(start + TOKENS, a.tokens));
+#pragma omp for schedule(static)
+        for (long task = 0; task < tasks; task++) {
+            const long start = task % count * TOKENS, stop = smaller(start + TOKENS, a.tokens);
+            find_highest(a, task / count, start, stop, high + task * row);
+            weigh_queries(a, task / count, start, stop);
         }
-#pragma omp for schedule(dynamic)
-        for (long task = 0; task < a.batches * columns; task++) {
-            const long start = task % columns * COLUMN;
-            weigh_keys(a, task / columns, start, smaller(start + COLUMN, row));
+#pragma omp for schedule(static)
+        for (long b = 0; b < a.batches; b++) gather_rows(high + b * count * row, count, row, larger);
+#pragma omp for schedule(static)
+        for (long task = 0; task < tasks; task++) {
+            const long b = task / count, start = task % count * TOKENS;
+            weigh_keys(a, b, start, smaller(start + TOKENS, a.tokens), high + b * count * row, sums + task * row);
+        }
+#pragma omp for schedule(static)
+        for (long b = 0; b < a.batches; b++) {
+            gather_rows(sums + b * count * row, count, row, [](vec one, vec other) { return one + other; });
+            memcpy(a.mass + b * row, sums + b * count * row, row * sizeof(float));
         }
     }
 }
