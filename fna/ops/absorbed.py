@@ -70,13 +70,14 @@ def absorbed_nystrom(x: Tensor, index: Tensor, around: Projections, *, scale: fl
     `fna.ops.nystrom.fast_nystrom` gives between the layers.
     """
     taken.add(f"{around.heads} x {x.shape[1]} x {index.shape[1]} of {x.shape[2]}")
-    rows = around.heads * index.shape[1]
     maps, shifts, blocks = cpu_absorbed.maps(x, index, around.inner, around.inner_bias, around.heads, scale)
-    weights = torch.bmm(x, maps.mT)
-    mass = cpu_absorbed.weigh(weights, shifts)
-    seen = torch.bmm(x.mT, weights[..., :rows])
+    scores = torch.bmm(x, maps[0].mT)
+    mass = cpu_absorbed.weigh_keys(scores, around.heads)
+    seen = torch.bmm(x.mT, scores)
     values = cpu_absorbed.values(seen, mass, blocks, around.inner, around.inner_bias, around.outer, steps, ridge)
+    scores = torch.bmm(x, maps[1].mT, out=scores)  # what was written last is still near
+    cpu_absorbed.weigh_queries(scores, shifts)
     if len(values) == 1:  # a plain product is the faster one
-        return F.linear(weights[..., rows:], values[0], around.outer_bias)
-    out = torch.bmm(weights[..., rows:], values.mT)
+        return F.linear(scores, values[0], around.outer_bias)
+    out = torch.bmm(scores, values.mT)
     return out if around.outer_bias is None else out.add_(around.outer_bias)

@@ -38,8 +38,10 @@ def serves(x: Tensor, marks: int, *weights: Tensor | None) -> bool:
 
 @torch.library.custom_op("fna::absorbed_maps", mutates_args=(), device_types="cpu")
 def maps(x: Tensor, index: Tensor, inner: Tensor, bias: Tensor | None, heads: int, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Of landmark tokens ``index`` int64 ``[B, M]`` of ``x`` ``[B, N, D]``: maps ``[B, 2 H M, D]``, shifts ``[B, H, M]`` and
-    landmark blocks ``[B, H, M, M]``; ``inner`` ``[3 H d, D]``. Raises `IndexError` for a landmark that is no token.
+    """Of landmark tokens ``index`` int64 ``[B, M]`` of ``x`` ``[B, N, D]``: maps ``[2, B, H M, D]`` to scores of tokens as keys and
+    as queries, shifts ``[B, H, M]`` of the latter, and landmark blocks ``[B, H, M, M]``; ``inner`` ``[3 H d, D]``.
+
+    Raises `IndexError` for a landmark that is no token.
     """
     batch, tokens, depth = x.shape
     marks, index = index.shape[1], index.contiguous()
@@ -62,28 +64,43 @@ def _(x: Tensor, index: Tensor, inner: Tensor, bias: Tensor | None, heads: int, 
 
 def _made(x: Tensor, index: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     (batch, _, depth), marks = x.shape, index.shape[1]
-    return x.new_empty(batch, 2 * heads * marks, depth), x.new_empty(batch, heads, marks), x.new_empty(batch, heads, marks, marks)
+    return x.new_empty(2, batch, heads * marks, depth), x.new_empty(batch, heads, marks), x.new_empty(batch, heads, marks, marks)
 
 
-@torch.library.custom_op("fna::absorbed_weights", mutates_args=("scores",), device_types="cpu")
-def weigh(scores: Tensor, shifts: Tensor) -> Tensor:
-    """``scores`` ``[B, N, 2 H M]`` to weights in place: e^(score - highest of all tokens) in the first half, whose sums
-    ``[B, H, M]`` are returned, a softmax over each head's landmarks, with ``shifts`` ``[B, H, M]``, in the second.
-    """
-    mass = torch.empty_like(shifts)
-    batch, heads, marks = shifts.shape
-    problem = _Problem(
-        scores=_address(scores), shifts=_address(shifts), mass=_address(mass), batches=batch, heads=heads, tokens=scores.shape[1],
-        marks=marks,
-    )  # fmt: skip
+@torch.library.custom_op("fna::absorbed_keys", mutates_args=("scores",), device_types="cpu")
+def weigh_keys(scores: Tensor, heads: int) -> Tensor:
+    """Scores of tokens as keys ``[B, N, H M]`` to e^(score - highest of all tokens), in place; their sums ``[B, H, M]``."""
+    mass = _mass(scores, heads)
+    problem = _scored(scores, heads, mass=_address(mass))
     scratch = _scratch(scores, _loaded().fna_absorbed_sums(ctypes.byref(problem)))
-    _loaded().fna_absorbed_weights(ctypes.byref(problem), _address(scratch), Long(torch.get_num_threads()))
+    _loaded().fna_absorbed_keys(ctypes.byref(problem), _address(scratch), Long(torch.get_num_threads()))
     return mass
 
 
-@weigh.register_fake
-def _(scores: Tensor, shifts: Tensor) -> Tensor:
-    return torch.empty_like(shifts)
+@weigh_keys.register_fake
+def _(scores: Tensor, heads: int) -> Tensor:
+    return _mass(scores, heads)
+
+
+def _mass(scores: Tensor, heads: int) -> Tensor:
+    return scores.new_empty(len(scores), heads, scores.shape[2] // heads)
+
+
+@torch.library.custom_op("fna::absorbed_queries", mutates_args=("scores",), device_types="cpu")
+def weigh_queries(scores: Tensor, shifts: Tensor) -> None:
+    """Scores of tokens as queries ``[B, N, H M]`` plus ``shifts`` ``[B, H, M]`` to a softmax over each head's landmarks, in place."""
+    problem = _scored(scores, shifts.shape[1], shifts=_address(shifts))
+    _loaded().fna_absorbed_queries(ctypes.byref(problem), Long(torch.get_num_threads()))
+
+
+@weigh_queries.register_fake
+def _(scores: Tensor, shifts: Tensor) -> None:
+    return None
+
+
+def _scored(scores: Tensor, heads: int, **fields: Any) -> _Problem:
+    batch, tokens, row = scores.shape
+    return _Problem(scores=_address(scores), batches=batch, heads=heads, tokens=tokens, marks=row // heads, **fields)
 
 
 @torch.library.custom_op("fna::absorbed_values", mutates_args=(), device_types="cpu")
@@ -127,7 +144,7 @@ def _maps_flops(
     return batch * marks * width * (8 * depth + 2 * marks)
 
 
-@register_flop_formula(torch.ops.fna.absorbed_weights)
+@register_flop_formula([torch.ops.fna.absorbed_keys, torch.ops.fna.absorbed_queries])
 def _weights_flops(*args: Any, **kwargs: Any) -> int:
     """No product."""
     return 0

@@ -1,5 +1,5 @@
-// Nyström attention with the linear layers round it absorbed into its landmarks (fna/ops/absorbed.py): all that is not a product over
-// all tokens. Those are three, [tokens, depth] by [depth, 2 heads marks], and stay with torch, between the calls here.
+// Nyström attention with the linear layers round it absorbed into its landmarks (fna/ops/absorbed.py): all but the four products of
+// all tokens, [tokens, depth] by [depth, heads marks] or the like, which stay with torch, between the calls here.
 //
 // Landmarks of a head are as many as fill whole vectors, and so is the model's width: rows lie as they are wanted.
 #include <omp.h>
@@ -14,12 +14,12 @@ struct Absorbed {
     const float *inner, *inner_bias;   // q, k and v one after the other: [3 heads width, depth], [3 heads width] or null
     const float *outer;                // [depth, heads width]
     const int64_t *index;              // [batches, marks]
-    float *maps;                       // [batches, 2, heads, marks, depth]: what gives tokens' logits as keys, and as queries
+    float *maps;                       // [2, batches, heads, marks, depth]: what gives tokens' logits as keys, and as queries
     float *shifts;                     // [batches, heads, marks]: what is added to the latter
     float *blocks;                     // [batches, heads, marks, marks]
-    float *scores;                     // [batches, tokens, 2, heads, marks]: x times the maps, as keys and as queries, then weights
-    float *mass;                       // [batches, heads, marks]: what the first half of them sums up to over the tokens
-    const float *seen;                 // [batches, depth, heads, marks]: tokens by the first half
+    float *scores;                     // [batches, tokens, heads, marks]: x times a half of the maps, then weights
+    float *mass;                       // [batches, heads, marks]: what those as keys sum up to over the tokens
+    const float *seen;                 // [batches, depth, heads, marks]: tokens by these
     float *values;                     // [batches, depth, heads, marks]: what the landmarks stand for
     long batches, heads, tokens, marks, depth, width;
     float scale;
@@ -28,10 +28,10 @@ struct Absorbed {
 
     const float *weights(long which, long h) const { return inner + (which * heads + h) * width * depth; }
     const float *bias(long which, long h) const { return inner_bias ? inner_bias + (which * heads + h) * width : nullptr; }
-    float *map(long b, long which, long h) const { return maps + ((b * 2 + which) * heads + h) * marks * depth; }
+    float *map(long b, long which, long h) const { return maps + ((which * batches + b) * heads + h) * marks * depth; }
     long turned() const { return batches * depth * marks; }
     long row() const { return heads * marks; }
-    float *scores_of(long b, long t) const { return scores + (b * tokens + t) * 2 * row(); }
+    float *scores_of(long b, long t) const { return scores + (b * tokens + t) * row(); }
 };
 
 constexpr long TOKENS = 64;  // tokens, or numbers of a token, that one thread takes at a time
@@ -81,13 +81,12 @@ void landmarks_of(const Absorbed &a, long b, long h, const float *turned, float 
 
 // Logits of some tokens as queries to weights: a softmax over the landmarks of each head.
 void weigh_queries(const Absorbed &a, long b, long start, long stop) {
-    const long row = a.row();
     Problem over = {};
     over.keys = a.marks;
-    over.pairs = {a.shifts, row, 0, a.marks, 0};  // a head's is a row's
+    over.pairs = {a.shifts, a.row(), 0, a.marks, 0};  // a head's is a row's
     for (long t = start; t < stop; t++)
         for (long h = 0; h < a.heads; h += QUERIES)
-            softmax(over, b, 0, h, smaller(a.heads - h, QUERIES), a.marks, a.scores_of(b, t) + row + h * a.marks);
+            softmax(over, b, 0, h, smaller(a.heads - h, QUERIES), a.marks, a.scores_of(b, t) + h * a.marks);
 }
 
 // The highest logit of some tokens as keys, of each landmark. Row by row, as they lie: a few columns of many rows, some kilobytes
@@ -118,7 +117,8 @@ void gather_rows(float *rows, long count, long width, Combine combine) {
 // What one head's landmarks saw through v's layer, the inverse, and the outer layer: [depth, marks] of rows [heads marks].
 void values_of(const Absorbed &a, long b, long h, float *own) {
     const long row = a.heads * a.marks, place = b * a.depth * row + h * a.marks, pair = b * a.heads + h;
-    float *turned = own, *summary = turned + a.width * a.marks, *values = summary + a.width * a.marks, *rest = values + a.width * a.marks;
+    const long small = a.width * a.marks;
+    float *turned = own, *summary = turned + small, *values = summary + small, *rest = values + small;
     const float *bias = a.bias(2, h), *mass = a.mass + pair * a.marks;
     product(a.width, a.marks, a.depth, a.weights(2, h), a.depth, 1, a.seen + place, row,
             [&](long c, long column, vec sum) { store(turned + c * a.marks + column, sum); });
@@ -169,8 +169,8 @@ extern "C" bool fna_absorbed_maps(const Absorbed *problem, float *scratch, long 
 
 extern "C" long fna_absorbed_sums(const Absorbed *a) { return 2 * a->batches * parts(*a) * a->row(); }
 
-// Scores to weights, in place, and the mass. `scratch`: as many numbers as the function above says.
-extern "C" void fna_absorbed_weights(const Absorbed *problem, float *scratch, long threads) {
+// Scores of tokens as keys to weights, in place, and the mass. `scratch`: as many numbers as the function above says.
+extern "C" void fna_absorbed_keys(const Absorbed *problem, float *scratch, long threads) {
     const Absorbed &a = *problem;
     const long count = parts(a), row = a.row(), tasks = a.batches * count;
     float *high = scratch, *sums = scratch + tasks * row;
@@ -180,7 +180,6 @@ extern "C" void fna_absorbed_weights(const Absorbed *problem, float *scratch, lo
         for (long task = 0; task < tasks; task++) {
             const long start = task % count * TOKENS, stop = smaller(start + TOKENS, a.tokens);
             find_highest(a, task / count, start, stop, high + task * row);
-            weigh_queries(a, task / count, start, stop);
         }
 #pragma omp for schedule(static)
         for (long b = 0; b < a.batches; b++) gather_rows(high + b * count * row, count, row, larger);
@@ -194,6 +193,17 @@ extern "C" void fna_absorbed_weights(const Absorbed *problem, float *scratch, lo
             gather_rows(sums + b * count * row, count, row, [](vec one, vec other) { return one + other; });
             memcpy(a.mass + b * row, sums + b * count * row, row * sizeof(float));
         }
+    }
+}
+
+// Scores of tokens as queries to weights, in place.
+extern "C" void fna_absorbed_queries(const Absorbed *problem, long threads) {
+    const Absorbed &a = *problem;
+    const long count = parts(a);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long task = 0; task < a.batches * count; task++) {
+        const long start = task % count * TOKENS;
+        weigh_queries(a, task / count, start, smaller(start + TOKENS, a.tokens));
     }
 }
 
