@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from fna.configs import build_attention, instantiate, load_option
-from fna.errors import UserError
+from fna.errors import NoOption, UserError
 from fna.ops.checks import check_site, check_tensors
 from fna.ops.contract import Attention, Site, Tokens, called
 from fna.ops.landmarks import sample_landmarks as sample_landmarks
@@ -67,14 +68,14 @@ def swap(
     shared = {"landmarks": landmarks, "sampler": sampler, "seed": seed, **options}
     tower = named_tower(model, blocks, seam, prefix, grid, part)
     if isinstance(attn, Mapping):
-        methods = _plan(attn, layers, shared)
+        methods = _plan(swap, attn, layers, shared)
         ops = parse_plan(methods, len(tower.blocks), "attn", tower.windowed)
     else:
-        ops = dict.fromkeys(tower.layers(layers), _op(attn, **shared))
+        ops = dict.fromkeys(tower.layers(layers), _op(swap, attn, **shared))
     return Variant("fna.swap", ops, _masking(mask, seed), _reducer(reduce, seed)).swap(tower)
 
 
-def _plan(plan: Mapping[Any, Any], layers: Any, options: dict[str, Any]) -> dict[str | int, Attention]:
+def _plan(caller: Callable[..., Any], plan: Mapping[Any, Any], layers: Any, options: dict[str, Any]) -> dict[str | int, Attention]:
     """The attention of each range; landmarks and sampler go to those that have any."""
     if layers != "last-half":
         raise UserError(f"layers={layers}: a plan says which blocks itself; leave layers out.")
@@ -82,14 +83,15 @@ def _plan(plan: Mapping[Any, Any], layers: Any, options: dict[str, Any]) -> dict
     for blocks, attn in plan.items():
         drawn = {knob: options[knob] for knob in UNUSED if isinstance(attn, str) and follows("attn", attn, knob)}
         others = {name: value for name, value in options.items() if name not in UNUSED}
-        methods[blocks] = _op(attn, **drawn, **others)
+        methods[blocks] = _op(caller, attn, **drawn, **others)
     return methods
 
 
-def _op(attn: str | Attention, **options: Any) -> Attention:
+def _op(caller: Callable[..., Any], attn: str | Attention, **options: Any) -> Attention:
     """The attention of that name, or ``attn`` itself, which has its options already: any but a default is refused.
 
-    So are landmarks and a sampler, unless they are the defaults, of a name whose method follows none.
+    So are landmarks and a sampler, unless they are the defaults, of a name whose method follows none. ``caller``: the public
+    function that was given the options, whose own keywords are told beside those of the method.
     """
     defaults = build_attention.__kwdefaults__ or {}
     given = [name for name, value in options.items() if name not in defaults or value != defaults[name]]
@@ -103,7 +105,11 @@ def _op(attn: str | Attention, **options: Any) -> Attention:
                 "tokens below 1."
             )
         held(Landmarks, options.get("landmarks", 64), "landmarks")
-        return build_attention(attn, **options)
+        try:
+            return build_attention(attn, **options)
+        except NoOption as error:
+            own = [name for name, one in signature(caller).parameters.items() if one.kind is Parameter.KEYWORD_ONLY]
+            raise UserError(f"{error} fna.{caller.__name__} itself takes {', '.join(own)}.") from None
     if not isinstance(attn, Attention) or isinstance(attn, type):
         raise UserError(f"attn={attn!r}: give a name of conf/attn, or an attention of your own, called on q, k, v and a site.")
     if given:
@@ -181,9 +187,9 @@ def compare(
 def _parts(attn: Any, layers: Any, *, mask: Any = None, reduce: Any = None, **options: Any) -> tuple[Any, Any, Any]:
     """The op, or the op of each range of a plan, the mask and the reducer that a contender is made of."""
     if isinstance(attn, Mapping):
-        op: Any = _plan(attn, layers, {"landmarks": 64, "sampler": "fps", **options})
+        op: Any = _plan(compare, attn, layers, {"landmarks": 64, "sampler": "fps", **options})
     else:
-        op = _op(attn, **options)
+        op = _op(compare, attn, **options)
     seed = options.get("seed", 0)
     return op, _masking(mask, seed), _reducer(reduce, seed)
 
@@ -215,7 +221,7 @@ def attention(
     check_tensors(q, k, v)
     held(ACCEPTED["seed"], seed, "seed")
     check_site(k, scale=scale, keys=keys, causal=causal, prefix=prefix, grid=grid)
-    op = _op(attn, landmarks=landmarks, sampler=sampler, seed=seed, **options)
+    op = _op(attention, attn, landmarks=landmarks, sampler=sampler, seed=seed, **options)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     site = Site(scale=scale, keys=keys, causal=causal, tokens=Tokens(prefix=prefix, grid=grid))
     return called(op, q, k, v, site)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fna.constructors import options_of
-from fna.errors import UserError, not_installed
+from fna.errors import NoOption, UserError, not_installed
 from fna.options import CONF, broken_yaml, check_read, choices, load_option, origin, program, search_path, stated, summary
 from fna.spelling import nearest
 from fna.values import held, made_text, plain, shown
@@ -277,7 +277,7 @@ def build_attention(
     if unknown:
         known = sorted(str(key) for key in node if key != "_target_")
         hint = nearest(unknown[0], [*known, *KEYWORDS])
-        raise UserError(f"attn={name} has no option {', '.join(unknown)}; {hint}it has {', '.join(known) or 'none'}.")
+        raise NoOption(f"attn={name} has no option {', '.join(unknown)}; {hint}it has {', '.join(known) or 'none'}.")
     told = {key: plain(value) for key, value in options.items()}
     groups = {"sampler": load_option("sampler", sampler, search), "attn": OmegaConf.merge(node, told)}
     root = OmegaConf.create({"landmarks": plain(landmarks), "seed": plain(seed), **groups})

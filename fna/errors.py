@@ -17,6 +17,10 @@ class UserError(Exception):
         super().__init__(" ".join(str(message).splitlines()))
 
 
+class NoOption(UserError):
+    """An option that a method does not have."""
+
+
 def not_installed(what: str, error: ModuleNotFoundError) -> UserError:
     """The sentence for a package that ``what`` needs and that is not there."""
     return UserError(f"{what} needs {error.name}, which is not installed here; install it, or fna without --no-deps.")

@@ -30,7 +30,11 @@ def bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     times = passed if total is None else (*passed, TimeRemainingColumn(), TextColumn("left"))
     with Progress(*columns, *times, console=console, speed_estimate_period=REMEMBERED) as progress:
         shown = progress.add_task(label, total=total)
-        yield lambda n: progress.advance(shown, n)
+        try:
+            yield lambda n: progress.advance(shown, n)
+        except Exception:
+            progress.live.transient = True  # it goes: what stopped it is told in a line, beside which a dead bar tells nothing
+            raise
 
 
 def through(things: Iterable[T], label: str, total: int) -> Iterator[T]:

@@ -3,6 +3,7 @@
 import io
 import re
 
+import pytest
 from rich.console import Console
 
 from fna import progress
@@ -61,3 +62,18 @@ def test_a_label_with_brackets_is_told_whole(monkeypatch):
     with progress.bar("fna layers={auto:[fna_local,fna_plus]}", 1) as advance:
         advance(1)
     assert "fna layers={auto:[fna_local,fna_plus]}" in written.getvalue()
+
+
+def test_a_bar_goes_with_what_stopped_it(monkeypatch):
+    """A dead bar stood above the line that said why a metric was refused."""
+    written = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=written, width=120))
+
+    def refused():
+        with progress.bar("full", 5) as advance:
+            advance(1)
+            raise ValueError("refused")
+
+    with pytest.raises(ValueError, match="refused"):
+        refused()
+    assert "full" not in written.getvalue()

@@ -285,11 +285,10 @@ class OpenClipModel:
             return {}
         tag = open_clip.get_pretrained_cfg(self.name, self.pretrained)
         if not tag:
-            known = ", ".join(open_clip.list_pretrained_tags_by_model(self.name)) or "none"
-            other = ", or model.pretrained=null for a file of your own" if self.checkpoint is not None else ""
-            raise UserError(
-                f"model.pretrained={self.pretrained}: open_clip has no such weights for {self.name}; it has {known}{other}."
-            )
+            known = ", ".join(open_clip.list_pretrained_tags_by_model(self.name))
+            own = "for weights of your own give model.pretrained=null model.checkpoint=FILE"
+            has = f"it has {known}" if known else "it has weights for it under no name"
+            raise UserError(f"model.pretrained={self.pretrained}: open_clip has no such weights for {self.name}; {has}; {own}.")
         return tag
 
     def _folder(self) -> Path | None:

@@ -37,8 +37,9 @@ def count_landmarks(landmarks: int | float, tokens: int) -> int:
     if landmarks < 1:
         return max(1, round(landmarks * tokens))
     if landmarks > tokens:
-        taken = "all of them are taken, which few methods turn into exact attention (attn=exact is)."
-        warnings.warn(f"landmarks={landmarks} is more than the {tokens} tokens there are: {taken}", stacklevel=2)
+        taken = "there all of them are taken, which few methods turn into exact attention (attn=exact is)."
+        # how many tokens is left out: a reducer makes that another sentence in every block
+        warnings.warn(f"landmarks={landmarks} is more than a block has tokens: {taken}", stacklevel=2)
     return min(int(landmarks), tokens)
 
 

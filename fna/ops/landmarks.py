@@ -19,6 +19,7 @@ from fna.ops.contract import BadInput, Site, Unsupported, whole
 from fna.ops.farthest import farthest_points
 from fna.ops.kernels import cpu
 from fna.ops.seeded import uniform
+from fna.spelling import nearest
 from fna.values import MOST, between, plain
 
 Features = Literal["q", "k", "v", "qk", "input", "sketch"]
@@ -106,6 +107,7 @@ def sample_landmarks(
     return_valid: bool = False,
     seed: int = 0,
     grid: tuple[int, int] | None = None,
+    **unknown: object,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Choose ``count`` distinct tokens of ``x`` ``[B, N, D]``, kept ones first: int64 ``[B, count]``.
 
@@ -113,6 +115,8 @@ def sample_landmarks(
     ``drop`` bool ``[N]`` or ``[B, N]``; keep beats drop; of more kept tokens than ``count`` the first ones are taken. With
     ``return_valid`` also a bool mask ``[B, count]``, False where a row has no more to give; without it that is a `BadInput`.
     """
+    if unknown:
+        raise BadInput(_no_argument(next(iter(unknown))))
     if not isinstance(x, Tensor) or x.dim() != 3 or x.is_complex() or 0 in x.shape[1:]:
         told = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise BadInput(f"sample_landmarks needs x [batch, tokens, dim], a tensor of real numbers, none of it empty; got {told}.")
@@ -139,6 +143,13 @@ def sample_landmarks(
         fewest = int(found.valid.sum(1).min())  # not of an empty batch, whose mask is all true
         raise BadInput(f"count={count}: a row has only {fewest} tokens to give; ask for fewer, or set return_valid=True.")
     return found.index
+
+
+def _no_argument(name: str) -> str:
+    """What is said of a keyword that `sample_landmarks` has not; elsewhere the method is called a sampler, the count landmarks."""
+    known = ("count", "method", "keep", "drop", "return_valid", "seed", "grid")
+    meant = {"sampler": "did you mean method? ", "landmarks": "did you mean count? "}.get(name) or nearest(name, known)
+    return f"sample_landmarks has no argument {name}; {meant}beside x it has {', '.join(known)}."
 
 
 def check_features(name: str) -> None:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fna.report.contenders import apart
-from fna.report.results import IDENTITY, Result, Run, overrides
+from fna.report.results import IDENTITY, Result, Run, dig, expected_files, overrides
 from fna.report.sweep import SHOWN, Summary, decisive, order, summarise
-from fna.report.words import Part
+from fna.report.words import Part, model, place
 from fna.values import counted
 
-TOGETHER = ("model", "dataset", "task")  # what the runs of a section share
 SAID = ("notes", "told", "remarks", "explained")  # lines of a `Summary`
 
 
@@ -57,16 +56,17 @@ class Day:
 
 def read_day(found: Sequence[Run]) -> Day:
     """Sort the runs of a folder into sections."""
-    runs = apart(newest(found))
+    once = newest(found)
+    every = apart(once)
+    runs = _each_once(every)
     whole = [run for run in runs if run.ok]
-    groups: dict[tuple[str, ...], list[Run]] = {}
+    groups: dict[str, list[Run]] = {}
     for run in whole:
-        groups.setdefault(tuple(str(run.result.get(key)) for key in TOGETHER), []).append(run)
+        groups.setdefault(f"{model(run.result)} on {run.result.get('dataset')}, {run.result.get('task')}", []).append(run)
     sections = [
-        _section(f"part{place}", f"{model} on {dataset}, {task}", sorted(members, key=order))
-        for place, ((model, dataset, task), members) in enumerate(groups.items())
+        _section(f"part{number}", title, sorted(members, key=order)) for number, (title, members) in enumerate(groups.items())
     ]
-    title, repeated = _title(sections, len(whole), _lost(runs)), len(found) - len(newest(found))
+    title, repeated = _title(sections, len(whole), _lost(runs)), len(found) - len(once) + len(every) - len(runs)
     notes, told, remarks, explained = ([line for line, _ in _shared(sections, kind)] for kind in SAID)
     return Day(
         title,
@@ -105,8 +105,9 @@ def _named(sections: Sequence[Section]) -> str:
 
 def _without(section: Section, lines: Container[Any]) -> Section:
     left: dict[str, Any] = {kind: [line for line in getattr(section.summary, kind) if line not in lines] for kind in SAID}
-    place = " on ".join(str(section.runs[0].result.get(key)) for key in TOGETHER[:2])
-    said = re.compile(rf"(, |(?<!\S)){re.escape(place)}: ")  # a whole word: vit_small_patch14_dinov2 is not the section's dinov2
+    said = re.compile(
+        rf"(, |(?<!\S)){re.escape(place(section.runs[0].result))}: "
+    )  # a whole word: vit_small_patch14_dinov2 is not the section's dinov2
     title = [  # it is in the section's own
         part._replace(text=said.sub(lambda found: ": " if found[1] else "", part.text)) for part in section.summary.title
     ]
@@ -114,26 +115,49 @@ def _without(section: Section, lines: Container[Any]) -> Section:
 
 
 def newest(runs: Sequence[Run]) -> list[Run]:
-    """Of runs that were made more than once the newest, of those whose speed was measured if any was; the order stays."""
-    last: dict[str, Run] = {}
+    """Of runs that were made more than once the newest, of those whose speed was measured if any was; the order stays.
+
+    It names the files of others' figures that any of them was made beside.
+    """
+    kept = {one.name: one for those in _equal(runs, _key) for one in [_last(those)]}
+    return [kept[run.name] for run in runs if run.name in kept]
+
+
+def _each_once(runs: Sequence[Run]) -> list[Run]:
+    """The same of contenders beside runs, which may have run alone too; a run that holds contenders in pairs stays."""
+    kept: dict[str, Run] = {}
+    for those in _equal(runs, lambda result: _key({**result, "contenders": None})):
+        last = _last(those)
+        kept |= {run.name: run for run in those if run.result.get("pairs")} | {last.name: last}
+    return [kept[run.name] for run in runs if run.name in kept]
+
+
+def _equal(runs: Sequence[Run], key: Callable[[Result], str | None]) -> list[list[Run]]:
+    groups: dict[str, list[Run]] = {}
     for run in runs:
-        key = _key(run.result) or run.name
-        if key not in last or _rank(run) >= _rank(last[key]):
-            last[key] = run
-    kept = {run.name for run in last.values()}
-    return [run for run in runs if run.name in kept]
+        groups.setdefault(key(run.result) or run.name, []).append(run)
+    return [*groups.values()]
 
 
-def _rank(run: Run) -> tuple[bool, float]:
-    return bool(run.result.get("cost")), run.made
+def _last(equal: Sequence[Run]) -> Run:
+    """The one that stands for equal runs."""
+    last, files = max(reversed(equal), key=_rank), expected_files(*(run.result for run in equal))
+    return replace(last, result=last.result | {"expected": files}) if len(files) > 1 else last
+
+
+def _rank(run: Run) -> tuple[bool, bool, float]:
+    return bool(run.result.get("cost")), bool(run.result.get("pairs")), run.made
 
 
 def _key(result: Result) -> str | None:
-    """What makes two runs equal: all that decides their figures, or of failures what was typed and why. None: nothing told."""
+    """What makes two runs equal: all that decides their figures and their contenders', or of failures what was typed and why.
+
+    None: nothing told.
+    """
     typed = {key: value for key, value in overrides(result).items() if not key.startswith("timing.")}
     parts: list[Any] = [sorted(typed.items(), key=str), {key: result.get(key) for key in IDENTITY}]
     if result.get("status") == "ok" and result.get("hash"):
-        parts += [result["hash"], result.get("rows"), result.get("expected")]
+        parts += [result["hash"], dig(result, "rows", "full"), [dig(one, "hash") for one in result.get("contenders") or []]]
     elif result.get("overrides"):
         parts += [sorted(map(str, result["overrides"])), result.get("error")]
     else:

@@ -11,7 +11,8 @@ from fna.report.grid import Grid
 from fna.report.results import Result, dig
 from fna.report.words import Part
 
-HEADS = ["block", "landmarks", "output error", "speed of exact", "decision"]
+SPEED = "speed (exact is 1)"  # of the method in that block, as a multiple of exact attention's
+HEADS = ["block", "landmarks", "output error", SPEED, "decision"]
 
 
 def decisions(result: Result) -> Grid | None:
@@ -50,7 +51,7 @@ def _timed(auto: dict[str, Any], speed: Any) -> str:
 def _methods(auto: dict[str, Any]) -> Grid:
     """A row for each block with the speed of every method there and its error alone, and one for all blocks together."""
     names = list(dict.fromkeys(name for speeds in auto["speedups"].values() for name in speeds))
-    heads = ["block", *(head for name in names for head in (f"{name}: speed of exact", "error alone")), "takes"]
+    heads = ["block", *(head for name in names for head in (f"{name}: {SPEED}", "error alone")), "takes"]
     rows = []
     for block, speeds in auto["speedups"].items():
         errors, taken = dig(auto, "errors", block) or {}, auto["methods"].get(block)

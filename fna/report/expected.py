@@ -6,7 +6,7 @@ A result names its file under "expected"; a relative path starts where ``conf/``
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 from pathlib import Path
@@ -17,7 +17,7 @@ from fna.errors import UserError
 from fna.records import regular
 from fna.report import formats
 from fna.report.grid import fold, numeric_columns
-from fna.report.results import FOLLOWS, Result, Run, dig, number, overrides, setting
+from fna.report.results import FOLLOWS, Result, Run, dig, expected_files, number, overrides, setting
 from fna.report.words import Part
 from fna.values import counted
 
@@ -142,21 +142,27 @@ def _finite(value: float) -> float:
 
 @dataclass(frozen=True)
 class Expected:
-    """The figures that ``results`` name, each once; ``problems`` says in a sentence which file cannot be used."""
+    """The figures in the ``files`` that ``results`` name; ``problems`` says in a sentence which file cannot be used."""
 
     results: Sequence[Result]
-    figures: Sequence[Figure]
+    files: Mapping[str, Sequence[Figure]]
     problems: Sequence[str]
 
+    @property
+    def figures(self) -> list[Figure]:
+        """All of them, each once."""
+        return list(dict.fromkeys(figure for each in self.files.values() for figure in each))
+
     def beside(self, result: Result) -> list[Figure]:
-        """The figures that belong beside the metrics of a result: those with the same settings.
+        """The figures that belong beside the metrics of a result: those in files that it names, with the same settings.
 
         Of the same model and data set where there are any; else of the one other pair that there is, unless block numbers tell its
         figures apart.
         """
-        pool = [figure for figure in self.figures if figure.world == _world(result)]
-        if not pool and len({figure.world for figure in self.figures}) == 1:
-            pool = [figure for figure in self.figures if not BLOCKS & {key for key, _ in figure.keys}]
+        named = list(dict.fromkeys(figure for path in expected_files(result) for figure in self.files.get(path, ())))
+        pool = [figure for figure in named if figure.world == _world(result)]
+        if not pool and len({figure.world for figure in named}) == 1:
+            pool = [figure for figure in named if not BLOCKS & {key for key, _ in figure.keys}]
         measured = _measured(result)
         return [figure for figure in pool if figure.metric in measured and figure.fits(result)]
 
@@ -166,9 +172,9 @@ class Expected:
         return " or ".join(found) or formats.NOTHING
 
     @property
-    def apart(self) -> Sequence[Figure]:
+    def apart(self) -> list[Figure]:
         """The figures, if none of them stands beside any of our results; else none."""
-        return () if any(map(self.beside, self.results)) else self.figures
+        return [] if any(map(self.beside, self.results)) else self.figures
 
     def sources(self) -> list[str]:
         """Whose the figures beside ours are, said once for each source; how many have no place there, and what no result has."""
@@ -188,12 +194,13 @@ class Expected:
                 f"{counted(len(set(shares)), 'expected figure')} at most 1 where ours are in percent (first: {shares[0].metric} of "
                 f"{shares[0].source}): write 91.6, not 0.916"
             )
-        said += [f"{missed} of ours lie further from these than the tolerance"] if missed else []
+        said += [f"{missed} of ours {'lies' if missed == 1 else 'lie'} further from these than the tolerance"] if missed else []
         named = ", ".join(dict.fromkeys(key for result in self.results for key in result.get("metrics") or {}))
         what = f": none has {', '.join(unknown)}" if unknown else ""
         what += f" (metrics here: {named})" if named and any(figure.metric in unknown for figure in lost) else ""
-        said += [f"{elsewhere} expected figures are of another model or data set and stand apart"] if elsewhere else []
-        return said + ([f"{len(lost)} of {len(self.figures)} expected figures match no result{what}"] if lost else [])
+        said += [_elsewhere(elsewhere)] if elsewhere else []
+        fit = "matches" if len(lost) == 1 else "match"
+        return said + ([f"{len(lost)} of {counted(len(self.figures), 'expected figure')} {fit} no result{what}"] if lost else [])
 
     def tables(self) -> list[Theirs]:
         """A table of the figures apart for each source, model, data set and kind of setting."""
@@ -214,14 +221,14 @@ class Expected:
 
 def load_expected(results: Sequence[Result]) -> Expected:
     """Every file that the results name."""
-    figures: list[Figure] = []
+    files: dict[str, list[Figure]] = {}
     problems: list[str] = []
-    for path in dict.fromkeys(str(result["expected"]) for result in results if result.get("expected")):
+    for path in expected_files(*results):
         try:
-            figures += read_figures(path)
+            files[path] = read_figures(path)
         except UserError as error:  # an old report outlives the file: said on the page
             problems.append(str(error))
-    return Expected(results, list(dict.fromkeys(figures)), problems)
+    return Expected(results, files, problems)
 
 
 def _table(figures: Sequence[Figure], results: Sequence[Result]) -> Theirs:
@@ -240,6 +247,11 @@ def _table(figures: Sequence[Figure], results: Sequence[Result]) -> Theirs:
         rows.append(cells)
     heads, rows, once = fold(heads, rows)
     return Theirs("; ".join([figures[0].told(results), *(f"{head} {value}" for head, value in once)]), heads, rows)
+
+
+def _elsewhere(count: int) -> str:
+    are = "is of another model or data set and stands apart" if count == 1 else "are of another model or data set and stand apart"
+    return f"{counted(count, 'expected figure')} {are}"
 
 
 def _measured(result: Result) -> list[str]:

@@ -13,6 +13,11 @@ from fna.values import LEAST_ROUNDS
 DOUBT = ("scores", "belong together", "random weights")  # in a note that says that the figures mean nothing
 UNBOUND = {*formats.FINDINGS, "relative"}  # metrics of which 100 is not the most there is
 NAMED = 3  # skipped images that are named
+LARGE, ALIKE = 1.0, 90.0  # a relative output error, and percent of agreement, that seem to contradict each other
+OUTSIZED = (
+    "a large output error where decisions agree: the outputs of full are near zero on some samples, as logits of two classes often "
+    "are, and any change is large in relation to that; go by the agreement there"
+)
 
 
 def is_doubtful(result: Result) -> bool:
@@ -43,17 +48,27 @@ def remarks(*results: Result) -> list[str]:
     for figure, samples in counts.items():
         alike.setdefault((formats.extent(samples), unseen(min(samples))), []).append(figure)
     return [
-        f"an interval without width ({', '.join(figures)}): none of {samples} samples changed there; "
-        f"up to {still:.3g} % of all samples may still change (95 %, rule of three)"
-        for (samples, still), figures in alike.items()
+        *_outsized(results),
+        *(
+            f"an interval without width ({'; '.join(figures)}): none of {samples} samples changed there; "
+            f"up to {still:.3g} % of all samples may still change (95 %, rule of three)"
+            for (samples, still), figures in alike.items()
+        ),
     ]
+
+
+def _outsized(results: Sequence[Result]) -> list[str]:
+    """Why outputs may be far off in relation where decisions stay, in a sentence; nothing where none are."""
+    both = [[number(dig(result, "fidelity", key)) for key in ("output_error", "agreement")] for result in results]
+    large = any((error or 0.0) >= LARGE and (agreement or 0.0) >= ALIKE for error, agreement in both)
+    return [OUTSIZED] if large else []
 
 
 def at_ceiling(result: Result) -> list[str]:
     """Of which metrics full and the variant alike have all that there is to have."""
     rates = {key: metric for key, metric in (result.get("metrics") or {}).items() if not (key in UNBOUND or is_error(key, metric))}
     full = [formats.metric_name(key) for key, metric in rates.items() if dig(metric, "full") == 100 == dig(metric, "variant")]
-    return [f"{', '.join(full)}: 100 on both sides, the most there is, so that nothing is told apart there"] if full else []
+    return [f"{'; '.join(full)}: 100 on both sides, the most there is, so that nothing is told apart there"] if full else []
 
 
 def _unmoved(result: Result) -> list[str]:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -48,11 +48,12 @@ class Axes:
     log: bool = False
     rises: bool = False  # over powers of ten
     tags: bool = False
+    less: bool = False  # is better
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawn plot; ``legend`` names its lines: (name, place of the colour, whether the line is dashed)."""
+    """A drawn plot; ``legend`` names its lines: (name, place of the colour, -1 for grey, whether the line is dashed)."""
 
     title: str
     svg: str
@@ -148,10 +149,15 @@ def draw(title: str, runs: Sequence[Run], keys: Sequence[str], plot: Axes) -> Pl
         return None
     figure, axes = _figure(plot)
     paths = [[(x, y) for x, y, _ in points] for points in lines.values()]
-    for place, path in enumerate(paths):
-        _line(axes, place, path, above=paths[place + 1 :].count(path))
+    best = frontier([(x.middle or 0.0, y.middle or 0.0) for path in paths for x, y in path]) if plot.tags else []
+    named = _named(dict(zip(lines, paths, strict=True)), best, plot.less)
+    for name, path in zip(lines, paths, strict=True):
+        if name not in named:
+            _line(axes, SOFT, path, 0, faint=0.3)
+    for place, name in enumerate(named):
+        path = [(x, y) for x, y, _ in lines[name]]
+        _line(axes, LINES[place], path, above=[[(x, y) for x, y, _ in lines[other]] for other in named[place + 1 :]].count(path))
     if plot.tags:
-        best = frontier([(x.middle or 0.0, y.middle or 0.0) for path in paths for x, y in path])
         axes.plot(*zip(*best, strict=True), color=SOFT, linewidth=7, alpha=0.25, zorder=0.5, solid_capstyle="round")
     if plot is CROSSOVER:
         _mark_crossovers(axes, runs, keys, ends=[x.middle or 0.0 for path in paths for x, _ in path])
@@ -163,8 +169,22 @@ def draw(title: str, runs: Sequence[Run], keys: Sequence[str], plot: Axes) -> Pl
         axes.locator_params("x", integer=True)
     if plot.tags:
         _tag(figure, axes, [point for points in lines.values() if len(points) > 1 for point in points], plot.along)
-    legend = [(name, place % len(LINES), place >= len(LINES)) for place, name in enumerate(lines)]
+    legend = [(name, place, False) for place, name in enumerate(named)]
+    legend += [(f"{len(lines) - len(named)} others, in the table above", -1, False)] if len(named) < len(lines) else []
     return Plot(title, svg(figure), legend if len(lines) > 1 else [])
+
+
+def _named(paths: Mapping[str, Sequence[tuple[Value, Value]]], best: Sequence[tuple[float, float]], less: bool) -> list[str]:
+    """The lines that get a colour and a name: all, or of more than there are colours those on the frontier and the best."""
+
+    def rank(name: str) -> tuple[int, float]:
+        points = [(x.middle or 0.0, y.middle or 0.0) for x, y in paths[name]]
+        return sum(point in best for point in points), max(-y if less else y for _, y in points)
+
+    if len(paths) <= len(LINES):
+        return list(paths)
+    chosen = sorted(paths, key=rank, reverse=True)[: len(LINES) - 1]
+    return [name for name in paths if name in chosen]
 
 
 def _labels(ticks: Sequence[float]) -> list[str]:
@@ -211,16 +231,15 @@ def _tag(figure: Any, axes: Any, points: Sequence[tuple[Value, Value, Run]], key
                 break
 
 
-def _line(axes: Any, place: int, points: Sequence[tuple[Value, Value]], above: int) -> None:
+def _line(axes: Any, colour: str, points: Sequence[tuple[Value, Value]], above: int, faint: float = 1.0) -> None:
     """Draw a line; wider where so many equal ones will lie above it, so that none is hidden."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     drawn = axes.errorbar(
         [x.middle for x in xs], [y.middle for y in ys], xerr=_ends(xs), yerr=_ends(ys),
-        color=LINES[place % len(LINES)], linestyle="-" if place < len(LINES) else "--", marker="o", markersize=5 + 4 * above,
-        linewidth=1.6 + 3 * above, elinewidth=1.2, capsize=0,
+        color=colour, marker="o", markersize=5 + 4 * above, linewidth=1.6 + 3 * above, elinewidth=1.2, capsize=0, alpha=faint,
     )  # fmt: skip
     for bars in drawn.lines[2]:
-        bars.set_alpha(0.4)
+        bars.set_alpha(0.4 * faint)
 
 
 def _ends(values: Sequence[Value]) -> list[list[float]] | None:
@@ -317,6 +336,6 @@ def _field(key: str) -> Reader:
 
 
 CROSSOVER = Axes(_field("tokens"), _speedup, "tokens", "speedup (x)", "tokens", level=1.0, log=True)
-TIME = Axes(_field("tokens"), _seconds, "tokens", "seconds an image", "tokens", level=None, log=True, rises=True)
-MEMORY = Axes(_field("tokens"), _megabytes, "tokens", "MB at the peak", "tokens", level=None, log=True, rises=True)
-ERROR = Axes(_field("tokens"), _error, "tokens", "output error", "tokens", log=True)
+TIME = Axes(_field("tokens"), _seconds, "tokens", "seconds an image", "tokens", level=None, log=True, rises=True, less=True)
+MEMORY = Axes(_field("tokens"), _megabytes, "tokens", "MB at the peak", "tokens", level=None, log=True, rises=True, less=True)
+ERROR = Axes(_field("tokens"), _error, "tokens", "output error", "tokens", log=True, less=True)

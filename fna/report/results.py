@@ -139,6 +139,12 @@ def reference(result: Result) -> str:
     return "exact" if exact is not None and exact > (full or 0.0) else "full"
 
 
+def expected_files(*results: Result) -> list[str]:
+    """The files of others' figures that results name, each once; one that stands for several runs may name a list."""
+    named = (result.get("expected") for result in results)
+    return list(dict.fromkeys(str(path) for each in named for path in (each if isinstance(each, list) else [each]) if path))
+
+
 def ratio(result: Result, *path: str) -> float | None:
     """Variant over full of a cost such as ``("cost", "flops")``."""
     full, variant = number(dig(result, *path, "full")), number(dig(result, *path, "variant"))

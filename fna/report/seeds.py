@@ -9,7 +9,7 @@ from typing import Any
 
 from fna.report import formats
 from fna.report.alike import told_apart
-from fna.report.results import IDENTITY, Result, Run, dig, interval, number, overrides, setting
+from fna.report.results import IDENTITY, Result, Run, dig, expected_files, interval, number, overrides, setting
 
 REMARK = (
     "95 % interval: over samples, the mean of the seeds' intervals; over seeds: the smallest and the largest difference; cost: "
@@ -33,7 +33,9 @@ def _together(group: list[Run]) -> list[Run]:
     seeds = {run.result.get("seed") for run in group}
     if len({(run.result.get("seed"), run.result.get("hash")) for run in group}) > len(seeds):
         return group
-    return [group[0] if len(seeds) < 2 else _mean(group)]
+    one = group[0] if len(seeds) < 2 else _mean(group)
+    files = expected_files(*(run.result for run in group))
+    return [replace(one, result=one.result | {"expected": files}) if len(files) > 1 else one]
 
 
 def spread(result: Result, metric: str) -> str:
@@ -45,7 +47,7 @@ def spread(result: Result, metric: str) -> str:
 def _but_seed(result: Result, typed: Sequence[str]) -> str:
     own = {key: result.get(key) for key in IDENTITY if key != "seed"}
     others = [setting(result, key) for key in typed]
-    return json.dumps([own, others, result.get("recipe"), result.get("label"), result.get("expected")], default=str)
+    return json.dumps([own, others, result.get("recipe"), result.get("label")], default=str)
 
 
 def _mean(group: Sequence[Run]) -> Run:

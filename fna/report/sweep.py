@@ -232,9 +232,13 @@ def _title(
     told = ("attn", "landmarks", "layers", "reduce", "mask", "mask_start", "samples")
     extra = [key for key in keys if key not in told and setting(run.result, key) not in (None, "none")]
     where, sentence = words.place(run.result), words.headline(run.result, label(run, extra) if extra else "")
+    said_above = words.FEW if lead.startswith(TOO_FEW) else ""
     lead += ", a control" if writing.is_control(run.result) else ""
     lead += f", {where}" if where else ""  # before the colon, which is then the only one
-    return [Part(f"{said} {lead}: "), *(part._replace(text=part.text.replace(f"{where}: ", "", 1)) for part in sentence)]
+    return [
+        Part(f"{said} {lead}: "),
+        *(part._replace(text=part.text.replace(f"{where}: ", "", 1).replace(said_above, "")) for part in sentence),
+    ]
 
 
 def _on_lines(count: int, whole: Sequence[Run]) -> str:

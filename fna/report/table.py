@@ -52,9 +52,9 @@ def show_sweep(runs: Sequence[Run], console: Console | None = None) -> None:
         console.print()
         _remarks(console, feet)
     for place, why in day.unfinished:
-        console.print(Text(f"unfinished: {place}: {why}", style="yellow"), soft_wrap=True)
+        console.print(Text(f"unfinished in folder {place}: {why}", style="yellow"), soft_wrap=True)
     for place, why in day.failures:
-        console.print(Text(f"failed: {place}: {why}", style="red"), soft_wrap=True)
+        console.print(Text(f"failed in folder {place}: {why}", style="red"), soft_wrap=True)
 
 
 def _section(console: Console, section: Section, alone: bool) -> list[str]:
@@ -121,21 +121,27 @@ def sweep_markdown(runs: Sequence[Run]) -> str:
         lines += [*_foot(foot), *map(_theirs_pipes, summary.theirs)]
     lines += _foot([*day.remarks, *(text for _, text in day.explained), *day.told, *filter(None, [day.remark])])
     kinds = (("unfinished", day.unfinished), ("failed", day.failures))
-    lost = "\n".join(f"- {kind}: {_escape(f'{place}: {why}')}" for kind, those in kinds for place, why in those)
+    lost = "\n".join(f"- {kind} {_escape(f'in folder {place}: {why}')}" for kind, those in kinds for place, why in those)
     return "\n\n".join([*lines, *filter(None, [lost])]) + "\n"
 
 
 def quality(result: Result, expected: Expected) -> Grid:
     """Metrics of full and variant with their paired difference; beside it what others measured, where there is any."""
     heads, cells = further(result, expected, "metrics")
-    mark = " (random weights)" if words.is_random(result) else " !" if notes.is_doubtful(result) else ""
     rows = []
     for key, metric in (result.get("metrics") or {}).items():
         tone = verdicts.tone(key, metric, "")
         values = [Part(formats.fixed(dig(metric, side))) for side in ("full", "variant")]
         change, span = formats.change(dig(metric, "delta"), dig(metric, "ci"), 2)
-        rows.append([Part(formats.metric_name(key) + mark), *values, Part(change, tone), Part(span), *cells[key]])
+        rows.append([Part(formats.metric_name(key) + _doubt(key, result)), *values, Part(change, tone), Part(span), *cells[key]])
     return ["quality", "full", words.called(result), "delta", "95 % interval", *heads], rows
+
+
+def _doubt(key: str, result: Result) -> str:
+    """The mark of a score that a note says to mean nothing; what a run takes is as large whatever its answers are worth."""
+    if key in verdicts.TAKEN or not notes.is_doubtful(result):
+        return ""
+    return " (random weights)" if words.is_random(result) else " !"
 
 
 def fidelity(result: Result, expected: Expected) -> Grid:
@@ -250,7 +256,7 @@ def _foot(remarks: Sequence[str]) -> list[str]:
 
 
 def _quotes(notes: Sequence[str]) -> list[str]:
-    return ["\n".join(f"> {_escape(note)}  " for note in notes)] if notes else []
+    return ["\n".join(f"> ! {_escape(note)}  " for note in notes)] if notes else []
 
 
 def _escape(text: str) -> str:

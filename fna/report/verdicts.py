@@ -8,6 +8,7 @@ from fna.report import formats
 from fna.report.results import Result, dig, interval, number
 
 ERRORS = frozenset({"ece", "perplexity", "kv_megabytes"})  # metrics of which less is better
+TAKEN = frozenset({"kv_megabytes"})  # metrics of what a run takes, not of what it answers
 PRIMARY = (("t2i_r1", "i2t_r1"), ("top1",), ("miou",), ("vqa_accuracy",), ("relative",))
 FEW = 100  # samples below which an interval of [0, 0] shows nothing: too few could have changed
 CLOSE = -1.5  # points: an interval that holds zero and does not reach below this lets a headline say "keeps"

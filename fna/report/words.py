@@ -10,6 +10,7 @@ from fna.report import formats
 from fna.report.results import Result, dig, interval, number, overrides, reference
 from fna.report.verdicts import is_error, nothing_right, verdict, weakest
 
+FEW = ", too few to say more"  # behind the number of samples, where none of them changed
 NOISY = 0.2  # width of a speedup's interval above which it says nothing about "the same speed"
 ANY_FOLDER = ("hf",)  # models whose option says nothing of the network
 
@@ -176,7 +177,7 @@ def _quality(result: Result, key: str) -> list[Part]:
     if said == "keeps":
         return [Part(f"keeps {called} within "), Part(amount, "even")]
     if said == "unclear" and interval(ci) == (0, 0):  # of so few samples, see `judge`
-        return [Part(f"leaves {called} "), Part("as it is", "even"), Part(f" on {on}, too few to say more")]
+        return [Part(f"leaves {called} "), Part("as it is", "even"), Part(f" on {on}{FEW}")]
     if said == "unclear":
         doubt = f", not told apart from zero on {on}" if interval(ci) else ""
         return [Part(f"changes {called} by "), Part(amount, "even"), Part(doubt)]

@@ -31,7 +31,7 @@ from fna.tasks.cache import digest_of
 from fna.tasks.dense import Inference, Score
 from fna.tasks.features import patch_features
 from fna.tasks.source import Source
-from fna.values import Count, NotNegative, Rate
+from fna.values import Count, NotNegative, Rate, counted
 
 WARM_UP = 20
 
@@ -76,6 +76,12 @@ class LinearHead:
             _load(Path(self.checkpoint), dataset)
         elif dataset.training is None:
             raise UserError(_untaught(dataset.name, dataset.split))
+
+    def notes(self, dataset: SegmentedDataset) -> list[str]:
+        """On how many images it was trained, where it was trained here."""
+        if self.checkpoint is not None or dataset.training is None:
+            return []
+        return [f"linear head: trained on {counted(len(dataset.training().examples[: self.images]), 'image')}"]
 
     def features(self, model: Model, images: Tensor) -> Tensor:
         """``[b, D, rows, columns]`` of images as the model wants them."""

@@ -48,6 +48,7 @@ class Learnt(ABC):
     version: int = 2
     asks: ClassVar[type] = Labelled
     needs: ClassVar[frozenset[str]] = frozenset({"encode_image"})
+    called: ClassVar[str] = "classifier"
     _fitted: dict[str, tuple[str, Classifier]] = field(default_factory=dict, repr=False)
 
     @abstractmethod
@@ -116,6 +117,12 @@ class Learnt(ABC):
         """``top1`` and ``top5`` in percent."""
         return {f"top{k}": 100.0 * sums[f"top{k}"] / sums["seen"] for k in KS}
 
+    def notes(self, outcome: Outcome, dataset: Dataset) -> list[str]:
+        """From how many images was learnt."""
+        assert isinstance(dataset, LabelledDataset)
+        assert dataset.training is not None
+        return [f"{self.called}: learnt from {counted(len(dataset.training().examples), 'image')}"]
+
     def exhibits(self, show: Show) -> Sections:
         """``classes.csv``."""
         by_class.write(show)
@@ -128,6 +135,7 @@ class Neighbours(Learnt):
 
     k: Count = 20
     temperature: Positive = 0.07
+    called: ClassVar[str] = "nearest neighbours"
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.temperature <= 0:
@@ -158,6 +166,7 @@ class Probe(Learnt):
     rates: Annotated[Sequence[Rate], Says("a list of rates, each from 1e-06 to 100")] = RATES
     epochs: Count = 100
     batch: Annotated[int, between(1, 16_384)] = 256  # drawn with replacement, so that no more tells more
+    called: ClassVar[str] = "linear probe"
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 1 or not self.rates:
@@ -175,7 +184,8 @@ class Probe(Learnt):
         tried = self._descend(features[~held], labels[~held], classes, seed, list(self.rates))
         hits = (tried(features[held]).argmax(-1) == labels[held]).mean(-1)
         best = self.rates[int(np.argmax(hits))]
-        say(f"probe: rate {best:g}, {100 * hits.max():.1f} % right on {counted(int(held.sum()), 'held-out image')}")
+        told = f"rate {best:g}, {100 * hits.max():.1f} % right on {counted(int(held.sum()), 'held-out image')}"
+        say(f"probe: {told}; trained with it on all {counted(len(labels), 'image')}")
         chosen = self._descend(features, labels, classes, seed, [best])
         return lambda queries: chosen(queries)[0]
 

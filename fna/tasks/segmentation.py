@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -39,6 +39,13 @@ class Head(Protocol):
     def prepare(self, model: Model, dataset: SegmentedDataset, run: Run, view: Inference, cache: Path) -> str: ...
 
     def score(self, model: Model, dataset: SegmentedDataset, run: Run, view: Inference, cache: Path) -> Score: ...
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """A head that says what it was trained on."""
+
+    def notes(self, dataset: SegmentedDataset) -> list[str]: ...
 
 
 @dataclass
@@ -93,10 +100,11 @@ class Segmentation:
         return {**segmentation_scores(sums), "boundary_iou": boundary_score(sums)}
 
     def notes(self, outcome: Outcome, dataset: Dataset) -> list[str]:
-        """Classes that are labelled nowhere, a large share of ignored pixels, classes that are called alike."""
+        """What the head was trained on, classes labelled nowhere, a large share of ignored pixels, classes called alike."""
         alike = [name for name, times in Counter(dataset.classes).items() if times > 1]
         twins = [f"several classes are called {', '.join(alike[:3])}: each counts by itself, as numbers have it"] * bool(alike)
-        return [*label_notes(outcome.counts, dataset.classes), *twins]
+        told = self.head.notes(_segmented(dataset)) if isinstance(self.head, Trained) else []
+        return [*told, *label_notes(outcome.counts, dataset.classes), *twins]
 
     def exhibits(self, show: Show) -> Sections:
         """``classes.csv``, and label maps where full and the variant differ most."""

@@ -26,7 +26,7 @@ def test_a_sweep_gets_one_csv_and_one_page(sweep_folder: Path) -> None:
         assert (sweep_folder / name).stat().st_size > 0
         assert str(sweep_folder / name) in done.stdout
         assert len(list(sweep_folder.rglob(name))) == 1
-    assert "failed: 9: made-up reason" in done.stdout
+    assert "failed in folder 9: made-up reason" in done.stdout
 
 
 def test_what_a_user_can_mend_is_one_line(tmp_path: Path) -> None:

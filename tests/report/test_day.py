@@ -196,7 +196,7 @@ def test_a_failure_made_twice_is_one_and_other_failures_stay(tmp_path: Path) -> 
 def test_sections_in_the_terminal_and_in_markdown(day: Path) -> None:
     text = printed(load(day))
     assert text.index("made_up_vit on made_up_photos, classification") < text.index("made_up_clip on made_up_captions, retrieval")
-    assert text.rstrip().endswith("failed: sweeps/0/1 (landmarks=0): made-up reason")
+    assert text.rstrip().endswith("failed in folder sweeps/0/1 (landmarks=0): made-up reason")
     assert sweep_markdown(load(day)).count("\n## ") == 2
 
 
@@ -216,14 +216,15 @@ def test_the_sentence_on_the_one_to_take_says_the_place_before_its_only_colon_an
     assert "made_up" not in plain(first.summary.title)
 
 
-def test_a_network_whose_name_ends_in_that_of_the_model_keeps_its_name_in_the_sentence_of_its_section(day: Path) -> None:
-    """``vit_small_patch14_dinov2 on images`` holds ``dinov2 on images``, the name of the section."""
+def test_a_section_names_the_network_that_ran_and_its_sentence_does_not_again(day: Path) -> None:
+    """``model.name`` is another network than the option's own: each of the two is a section, by its name."""
     named = {"model": "dinov2", "dataset": "images", "task": "fidelity", "metrics": {}}
     write_run(day / "own", result(hash="e", overrides=["model.name=vit_small_patch14_dinov2"], **named))
-    assert "vit_small_patch14_dinov2 on images: FNA with 64 landmarks" in plain(_section(day, "dinov2 on images, fidelity"))
-    write_run(day / "own", result(hash="e", checkpoint="random", **named))
-    told = plain(_section(day, "dinov2 on images, fidelity"))
-    assert "counts. FNA with 64 landmarks in blocks 4-7 agrees with full attention on 96.4 % [94.8, 97.9] of the samples" in told
+    write_run(day / "default", result(hash="f", checkpoint="random", **named))
+    told = plain(_section(day, "vit_small_patch14_dinov2 on images, fidelity"))
+    assert "FNA with 64 landmarks in blocks 4-7 agrees with full attention on 96.4 % [94.8, 97.9] of the samples" in told
+    assert "vit_small" not in told
+    assert "counts. FNA with 64 landmarks" in plain(_section(day, "dinov2 on images, fidelity"))
 
 
 def test_what_sections_say_alike_names_them(day: Path) -> None:
@@ -243,3 +244,35 @@ def _section(folder: Path, title: str) -> list[Part]:
 def test_a_section_of_one_run_without_a_quality_says_what_its_own_page_says(tmp_path: Path) -> None:
     write_run(tmp_path / "0", result(task="fidelity", metrics={}))
     assert " agrees with full attention on " in plain(read_day(load(tmp_path)).title)
+
+
+def test_runs_that_differ_in_the_figures_of_others_alone_are_one_and_show_all_of_these(tmp_path: Path) -> None:
+    for name, whose in (("0", "somebody"), ("1", "another")):
+        figures = f"source,model,dataset,metric,full,variant\n{whose},made_up_vit,made_up_photos,top1,71,70\n"
+        (tmp_path / f"{whose}.csv").write_text(figures)
+        write_run(tmp_path / name, result(expected=str(tmp_path / f"{whose}.csv")))
+    write_run(tmp_path / "2", result(hash="other", attn="nystromformer"))  # that was made beside nobody's
+    (section,) = read_day(load(tmp_path)).sections
+    heads, rows = section.summary.heads, section.summary.rows
+    cells = [[row[heads.index(f"top-1, {whose}")].text for whose in ("somebody", "another")] for row in rows]
+    assert cells == [["70.00 (-1.00)", "70.00 (-1.00)"], ["–", "–"]]
+
+
+def test_a_contender_that_ran_alone_too_is_one_line_and_the_pairs_stay(tmp_path: Path) -> None:
+    entry = {"label": "attn=nystromformer", "attn": "nystromformer", "hash": "n", "status": "ok"}
+    first = {"label": "attn=fna", "attn": "fna", "hash": "f", "status": "ok"}
+    pair = {"a": "attn=fna", "b": "attn=nystromformer", "metrics": {"top1": {"delta": -1.0, "ci": [-2.0, -0.5]}}}
+    write_run(tmp_path / "versus", result(hash="f", contenders=[first, entry], pairs=[pair]))
+    write_run(tmp_path / "sweep/0", result(hash="f"))
+    write_run(tmp_path / "sweep/1", result(hash="n", attn="nystromformer", rows={"full": "ff00", "variant": "n"}))
+    os.utime(tmp_path / "versus/result.json", (100, 100))  # the oldest
+    day = read_day(load(tmp_path))
+    assert sorted(run.result["attn"] for run in day.sections[0].runs) == ["fna", "nystromformer"]
+    assert day.repeated == 2
+    assert "second - first" in printed(load(tmp_path))
+
+
+def test_runs_against_other_contenders_are_two(tmp_path: Path) -> None:
+    for attn in ("nystromformer", "agent"):
+        write_run(tmp_path / attn, result(contenders=[{"label": f"attn={attn}", "attn": attn, "hash": attn, "status": "ok"}]))
+    assert {run.result["attn"] for run in read_day(load(tmp_path)).sections[0].runs} == {"fna", "nystromformer", "agent"}

@@ -133,9 +133,9 @@ def test_two_sources_of_one_metric_both_stand_beside_it(tmp_path: Path) -> None:
 
 def test_figures_without_a_place_are_counted_with_what_no_result_has(tmp_path: Path) -> None:
     path = table(tmp_path, "landmrks", f"somebody,{HOME},64,top1,71,70")
-    assert "1 of 1 expected figures match no result: none has landmrks" in markdown(result(expected=path))
+    assert "1 of 1 expected figure matches no result: none has landmrks" in markdown(result(expected=path))
     path = table(tmp_path, "layers", f"somebody,{HOME},last-half,top1,71,70", f"somebody,{HOME},4-7,top1,71,70")
-    assert load_expected([result(expected=path)]).sources()[-1] == "1 of 2 expected figures match no result"
+    assert load_expected([result(expected=path)]).sources()[-1] == "1 of 2 expected figures matches no result"
 
 
 def test_a_file_from_a_spreadsheet_is_read(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_an_empty_cell_asks_for_nothing_and_an_option_of_which_no_column_speaks_
 
 def test_ours_further_off_than_the_tolerance_is_said(tmp_path: Path) -> None:
     path = table(tmp_path, "landmarks,tolerance", f"somebody,{HOME},64,0.5,top1,71,70", f"somebody,{HOME},64,2,top1,71,70")
-    assert "1 of ours lie further from these than the tolerance" in load_expected([result(expected=path)]).sources()
+    assert "1 of ours lies further from these than the tolerance" in load_expected([result(expected=path)]).sources()
 
 
 EXPERIMENTS = {
@@ -201,7 +201,7 @@ def test_how_near_outputs_are_stands_beside_ours_too(tmp_path: Path) -> None:
     ours = result(expected=str(path))
     found = load_expected([ours])
     assert [figure.missed(ours) for figure in found.beside(ours)] == [False, True]
-    assert "1 of ours lie further from these than the tolerance" in found.sources()
+    assert "1 of ours lies further from these than the tolerance" in found.sources()
     assert "0.0435 | 0.0954 |" in markdown(ours)
     write_run(tmp_path / "0", ours)
     write_run(tmp_path / "1", result(landmarks=32, expected=str(path)))

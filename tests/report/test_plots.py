@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from fna.report.page import write_page
 from fna.report.plots import frontier, plots
 from fna.report.results import load
 from tests.report.made_up_results import result, write_run
@@ -74,3 +75,20 @@ def test_labels_of_points_do_not_lie_on_each_other(tmp_path: Path) -> None:
 def test_the_frontier_holds_what_nothing_beats_in_both() -> None:
     points = [(1.0, 0.0), (1.2, -0.5), (1.1, -0.9), (1.5, -2.0), (1.5, -3.0), (0.8, -0.1)]
     assert frontier(points) == [(1.5, -2.0), (1.2, -0.5), (1.0, 0.0)]
+
+
+def test_more_lines_than_colours_are_grey_but_for_the_best_and_those_on_the_frontier(tmp_path: Path) -> None:
+    for place in range(18):
+        top1 = {"full": 71.0, "variant": 70.0, "delta": -0.1 * place, "ci": [-2.0, 0.5]}
+        content = result(hash=str(place), sampler=f"s{place}", metrics={"top1": top1})
+        content["cost"] = content["cost"] | {"speedup": {"median": 2.0 if place == 17 else 1.1, "ci": [1.0, 2.0]}}
+        write_run(tmp_path / str(place), content)
+    legend = plots(load(tmp_path))[0].legend
+    assert [name for name, _, _ in legend] == [*(f"s{place}" for place in range(6)), "s17", "11 others, in the table above"]
+    assert [place for _, place, _ in legend] == [*range(7), -1]
+
+
+def test_the_legend_of_neighbouring_plots_stands_once(sweep_folder: Path) -> None:
+    page = write_page(sweep_folder).read_text()
+    assert page.count('<i class="s0"></i>fps') == 1
+    assert page.count("lines as in the plot before") == 1

@@ -35,7 +35,9 @@ def test_a_run_without_an_end_is_not_called_failed(tmp_path: Path) -> None:
     started(tmp_path / "1", "attn=fna", "landmarks=16")
     for text in (printed(load(tmp_path)), sweep_markdown(load(tmp_path)), write_page(tmp_path).read_text().partition("<main>")[2]):
         assert "failed" not in text.lower()
-    assert [line for line in printed(load(tmp_path)).splitlines() if line.startswith("unfinished: 1")]
+    assert [
+        line for line in printed(load(tmp_path)).splitlines() if line.startswith("unfinished in folder 1: started, never finished")
+    ]
 
 
 def test_a_folder_of_killed_runs_alone_is_no_empty_folder(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_metrics_that_both_have_in_full_are_said_to_tell_nothing_apart() -> None
     errors = {"ece": top, "miss": {**top, "better": "less"}, "largest_norm": top, "relative": top}
     (said,) = notes.at_ceiling(result(metrics={**metric(0, 0, 0), "t2i_r5": top, "t2i_r10": top, **errors}))
     assert (
-        said == "text-to-image R@5, text-to-image R@10: 100 on both sides, the most there is, so that nothing is told apart there"
+        said == "text-to-image R@5; text-to-image R@10: 100 on both sides, the most there is, so that nothing is told apart there"
     )
     assert notes.at_ceiling(result()) == []
 
@@ -216,7 +216,7 @@ def test_an_interval_without_width_is_told_of_its_own_figure_where_others_moved(
     [note] = notes.remarks(result(samples=20, metrics={"top1": moved}, fidelity=same))
     assert note.startswith("an interval without width (agreement with full): ")
     [note] = notes.remarks(result(samples=20, metrics={"top1": still}, fidelity=same))
-    assert note.startswith("an interval without width (top-1, agreement with full): ")
+    assert note.startswith("an interval without width (top-1; agreement with full): ")
 
 
 def test_figures_that_stand_still_in_unlike_many_samples_have_a_line_each() -> None:
@@ -340,3 +340,19 @@ def test_a_result_without_metrics_is_told_by_its_agreement() -> None:
     assert "agrees with full attention on 96.4 % [94.8, 97.9] of the samples, output error 0.042, at 1.19x the speed" in said
     assert "same nearest other image" in notes.explained(bare)[0][1]
     assert "no metrics" in words.plain(words.headline(result(metrics={}, fidelity={})))
+
+
+def test_a_large_output_error_beside_decisions_that_agree_is_explained_once() -> None:
+    """Logits of two classes lie near zero: a probe was 3 off in its outputs and agreed on 93 %."""
+    near, far = ({"output_error": error, "agreement": share} for error, share in ((3.0, 93.0), (3.0, 40.0)))
+    said = notes.remarks(result(fidelity=near), result(fidelity=near))
+    assert [line for line in said if "near zero on some samples" in line] == said
+    assert len(said) == 1
+    assert not notes.remarks(result(fidelity=far))
+    assert not notes.remarks(result())
+
+
+def test_names_of_metrics_that_hold_commas_are_told_apart() -> None:
+    top = {"full": 100.0, "variant": 100.0, "delta": 0.0, "ci": [0.0, 0.0]}
+    (said,) = notes.at_ceiling(result(metrics={"vqa_accuracy_yes_no": top, "vqa_accuracy_other": top}))
+    assert said.startswith("VQA accuracy, yes no; VQA accuracy, other: 100 on both sides")

@@ -59,6 +59,7 @@ def test_through_the_task(task: Neighbours | Probe, clip: Model, labelled: Datas
     made.prepare(clip, data, Run(batch_size=3))
     assert len(list((tmp_path / "embeddings").glob("*.npy"))) == 1
     outcome = made.evaluate(clip, data, Run(batch_size=3))
+    assert [note.partition(": ")[2] for note in made.notes(outcome, data)] == [f"learnt from {len(learnt.examples)} images"]
     assert outcome.keys == [example.key for example in data.examples]
     sums = {name: counts.sum(0) for name, counts in outcome.counts.items()}
     assert float(made.metrics(sums)["top1"]) >= 75

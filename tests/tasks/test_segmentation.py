@@ -79,6 +79,10 @@ def test_a_linear_head_learns_and_is_kept(model: Model, scenes: LabelMaps, tmp_p
     assert outcome.keys == ["0", "1", "2", "3"]
     assert outcome.decisions.shape == (4, 64 * 64)
     assert outcome.outputs.shape == (4, 2 * 16)
+    count = len(data.training().examples)
+    assert f"linear head: trained on {count} images" in made.notes(outcome, data)
+    fewer = task(tmp_path, LinearHead(images=2))
+    assert "linear head: trained on 2 images" in fewer.notes(outcome, data)
     scores = scored(made, model, data)
     assert scores["miou"] > 80
     assert scores["aacc"] >= scores["miou"]
