@@ -63,6 +63,13 @@ def plain_flops(tokens: int, marks: int, around: Projections) -> int:
     return 8 * tokens * width * (depth + marks)
 
 
+def mean_queries(x: Tensor, around: Projections) -> Tensor:
+    """The mean over heads of the queries of ``x`` ``[B, N, D]``, by the mean of the layers, as one head: ``[B, 1, N, d]``."""
+    weight = around.inner.unflatten(0, (3, around.heads, -1))[0].mean(0)
+    bias = None if around.inner_bias is None else around.inner_bias.unflatten(0, (3, around.heads, -1))[0].mean(0)
+    return F.linear(x, weight, bias)[:, None]
+
+
 def absorbed_nystrom(x: Tensor, index: Tensor, around: Projections, *, scale: float, steps: int, ridge: float) -> Tensor:
     """Tokens ``x`` ``[B, N, D]`` through their landmarks ``index`` int64 ``[B, M]``: ``[B, N, D]``, by our kernels.
 

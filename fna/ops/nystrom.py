@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from fna.ops.absorbed import absorbed_nystrom, absorbs
+from fna.ops.absorbed import absorbed_nystrom, absorbs, mean_queries
 from fna.ops.bias import PairBias, Seen, seen_at
 from fna.ops.contract import (
     BadInput,
@@ -81,14 +81,19 @@ class FastNystrom:
         )  # fmt: skip
 
     def absorbed(self, x: Tensor, around: Projections, site: Site) -> Tensor | None:
-        """Tokens ``x`` ``[B, N, D]`` before their projections to what leaves the block's attention, where an earlier block has
-        drawn the landmarks and it pays (`fna.ops.absorbed`); else None.
+        """Tokens ``x`` ``[B, N, D]`` before their projections to what leaves the block's attention, where it pays and landmarks are
+        drawn already or by what needs no more than the mean of all queries (`fna.ops.absorbed`); else None.
         """
         if self.landmarks >= x.shape[1] or self.inverse == "exact":
             return None
         count = count_landmarks(self.landmarks, x.shape[1])
+        if not absorbs(x, count, around):
+            return None
         drawn = drawn_before(self.sampler, x.shape[0], x.shape[1], site, count, self.resample_every)
-        if drawn is None or drawn.valid is not None or not absorbs(x, count, around):
+        if drawn is None and self.sampler == FarthestPoint(features="q"):
+            mean = mean_queries(x, around)
+            drawn = draw(self.sampler, mean, mean, mean, site, self.landmarks, self.resample_every)
+        if drawn is None or drawn.valid is not None:
             return None
         check_steps(x, self.inverse, self.steps)
         steps, ridge = _steps(self.inverse, self.steps, self.ridge, count)

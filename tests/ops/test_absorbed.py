@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from fna.ops.absorbed import absorbed_flops, absorbed_nystrom, absorbs, apart, plain_flops
+from fna.ops.absorbed import absorbed_flops, absorbed_nystrom, absorbs, apart, mean_queries, plain_flops
 from fna.ops.contract import Projections
 from fna.ops.kernels import cpu
 from fna.ops.nystrom import fast_nystrom
@@ -91,6 +91,13 @@ def test_a_landmark_that_is_no_token_is_refused(token: int) -> None:
     index[0, 3] = token
     with pytest.raises(IndexError, match="none of the 130 tokens"):
         absorbed_nystrom(x, index, around, scale=0.25, steps=0, ridge=3e-4)
+
+
+def test_the_mean_of_the_layers_gives_the_mean_of_the_queries() -> None:
+    for biases in (True, False):
+        x, _, around = drawn(2, 48, 3, 16, 70, 32, biases)
+        q = F.linear(x, around.inner, around.inner_bias)[..., :48].unflatten(-1, (3, 16)).mean(-2)
+        assert torch.allclose(mean_queries(x, around)[:, 0], q, atol=1e-5)
 
 
 def test_the_count_of_operations_is_that_of_the_products() -> None:

@@ -15,6 +15,7 @@ from fna.errors import UserError
 from fna.ops import absorbed
 from fna.ops.exact import Exact
 from fna.ops.kernels import cpu
+from fna.ops.landmarks import FarthestPoint, Random
 from fna.ops.nystrom import FastNystrom
 from fna.surgery.swap import swap_tower
 from tests.surgery.zoo import liven
@@ -77,14 +78,27 @@ def test_what_was_absorbed_is_told() -> None:
     assert absorbed.taken == {"2 x 65 x 16 of 64"}
 
 
-def test_the_first_block_draws_the_landmarks_from_its_queries() -> None:
-    run(vit(), images(), layers=range(1))
-    assert not absorbed.taken
+def landmarks(model: nn.Module, op: FastNystrom) -> Tensor:
+    memos: list[Any] = []
+    with torch.inference_mode(), swap_tower(model, {0: op}, on_end=lambda memo: memos.extend(memo.values())):
+        model(images())
+    return memos[0][1].index
 
 
-def test_landmarks_drawn_anew_in_every_block_leave_nothing_to_absorb() -> None:
-    run(vit(), images(), FastNystrom(landmarks=16, resample_every=1))
+def test_the_mean_of_the_layers_draws_the_landmarks_that_the_mean_of_the_queries_draws() -> None:
+    model = vit()
+    found = landmarks(model, OP)
+    assert absorbed.taken
+    with absorbed.apart():
+        assert torch.equal(found, landmarks(model, OP))
+
+
+@pytest.mark.parametrize("sampler", [FarthestPoint("k"), FarthestPoint("input"), Random()])
+def test_other_samplers_are_shown_the_queries_of_the_first_block(sampler: Any) -> None:
+    run(vit(), images(), FastNystrom(landmarks=16, sampler=sampler), layers=range(1))
     assert not absorbed.taken
+    run(vit(), images(), FastNystrom(landmarks=16, sampler=sampler))
+    assert absorbed.taken
 
 
 class Doubled(nn.Module):

@@ -88,7 +88,7 @@ def _mass(scores: Tensor, heads: int) -> Tensor:
 
 @torch.library.custom_op("fna::absorbed_queries", mutates_args=("scores",), device_types="cpu")
 def weigh_queries(scores: Tensor, shifts: Tensor) -> None:
-    """Scores of tokens as queries ``[B, N, H M]`` plus ``shifts`` ``[B, H, M]`` to a softmax over each head's landmarks, in place."""
+    """Scores of tokens as queries ``[B, N, H M]`` plus ``shifts`` ``[B, H, M]`` to weights, a softmax for each head, in place."""
     problem = _scored(scores, shifts.shape[1], shifts=_address(shifts))
     _loaded().fna_absorbed_queries(ctypes.byref(problem), Long(torch.get_num_threads()))
 
