@@ -46,7 +46,7 @@ class Checkpoint:
     """The tensors of one part of a checkpoint. ``part``: the containers and prefixes that they lay under, "" for none.
 
     ``others``: further parts that would fit as well (averaged weights, say). ``left``: tensors of no such part, by name.
-    ``objects``: what else lies there, in words. ``renamed``: what the file calls some of the tensors, to the network's names.
+    ``objects``: what else lies there, in words. ``taken``: what the file calls some of the tensors and what they were taken as, in words.
     """
 
     state: dict[str, Tensor]
@@ -54,7 +54,7 @@ class Checkpoint:
     others: tuple[str, ...] = ()
     left: Mapping[str, Tensor] = field(default_factory=dict)
     objects: tuple[str, ...] = ()
-    renamed: Mapping[str, str] = field(default_factory=dict)
+    taken: str = ""
 
     @property
     def beside(self) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ class Checkpoint:
 
     def note(self, path: object) -> str:
         """What was taken and what was left, empty where nothing was left that matters and no name was another."""
-        taken = f"{path}: took {' and '.join(self.renamed)} as {' and '.join(self.renamed.values())}" if self.renamed else ""
+        taken = f"{path}: {self.taken}" if self.taken else ""
         return "; ".join(said for said in (taken, self._left_note(path)) if said)
 
     def _left_note(self, path: object) -> str:
