@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from codecs import BOM_UTF8
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fna.errors import UserError
+from fna.models.checkpoint_files import load, tensor_names
+from fna.models.decoder import TextModel
+from fna.models.llava import VisionLanguageModel
+from fna.models.open_clip import ZOO, OpenClipModel
+from fna.models.open_clip_files import check_config
+from fna.options import load_option
 from tests.reliability.test_faults_n import CPU, HEAD, body, logits, source, stock
 
 # 4 and 16: checkpoints
@@ -67,3 +77,58 @@ def test_a_head_that_is_not_run_is_told_by_its_layers(state: dict[str, Tensor], 
     model = source(saved, tmp_path).build(**CPU)
     assert model.classify is None
     assert any("was left out" in note for note in model.notes)
+
+
+# 10 and 16: JSON of tools on Windows
+
+
+def marked(file: Path) -> Path:
+    """The file with a byte-order mark, as tools on Windows begin one."""
+    file.write_bytes(BOM_UTF8 + file.read_bytes())
+    return file
+
+
+def test_an_index_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "part.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "part.safetensors"}}))
+    marked(index)
+    assert load(index)["a"].tolist() == [1, 1]
+    assert tensor_names(index) == ["a"]
+
+
+def test_an_open_clip_config_beside_weights_is_read_with_its_mark(tmp_path: Path) -> None:
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"embed_dim": 16}}))
+    marked(tmp_path / "open_clip_config.json")
+    check_config(tmp_path, {"embed_dim": 16}, (), "X")
+    with pytest.raises(UserError, match="embed_dim is 16, X has 32"):
+        check_config(tmp_path, {"embed_dim": 32}, (), "X")
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json"])
+def test_a_mark_that_another_library_stumbles_over_is_named(name: str, tmp_path: Path) -> None:
+    """transformers takes its own defaults for a generation_config.json that it cannot read, and says nothing."""
+    for file in (ZOO / "llava_shapes").glob("*.json"):
+        copyfile(file, tmp_path / file.name)
+    marked(tmp_path / name)
+    said = rf"{name}: begins with a byte-order mark, which transformers does not read; save it as UTF-8 without one"
+    for model in (VisionLanguageModel(checkpoint=str(tmp_path)), TextModel(checkpoint=str(tmp_path))):
+        with pytest.raises(UserError, match=said):
+            model.check()
+
+
+def test_a_mark_in_a_folder_that_open_clip_reads_is_named(tmp_path: Path) -> None:
+    copyfile(ZOO / "clip_shapes" / "open_clip_config.json", tmp_path / "open_clip_config.json")
+    marked(tmp_path / "open_clip_config.json")
+    with pytest.raises(UserError, match=r"open_clip_config.json: begins with a byte-order mark, which open_clip does not read"):
+        OpenClipModel(f"local-dir:{tmp_path}").check()
+
+
+def test_a_mark_before_hydras_first_line_is_named(tmp_path: Path) -> None:
+    """The line that puts an experiment's keys at the root was said to be missing."""
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nlandmarks: 16\n")
+    load_option("experiment", "mine", [tmp_path])
+    marked(tmp_path / "experiment" / "mine.yaml")
+    with pytest.raises(UserError, match=r"mine\.yaml: begins with a byte-order mark, which Hydra does not read"):
+        load_option("experiment", "mine", [tmp_path])
