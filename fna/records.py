@@ -57,8 +57,9 @@ def refuse_mark(folder: Path, reader: str) -> None:
     some files (generation_config.json) they take their own defaults without a word."""
     for file in sorted(file for file in folder.glob("*.json") if file.is_file()):
         with file.open("rb") as opened:
-            if opened.read(len(BOM_UTF8)) == BOM_UTF8:
-                raise UserError(f"{file}: begins with a byte-order mark, which {reader} does not read; save it as UTF-8 without one.")
+            start = opened.read(len(BOM_UTF8))
+        if start == BOM_UTF8:
+            raise UserError(f"{file}: begins with a byte-order mark, which {reader} does not read; save it as UTF-8 without one.")
 
 
 def refuse_csv(lines: Sequence[str], path: str | Path) -> None:

@@ -46,7 +46,7 @@ class Checkpoint:
     """The tensors of one part of a checkpoint. ``part``: the containers and prefixes that they lay under, "" for none.
 
     ``others``: further parts that would fit as well (averaged weights, say). ``left``: tensors of no such part, by name.
-    ``objects``: what else lies there, in words. ``taken``: what the file calls some of the tensors and what they were taken as, in words.
+    ``objects``: what else lies there, in words. ``taken``: what was taken under another name, in words.
     """
 
     state: dict[str, Tensor]

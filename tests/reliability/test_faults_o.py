@@ -10,9 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fna.data.imagefolder import ImageFolder
+from fna.data.llava_bench import LlavaBench
+from fna.data.places import composed
 from fna.errors import UserError
 from fna.models.checkpoint_files import load, tensor_names
 from fna.models.decoder import TextModel
@@ -20,6 +25,8 @@ from fna.models.llava import VisionLanguageModel
 from fna.models.open_clip import ZOO, OpenClipModel
 from fna.models.open_clip_files import check_config
 from fna.options import load_option
+from fna.runner.spelled import as_on_disk
+from fna.runner.typed import as_typed
 from tests.reliability.test_faults_n import CPU, HEAD, body, logits, source, stock
 
 # 4 and 16: checkpoints
@@ -66,7 +73,10 @@ def test_a_batch_norm_before_the_head_is_run_with_it(affine: bool, bias: bool, t
     [
         ({"0.weight": WEIGHT[0], "0.bias": WEIGHT[1], "1.weight": WEIGHT, "1.bias": BIAS}, r"head\.0 \(LayerNorm\), head\.1"),
         ({"0.running_mean": WEIGHT[0], "0.running_var": WEIGHT[1] ** 2, "2.weight": WEIGHT}, r"head\.0 \(BatchNorm\), head\.2"),
-        ({"bn.running_mean": WEIGHT[0], "bn.running_var": WEIGHT[1] ** 2, "fc.weight": WEIGHT}, r"head\.bn \(BatchNorm\), head\.fc"),
+        (
+            {"bn.running_mean": WEIGHT[0], "bn.running_var": WEIGHT[1] ** 2, "fc.weight": WEIGHT},
+            r"head\.bn \(BatchNorm\), head\.fc",
+        ),
     ],
 )
 def test_a_head_that_is_not_run_is_told_by_its_layers(state: dict[str, Tensor], layers: str, tmp_path: Path) -> None:
@@ -132,3 +142,89 @@ def test_a_mark_before_hydras_first_line_is_named(tmp_path: Path) -> None:
     marked(tmp_path / "experiment" / "mine.yaml")
     with pytest.raises(UserError, match=r"mine\.yaml: begins with a byte-order mark, which Hydra does not read"):
         load_option("experiment", "mine", [tmp_path])
+
+
+# 15: texts that look like numbers, in files of one's own
+
+GLOBAL = "# @package _global_\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "said", "word"),
+    [
+        ("dataset/kin.yaml", "defaults: [images]\nroot: 1_000", "dataset=kin"),
+        ("dataset/kin.yaml", "defaults: [imagefolder]\nsplit: 010", "dataset=kin"),
+        (
+            "experiment/mine.yaml",
+            GLOBAL + "defaults: [override /dataset: images]\ndataset: {root: 1_000}",
+            "experiment=mine",
+        ),
+        ("experiment/mine.yaml", GLOBAL + "model: {checkpoint: 0x10}", "experiment=mine"),
+    ],
+)
+def test_a_number_in_a_file_of_ones_own_that_is_a_text_is_told(
+    file: str, said: str, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """YAML reads 1_000 as 1000: another folder, whose pictures would be read without a word."""
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).write_text(said)
+    monkeypatch.setenv("FNA_CONF_DIR", str(tmp_path))
+    with pytest.raises(UserError, match=rf"{file}: [a-z.]+: (1_000|010|0x10) is the number \d+ to YAML; put it in quotes: '\1'"):
+        as_typed([word])
+    key = {"kin": "dataset.split=val" if "split" in said else "dataset.root=x"}.get(word.partition("=")[2], "")
+    assert not key or as_typed([word, key]) == [word, key]  # what is typed counts
+
+
+def test_numbers_in_a_file_of_ones_own_that_are_numbers_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "attn").mkdir()
+    (tmp_path / "attn" / "kin.yaml").write_text("defaults: [fna]\nsteps: 1_0")
+    monkeypatch.setenv("FNA_CONF_DIR", str(tmp_path))
+    assert as_typed(["attn=kin"]) == ["attn=kin"]
+
+
+# 1 and 10: the same name in other characters
+
+ONE, TWO = "caf\u00e9", "cafe\u0301"  # é as one sign, and as e with an accent
+
+
+def test_paths_are_taken_as_the_disk_writes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS hands over names with accents apart, JSON and most keyboards with accents in their letters."""
+    (tmp_path / TWO / ONE).mkdir(parents=True)
+    (tmp_path / f"{ONE}.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    for root in (ONE, str(tmp_path / ONE)):
+        typed = {
+            "dataset": {"root": root, "split": TWO, "name": ONE},
+            "model": {"checkpoint": f"{TWO}.pt"},
+            "task": {"prompt": ONE},
+        }
+        found = as_on_disk(OmegaConf.create({**typed, "task": {"prompt": f"{ONE} {{}}"}}))
+        assert found.dataset == {"root": root.replace(ONE, TWO), "split": ONE, "name": ONE}
+        assert (found.model.checkpoint, found.task.prompt) == (f"{ONE}.pt", f"{ONE} {{}}")
+
+
+def test_classes_to_learn_from_may_be_written_otherwise(tmp_path: Path) -> None:
+    """Labels follow the names, not the signs that they are written in: sorted by these, é comes after z, or before f."""
+    for split, name, shade in (("train", ONE, 0), ("val", TWO, 1)):
+        for place, one in enumerate((name, "cafz", "ab")):
+            (tmp_path / split / one).mkdir(parents=True)
+            Image.new("RGB", (8, 8), (shade, place, 0)).save(tmp_path / split / one / "a.png")
+    data = ImageFolder(str(tmp_path), split="val", train="train").load(None)
+    assert data.training is not None
+    learnt = data.training()
+    assert [composed(name) for name in data.classes] == [composed(name) for name in learnt.classes] == ["ab", "cafz", ONE]
+    assert {composed(one.key): one.label for one in data.examples} == {composed(one.key): one.label for one in learnt.examples}
+
+
+def test_what_is_said_of_an_image_is_found_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / f"{TWO}.png")
+    said = {
+        "questions": {"question_id": 1, "image": f"{ONE}.png", "text": "?", "category": "c"},
+        "answers_gpt4": {"question_id": 1, "text": "yes"},
+        "context": {"image": f"{TWO}.png", "caption": "a cup"},
+    }
+    for name, line in said.items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(line))
+    (question,) = LlavaBench(str(tmp_path)).load(None).examples
+    assert (question.context, question.image.is_file()) == ("a cup", True)
