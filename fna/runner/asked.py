@@ -102,6 +102,7 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
         task = instantiate(cfg.task)
     for one in composed:
         check_parts(one, model, names)
+        check_writer(one, model, names)
     dataset.check()
     model.check()
     contenders = [_wanted(one, model.depth, names) for one in composed]
@@ -111,8 +112,6 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
         task.check_files()
     if hasattr(task, "check_source"):
         task.check_source(dataset)
-    for one in composed:
-        check_writer(one, model, names)
     choose_device(cfg.device)
     logger = instantiate(cfg.logger) if cfg.logger and "_target_" in cfg.logger else None
     if logger is not None:

@@ -1,8 +1,11 @@
-"""Cases of a twelfth pair of eyes, what of them failed: heads without bias or behind a BatchNorm."""
+"""Cases of a twelfth pair of eyes, what of them failed: heads without bias or behind a BatchNorm, marks that
+Windows puts before JSON, the same name in other characters, what lies deeper than it should."""
 
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from codecs import BOM_UTF8
 from pathlib import Path
 from shutil import copyfile
@@ -16,10 +19,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fna.data.imagefolder import ImageFolder
+from fna.data.layouts import split_folder
 from fna.data.llava_bench import LlavaBench
 from fna.data.places import composed
+from fna.data.scene_files import foreign_picture
+from fna.data.shapes import Shapes
 from fna.errors import UserError
+from fna.masking.telling import tally, told_if_nothing
 from fna.models.checkpoint_files import load, tensor_names
+from fna.models.checkpoints import unpack
 from fna.models.decoder import TextModel
 from fna.models.llava import VisionLanguageModel
 from fna.models.open_clip import ZOO, OpenClipModel
@@ -27,6 +35,7 @@ from fna.models.open_clip_files import check_config
 from fna.options import load_option
 from fna.runner.spelled import as_on_disk
 from fna.runner.typed import as_typed
+from tests.conftest import Cli
 from tests.reliability.test_faults_n import CPU, HEAD, body, logits, source, stock
 
 # 4 and 16: checkpoints
@@ -228,3 +237,79 @@ def test_what_is_said_of_an_image_is_found_by_its_name(tmp_path: Path) -> None:
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(line))
     (question,) = LlavaBench(str(tmp_path)).load(None).examples
     assert (question.context, question.image.is_file()) == ("a cup", True)
+
+
+# 16: parts of a checkpoint by the word that the file has
+
+
+@pytest.mark.parametrize(
+    ("loaded", "part", "others"),
+    [
+        ({"module": HEAD, "module_ema": HEAD}, "module", ("module_ema",)),
+        ({"state_dict": {f"module.{name}": one for name, one in HEAD.items()}}, "state_dict.module", ()),
+        ({"teacher": {"module": HEAD}, "student": {"module": HEAD}}, "student.module", ("teacher",)),
+        ({f"_orig_mod.{name}": one for name, one in HEAD.items()}, "_orig_mod", ()),
+    ],
+)
+def test_a_container_that_is_called_as_a_wrapper_is_a_part(loaded: dict[str, Any], part: str, others: tuple[str, ...]) -> None:
+    """DeepSpeed saves the model under "module"; that is what people type."""
+    found = unpack(loaded, HEAD, "FILE", part)
+    assert (found.state.keys(), found.others) == (HEAD.keys(), others)
+    with pytest.raises(UserError, match=r"model\.part=modul: FILE holds no such part"):
+        unpack(loaded, HEAD, "FILE", "modul")
+
+
+# 1: what lies deeper than it should
+
+
+def test_imagenets_split_is_found_where_it_was_unpacked(tmp_path: Path) -> None:
+    """ILSVRC/Data/CLS-LOC is what the archive brings; the line says what to type."""
+    val = tmp_path / "ILSVRC" / "Data" / "CLS-LOC" / "val"
+    (val / "n01440764").mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"but {re.escape(str(val))} is there: give dataset\.root={re.escape(str(val.parent))}\.$"):
+        split_folder(tmp_path, "val")
+    assert split_folder(val.parent, "val") == val
+
+
+def test_scenes_are_not_drawn_among_pictures_however_deep_these_lie(tmp_path: Path) -> None:
+    deep = tmp_path / "2024" / "holidays" / "sea" / "day" / "raw"
+    deep.mkdir(parents=True)
+    assert foreign_picture(tmp_path) is None
+    Image.new("RGB", (8, 8)).save(deep / "a.png")
+    assert foreign_picture(tmp_path) == deep / "a.png"
+    with pytest.raises(UserError, match=r"holds pictures \(a\.png\), and dataset=shapes draws its own and reads none"):
+        Shapes(root=str(tmp_path), count=1, size=16).load(1)
+
+
+def test_scenes_that_were_drawn_are_no_pictures_of_somebodys(tmp_path: Path) -> None:
+    Shapes(root=str(tmp_path), count=2, size=16).load(1)
+    assert foreign_picture(tmp_path) is None
+    Shapes(root=str(tmp_path), count=3, size=16).load(1)
+
+
+# 17: what cannot be done is said before what has to be installed for it
+
+
+def test_a_decoder_is_told_of_its_attention_before_a_package_is_asked_for(cli: Cli) -> None:
+    done = cli("model=smollm2", "model.package=not_there", "dataset=longtext", "attn=fna")
+    assert done.returncode == 1
+    assert "attn=fna: model=smollm2 attends causally" in done.stderr
+    assert "not installed" not in done.stderr
+
+
+# 4: a mask that takes nothing away
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_a_mask_that_finds_no_token_says_so(found: bool) -> None:
+    chosen = torch.zeros(2, 4, dtype=torch.bool)
+    chosen[1, 2] = found
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with told_if_nothing("fna mask=massive"):
+            for one in chosen:
+                tally(one[None])
+        with told_if_nothing("no mask"):
+            pass
+    said = ["fna mask=massive: mask: its rule found no token in any image: nothing was masked"] * (not found)
+    assert [str(one.message).partition(" (")[0] for one in caught] == said
