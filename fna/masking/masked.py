@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from fna.masking.rules import Rule, patches
-from fna.masking.telling import tally
 from fna.ops.contract import Attention, Site, Unsupported, not_traced, same_tokens
 from fna.ops.rows import row_logits, softmax_rows
 from fna.ops.spread import at_first
+from fna.ops.taken import tally
 
 FOUND = "found"  # under which a mask keeps its tokens in the memo; whoever else seeks tokens uses a name of their own
 Mode = Literal["mask", "sink"]

@@ -12,7 +12,7 @@ import torch
 
 from fna.data.loading import batches
 from fna.errors import UserError
-from fna.masking.telling import told_if_nothing
+from fna.ops.taken import told_if_nothing
 from fna.progress import bar, say
 from fna.runner.failures import line
 from fna.runner.loaded import Loaded

@@ -25,13 +25,13 @@ from fna.data.places import composed
 from fna.data.scene_files import foreign_picture
 from fna.data.shapes import Shapes
 from fna.errors import UserError
-from fna.masking.telling import tally, told_if_nothing
 from fna.models.checkpoint_files import load, tensor_names
 from fna.models.checkpoints import unpack
 from fna.models.decoder import TextModel
 from fna.models.llava import VisionLanguageModel
 from fna.models.open_clip import ZOO, OpenClipModel
 from fna.models.open_clip_files import check_config
+from fna.ops.taken import tally, told_if_nothing
 from fna.options import load_option
 from fna.runner.spelled import as_on_disk
 from fna.runner.typed import as_typed
