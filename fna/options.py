@@ -208,7 +208,10 @@ def _check_choice(file: Path, key: str, group: str) -> None:
 
 def _check_package(file: Path, group: str) -> None:
     """Refuse an option whose keys Hydra would put anywhere but where they are looked for."""
-    found = PACKAGE.search(_text(file))
+    text = _text(file)
+    if text.startswith("\ufeff"):  # before it Hydra takes a first line for none of its own
+        raise UserError(f"{file}: begins with a byte-order mark, which Hydra does not read; save it as UTF-8 without one.")
+    found = PACKAGE.search(text)
     own = "_global_" if group == "experiment" else "_group_"
     if found is not None and found[1] not in (own, "_group_", group):
         raise UserError(f"{file}: '# @package {found[1]}' puts its keys where nothing reads them; leave that line out.")

@@ -14,6 +14,7 @@ import os
 import stat
 import tempfile
 import time
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -49,6 +50,16 @@ def write_atomic(path: Path, data: bytes) -> None:
         if isinstance(error, OSError):
             raise unwritten(path, error) from error
         raise
+
+
+def refuse_mark(folder: Path, reader: str) -> None:
+    """Raise `UserError` for a JSON file with a byte-order mark in a folder that another library reads: those know none, and of
+    some files (generation_config.json) they take their own defaults without a word."""
+    for file in sorted(file for file in folder.glob("*.json") if file.is_file()):
+        with file.open("rb") as opened:
+            start = opened.read(len(BOM_UTF8))
+        if start == BOM_UTF8:
+            raise UserError(f"{file}: begins with a byte-order mark, which {reader} does not read; save it as UTF-8 without one.")
 
 
 def refuse_csv(lines: Sequence[str], path: str | Path) -> None:

@@ -12,7 +12,7 @@ from fna.data.bank import LabelledDataset, cut, part_note
 from fna.data.base import Labelled, taught
 from fna.data.layouts import BY_CLASS, TINY_LABELS, looks_like, split_folder
 from fna.data.pictures import files_below, is_hidden, is_picture, system_note, unread_note
-from fna.data.places import by_name
+from fna.data.places import by_name, composed
 from fna.errors import UserError
 from fna.values import Count, Domain, Says, counted
 
@@ -156,8 +156,8 @@ class ImageFolder:
             learnt = self._teacher().class_names()
         except UserError as error:
             raise UserError(f"dataset.train={train}: {str(error).replace('dataset.split=', 'dataset.train=')}") from error
-        if self.classes is None and asked != learnt:
-            odd = sorted({*asked} ^ {*learnt})[0]
+        if self.classes is None and [*map(composed, asked)] != [*map(composed, learnt)]:
+            odd = sorted({*map(composed, asked)} ^ {*map(composed, learnt)} or {*asked} ^ {*learnt})[0]
             raise UserError(
                 f"dataset.train={train}: its {len(learnt)} classes are not the {len(asked)} of {self._folder()} ({odd} is in one "
                 "only): give a split of the same classes, or list them all with dataset.classes=FILE."
@@ -199,13 +199,15 @@ class ImageFolder:
 
 
 def _folders(folder: Path) -> list[str]:
-    """Names of the folders in ``folder``, links to folders among them. Raises `UserError` for a link to what is not there."""
+    """Names of the folders in ``folder``, links to folders among them, in an order that does not depend on how their accents are
+    written. Raises `UserError` for a link to what is not there."""
     gone = sorted(path for path in folder.iterdir() if path.is_symlink() and not path.exists() and not is_hidden(path.name))
     if gone:
         raise UserError(
             f"{gone[0]}: a link to {gone[0].readlink()}, which is not there; bring back what it links to, or remove it."
         )
-    return sorted(path.name for path in folder.iterdir() if not is_hidden(path.name) and path.is_dir())
+    names = (path.name for path in folder.iterdir() if not is_hidden(path.name) and path.is_dir())
+    return sorted(names, key=lambda name: (composed(name), name))
 
 
 _SPLIT, _PART = (rf"(?:{'|'.join(sorted(words, key=len, reverse=True))})" for words in (SPLITS, PARTS))

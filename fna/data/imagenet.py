@@ -119,6 +119,12 @@ class ImageNet:
         if not found or foreign:
             other = looks_like(folder) or looks_like(Path(self.root))
             guess = f"; it looks like {other}" if other and other != self.name else ""
+            lower = folder / foreign[0] if len(there) == 1 else folder
+            if lower != folder and any((lower / name).is_dir() for name in expected):
+                split = lower.relative_to(self.root).as_posix()
+                raise UserError(
+                    f"dataset.root={self.root}: its classes lie one level below, in {lower}: give dataset.split={split}."
+                )
             stray = f"{foreign[0]} is none of its classes" if foreign else f"no folder {expected[0]}"
             raise UserError(f"dataset.root={self.root}: not {self.name}, {stray}{guess}.")
         return found

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
 from fna.data.pictures import is_hidden, is_picture
 from fna.errors import UserError
 
+LOOKED_AT = 200  # folders, for a split that lies deeper than it should
 TINY_LABELS = "val_annotations.txt"  # in Tiny-ImageNet's val folder, beside images/
 # first match wins: the more particular first
 SIGNS: dict[str, tuple[str, ...]] = {
@@ -51,6 +54,25 @@ def teaches(source: Any) -> bool:
     return to_learn_from(source.train, source.split or "") is not None
 
 
+def nested(root: Path, name: str) -> Path | None:
+    """The nearest folder of that name further below ``root``, as archives unpack (ILSVRC/Data/CLS-LOC/val); None where the first
+    `LOOKED_AT` folders hold none."""
+    waiting = deque([root])
+    for _ in range(LOOKED_AT):
+        if not waiting:
+            return None
+        folder = waiting.popleft()
+        with suppress(OSError):  # what cannot be looked into is no place to name
+            if folder != root and (folder / name).is_dir():
+                return folder / name
+            waiting += sorted(path for path in folder.iterdir() if not is_hidden(path.name) and path.is_dir())
+    return None
+
+
+def _above(folder: Path, split: str) -> Path:
+    return folder.parents[len(PurePath(split).parts) - 1]
+
+
 def split_folder(root: Path, split: str | None, knob: str = "dataset.split") -> Path:
     """``root/split``, or ``root`` for None. Raises `UserError` where it is not there: what is there instead."""
     check_split_name(split, knob)
@@ -65,6 +87,10 @@ def split_folder(root: Path, split: str | None, knob: str = "dataset.split") -> 
         raise UserError(f"{knob}={split}: {root} holds no such folder, nor another; give dataset.root=PATH.")
     shown = ", ".join(there[:4]) + (f", ... ({len(there)} in all)" if len(there) > 4 else "")
     flat = any(is_picture(path) for path in (root / there[0]).iterdir())
+    if knob == "dataset.split" and (inner := nested(root, split)):
+        raise UserError(
+            f"{knob}={split}: no such folder in {root}, but {inner} is there: give dataset.root={_above(inner, split)}."
+        )
     way = "if these are the classes, give dataset.split=null" if flat else f"give one with {knob}=NAME"
     if knob == "dataset.train":
         way = "give one with dataset.train=NAME, or dataset.bank=4 alone: the first 4 images of each class, to learn from"

@@ -19,7 +19,7 @@ from fna.data import files
 from fna.data.asked import lines
 from fna.data.base import Dataset, OpenQuestion
 from fna.data.entries import Entry, by_ident
-from fna.data.places import existing
+from fna.data.places import by_name, existing
 from fna.errors import UserError
 from fna.folders import cache_folder
 from fna.records import write_atomic
@@ -63,8 +63,11 @@ class LlavaBench:
         answers = by_ident(lines(root / self.answers), "question_id")
         references = {ident: entry.text("text") for ident, entry in answers.items()}
         told = {} if self.context is None else by_ident(lines(root / self.context), "image")
-        contexts = {image: in_words(entry) for image, entry in told.items()}
-        read: list[Any] = [self._question(entry, references, contexts) for entry in lines(root / self.questions)]
+        said = {image: in_words(entry) for image, entry in told.items()}
+        asked = lines(root / self.questions)
+        called = by_name((entry.text("image") for entry in asked), [*said])
+        contexts = {name: said[image] for name, image in called.items()}
+        read: list[Any] = [self._question(entry, references, contexts) for entry in asked]
         if not read:
             raise UserError(f"{root / self.questions}: holds no question; give another with dataset.questions=PATH.")
         read, notes = self._present(read) if self.missing == "skip" else _in_grey(files.first(read, limit))

@@ -13,6 +13,10 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image
 
+from fna.data.pictures import is_picture
 from fna.data.scene_captions import LEVELS, captions, full_caption, swapped_captions
 from fna.data.scene_drawing import draw
 from fna.data.scene_questions import ask
@@ -30,6 +35,7 @@ FORMAT = 1  # raise when the same seeds give other files
 SEEDS = {"test": range(0, 1_000_000), "val": range(1_000_000, 2_000_000), "train": range(10_000_000, 2**40)}
 KINDS = {"scenes": (3, 5), "twins": (3, 5), "single": (1, 1)}  # least and most things
 SWAPPED = 9
+LOOKED_AT = 50_000  # entries of a folder, at whatever depth, among which somebody's own pictures are looked for
 
 
 def scenes_of(split: str, count: int, kind: str = "scenes") -> list[Scene]:
@@ -70,6 +76,27 @@ def write_split(root: Path, split: str, count: int, size: int, kind: str = "scen
             finally:
                 shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def foreign_picture(root: Path) -> Path | None:
+    """A picture below ``root`` that no drawn split holds, the nearest first; None where the first `LOOKED_AT` entries have none."""
+    waiting, left = deque([root]), LOOKED_AT
+    while waiting and left > 0:
+        folder = waiting.popleft()
+        entries = sorted(islice(_entries(folder), left))
+        left -= len(entries)
+        annotated = (folder.parent / "annotations").is_dir()  # scenes have these beside
+        picture = next((path for path in entries if is_picture(path) and path.is_file()), None)
+        if picture and not annotated:
+            return picture
+        if not (folder / "manifest.json").is_file():  # of a drawn split
+            waiting += [path for path in entries if path.is_dir()]
+    return None
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    with suppress(OSError):  # a folder that cannot be looked into is not drawn in either
+        yield from folder.iterdir()
 
 
 def digest_of(folder: Path) -> str:

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from fna.data.bank import LabelledDataset
 from fna.data.base import Asked, Captioned, Dataset, Labelled, Segmented
-from fna.data.pictures import is_picture
 from fna.data.scene_captions import LEVELS
-from fna.data.scene_files import SEEDS, digest_of, write_split
+from fna.data.scene_files import SEEDS, digest_of, foreign_picture, write_split
 from fna.data.scene_questions import KINDS
 from fna.data.scenes import COLOURS, SHAPES
 from fna.errors import UserError
@@ -58,10 +57,8 @@ class _Drawn:
             raise UserError(f"{root}: scenes cannot be kept there ({error}); give a folder with FNA_CACHE=PATH.") from error
 
     def _refuse_pictures(self, root: Path) -> None:
-        """Raise `UserError` where pictures lie in ``root`` (SPLIT/CLASS/PICTURE at most): somebody's own, where none is drawn."""
-        found = (path for pattern in ("*", "*/*", "*/*/*") for path in root.glob(pattern) if is_picture(path))
-        picture = next((path for path in found if not (path.parents[1] / "annotations").is_dir()), None)  # scenes have these beside
-        if self.root and picture:
+        """Raise `UserError` where pictures lie below ``root``: somebody's own, where none is drawn."""
+        if self.root and (picture := foreign_picture(root)):
             raise UserError(
                 f"dataset.root={self.root}: holds pictures ({picture.name}), and dataset={self.name} draws its own and reads none; "
                 "for yours give dataset=images, or dataset=imagefolder where each class has a folder."

@@ -18,6 +18,7 @@ from fna.masking.rules import Rule, patches
 from fna.ops.contract import Attention, Site, Unsupported, not_traced, same_tokens
 from fna.ops.rows import row_logits, softmax_rows
 from fna.ops.spread import at_first
+from fna.ops.taken import tally
 
 FOUND = "found"  # under which a mask keeps its tokens in the memo; whoever else seeks tokens uses a name of their own
 Mode = Literal["mask", "sink"]
@@ -58,6 +59,7 @@ class Masked:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """q ``[B, H, Nq, d]``, k and v ``[B, H, Nk, d]`` -> ``[B, H, Nq, d]``; a query left without any key gives zeros."""
         chosen = self.tokens(q, k, site) & patches(site, k.shape[2]).to(k.device)
+        tally(chosen)
         return take_away(self.op, q, k, v, site, chosen, self.mode, self.pattern)
 
 

@@ -22,7 +22,7 @@ def scored(path: Path, scoring: str | None = None) -> dict[str, dict[str, float]
     lines: dict[str, list[dict[str, Any]]] = {}
     places: dict[tuple[str, Any], str] = {}
     try:
-        content = regular(path).read_text(encoding="utf-8")
+        content = regular(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give the predictions.jsonl of a run of task=vqa.") from error
     for number, text in enumerate(content.splitlines(), 1):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fna.errors import UserError
+from fna.records import refuse_mark
 
 LONGEST = 512  # tokens of a text that are read: what BERT-like encoders have positions for
 
@@ -22,6 +23,8 @@ def check_bert(model: str) -> None:
     path = Path(model)
     if (len(path.parts) > 2 or model.startswith(".") or path.is_dir()) and not (path / "config.json").is_file():
         raise UserError(f"task.bert={model}: no folder with a config.json, and no name on the hub (OWNER/MODEL).")
+    if path.is_dir():
+        refuse_mark(path, "transformers")
 
 
 def bert_f1(said: Sequence[str], references: Sequence[str], model: str, layer: int | None) -> np.ndarray:
@@ -40,6 +43,6 @@ def bert_f1(said: Sequence[str], references: Sequence[str], model: str, layer: i
 def _depth(folder: Path) -> int:
     """Layers of the encoder in a folder."""
     try:
-        return int(json.loads((folder / "config.json").read_text())["num_hidden_layers"])
+        return int(json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))["num_hidden_layers"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"task.bert={folder}: its config.json names no num_hidden_layers; give task.bert_layer=N.") from error

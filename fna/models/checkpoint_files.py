@@ -79,7 +79,7 @@ def tensor_names(path: str | Path) -> list[str] | None:
     try:
         file = weights_file(path)
         if file.name.endswith(".index.json"):
-            return list(json.loads(file.read_text(encoding="utf-8"))["weight_map"])
+            return list(json.loads(file.read_text(encoding="utf-8-sig"))["weight_map"])
         if file.suffix == ".safetensors":
             with safe_open(file, "pt") as opened:
                 return list(opened.keys())
@@ -129,7 +129,7 @@ def _truncated(file: Path, reason: str) -> Exception:
 def _sharded(index: Path) -> dict[str, torch.Tensor]:
     """Every tensor that an index of transformers names, from the files that it lies in."""
     try:
-        places = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        places = dict(json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{index}: no index of weights ({error}); it must hold weight_map. Fetch it again.") from error
     if odd := [part for part in places.values() if not isinstance(part, str) or part.endswith(".json")]:

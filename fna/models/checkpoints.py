@@ -46,7 +46,7 @@ class Checkpoint:
     """The tensors of one part of a checkpoint. ``part``: the containers and prefixes that they lay under, "" for none.
 
     ``others``: further parts that would fit as well (averaged weights, say). ``left``: tensors of no such part, by name.
-    ``objects``: what else lies there, in words. ``renamed``: what the file calls some of the tensors, to the network's names.
+    ``objects``: what else lies there, in words. ``taken``: what was taken under another name, in words.
     """
 
     state: dict[str, Tensor]
@@ -54,7 +54,7 @@ class Checkpoint:
     others: tuple[str, ...] = ()
     left: Mapping[str, Tensor] = field(default_factory=dict)
     objects: tuple[str, ...] = ()
-    renamed: Mapping[str, str] = field(default_factory=dict)
+    taken: str = ""
 
     @property
     def beside(self) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ class Checkpoint:
 
     def note(self, path: object) -> str:
         """What was taken and what was left, empty where nothing was left that matters and no name was another."""
-        taken = f"{path}: took {' and '.join(self.renamed)} as {' and '.join(self.renamed.values())}" if self.renamed else ""
+        taken = f"{path}: {self.taken}" if self.taken else ""
         return "; ".join(said for said in (taken, self._left_note(path)) if said)
 
     def _left_note(self, path: object) -> str:
@@ -97,7 +97,7 @@ def unpack(loaded: Any, expected: Collection[str], path: object, part: str | Non
         )
     names = _without_inner(flat)
     places = _places(names, set(expected)) or {_plain_prefix(names): set(names)}
-    chosen, others = _choose(places, part, path)
+    chosen, others = _choose(places, names, part, path)
     own, *rest = (
         {name.removeprefix(at): flat[raw] for name, raw in names.items() if name.startswith(at)} for at in _starts(chosen, *others)
     )
@@ -223,8 +223,8 @@ def _plain_prefix(names: Collection[str]) -> str:
         prefix.append(found[0])
 
 
-def _choose(places: dict[str, set[str]], part: str | None, path: object) -> tuple[str, tuple[str, ...]]:
-    """The prefix to take and the others that would do as well."""
+def _choose(places: dict[str, set[str]], names: Mapping[str, str], part: str | None, path: object) -> tuple[str, tuple[str, ...]]:
+    """The prefix to take and the others that would do as well. ``names``: what the file calls each, with wrappers."""
     best = max(map(len, places.values()), default=0)
     # names of one part may match under two prefixes (an image tower's inside the whole model's): the fuller one is meant
     ordered = sorted(places, key=lambda prefix: (-len(places[prefix]), _rank(prefix)))
@@ -236,6 +236,8 @@ def _choose(places: dict[str, set[str]], part: str | None, path: object) -> tupl
     fitting.sort(key=_rank)
     if part is not None:
         wanted = [prefix for prefix in fitting if part in (prefix, *prefix.split(".")) or f"{part}." in f"{prefix}."]
+        if INNER.intersection(part.split(".")):  # a container or wrapper that names here are without
+            wanted = [prefix for prefix in fitting if f".{part}." in f".{names[min(places[prefix])]}"]
         if not wanted:
             known = ", ".join(prefix or "(the top)" for prefix in fitting) or "none that fits the model"
             raise UserError(f"model.part={part}: {path} holds no such part; it has {known}.")

@@ -26,7 +26,7 @@ from fna.models.checkpoint_paths import refuse_adapter, weights_file
 from fna.models.hf_files import folder_of, read_json
 from fna.models.hf_folder import identified, pretrained, reading
 from fna.ops.contract import Tokens
-from fna.records import only_one, unwritten
+from fna.records import only_one, refuse_mark, unwritten
 from fna.surgery.cache import find_decoder
 from fna.values import Count, check_fields
 
@@ -100,8 +100,10 @@ class TextModel:
             path = Path(self.checkpoint).expanduser()
             if not path.exists():
                 raise UserError(f"model.checkpoint={path}: there is no such file or folder.")
-            refuse_adapter(folder_of(path) or path)
-            return folder_of(path) or path
+            found = folder_of(path) or path
+            refuse_adapter(found)
+            refuse_mark(found, "transformers")
+            return found
         give = "give a GGUF file, or a folder that save_pretrained made, with model.checkpoint=PATH"
         if self.package is None:
             raise UserError(f"model has no weights: {give}.")

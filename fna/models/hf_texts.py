@@ -15,6 +15,7 @@ from fna.errors import UserError
 from fna.models import weights
 from fna.models.hf_runs import vectors
 from fna.models.text import TEXT_BATCH, TOKENIZER_FILES, may_be_cut
+from fna.records import refuse_mark
 
 
 @dataclass
@@ -60,6 +61,7 @@ def _tokenizer(folder: Path) -> Any:
             f"{folder}: holds no tokenizer ({', '.join(TOKENIZER_FILES[:3])}), which texts need; "
             "give a folder that has one with model.tokenizer=FOLDER."
         )
+    refuse_mark(folder, "transformers")
     try:
         return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # each kind of tokenizer has its own

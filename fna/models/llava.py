@@ -22,6 +22,7 @@ from fna.models.hf_files import read_json
 from fna.models.hf_folder import identified, pretrained, reading
 from fna.models.vlm_prompts import Style, Turn, prompt
 from fna.ops.contract import Tokens
+from fna.records import refuse_mark
 from fna.surgery.blocks import find_tower
 from fna.surgery.cache import check_decoder, find_decoder
 from fna.values import Domain, check_fields
@@ -168,6 +169,7 @@ class VisionLanguageModel:
         path = ZOO / name if kind == "zoo" and name else Path(self.checkpoint).expanduser()
         if path.is_dir():
             refuse_adapter(path)
+            refuse_mark(path, "transformers")
             return path
         if kind == "zoo" or len(path.parts) != 2 or path.is_absolute() or path.exists():
             raise UserError(

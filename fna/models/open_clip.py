@@ -18,6 +18,7 @@ from fna.models.base import Model, Weights, pixels
 from fna.models.hf_files import folder_of, model_config, unread_config
 from fna.models.settings import activation_of, in_words, otherwise, unresampled_note
 from fna.models.text import TOKENIZER_FILES, Texts
+from fna.records import refuse_mark
 from fna.values import Channels, Count, Domain, Spreads, check_fields
 
 ZOO = Path(__file__).parent / "zoo"
@@ -68,6 +69,8 @@ class OpenClipModel:
         folder = self._folder()
         if folder is not None and not (folder / "open_clip_config.json").is_file():
             raise UserError(f"model.name={self.name}: {folder} holds no open_clip_config.json.")
+        if folder is not None:
+            refuse_mark(folder, "open_clip")
         if self.pretrained is not None and self.name.startswith("zoo:"):
             raise UserError(
                 f"model.pretrained={self.pretrained}: {self.name} is embedded in fna with its weights; leave it out, or take "
@@ -313,7 +316,7 @@ class OpenClipModel:
         said = None if folder is None else folder / "model.sha256"
         if self.sha256 is not None or self.checkpoint is not None or said is None or not said.is_file():
             return self.sha256
-        return said.read_text(encoding="utf-8").split()[0]
+        return next(iter(said.read_text(encoding="utf-8-sig").split()), "")
 
     def _downloaded(self, tag: dict[str, Any]) -> str:
         from open_clip.pretrained import download_pretrained, download_pretrained_from_hf

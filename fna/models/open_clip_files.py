@@ -116,7 +116,7 @@ def folder_config(folder: Path) -> dict[str, Any]:
     """model_cfg of a folder's open_clip_config.json."""
     path = folder / CONFIG
     try:
-        return dict(json.loads(regular(path).read_text(encoding="utf-8"))["model_cfg"])
+        return dict(json.loads(regular(path).read_text(encoding="utf-8-sig"))["model_cfg"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no open_clip config ({weights.first_line(error)}); it must hold model_cfg.") from error
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fna.models.hf_files import folder_of
 from fna.models.text import TOKENIZER_FILES, texts_digest
+from fna.records import refuse_mark
 
 
 def tokenizer(name: str, folder: Path | None, own: Path | None, config: Mapping[str, Any]) -> Any:
@@ -15,6 +16,7 @@ def tokenizer(name: str, folder: Path | None, own: Path | None, config: Mapping[
     import open_clip
 
     if own is not None:
+        refuse_mark(own, "transformers")
         text = config["text_cfg"]
         return open_clip.HFTokenizer(str(own), text.get("context_length", 77), **text.get("tokenizer_kwargs", {}))
     merges = None if folder is None else folder / "merges.txt.gz"

@@ -169,7 +169,7 @@ def _remedy(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], name: s
     of_a_head = [key for key in state if timm_heads.of_a_head(key)]
     what = "it has no head of classes"
     if of_a_head and not timm_heads.is_projection(state, of_a_head):
-        what = f"its head is of {timm_heads.layers(of_a_head)}, which fna does not run"
+        what = f"its head is of {timm_heads.layers(state, of_a_head)}, which fna does not run"
     return f"; {what}, all else fits: give model.num_classes=0 model.classes=null"
 
 

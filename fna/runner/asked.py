@@ -16,6 +16,7 @@ from fna.report.expected import placed, read_figures
 from fna.runner.chosen import counted
 from fna.runner.env import choose_device
 from fna.runner.settings import by_knob, check_resolves, check_settings
+from fna.runner.spelled import as_on_disk
 from fna.runner.suits import ANY_MODEL, check_domain, check_examples, check_parts, check_size, check_writer, instead, lacks
 from fna.runner.versus import BESIDE, Composed
 from fna.runner.wanted import AUTO, Wanted, methods_of, network
@@ -87,6 +88,7 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
     if cfg.expected is not None:
         read_figures(cfg.expected)
         cfg = _resolved(OmegaConf.create({**cfg, "expected": placed(cfg.expected)}))
+    cfg = as_on_disk(cfg)
     dataset = instantiate(cfg.dataset)
     names, node = _model(cfg, first.names, dataset.domain)
     cfg = _resolved(OmegaConf.create({**cfg, "model": {**node, **_unknown(node, names["model"])}}))
@@ -100,6 +102,7 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
         task = instantiate(cfg.task)
     for one in composed:
         check_parts(one, model, names)
+        check_writer(one, model, names)
     dataset.check()
     model.check()
     contenders = [_wanted(one, model.depth, names) for one in composed]
@@ -109,8 +112,6 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
         task.check_files()
     if hasattr(task, "check_source"):
         task.check_source(dataset)
-    for one in composed:
-        check_writer(one, model, names)
     choose_device(cfg.device)
     logger = instantiate(cfg.logger) if cfg.logger and "_target_" in cfg.logger else None
     if logger is not None:

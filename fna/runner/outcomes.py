@@ -12,6 +12,7 @@ import torch
 
 from fna.data.loading import batches
 from fna.errors import UserError
+from fna.ops.taken import told_if_nothing
 from fna.progress import bar, say
 from fna.runner.failures import line
 from fna.runner.loaded import Loaded
@@ -90,7 +91,7 @@ class Rows:
 
     def _pass(self, variant: Variant, key: str) -> Outcome:
         loaded = self.loaded
-        with variant.on(loaded.model.tower), bar(variant.label, loaded.total) as progress:
+        with told_if_nothing(variant.label), variant.on(loaded.model.tower), bar(variant.label, loaded.total) as progress:
             outcome = loaded.task.evaluate(loaded.model, loaded.dataset, replace(self.run(variant, key), progress=progress))
         _check_finite(outcome, variant.label, loaded.model.dtype)
         return outcome

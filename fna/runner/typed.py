@@ -16,10 +16,11 @@ from hydra.grammar.gen.OverrideLexer import OverrideLexer
 from hydra.grammar.gen.OverrideParser import OverrideParser
 from omegaconf import OmegaConf
 
-from fna.configs import choices, load_option
+from fna.configs import CONF, choices, load_option, search_path
 from fna.errors import UserError
 from fna.runner.chosen import chosen, groups, values
 from fna.runner.hydras import is_hydras
+from fna.runner.own_files import check_numbers
 from fna.runner.parsing import read
 from fna.runner.remedies import kind_of, takes
 from fna.schema import ACCEPTED
@@ -40,9 +41,11 @@ def of_roots(words: Sequence[str]) -> list[str]:
 def as_typed(words: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
     """``words``, checked ones, with quotes around numbers where a chosen option takes a text; imports its class to know.
 
-    ``extra``: folders laid out like ``conf/``, searched first. Raises `UserError` for an experiment that sweeps over such numbers.
+    ``extra``: folders laid out like ``conf/``, searched first. Raises `UserError` for an experiment that sweeps over such numbers,
+    and for a file of one's own in which YAML reads them as others.
     """
-    if all(_quoted(word) == word and not word.startswith("experiment=") for word in words):
+    ours_alone = search_path(extra) == [CONF]
+    if ours_alone and all(_quoted(word) == word and not word.startswith("experiment=") for word in words):
         return list(words)
     known = {name: choices(name, extra) for name in groups(extra)}
     ours = [override for override in map(read, words) if override is not None and not is_hydras(override)]
@@ -51,6 +54,7 @@ def as_typed(words: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
     def kind(key: str) -> Any:
         return Any if key in known else kind_of(key, options, known, extra)
 
+    check_numbers(options, kind, {override.key_or_group for override in ours}, known, extra)
     for name in options["experiment"]:
         params = OmegaConf.select(load_option("experiment", name, extra), "hydra.sweeper.params") or {}
         for key, value in params.items():

@@ -1,0 +1,39 @@
+"""Paths in a config as the disk writes them: é may be typed as one sign, and be e with an accent in the name of the folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from fna.data.places import existing
+
+GROUPS = ("dataset", "model", "task")
+LABELS = frozenset({"name", "_target_"})  # texts that name no place
+
+
+def as_on_disk(cfg: DictConfig) -> DictConfig:
+    """``cfg`` with each path of a group that is not there written as the one that is, where accents alone tell them apart.
+
+    Paths lie in the folder that the command is called from, or in the group's ``root``.
+    """
+    copy = cfg.copy()
+    for node in (copy.get(group) for group in GROUPS):
+        bases = [Path()]
+        if isinstance(root := node.get("root"), str):
+            node.root = _spelled(root, Path())
+            bases.insert(0, Path(node.root))
+        for key, value in node.items():
+            if isinstance(value, str) and key not in {"root", *LABELS}:
+                node[key] = next((other for base in bases if (other := _spelled(value, base)) != value), value)
+    return copy
+
+
+def _spelled(text: str, base: Path) -> str:
+    """``text``, or where it is no place in ``base`` the one that differs from it in how accents are written."""
+    place = base / text
+    found = place if text.isascii() else existing(place)
+    if found == place:
+        return text
+    return str(found) if os.path.isabs(text) else os.path.relpath(found, base)
