@@ -100,10 +100,10 @@ class TextModel:
             path = Path(self.checkpoint).expanduser()
             if not path.exists():
                 raise UserError(f"model.checkpoint={path}: there is no such file or folder.")
-            found = folder_of(path) or path
-            refuse_adapter(found)
-            refuse_mark(found, "transformers")
-            return found
+            place = folder_of(path) or path
+            refuse_adapter(place)
+            refuse_mark(place, "transformers")
+            return place
         give = "give a GGUF file, or a folder that save_pretrained made, with model.checkpoint=PATH"
         if self.package is None:
             raise UserError(f"model has no weights: {give}.")
