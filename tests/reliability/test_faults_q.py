@@ -1,5 +1,5 @@
-"""Cases of a twelfth pair of eyes, what of them failed: classes whose names are no words, masks beyond their pictures, a picture in two
-classes, the folder that a trainer saved into."""
+"""Cases of a twelfth pair of eyes, what of them failed: classes whose names are no words, masks beyond their pictures, one picture
+in two classes, the folder that a trainer saved into."""
 
 from __future__ import annotations
 
