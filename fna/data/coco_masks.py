@@ -18,7 +18,7 @@ from fna.data.entries import Entry, by_ident, in_order, read
 from fna.data.files import UNREADABLE
 from fna.data.layouts import check_split_name
 from fna.data.places import existing
-from fna.data.run_lengths import run_lengths
+from fna.data.run_lengths import past_edges, run_lengths
 from fna.data.segmentation import IGNORE, LOOKED_AT, SegmentedDataset, check_folder, learning
 from fna.errors import UserError
 from fna.values import Domain, counted
@@ -26,6 +26,8 @@ from fna.values import Domain, counted
 Array = np.ndarray
 BACKGROUND = "background"
 PERCENTS = 100  # what coordinates in percent of the sides go up to
+SLOP = 2  # pixels that a hand may draw past a picture's edge
+FAR = 0.02  # share of a picture's longer side past which no hand draws
 LISTS = ("images", "annotations", "categories")
 
 
@@ -81,7 +83,7 @@ class CocoInstances:
             )
         listed = sorted(known if self.background else known.keys() - set(bare), key=in_order)[:limit]
         drawn = {ident: _drawing(known[ident], told.get(ident, []), places) for ident in listed}
-        notes += [*_specks(file, drawn), *_percents(file, drawn)]
+        notes += [*_specks(file, drawn), *_percents(file, drawn), *_past_edges(file, drawn)]
         examples = [Segmented(ident, _existing(known[ident].path, file), file) for ident in listed]
         classes = [BACKGROUND] * self.background + [names[ident] for ident in things]
         _check_classes(file, classes, examples)
@@ -108,6 +110,7 @@ class _Drawing:
     picture: Picture
     size: Size | None
     masks: list[tuple[int, dict[str, Any]]]
+    past: list[float]  # pixels that each mask reaches out of the image
 
     def paint(self, empty: int) -> Array:
         """int64 ``[H, W]``: classes, 255 for crowds, ``empty`` elsewhere."""
@@ -123,7 +126,7 @@ def _drawing(picture: Picture, told: Sequence[Entry], places: Mapping[str, int])
     """What is painted of one image: crowds first, then larger before smaller. Area is counted where it is not given."""
     size = picture.size()
     if size is None:  # reading it will skip and count it
-        return _Drawing(picture, None, [])
+        return _Drawing(picture, None, [], [])
     masks = []
     for entry in told:
         category = entry.ident("category_id")
@@ -134,7 +137,7 @@ def _drawing(picture: Picture, told: Sequence[Entry], places: Mapping[str, int])
         area = float(rle.area(code)) if area is None or area <= 0 else area  # tools write 0 for unknown
         masks.append((crowd, area, IGNORE if crowd else places[category], code))
     masks.sort(key=lambda mask: mask[:2], reverse=True)
-    return _Drawing(picture, size, [mask[2:] for mask in masks])
+    return _Drawing(picture, size, [mask[2:] for mask in masks], [past_edges(entry, size) for entry in told])
 
 
 def _specks(file: Path, drawn: Mapping[str, _Drawing]) -> list[str]:
@@ -147,6 +150,23 @@ def _specks(file: Path, drawn: Mapping[str, _Drawing]) -> list[str]:
         )
     empty = areas.count(0)
     return [f"{empty} of {len(areas)} masks cover no pixel"] * bool(empty)
+
+
+def _past_edges(file: Path, drawn: Mapping[str, _Drawing]) -> list[str]:
+    """A note of masks that reach out of their images. Raises `UserError` where those of most images do, and by far."""
+    held = [drawing for drawing in drawn.values() if drawing.size and drawing.masks]
+    past = [reach for drawing in held for reach in drawing.past if reach > SLOP]
+    if not past:
+        return []
+    first = next(drawing for drawing in held if max(drawing.past) > SLOP)
+    far = sum(max(drawing.past) > max(SLOP, FAR * max(drawing.size)) for drawing in held if drawing.size)
+    said = (
+        f"of {sum(len(drawing.masks) for drawing in held)} masks {len(past)} reach out of their images (first: by "
+        f"{max(first.past):.0f} pixels out of {first.picture.name}): were the images resized?"
+    )
+    if 2 * far > len(held):
+        raise UserError(f"{file}: {said} Give the images that were annotated, or scale the polygons with them.")
+    return [f"{said} What lies outside is cut off"]
 
 
 def _percents(file: Path, drawn: Mapping[str, _Drawing]) -> list[str]:

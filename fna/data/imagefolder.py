@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 from fna.data import files
-from fna.data.bank import LabelledDataset, cut, part_note
+from fna.data.bank import LabelledDataset, cut, part_note, twice_note
 from fna.data.base import Labelled, taught
-from fna.data.layouts import BY_CLASS, TINY_LABELS, looks_like, split_folder
+from fna.data.layouts import BY_CLASS, TINY_LABELS, V2, looks_like, split_folder
 from fna.data.pictures import files_below, is_hidden, is_picture, system_note, unread_note
 from fna.data.places import by_name, composed
 from fna.errors import UserError
@@ -111,8 +111,14 @@ class ImageFolder:
         notes += part_note(examples, whole)
         if self.split == AUTO and folder == Path(self.root):
             notes.insert(0, f"no split was named: the {len(found)} folders of {folder} are read as the classes")
+        if self.classes is None and {*found} == V2:
+            notes.append(
+                "folders 0 to 999 are ImageNet-V2's: dataset=imagenet_v2 reads them in ImageNet's order, here 10 comes before 2"
+            )
         split = self._split_name(folder)
-        return LabelledDataset(self.name, split, self.domain, files.digest(split, examples), examples, names, ids, notes)
+        digest = files.digest(split, examples)
+        notes += twice_note(examples)
+        return LabelledDataset(self.name, split, self.domain, digest, examples, names, ids, notes)
 
     def class_names(self) -> list[str]:
         """What the classes are called on disk, in order."""

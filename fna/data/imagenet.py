@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fna.data import files
-from fna.data.bank import LabelledDataset, cut, part_note
+from fna.data.bank import LabelledDataset, cut, part_note, twice_note
 from fna.data.base import Labelled, taught
 from fna.data.imagefolder import NO_SPLIT
 from fna.data.layouts import check_split_name, looks_like, split_folder
@@ -89,7 +89,7 @@ class ImageNet:
             examples=examples,
             classes=names,
             class_ids=ids,
-            notes=[*notes, *part_note(examples, whole)],
+            notes=[*notes, *part_note(examples, whole), *twice_note(examples)],
         )
 
     def _folder(self) -> Path:

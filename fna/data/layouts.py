@@ -27,6 +27,7 @@ SIGNS: dict[str, tuple[str, ...]] = {
     "imagenet_v2": ("999", "val/999"),
     "tiny_imagenet": (f"val/{TINY_LABELS}", TINY_LABELS),
 }
+V2 = {str(number) for number in range(1000)}  # the class folders of ImageNet-V2
 BY_CLASS = frozenset({"imagenet", "an image folder by synsets", "imagenet_v2", None})  # layouts that are a folder a class
 
 

@@ -32,6 +32,16 @@ def run_lengths(entry: Entry, size: Size) -> dict[str, Any]:
     return dict(rle.merge(rle.frPyObjects(polygons, *size)))
 
 
+def past_edges(entry: Entry, size: Size) -> float:
+    """How far the polygons of an entry that `run_lengths` took reach out of an image of ``size``, in pixels; 0 for runs."""
+    value = entry.fields.get("segmentation")
+    if not isinstance(value, list):
+        return 0
+    polygons = value if isinstance(value[0], list) else [value]
+    reach = ((min(line), max(line) - side) for each in polygons for line, side in ((each[::2], size[1]), (each[1::2], size[0])))
+    return max((max(-low, high, 0) for low, high in reach), default=0)
+
+
 def _check_polygon(entry: Entry, polygon: Any, size: Size) -> None:
     """x and y in turn, at least three points, none further outside the image than the image is large."""
     if not isinstance(polygon, list) or not all(is_number(value) for value in polygon):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from fna.errors import UserError
@@ -104,9 +105,22 @@ def _in_folder(path: Path, files: list[Path]) -> str:
     links = [path / name for name in FOLDER_FILES if (path / name).is_symlink()]
     if links:
         return f"{links[0].name} in it is a link to {links[0].readlink()}, which is not there"
-    below = sorted({file.parent for name in FOLDER_FILES for file in path.glob(f"*/*/{name}")} | _one_below(path))
-    return f"the folder holds no weights, {below[0]} does" if below else "the folder holds no weights"
+    below = folders_below(path, FOLDER_FILES)
+    return f"the folder holds no weights{below and f', {below}'}"
 
 
-def _one_below(path: Path) -> set[Path]:
-    return {file.parent for name in FOLDER_FILES for file in path.glob(f"*/{name}")}
+def folders_below(path: Path, names: Iterable[str]) -> str:
+    """Which folders one or two levels below hold a file of these ``names``, in words; empty for none.
+
+    A trainer keeps one for each time it saved: checkpoint-500 comes before checkpoint-1000.
+    """
+    found = {file.parent for name in names for depth in ("*", "*/*") for file in path.glob(f"{depth}/{name}")}
+    ordered = sorted(found, key=lambda folder: _counting(folder))
+    if len(found) < 2:
+        return "".join(f"{folder} does" for folder in ordered)
+    return f"{len(found)} folders in it do: {', '.join(map(str, ordered[:4]))}{', ...' * (len(found) > 4)}"
+
+
+def _counting(folder: Path) -> tuple[Path, str, list[int]]:
+    """Sorts folders by name, those that differ in numbers by these."""
+    return folder.parent, re.sub(r"\d+", "", folder.name), [int(number) for number in re.findall(r"\d+", folder.name)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.errors import UserError
-from fna.models.checkpoint_paths import FOLDER_FILES
+from fna.models.checkpoint_paths import FOLDER_FILES, folders_below
 from fna.models.hf_processors import check_processor, filled
 from fna.records import regular
 from fna.values import Channels, Spreads, held
@@ -46,7 +46,11 @@ def read_json(path: Path) -> dict[str, Any]:
         found = json.loads(regular(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise UserError(f"{path}: cannot be read as JSON ({reason}); give a folder that save_pretrained made.") from error
+        below = folders_below(path.parent, [path.name]) if isinstance(error, FileNotFoundError) else ""
+        which = f"; the folder holds none, {below}; give one with model.checkpoint=FOLDER." if below else ""
+        raise UserError(
+            f"{path}: cannot be read as JSON ({reason}){which or '; give a folder that save_pretrained made.'}"
+        ) from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: holds a {type(found).__name__}, not settings by name; fetch it again.")
     return found

@@ -22,12 +22,12 @@ from fna.metrics.words import folded
 from fna.models.base import Model
 from fna.tasks import by_class
 from fna.tasks.base import Array, Outcome, Run
+from fna.tasks.class_names import check_names
 from fna.tasks.exhibits import Sections, Show
 from fna.tasks.images import look
-from fna.tasks.texts import class_texts, note_cut_names, sentences, shared_names
+from fna.tasks.texts import class_texts, sentences
 
 KS = (1, 5)
-NAMED = 5  # classes named in a note
 ENOUGH, SURE = 20, 0.5  # images, and their mean probability, from which on a head that is right by chance alone is warned of
 
 
@@ -66,13 +66,13 @@ class Classification:
                 "choose a model with one of them, or "
                 "task=knn or task=probe, which learn classes from images (dataset.train=SPLIT or dataset.bank=4), or task=fidelity."
             )
-        if all(len(name) == 9 and name[0] == "n" and name[1:].isdigit() for name in dataset.classes):
-            raise UserError(
-                f"{dataset.name} knows its classes by WordNet id only: give their names with dataset.classes=TSV (id, name)."
-            )
-        note_cut_names(model, dataset, self.templates)
-        if alike := shared_names(dataset.classes):
-            _note(dataset, f"classes of one name cannot be told apart, the first is answered: {', '.join(alike[:NAMED])}")
+        check_names(
+            model,
+            dataset,
+            self.templates,
+            give="give their names with dataset.classes=TSV (id, name)",
+            instead="learn them from images (task=knn, task=probe)",
+        )
 
     def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
         """The head's logits, or the image embedding where classes are compared as texts."""
@@ -204,8 +204,17 @@ def _head_index(model: Model, dataset: Dataset) -> Array:
             "all names match: say which row is which class with model.classes=TSV."
         )
     said = "calls its classes otherwise" if model.classes else "does not say its classes"
-    _note(dataset, f"class order not checked: the model's head {said} (model.classes=TSV would tell)")
+    _note(dataset, f"class order not checked: the model's head {said} (model.classes=TSV would tell){_sorted_as_text(dataset)}")
     return np.arange(rows)
+
+
+def _sorted_as_text(dataset: Dataset) -> str:
+    """What to say of classes that are numbers and stand in the order of texts: 10 before 2."""
+    names = list(dataset.classes)
+    numbers = all(name.isdecimal() for name in names)
+    if not numbers or names == sorted(names, key=int):
+        return ""
+    return f"; its classes are numbers in the order {', '.join(names[:3])}, as torchvision sorts folders"
 
 
 def _by_name(names: Sequence[str]) -> dict[str, int]:

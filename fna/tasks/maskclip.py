@@ -23,11 +23,10 @@ from fna.surgery.swap import current_swap
 from fna.surgery.ways import make_seam
 from fna.tasks.base import Run
 from fna.tasks.cache import digest_of
+from fna.tasks.class_names import check_names
 from fna.tasks.dense import Inference, Score, as_map
 from fna.tasks.features import final_norm, run_tower
-from fna.tasks.texts import class_texts, note_cut_names, sentences, shared_names
-
-NAMED = 5  # classes of one name that a note names
+from fna.tasks.texts import class_texts, sentences
 
 
 @dataclass(frozen=True)
@@ -61,12 +60,13 @@ class MaskClip:
         if model.encode_text is None:
             raise UserError(f"{model.name} reads no text: task.head=maskclip needs a CLIP; use the linear head.")
         _projection(find_tower(model.tower), model.name)
-        note_cut_names(model, dataset, self.templates)
-        said = (
-            f"classes of one name cannot be told apart, the first is answered: {', '.join(shared_names(dataset.classes)[:NAMED])}"
+        check_names(
+            model,
+            dataset,
+            self.templates,
+            give="give their names with dataset.classes=[name,...] or in the annotations",
+            instead="train a head (task=segmentation)",
         )
-        if shared_names(dataset.classes) and said not in dataset.notes:
-            dataset.notes.append(said)
 
     def prepare(self, model: Model, dataset: SegmentedDataset, run: Run, view: Inference, cache: Path) -> str:
         """Encode the class names once; returns a digest of them and the templates."""

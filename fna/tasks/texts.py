@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fna.data.base import Dataset
-from fna.metrics.words import folded
+from fna.metrics.words import folded, has_word
 from fna.models.base import Model
 from fna.models.open_clip_text import openai_templates
 from fna.tasks.cache import cached_rows, digest_of
@@ -65,12 +65,13 @@ def sentences(templates: str | Sequence[str]) -> list[Sentence]:
 def short_names(names: Sequence[str]) -> list[str]:
     """What each class is called in a sentence: the first of several synonyms ("goldfish, Carassius auratus"), spaces for "_".
 
-    Cut only where what is left stays unique among the classes: of "crane, bird" and "Crane, machine" both stay whole.
+    Cut only where what is left stays unique among the classes and is a word: "crane, bird" beside "Crane, machine" and "0, zero"
+    stay whole.
     """
     whole = [name.replace("_", " ").strip() for name in names]
     cut = [name.split(",")[0].strip() for name in whole]
     times = Counter(map(folded, cut))
-    return [short if short and times[folded(short)] == 1 else name for short, name in zip(cut, whole, strict=True)]
+    return [short if has_word(short) and times[folded(short)] == 1 else name for short, name in zip(cut, whole, strict=True)]
 
 
 def shared_names(names: Sequence[str]) -> list[str]:
