@@ -26,12 +26,13 @@ BACK = re.compile(r".*[^\W\d_]{2}()[\W_]*?(\d+)[\W_]*")
 def check_names(model: Model, dataset: Dataset, templates: str | Sequence[str], give: str, instead: str) -> None:
     """Hold the classes of ``dataset`` against what ``model`` reads of them in ``templates``; what is to be doubted is noted.
 
-    ``give``: how to give names; ``instead``: what needs none. Raises `UserError` where numbers, letters and ids are all the names.
+    ``give``: how to give names; ``instead``: what needs none. Raises `UserError` where numbers, letters and ids are all the names,
+    unless sentences of one's own say what they are ("a photo of the number: {}").
     """
     names = short_names(dataset.classes)
     without = [name for name in names if not has_word(name)]
     called = [name for name in names if folded(name) not in REST]  # background beside 1, 2, 3 makes no words of them
-    if without and len(without) >= MOST * len(called):
+    if without and isinstance(templates, str) and len(without) >= MOST * len(called):
         kind = "WordNet id" if all(map(WORDNET.fullmatch, without)) else "number, letter or id"
         shown = ", ".join(dict.fromkeys(without[:SHOWN]))
         v2 = "; folders 0 to 999 are ImageNet-V2's, which dataset=imagenet_v2 reads" if {*dataset.classes} == V2 else ""

@@ -28,10 +28,10 @@ from fna.tasks.texts import short_names
 CLIP: Any = SimpleNamespace(name="clip", classify=None, encode_image=1, encode_text=1, cut_texts=None, tower=None)
 
 
-def noted(classes: Sequence[str]) -> list[str]:
+def noted(classes: Sequence[str], **options: Any) -> list[str]:
     """What a zero-shot run on these classes notes. Raises as it would."""
     dataset: Any = SimpleNamespace(name="d", classes=classes, examples=[Labelled("x", Path("x"), 0)], notes=[])
-    Classification().check(CLIP, dataset)
+    Classification(**options).check(CLIP, dataset)
     return dataset.notes
 
 
@@ -89,6 +89,11 @@ def test_classes_called_by_number_letter_or_id_are_refused_by_who_reads_names(cl
 )
 def test_classes_called_by_words_are_not_doubted(classes: list[str]) -> None:
     assert noted(classes) == []
+
+
+def test_a_sentence_of_ones_own_may_say_what_the_numbers_are() -> None:
+    (note,) = noted([*"0123456789"], templates=['a photo of the number: "{}".'])  # CLIP's own for MNIST
+    assert "10 of 10 class names hold no word (first: 0)" in note
 
 
 def test_a_few_names_without_a_word_are_noted_with_the_first() -> None:
