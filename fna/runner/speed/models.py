@@ -87,7 +87,7 @@ def measure_model(
         ops |= {"exact": Exact(), "yardstick": Yardstick(case.landmarks)}
     contexts: dict[str, Context] = {"full": nullcontext} | {name: _swapped(model, op, chosen) for name, op in ops.items()}
     if rivals and "fna" in ops and model.device.type == "cpu" and cpu.built():
-        contexts["fna, plain torch"] = _without_kernels(contexts["fna"])
+        contexts["fna, plain torch"] = _under(cpu.without_kernels, contexts["fna"])
     forward, images = _forward(model), case.images(model)
     seconds = in_turns(forward, contexts, images, rounds)  # changing the attention and back is not timed
     rows = []
@@ -109,10 +109,14 @@ def measure_model(
 
 
 def measure_times(case: ModelCase, model: Model, rounds: int, options: Mapping[str, Any] | None = None) -> list[Row]:
-    """FNA, exact attention and none at all in the same blocks, and the model untouched: speedups over the faster exact one."""
+    """FNA, exact attention and none at all in the same blocks, and the model untouched: speedups over the faster exact one.
+
+    FNA twice: with the layers round it absorbed where that pays, and apart (`fna.ops.absorbed`).
+    """
     chosen = parse_layers(case.layers, model.depth)
     ops: dict[str, Attention] = {**attentions(("fna",), case.landmarks, options), "exact": Exact(), "no attention": ValuePath()}
     contexts: dict[str, Context] = {"full": nullcontext} | {name: _swapped(model, op, chosen) for name, op in ops.items()}
+    contexts["fna, layers apart"] = _under(apart, contexts["fna"])
     forward, images = _forward(model), case.images(model)
     seconds = in_turns(forward, contexts, images, rounds)
     baseline = min((seconds["full"], seconds["exact"]), key=lambda values: float(np.median(values)))
@@ -134,10 +138,10 @@ def _clocked(model: Model, op: Attention, layers: Sequence[int]) -> Clocked:
     return lambda clock: swap_tower(model.tower, dict.fromkeys(layers, op), clock=clock)
 
 
-def _without_kernels(context: Context) -> Context:
+def _under(outer: Context, context: Context) -> Context:
     @contextmanager
     def both() -> Iterator[None]:
-        with cpu.without_kernels(), context():
+        with outer(), context():
             yield
 
     return both
