@@ -71,20 +71,12 @@ def mean_queries(x: Tensor, around: Projections) -> Tensor:
 
 
 def absorbed_nystrom(x: Tensor, index: Tensor, around: Projections, *, scale: float, steps: int, ridge: float) -> Tensor:
-    """Tokens ``x`` ``[B, N, D]`` through their landmarks ``index`` int64 ``[B, M]``: ``[B, N, D]``, by our kernels.
+    """Tokens ``x`` ``[B, N, D]`` through their landmarks ``index`` int64 ``[B, M]``: ``[B, N, D]``, by our kernel.
 
     The inverse by ``steps`` of Newton's; where that is 0, by ``ridge`` (`fna.ops.inverse.apply_inverse`). To rounding what
     `fna.ops.nystrom.fast_nystrom` gives between the layers.
     """
     taken.add(f"{around.heads} x {x.shape[1]} x {index.shape[1]} of {x.shape[2]}")
-    maps, shifts, blocks = cpu_absorbed.maps(x, index, around.inner, around.inner_bias, around.heads, scale)
-    scores = torch.bmm(x, maps[0].mT)
-    mass = cpu_absorbed.weigh_keys(scores, around.heads)
-    seen = torch.bmm(x.mT, scores)
-    values = cpu_absorbed.values(seen, mass, blocks, around.inner, around.inner_bias, around.outer, steps, ridge)
-    scores = torch.bmm(x, maps[1].mT, out=scores)  # what was written last is still near
-    cpu_absorbed.weigh_queries(scores, shifts)
-    if len(values) == 1:  # a plain product is the faster one
-        return F.linear(scores, values[0], around.outer_bias)
-    out = torch.bmm(scores, values.mT)
-    return out if around.outer_bias is None else out.add_(around.outer_bias)
+    return cpu_absorbed.absorbed(
+        x, index, around.inner, around.inner_bias, around.outer, around.outer_bias, around.heads, scale, steps, ridge
+    )

@@ -85,9 +85,8 @@ def _library() -> ctypes.CDLL | None:
         return None
     found.fna_farthest_points_scratch.restype = found.fna_lanes.restype = Long
     found.fna_newton_scratch.restype = found.fna_ridge_scratch.restype = Long
-    found.fna_nystrom_scratch.restype = found.fna_absorbed_scratch.restype = found.fna_absorbed_sums.restype = Long
-    found.fna_knows_half.restype = Long
-    found.fna_nystrom.restype = found.fna_absorbed_maps.restype = ctypes.c_bool
+    found.fna_nystrom_scratch.restype = found.fna_absorbed_scratch.restype = found.fna_knows_half.restype = Long
+    found.fna_nystrom.restype = found.fna_absorbed.restype = ctypes.c_bool
     return found
 
 
