@@ -36,9 +36,9 @@ def absorbed(
     x: Tensor, index: Tensor, inner: Tensor, inner_bias: Tensor | None, outer: Tensor, outer_bias: Tensor | None, heads: int,
     scale: float, steps: int, ridge: float,
 ) -> Tensor:  # fmt: skip
-    """Tokens ``x`` ``[B, N, D]`` through landmarks ``index`` int64 ``[B, M]`` of themselves: ``[B, N, D]``; ``inner`` ``[3 H d, D]``
-    and ``outer`` ``[D, H d]`` are the layers round the attention.
+    """Tokens ``x`` ``[B, N, D]`` through landmarks ``index`` int64 ``[B, M]`` of themselves: ``[B, N, D]``.
 
+    ``inner`` ``[3 H d, D]`` and ``outer`` ``[D, H d]`` are the layers round the attention.
     The inverse by ``steps`` of Newton's; where that is 0, by ``ridge``. Raises `IndexError` for a landmark that is no token.
     """
     out, index = torch.empty_like(x), index.contiguous()

@@ -1,5 +1,5 @@
-// Nyström attention with the linear layers round it absorbed into its landmarks (fna/ops/absorbed.py), from a block's tokens to what
-// leaves its attention, in one go. Scores are held for a few tokens at a time.
+// Nyström attention with the layers round it absorbed into its landmarks (fna/ops/absorbed.py): from a block's tokens to what leaves
+// its attention, in one go. Scores are held for a few tokens at a time.
 //
 // Landmarks of a head are as many as fill whole vectors, and so is the model's width: rows lie as they are wanted. A result depends
 // neither on the batch nor on the number of threads: work is cut by the number of tokens alone.
@@ -11,10 +11,10 @@
 namespace {
 
 struct Absorbed {
-    View x, out;                             // [batches, 1, tokens, depth]
-    const float *inner, *inner_bias;         // q, k and v one after the other: [3 heads width, depth], [3 heads width] or null
-    const float *outer, *outer_bias;         // [depth, heads width], [depth] or null
-    const int64_t *index;                    // [batches, marks]
+    View x, out;                      // [batches, 1, tokens, depth]
+    const float *inner, *inner_bias;  // q, k and v one after the other: [3 heads width, depth], [3 heads width] or null
+    const float *outer, *outer_bias;  // [depth, heads width], [depth] or null
+    const int64_t *index;             // [batches, marks]
     long batches, heads, tokens, marks, depth, width;
     float scale;
     long steps;  // of Newton's; 0: the ridge
@@ -25,12 +25,12 @@ struct Absorbed {
     long row() const { return heads * marks; }
 };
 
-constexpr long TILE = 64;  // tokens, or numbers of a token, that are taken at once
+constexpr long TILE = 128;  // tokens, or numbers of a token, that are taken at once
 
 // Where in the scratch what passes between the pieces lies.
 struct Rooms {
     long share, thread;
-    float *turned;  // [batches, depth, marks]: landmark tokens
+    float *turned;      // [batches, depth, marks]: landmark tokens
     float *as_keys;     // [batches, heads, depth, marks]: what tokens times it are their logits as keys
     float *as_queries;  // [batches, depth, heads marks]: as queries
     float *shifts;      // [batches, heads, marks]: what is added to the latter
