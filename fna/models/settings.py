@@ -93,5 +93,5 @@ def _plain(value: Any) -> str:
 
 
 def otherwise(knobs: Mapping[str, str]) -> str:
-    """How to say otherwise: each knob with a value as an example, "model.mean=[...], .std=[...]"."""
-    return f"model{', '.join(f'.{key}={value}' for key, value in knobs.items())}"
+    """How to say otherwise: each knob with a value as an example."""
+    return ", ".join(f"model.{key}={value}" for key, value in knobs.items())

@@ -27,7 +27,7 @@ FIRST = 64  # samples held in memory: to time on, to calibrate on, to show
 OUTPUTS = ("logits", "image_embeds", "pooler_output", "last_hidden_state")  # of transformers' models, the best first
 TOPS = ("top1", "top5")
 ROUNDING = 1e-3  # that a probability in half precision may be above 1
-SPENT = "it is exhausted, and each pass goes through it anew: hand over a DataLoader, or list(...) of its batches."
+SPENT = "it is exhausted: hand over one that can be gone through again, a DataLoader or list(...) of its batches."
 SPARSE = 4  # times as many outputs as the targets name: these may be no classes
 SAMPLES = "(samples)"  # the count that means are taken over: called as no function can be
 

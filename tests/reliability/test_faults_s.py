@@ -195,7 +195,7 @@ class Once:
 def test_a_loader_that_is_exhausted_after_one_pass_is_called_so(
     model: nn.Module, images: Tensor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(UserError, match=r"the loader is a generator: after one pass it is exhausted.*DataLoader, or list"):
+    with pytest.raises(UserError, match=r"the loader is a generator: after one pass it is exhausted: .*a DataLoader or list"):
         fna.compare(model, (images for _ in range(2)), "fna", **QUICK)
     assert capsys.readouterr() == ("", "")
     with pytest.raises(UserError, match=r"batches once and none in this pass: it is exhausted"):
