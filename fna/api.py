@@ -13,6 +13,7 @@ from fna.configs import build_attention, instantiate, load_option
 from fna.errors import NoOption, UserError
 from fna.ops.checks import check_site, check_tensors
 from fna.ops.contract import Attention, Site, Tokens, called
+from fna.ops.landmarks import TokenSampler
 from fna.ops.landmarks import sample_landmarks as sample_landmarks
 from fna.options import UNUSED, follows, unused
 from fna.schema import ACCEPTED
@@ -29,7 +30,7 @@ def swap(
     *,
     layers: str | int | Sequence[int] = "last-half",
     landmarks: int | float | str = 64,
-    sampler: str = "fps",
+    sampler: str | TokenSampler = "fps",
     mask: Any = None,
     reduce: Any = None,
     seed: int = 0,
@@ -50,6 +51,7 @@ def swap(
     ``blocks``: which modules of ``model`` those are, where it is none of these; ``seam(module, attend, *args, **kwargs)`` stands in
     for the forward of each and calls ``attend(q, k, v)``, where they do not call torch's attention (docs/models_timm.md).
     ``prefix``, ``grid``: tokens before the patches, and (rows, columns) of these, where the model does not say.
+    ``sampler``: a name of ``conf/sampler``, or one of your own (`fna.ops.landmarks.TokenSampler`).
     ``mask``: a name of ``conf/mask`` or a `fna.masking.strategy.Masking` of your own; ``reduce``: likewise of ``conf/reduce``.
     ``options`` are keys of the method's YAML file; an attention of your own takes none. ``handle.restore()`` gives the model back
     bit for bit.
@@ -85,6 +87,18 @@ def _plan(caller: Callable[..., Any], plan: Mapping[Any, Any], layers: Any, opti
         others = {name: value for name, value in options.items() if name not in UNUSED}
         methods[blocks] = _op(caller, attn, **drawn, **others)
     return methods
+
+
+# What torch's scaled_dot_product_attention and MultiheadAttention, or fna.swap, call what fna.attention is given otherwise.
+_PADDING = "padding is keys=, bool [batch, tokens], True where a key may be seen"
+SAID_ELSEWHERE = {
+    **dict.fromkeys(("mask", "attn_mask", "attention_mask"), f"{_PADDING}; of masks of pairs there is causal=True alone"),
+    "key_padding_mask": f"{_PADDING}, which is ~key_padding_mask",
+    "is_causal": "write causal=True",
+    "dropout_p": "nothing is dropped, it is for inference; leave it out",
+    "enable_gqa": "repeat grouped keys and values with repeat_interleave",
+    **dict.fromkeys(("layers", "reduce", "blocks", "part"), "it is of fna.swap, which changes a whole model; leave it out"),
+}
 
 
 def _op(caller: Callable[..., Any], attn: str | Attention, **options: Any) -> Attention:
@@ -201,7 +215,7 @@ def attention(
     attn: str | Attention = "fna",
     *,
     landmarks: int | float | str = 64,
-    sampler: str = "fps",
+    sampler: str | TokenSampler = "fps",
     scale: float | None = None,
     keys: Tensor | None = None,
     causal: bool = False,
@@ -218,6 +232,9 @@ def attention(
     Raises `UserError` for unknown names and for what does not fit together, and `Unsupported`, which is one, for what the method
     cannot honour.
     """
+    for name in options:
+        if name in SAID_ELSEWHERE:
+            raise UserError(f"fna.attention has no {name}: {SAID_ELSEWHERE[name]}.")
     check_tensors(q, k, v)
     held(ACCEPTED["seed"], seed, "seed")
     check_site(k, scale=scale, keys=keys, causal=causal, prefix=prefix, grid=grid)

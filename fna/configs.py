@@ -6,6 +6,7 @@ import inspect
 import traceback
 from abc import ABCMeta
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass, replace
 from enum import Enum
 from functools import reduce
 from importlib import import_module
@@ -261,14 +262,15 @@ def build_attention(
     name: str,
     *,
     landmarks: int | float | str = 64,
-    sampler: str = "fps",
+    sampler: Any = "fps",
     seed: int = 0,
     search: Sequence[Path] = (),
     **options: Any,
 ) -> Any:
     """The attention that ``attn=name`` means on the command line, for library use.
 
-    ``options`` override keys of its YAML file (``inverse="exact"``). Raises `UserError` for unknown names and keys.
+    ``sampler``: a name, or an object of one's own (`fna.ops.landmarks.TokenSampler`). ``options`` override keys of its YAML file
+    (``inverse="exact"``). Raises `UserError` for unknown names and keys.
     """
     node = load_option("attn", name, search)
     if not node.get("_target_"):
@@ -276,9 +278,23 @@ def build_attention(
     unknown = sorted(set(options) - set(node))
     if unknown:
         known = sorted(str(key) for key in node if key != "_target_")
-        hint = nearest(unknown[0], [*known, *KEYWORDS])
+        hint = "" if unknown[0] in KEYWORDS else nearest(unknown[0], [*known, *KEYWORDS])  # no "mask; did you mean mask?"
         raise NoOption(f"attn={name} has no option {', '.join(unknown)}; {hint}it has {', '.join(known) or 'none'}.")
     told = {key: plain(value) for key, value in options.items()}
-    groups = {"sampler": load_option("sampler", sampler, search), "attn": OmegaConf.merge(node, told)}
+    named = sampler if isinstance(sampler, str) else "fps"
+    groups = {"sampler": load_option("sampler", named, search), "attn": OmegaConf.merge(node, told)}
     root = OmegaConf.create({"landmarks": plain(landmarks), "seed": plain(seed), **groups})
-    return instantiate(root.attn)
+    built = instantiate(root.attn)
+    return built if isinstance(sampler, str) else _with_sampler(built, sampler, root.attn, name)
+
+
+def _with_sampler(built: Any, sampler: Any, node: DictConfig, name: str) -> Any:
+    """An attention with an object in the fields that its YAML has follow the sampler. `UserError` where that can't be one."""
+    if not callable(sampler):
+        known = ", ".join(choices("sampler"))
+        raise UserError(f"sampler={sampler!r}: give one of {known}, or a sampler of your own, called as fna.ops.landmarks says.")
+    fields = [str(key) for key, value in node.items_ex(resolve=False) if value == "${sampler}"]
+    if not is_dataclass(built):
+        raise UserError(f"attn={name} is no dataclass: make it with the sampler {type(sampler).__name__} and hand over the object.")
+    made: Any = built
+    return replace(made, **dict.fromkeys(fields, sampler))

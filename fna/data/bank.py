@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from fna.data.base import Dataset, Labelled, with_copies_noted
+from fna.data.base import NO_SPLIT, Dataset, Labelled, with_copies_noted
 from fna.data.contents import UNREADABLE, sha256s
 from fna.errors import UserError
 from fna.values import counted
@@ -40,7 +40,7 @@ def cut(whole: Dataset[Labelled], bank: int, limit: int | None) -> LabelledDatas
             whole.name, split, whole.domain, f"{whole.digest} {bank} {digest}", examples, whole.classes, whole.class_ids, notes
         )
 
-    told = f"{whole.split} without {bank} of each class"
+    told = f"all but {bank} of each class" if whole.split == NO_SPLIT else f"{whole.split} without {bank} of each class"
     queries = part(asked[:limit], told, whole.split, [*whole.notes, *part_note(asked[:limit], asked)])
     queries.training = lambda: with_copies_noted(part(learnt, "bank", "bank", []), queries)
     return queries

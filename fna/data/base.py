@@ -17,6 +17,8 @@ from fna.data.contents import UNREADABLE, sha256s
 from fna.errors import UserError
 from fna.values import counted
 
+NO_SPLIT = "none"  # the split of a data set that has none
+
 
 @dataclass(frozen=True)
 class Pictured:

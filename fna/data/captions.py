@@ -30,12 +30,19 @@ def check_annotations(root: Path, annotations: str) -> None:
 
 
 def dataset(
-    name: str, split: str, domain: str, source: object, found: Sequence[Captioned], limit: int | None, per_image: int | str
+    name: str,
+    split: str,
+    domain: str,
+    source: object,
+    found: Sequence[Captioned],
+    limit: int | None,
+    per_image: int | str,
+    mend: str = files.FIT,
 ) -> Dataset[Captioned]:
     """The first ``limit`` images that have captions, each with all or its first ``per_image`` captions.
 
     Images without a caption are left out and noted, so are captions that say nothing. Raises `UserError` where none is left, an
-    image is listed twice or its file is not there, or a caption is no text.
+    image is listed twice or its file is not there (``mend``: what to do then), or a caption is no text.
     """
     _check(source, found)
     told = [Captioned(each.key, each.image, tuple(filter(None, each.captions))) for each in found]
@@ -48,7 +55,7 @@ def dataset(
     empty = sum(len(each.captions) for each in found) - sum(len(each.captions) for each in told)
     notes = [f"{counted(bare, 'image')} without captions left out"] * bool(bare)
     notes += [f"{counted(empty, 'empty caption')} left out"] * bool(empty)
-    return Dataset(name, split, domain, files.digest(split, examples), examples, notes=notes)
+    return Dataset(name, split, domain, files.digest(split, examples, mend=mend), examples, notes=notes)
 
 
 def _check(source: object, found: Sequence[Captioned]) -> None:

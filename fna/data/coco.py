@@ -11,7 +11,9 @@ from fna.data.base import Captioned, Dataset
 from fna.data.coco_format import by_picture, pictures
 from fna.data.entries import Entry, in_order, read
 from fna.errors import UserError
-from fna.values import Count, Domain
+from fna.values import Count, Domain, counted
+
+SKIP = "; dataset.missing=skip goes on without them"
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class CocoCaptions:
 
     Images come in the file's order, their captions by annotation id where they have ids. ``captions_per_image``: "all", or a count
     (5: the convention that leaves 25,000 of val2017's 25,014). ``complete``: how many images the whole split has; fewer is noted.
+    ``missing``: "skip" leaves out, and notes, images whose file is not there, which otherwise are refused.
     """
 
     root: str
@@ -28,6 +31,7 @@ class CocoCaptions:
     split: str
     captions_per_image: Count | Literal["all"] = "all"
     complete: Count | None = None
+    missing: Literal["refuse", "skip"] = "refuse"
     domain: Domain = "photographs"
     name: str = "coco"
     gives: ClassVar[type] = Captioned
@@ -52,11 +56,18 @@ class CocoCaptions:
         if not known:
             raise UserError(f"{source}: images is empty.")
         told, stray = by_picture(content, known)
-        found = [Captioned(each.name, each.path, _texts(told.get(each.ident, []))) for each in known.values()]
-        data = captions.dataset(self.name, self.split, self.domain, source, found, limit, self.captions_per_image)
+        there = [each for each in known.values() if each.path.exists()]
+        gone = [each.name for each in known.values() if not each.path.exists()]
+        if not there or self.missing == "refuse":
+            there = [*known.values()]  # of which the digest refuses those that would be read
+        elif gone:
+            notes.append(f"{len(gone)} of {counted(len(known), 'image')} left out: not there (first: {gone[0]})")
+        found = [Captioned(each.name, each.path, _texts(told.get(each.ident, []))) for each in there]
+        mend = f"{files.FIT}{SKIP if 2 * len(gone) < len(known) else ''}"
+        data = captions.dataset(self.name, self.split, self.domain, source, found, limit, self.captions_per_image, mend)
         data.notes += [*notes, *stray]
-        if self.complete is not None and len(found) != self.complete:
-            data.notes.append(f"{source.name} holds {len(found)} images, not the {self.complete} of {self.split}")
+        if self.complete is not None and len(known) != self.complete:
+            data.notes.append(f"{source.name} holds {len(known)} images, not the {self.complete} of {self.split}")
         return data
 
 

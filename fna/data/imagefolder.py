@@ -9,14 +9,14 @@ from typing import Annotated, ClassVar, Self
 
 from fna.data import files
 from fna.data.bank import LabelledDataset, cut, part_note, twice_note
-from fna.data.base import Labelled, taught
+from fna.data.base import NO_SPLIT, Labelled, taught
 from fna.data.layouts import BY_CLASS, TINY_LABELS, V2, looks_like, split_folder
 from fna.data.pictures import files_below, is_hidden, is_picture, system_note, unread_note
 from fna.data.places import by_name, composed
 from fna.errors import UserError
 from fna.values import Count, Domain, Says, counted
 
-AUTO, NO_SPLIT = "auto", "none"
+AUTO = "auto"
 OF_A_WHOLE = frozenset(
     {"train", "training", "trn", "trainval", "val", "valid", "validation", "dev", "test", "testing", "tst", "eval", "evaluation"}
 )
@@ -142,6 +142,14 @@ class ImageFolder:
                 f"dataset.split={like[-1]}, or the classes with dataset.classes=FILE."
             )
         return found
+
+    def others(self) -> list[str]:
+        """The folders of the root beside that of the split that is asked about; none where the root's are the classes."""
+        root = Path(self.root)
+        if not root.is_dir():
+            return []
+        asked = self._folder()
+        return [] if asked.samefile(root) else [name for name in _folders(root) if not asked.is_relative_to(root / name)]
 
     def _teacher(self) -> Self:
         """The split to learn from."""

@@ -14,8 +14,7 @@ from typing import ClassVar
 
 from fna.data import files
 from fna.data.bank import LabelledDataset, cut, part_note, twice_note
-from fna.data.base import Labelled, taught
-from fna.data.imagefolder import NO_SPLIT
+from fna.data.base import NO_SPLIT, Labelled, taught
 from fna.data.layouts import check_split_name, looks_like, split_folder
 from fna.data.pictures import files_below, is_hidden, is_picture, system_note, unread_note
 from fna.data.segmentation import CLASS_FILES

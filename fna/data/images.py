@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fna.data import files
-from fna.data.base import Dataset, Pictured
-from fna.data.imagefolder import NO_SPLIT
+from fna.data.base import NO_SPLIT, Dataset, Pictured
 from fna.data.pictures import files_below, is_picture, system_note, unread_note
 from fna.errors import UserError
 from fna.values import Domain

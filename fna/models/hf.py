@@ -290,7 +290,7 @@ class HuggingFaceModel:
         lacks = f"{PROCESSORS[0]} says no {', '.join(unsaid)}" if beside else f"no {PROCESSORS[0]} beside the weights"
         return [
             f"{self._folder}: {lacks}; they are run {usually(str(self._config['model_type']))}: "
-            f"{in_words(settings)}; if they were made in another way, say so with {otherwise(knobs)}"
+            f"{in_words(settings)}; to run them otherwise: {otherwise(knobs)}"
         ]
 
     @property

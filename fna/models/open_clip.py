@@ -252,8 +252,8 @@ class OpenClipModel:
         knobs = {"quick_gelu": quick, "mean": "[...]", "std": "[...]", "interpolation": "NAME", "resize_mode": "NAME"}
         return [
             *notes,
-            f"{self.checkpoint} is run as {by}: {in_words(settings)}; if its weights were made in another way, say so with "
-            f"{otherwise(knobs)}, or model.pretrained=TAG (null: open_clip's defaults)",
+            f"{Path(self.checkpoint).name} is run as {by}: {in_words(settings)}; to run it otherwise: {otherwise(knobs)}, or "
+            "model.pretrained=TAG (null: open_clip's defaults)",
         ]
 
     def _reaching(self) -> AbstractContextManager[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -179,8 +180,8 @@ class TimmModel:
             knobs["pool"] = "avg" if pool == "token" else "token"
         return [
             *unread,
-            f"{self.checkpoint} is run as timm's {self.name}{by} would be: {in_words(settings)}; "
-            f"if its weights were made in another way, say so with {otherwise(knobs)}, or another model.name",
+            f"{Path(self.checkpoint).name} is run as timm's {self.name}{by} would be: {in_words(settings)}; "
+            f"to run it otherwise: {otherwise(knobs)}, or another model.name",
         ]
 
     def _made_as(self) -> str:

@@ -141,7 +141,7 @@ def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> list[str
     if problem.startswith(f"{TABLE} is "):  # of another network the table may well be another, which is not what is wrong with it
         problem = weights.misfit(_body(expected), _body(state)) or problem
     if problem:
-        what = f"timm {name} with {net.num_classes} classes"
+        what = f"timm {name} {f'with {net.num_classes} classes' if net.num_classes else 'without a head'}"
         raise UserError(f"{path}: does not fit {what}: {problem}{part_of_several(path) or _remedy(expected, state, name)}.")
     net.load_state_dict(dict(state), strict=True)
     return notes

@@ -5,8 +5,10 @@ Axes, everywhere in this folder: ``B`` batch, ``H`` heads, ``N`` tokens, ``M`` l
 An attention is ``op(q, k, v, site) -> out`` with q ``[B, H, Nq, d]``, k and v ``[B, H, Nk, d]``, out ``[B, H, Nq, d]`` in q's
 dtype. It must honour every field that the site sets, or refuse it by name (`refuse`); it keeps no tensors on itself: what has
 to outlive one layer goes into ``site.memo``, which lives for one forward pass. An op that says ``grouped`` (a ClassVar, True) is
-handed k and v with the fewer heads of a grouped model; for the others they are repeated. A batch of 0 gives one of 0. An op may
-have ``absorbed(x, around, site) -> out or None`` besides: the same from the tokens before their projections (`Projections`).
+handed k and v with the fewer heads of a grouped model; for the others they are repeated. A batch of 0 gives one of 0.
+
+A class may define ``absorbed(x, around, site) -> out or None`` beside its ``__call__``: the same from the tokens before their
+projections (`Projections`). One that brings a call of its own brings its own of both: what it inherits is another method's.
 """
 
 from __future__ import annotations
@@ -110,6 +112,12 @@ class Attention(Protocol):
     """One call for every method. Implementations are frozen dataclasses whose fields are their YAML keys."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor: ...
+
+
+def absorbing(op: object) -> Callable[[Tensor, Projections, Site], Tensor | None] | None:
+    """``absorbed`` of an op, where the class whose ``__call__`` it has defines it too; else None."""
+    maker = next(cls for cls in (*type(op).__mro__, object) if "__call__" in vars(cls) or cls is object)
+    return op.absorbed if "absorbed" in vars(maker) else None  # type: ignore[attr-defined]
 
 
 def whole(size: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
@@ -9,8 +10,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fna.ops.contract import BadInput, Site, Unsupported, whole
+from fna.ops.contract import BadInput, Site, Unsupported, recorded, whole
 from fna.ops.kernels import for_onnx
+from fna.ops.landmarks import Landmarks
 from fna.values import MOST
 
 Drawn = TypeVar("Drawn")
@@ -24,12 +26,80 @@ def check_landmarks(landmarks: object) -> None:
 
 
 def check_sampler(op: object, sampler: object, gives: type) -> None:
-    """Raise `BadInput` for a sampler of the other kind: tokens where groups are needed, or groups where tokens are."""
-    if getattr(sampler, "gives", None) is not gives:
+    """Raise `BadInput` for what is no sampler, and for one of the other kind: tokens where groups are needed, or the reverse."""
+    called = sampler.__name__ if isinstance(sampler, type) else type(sampler).__name__
+    if isinstance(sampler, type):
+        raise BadInput(f"sampler {called} is a class: hand over an object of it, {called}().")
+    given = getattr(sampler, "gives", None)
+    if not isinstance(given, type):
+        raise BadInput(
+            f"sampler {called} does not say what it gives: add gives: ClassVar[type] = Landmarks to it (fna.ops.landmarks), or "
+            "give a name of conf/sampler."
+        )
+    if given is not gives:
         named = {"Landmarks": "tokens (fps, random, uniform)", "Centroids": "groups of tokens (segment_means, kmeans)"}[
             gives.__name__
         ]
-        raise BadInput(f"{type(op).__name__} cannot use sampler {type(sampler).__name__}: choose one that gives {named}.")
+        raise BadInput(f"{type(op).__name__} cannot use sampler {called}: choose one that gives {named}.")
+    try:
+        inspect.signature(sampler).bind("q", "k", "v", "site", "count", "keep", "drop")  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise BadInput(
+            f"sampler {called} has to be called on q, k, v, site, count, keep, drop: give it __call__ with these."
+        ) from None
+    try:
+        hash(sampler)
+    except TypeError:
+        raise BadInput(f"sampler {called} cannot be told from others (no hash): make it a @dataclass(frozen=True).") from None
+
+
+def is_own(sampler: object) -> bool:
+    """Whether a sampler, or one that it asks, is of code outside fna, whose landmarks are looked at."""
+    if not str(type(sampler).__module__).startswith("fna."):
+        return True
+    return hasattr(sampler, "sampler") and is_own(sampler.sampler)
+
+
+def check_drawn(sampler: object, found: object, k: Tensor, count: int, keep: Tensor | None, drop: Tensor | None) -> None:
+    """Raise `BadInput` unless a sampler gave what it says, and of tokens ``count`` distinct ones for each row of ``k``.
+
+    ``drop`` is held, since a token that may not be seen would be; ``keep``, which speaks before it, is a sampler's own business.
+    """
+    called = type(sampler).__name__
+    gives: type = sampler.gives  # type: ignore[attr-defined]  # `check_sampler`
+    if not isinstance(found, gives):
+        raise BadInput(f"sampler {called} gave {type(found).__name__}: return {gives.__name__}, as its gives says.")
+    if not isinstance(found, Landmarks):
+        return
+    shape = (k.shape[0], count)
+    for name, part, kind in (("index", found.index, torch.int64), ("valid", found.valid, torch.bool)):
+        if name == "valid" and part is None:
+            continue
+        if not isinstance(part, Tensor) or part.dtype != kind or part.shape != shape or part.device != k.device:
+            got = f"{part.dtype} {list(part.shape)} on {part.device}" if isinstance(part, Tensor) else type(part).__name__
+            raise BadInput(
+                f"sampler {called} gave {name} {got}: return {str(kind).removeprefix('torch.')} {list(shape)} "
+                f"[batch, count] on {k.device}."
+            )
+    if not recorded():  # where to ask for numbers is to hold them fast
+        _check_tokens(called, found, k.shape[2], keep, drop)
+
+
+def _check_tokens(called: str, found: Landmarks, tokens: int, keep: Tensor | None, drop: Tensor | None) -> None:
+    """Raise `BadInput` for landmarks that are no tokens, come twice in a row, or are among those to leave out."""
+    valid = torch.ones_like(found.index, dtype=torch.bool) if found.valid is None else found.valid
+    foreign = found.index[(found.index < 0) | (found.index >= tokens)]
+    if len(foreign):
+        raise BadInput(f"sampler {called} gave index {int(foreign[0])}: there are tokens 0 to {tokens - 1}.")
+    times = torch.zeros(len(valid), tokens, dtype=torch.int64, device=valid.device).scatter_add_(1, found.index, valid.long())
+    if bool((times > 1).any()):
+        twice = int((times > 1).nonzero()[0, 1])
+        raise BadInput(f"sampler {called} gave token {twice} twice in a row: landmarks are distinct; pad with valid=False.")
+    hidden = torch.zeros_like(times, dtype=torch.bool) if drop is None else drop.expand_as(times)
+    hidden = hidden if keep is None else hidden & ~keep.expand_as(times)
+    if bool((hidden & (times > 0)).any()):
+        one = int((hidden & (times > 0)).nonzero()[0, 1])
+        raise BadInput(f"sampler {called} gave token {one}, which is in drop: leave those out, or mark them with valid=False.")
 
 
 def count_landmarks(landmarks: int | float, tokens: int) -> int:
@@ -61,6 +131,8 @@ def draw(
         with site.clock("sampling"):
             keep, drop = _kept(site, k), None if site.keys is None else ~site.keys
             found = sampler(q, k, v, site, count, keep, drop)
+            if is_own(sampler):
+                check_drawn(sampler, found, k, count, keep, drop)
         site.memo[_key(sampler, tokens, site, count)] = (site.layer, found, k.shape[0])
     return found
 

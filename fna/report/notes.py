@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fna.report import formats
 from fna.report.results import Result, dig, number
 from fna.report.verdicts import is_error, primary, unseen
-from fna.report.words import is_idle, is_random, unmeasured
+from fna.report.words import absorbs, is_idle, is_random, unmeasured
 from fna.values import LEAST_ROUNDS
 
 DOUBT = ("scores", "belong together", "random weights")  # in a note that says that the figures mean nothing
@@ -141,6 +141,10 @@ OUTPUT_ERROR = (
 AT_ONCE = "ms first token, ms further token: of {} prompts answered at once, which wait for each other (timing.batch_size=1: one)"
 
 
+SPARED = (
+    "operations, limit: here the approximation took over the projections round the attention too (docs/speed.md), and so can pass "
+    "the limit of the attention alone; operations are counted as if they had run apart"
+)
 DECIDED = (
     "decision: by the attention of each block alone, on one batch of images: its output error, which tolerance bounds, and its "
     "speed, timed once for all blocks when the choice was first made; choices are kept beside the rows"
@@ -150,7 +154,8 @@ DECIDED = (
 def explained(*results: Result) -> list[tuple[str, str]]:
     """(head of a column, what it means): agreement, output error, times of tokens, decisions of auto, where there are any."""
     decided = [("decision", DECIDED)] if any(dig(result, "auto", "why") for result in results) else []
-    return [*_fidelity(results), *_tokens(results), *decided]
+    absorbed = [("operations", SPARED)] if any(map(absorbs, results)) else []
+    return [*_fidelity(results), *_tokens(results), *decided, *absorbed]
 
 
 def _tokens(results: Sequence[Result]) -> list[tuple[str, str]]:

@@ -182,7 +182,13 @@ def cost(result: Result) -> Grid:
         share = timed(formats.share(dig(tree, "sampling_share")))
         rows.append(_only("sampling", share, f"of the time of {words.called(result)}"))
     if limit is not None:
-        rows.append(_only("limit", timed(formats.times(limit)), "if the swapped attention cost nothing"))
+        rows.append(
+            _only(
+                "limit",
+                timed(formats.times(limit)),
+                f"if the swapped attention{' alone' if words.absorbs(result) else ''} cost nothing",
+            )
+        )
     return ["cost", "full", "exact", words.called(result), ""], rows
 
 

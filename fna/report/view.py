@@ -224,7 +224,12 @@ def _milliseconds(rate: float, result: Result) -> str:
 
 def _bound(result: Result) -> str:
     limit = words.ceiling(result)
-    told = words.timed("" if limit is None else f"at most {formats.times(limit)} as fast, were the swapped attention free", result)
+    bound = (
+        "{} as fast, were the swapped attention alone free"
+        if words.absorbs(result)
+        else "at most {} as fast, were the swapped attention free"
+    )
+    told = words.timed("" if limit is None else bound.format(formats.times(limit)), result)
     doubt = "figures in brackets are no measurement" if words.unmeasured(result) else ""
     return "; ".join(filter(None, [told, doubt]))
 

@@ -10,6 +10,7 @@ from fna.report import formats
 from fna.report.results import Result, dig, interval, number, overrides, reference
 from fna.report.verdicts import is_error, nothing_right, verdict, weakest
 
+ABSORBED = "attention and its projections"  # the stage of an attention that took these over
 FEW = ", too few to say more"  # behind the number of samples, where none of them changed
 NOISY = 0.2  # width of a speedup's interval above which it says nothing about "the same speed"
 ANY_FOLDER = ("hf",)  # models whose option says nothing of the network
@@ -239,6 +240,11 @@ def floor(result: Result) -> float | None:
     """The share of the time of full attention that would remain if the swapped attention cost nothing."""
     tree = dig(result, "cost", "floor")
     return number(dig(tree, "median") if isinstance(tree, dict) else tree)
+
+
+def absorbs(result: Result) -> bool:
+    """Whether the variant took over the layers round the attention, as a stage of its own says."""
+    return ABSORBED in (dig(result, "cost", "stages") or {})
 
 
 def ceiling(result: Result) -> float | None:

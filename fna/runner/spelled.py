@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fna.data.places import existing
 
@@ -21,11 +21,12 @@ def as_on_disk(cfg: DictConfig) -> DictConfig:
     copy = cfg.copy()
     for node in (copy.get(group) for group in GROUPS):
         bases = [Path()]
-        if isinstance(root := node.get("root"), str):
+        given = [str(key) for key in node if not OmegaConf.is_missing(node, key)]  # what has to be typed is asked for elsewhere
+        if "root" in given and isinstance(root := node.root, str):
             node.root = _spelled(root, Path())
             bases.insert(0, Path(node.root))
-        for key, value in node.items():
-            if isinstance(value, str) and key not in {"root", *LABELS}:
+        for key in given:
+            if isinstance(value := node[key], str) and key not in {"root", *LABELS}:
                 node[key] = next((other for base in bases if (other := _spelled(value, base)) != value), value)
     return copy
 

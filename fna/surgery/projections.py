@@ -20,7 +20,7 @@ def timm_projections(m: Any) -> Projections | None:
     """Those of timm's ``Attention`` and its kin."""
     between = (getattr(m, name, None) for name in ("q_norm", "k_norm", "norm", "gate"))
     more = getattr(m, "q_bias", None) is not None or getattr(m, "num_kv_heads", m.num_heads) != m.num_heads
-    if m.training or more or not all(part is None or type(part) is nn.Identity for part in between):
+    if m.training or more or not all(part is None or bare(part, (nn.Identity,)) for part in between):
         return None
     return _projections(m.num_heads, getattr(m, "qkv", None), m.proj)
 
@@ -36,9 +36,9 @@ def _projections(heads: int, inner: Any, outer: Any) -> Projections | None:
     return Projections(heads, inner.weight, inner.bias, outer.weight, outer.bias) if bare(inner) and bare(outer) else None
 
 
-def bare(module: Any) -> bool:
-    """Whether this is one of torch's linear layers, as it is, and nobody listens."""
-    if type(module) not in LINEAR:
+def bare(module: Any, kinds: tuple[type[nn.Module], ...] = LINEAR) -> bool:
+    """Whether this is one of torch's own, linear layers by default, as it is, and nobody listens."""
+    if type(module) not in kinds:
         return False
     heard = (module._forward_hooks, module._forward_pre_hooks, nn.modules.module._global_forward_hooks)
     return "forward" not in vars(module) and not any(heard) and not nn.modules.module._global_forward_pre_hooks

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fna.errors import UserError
 from fna.ops.bias import PairBias
-from fna.ops.contract import Attention, Projections, Site, Tokens, called, no_clock, recorded, whole
+from fna.ops.contract import Attention, Projections, Site, Tokens, absorbing, called, no_clock, recorded, whole
 from fna.surgery.forward import Call, Forward, Frame
 from fna.surgery.projections import multihead_projections, timm_projections
 
@@ -70,8 +70,7 @@ class Port:
         """What the attention and the layers ``around`` it make of ``x`` ``[B, N, D]``, ``[B, N, D]``, in one: where the op can do
         so here and nobody looks at q and k; else None, and nothing has happened.
         """
-        take = getattr(self.op, "absorbed", None)
-        frame = self.run.frame
+        take, frame = absorbing(self.op), self.run.frame
         if take is None or around is None or (self.run.reduced and not frame.aside) or recorded():
             return None
         tokens = self.run.layout(frame, x.shape[1])

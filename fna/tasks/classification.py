@@ -28,6 +28,9 @@ from fna.tasks.images import look
 from fna.tasks.texts import class_texts, sentences
 
 KS = (1, 5)
+BY_IMAGES = (  # a model whose head or texts do not fit the classes
+    "task=knn or task=probe, which learn classes from images (dataset.train=SPLIT or dataset.bank=4), or task=fidelity"
+)
 ENOUGH, SURE = 20, 0.5  # images, and their mean probability, from which on a head that is right by chance alone is warned of
 
 
@@ -64,7 +67,7 @@ class Classification:
             raise UserError(
                 f"{model.name} has neither a classification head nor a text tower{f' ({model.no_head})' if model.no_head else ''}: "
                 "choose a model with one of them, or "
-                "task=knn or task=probe, which learn classes from images (dataset.train=SPLIT or dataset.bank=4), or task=fidelity."
+                f"{BY_IMAGES}."
             )
         check_names(
             model,
@@ -184,7 +187,8 @@ def _head_index(model: Model, dataset: Dataset) -> Array:
         if foreign:
             raise UserError(
                 f"{model.name} does not know {len(foreign)} of the {len(dataset.class_ids)} classes of {dataset.name} (first: "
-                f"{foreign[0]}): give model.classes=TSV with the ids of its head's rows, or a data set of its classes."
+                f"{foreign[0]}): give model.classes=TSV with the ids of its head's rows, or a data set of its classes; a model of "
+                f"other classes is asked by {BY_IMAGES}."
             )
         return np.array([row[called[name]] for name in dataset.class_ids])
     row = _by_name(model.classes or ())
@@ -194,7 +198,8 @@ def _head_index(model: Model, dataset: Dataset) -> Array:
     rows = _head_size(model)
     if rows != len(dataset.classes):
         raise UserError(
-            f"{model.name} has {rows} classes and {dataset.name} {len(dataset.classes)}: say which is which with model.classes=TSV."
+            f"{model.name} has {rows} classes and {dataset.name} {len(dataset.classes)}: say which is which with "
+            f"model.classes=TSV; a model of other classes is asked by {BY_IMAGES}."
         )
     elsewhere = [label for label, place in enumerate(known) if 0 <= place != label]
     if 2 * len(elsewhere) > sum(place >= 0 for place in known):

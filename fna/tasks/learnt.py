@@ -58,7 +58,7 @@ class Learnt(ABC):
     def check_source(self, source: Any) -> None:
         """Raise `UserError` for a data set that is told of no images to learn from."""
         if not teaches(source):
-            raise UserError(_untaught(source.name, hasattr(source, "bank")))
+            raise UserError(_untaught(source.name, hasattr(source, "bank"), getattr(source, "others", list)()))
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise `UserError` for a model without image embeddings or data without images to learn from."""
@@ -137,12 +137,22 @@ class Neighbours(Learnt):
     temperature: Positive = 0.07
     called: ClassVar[str] = "nearest neighbours"
 
+    def notes(self, outcome: Outcome, dataset: Dataset) -> list[str]:
+        """Besides, a k that takes all there is: classes with more images have more votes everywhere."""
+        assert isinstance(dataset, LabelledDataset)
+        assert dataset.training is not None
+        count = len(dataset.training().examples)
+        all_vote = (
+            f"task.k={self.k} and {counted(count, 'image')} to learn from: all of them vote on each image; give a smaller task.k"
+        )
+        return [*super().notes(outcome, dataset), *[all_vote] * (self.k >= count)]
+
     def __post_init__(self) -> None:
         if self.k < 1 or self.temperature <= 0:
             raise ValueError(f"task.k={self.k}, task.temperature={self.temperature}: give k of at least 1, a temperature above 0.")
 
     def fit(self, features: Array, labels: Array, classes: int, seed: int) -> Classifier:
-        """Scores ``[n, C]``: the votes. A bank smaller than k votes as a whole."""
+        """Scores ``[n, C]``: the votes. A bank smaller than k votes as a whole, which is noted."""
         bank, one_hot = features, np.eye(classes)[labels]
 
         def vote(queries: Array) -> Array:
@@ -214,10 +224,14 @@ class Probe(Learnt):
         return lambda queries: ((queries - m) / d) @ w + b
 
 
-def _untaught(name: str, bank: bool) -> str:
-    """What is said of a data set without images to learn from; ``bank``: whether it can be told to keep some of its own."""
+def _untaught(name: str, bank: bool, others: Sequence[str] = ()) -> str:
+    """What is said of a data set without images to learn from; ``bank``: whether it can be told to keep some of its own.
+
+    ``others``: the folders beside the split that is asked about.
+    """
     more = ", or dataset.bank=4, which takes the first 4 images of each class" if bank else ", another than dataset.split"
-    return f"{name} has no images to learn from: give a split of the same classes with dataset.train=SPLIT{more}."
+    there = f"; beside it there is {', '.join(others[:6])}" if others else ""
+    return f"{name} has no images to learn from: give a split of the same classes with dataset.train=SPLIT{more}{there}."
 
 
 def unit(features: Array) -> Array:

@@ -27,6 +27,8 @@ FIRST = 64  # samples held in memory: to time on, to calibrate on, to show
 OUTPUTS = ("logits", "image_embeds", "pooler_output", "last_hidden_state")  # of transformers' models, the best first
 TOPS = ("top1", "top5")
 ROUNDING = 1e-3  # that a probability in half precision may be above 1
+SPENT = "it is exhausted: hand over one that can be gone through again, a DataLoader or list(...) of its batches."
+SPARSE = 4  # times as many outputs as the targets name: these may be no classes
 SAMPLES = "(samples)"  # the count that means are taken over: called as no function can be
 
 Forward = Callable[[Tensor], Tensor]
@@ -50,6 +52,8 @@ class Own:
     version: int = 2
     _name: str = field(default="", repr=False)
     _keys: frozenset[str] = field(default=frozenset(), repr=False)  # of the first pass
+    _declared: bool = field(default=False, repr=False)  # whether the module says that it has as many classes as outputs
+    _highest: int = field(default=-1, repr=False)  # of the targets
 
     def __post_init__(self) -> None:
         if isinstance(self.metric, str) and self.metric not in TOPS:
@@ -57,8 +61,7 @@ class Own:
         if self.lower_is_better and not callable(self.metric):
             given = "none is given" if self.metric is None else f"metric={self.metric} counts what is right"
             raise UserError(f"lower_is_better=True: is of a metric of your own, and {given}; leave it out.")
-        named = "" if self.metric is None else getattr(self.metric, "__name__", type(self.metric).__name__).strip("<>")
-        self._name = self.metric if isinstance(self.metric, str) else named
+        self._name = _metric_name(self.metric)
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Nothing can be known before the first batch."""
@@ -84,7 +87,7 @@ class Own:
                     values.append(self._scored(out, targets))
                 run.progress(len(images))
         if not keys:
-            raise UserError("the loader gave no batch: hand over one that can be gone through again, such as a DataLoader.")
+            raise UserError(f"the loader gave batches once and none in this pass: {SPENT}")
         self._keys = self._keys or frozenset(keys)
         if self._keys != frozenset(keys):
             raise UserError(
@@ -93,7 +96,8 @@ class Own:
             )
         flat = np.concatenate(outputs)
         counts = {SAMPLES: np.ones(len(keys))} | ({self._name: np.concatenate(values)} if values else {})
-        if self._are_logits(out, model.tower):
+        self._declared = _declares(model.tower, out)
+        if self.metric in TOPS or self._declared:  # outputs of a head
             decisions = flat.argmax(1)
             labels = [str(row) for row in decisions]
         else:
@@ -111,13 +115,14 @@ class Own:
         return (self._name,) if self.lower_is_better else ()
 
     def notes(self, outcome: Outcome, dataset: Dataset) -> list[str]:
-        """Which way the metric goes, where that is not the usual one."""
-        return [f"{name}: less is better" for name in self.errors]
-
-    def _are_logits(self, out: Tensor, module: nn.Module) -> bool:
-        """Whether outputs ``[b, C]`` are of a head: a top-k is asked of them, or the module says that it has C classes."""
-        classes = {getattr(module, "num_classes", None), getattr(getattr(module, "config", None), "num_labels", None)}
-        return self.metric in TOPS or (out.dim() == 2 and out.shape[1] in classes)
+        """Which way the metric goes, where that is not the usual one; targets that leave most outputs without a class."""
+        classes = 0 if outcome.outputs is None else outcome.outputs.shape[1]
+        few = self.metric in TOPS and not self._declared and 0 <= SPARSE * self._highest < classes - SPARSE
+        told = (
+            f"{self._name}: {classes} outputs, and no target is above {self._highest}: it counts right if the model has {classes} "
+            "classes in the targets' order; if its outputs are an embedding, leave metric out"
+        )
+        return [*(f"{name}: less is better" for name in self.errors), *[told] * few]
 
     def _scored(self, out: Tensor, targets: Any) -> Array:
         if targets is None:
@@ -132,6 +137,7 @@ class Own:
                 raise UserError(
                     f"metric={self.metric}: target {foreign[0]} is none of {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}."
                 )
+            self._highest = max(self._highest, int(labels.max()))
             k = int(self.metric.removeprefix("top"))
             if k >= logits.shape[1]:
                 raise UserError(
@@ -157,11 +163,28 @@ class Own:
         return found.astype(np.float64)
 
 
+def _declares(module: nn.Module, out: Tensor) -> bool:
+    """Whether a module says that it has as many classes as its outputs ``[b, C]`` have columns."""
+    classes = {getattr(module, "num_classes", None), getattr(getattr(module, "config", None), "num_labels", None)}
+    return out.dim() == 2 and out.shape[1] in classes
+
+
+def _metric_name(metric: str | Metric | None) -> str:
+    """What a metric is called in tables: as it was named or defined; "metric" of one that has no name."""
+    if metric is None or isinstance(metric, str):
+        return metric or ""
+    function = getattr(metric, "func", metric)  # of functools.partial what it calls
+    named = str(getattr(function, "__name__", type(function).__name__))
+    return "metric" if named == "<lambda>" else named
+
+
 def pairs(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Any]]:
     """(images, targets or None) of every batch of a loader. Raises `UserError` for ones without images, or of another size."""
     first: tuple[int, ...] = ()
     if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
         raise UserError(f"loader={loader!r}: give one that can be gone through, such as a DataLoader.")
+    if isinstance(loader, Iterator) and type(loader).__module__ in ("builtins", "itertools"):  # others may begin anew
+        raise UserError(f"the loader is a {type(loader).__name__}: after one pass {SPENT}")
     for batch in loader:
         images, *rest = batch if isinstance(batch, list | tuple) and batch else [batch]
         if isinstance(batch, Mapping):

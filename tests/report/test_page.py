@@ -274,6 +274,16 @@ def test_a_busy_machine_has_no_speed_on_the_page(tmp_path: Path) -> None:
     assert "figures in brackets are no measurement" in shown
 
 
+def test_an_attention_that_took_over_its_projections_is_not_held_to_the_limit_of_attention_alone(tmp_path: Path) -> None:
+    stages = {"attention and its projections": 0.4, "rest of the model": 0.6}
+    write_run(tmp_path, result(cost=result()["cost"] | {"stages": stages}))
+    words = read_page(tmp_path).words
+    assert "1.30× as fast, were the swapped attention alone free" in words
+    assert "at most 1.30×" not in words
+    assert "took over the projections round the attention too" in words
+    assert "operations are counted as if they had run apart" in words
+
+
 def test_an_answer_without_truth_says_what_was_asked_and_of_which_image(run_folder: Path) -> None:
     gallery = json.loads((run_folder / "gallery.json").read_text())
     gallery["flips"][0] |= {"truth": "", "full": "c.jpg", "variant": "d.jpg", "asked": "which other image is nearest to it"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from fna.errors import UserError
 from fna.ops import absorbed
+from fna.ops.contract import Site
 from fna.ops.exact import Exact
 from fna.ops.kernels import cpu
 from fna.ops.landmarks import FarthestPoint, Random
@@ -163,6 +165,81 @@ def test_norms_between_stay_where_they_are_and_dropout_is_none_in_eval_mode(opti
     assert bool(absorbed.taken) == ("proj_drop_rate" in options)
     with absorbed.apart():
         assert torch.allclose(out, run(model, images()), rtol=1e-3, atol=1e-3)
+
+
+@dataclass(frozen=True)
+class Tempered(FastNystrom):
+    """A method of somebody's own, made of FNA."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+        return super().__call__(q / 8, k, v, site)
+
+
+class Watched:
+    """A wrapper that hands on what it does not know."""
+
+    def __init__(self, op: Any) -> None:
+        self.op, self.calls = op, 0
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+        self.calls += 1
+        return self.op(q, k, v, site)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.op, name)
+
+
+@dataclass(frozen=True)
+class Renamed(FastNystrom):
+    """Nothing but another name."""
+
+
+def test_a_method_made_of_fna_runs_its_own_call_in_every_block() -> None:
+    model = vit()
+    own = run(model, images(), Tempered(landmarks=16, inverse="ridge"))
+    watched = Watched(OP)
+    run(model, images(), watched)
+    assert not absorbed.taken
+    assert watched.calls == DEPTH
+    assert not torch.allclose(own, run(model, images()), atol=1e-3)
+    absorbed.taken.clear()
+    run(model, images(), Renamed(landmarks=16, inverse="ridge"))
+    assert absorbed.taken
+
+
+@pytest.mark.parametrize("name", ["q_norm", "k_norm", "norm"])
+def test_a_hook_where_nothing_happens_hears_every_block(name: str) -> None:
+    model, heard = vit(), []
+    for block in model.blocks:  # type: ignore[attr-defined]
+        getattr(block.attn, name).register_forward_hook(lambda module, given, out: heard.append(module))
+    run(model, images())
+    assert len(heard) == DEPTH
+    assert not absorbed.taken
+
+
+class Wrapped(Tensor):
+    """As quantised weights are: a class of its own that says it is float32."""
+
+
+def test_weights_of_another_class_stay_in_their_layers() -> None:
+    model = vit()
+    plain = run(model, images())
+    absorbed.taken.clear()
+    for block in model.blocks:  # type: ignore[attr-defined]
+        weight = block.attn.qkv.weight.detach().as_subclass(Wrapped)
+        del block.attn.qkv.weight
+        block.attn.qkv.weight = weight
+    out = run(model, images())
+    assert not absorbed.taken
+    assert torch.allclose(out.as_subclass(Tensor), plain, rtol=1e-3, atol=1e-3)
+
+
+def test_a_vmapped_model_runs_its_layers() -> None:
+    model = vit()
+    with torch.no_grad(), swap_tower(model, dict.fromkeys(range(DEPTH), OP)):
+        out = torch.func.vmap(lambda image: model(image[None])[0])(images())
+        assert not absorbed.taken
+        assert torch.allclose(out, model(images()), rtol=1e-3, atol=1e-3)
 
 
 def test_a_recorder_sees_the_queries_of_every_block() -> None:

@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.nn import Parameter
 from torch.utils.flop_counter import register_flop_formula
 
 from fna.ops.kernels import cpu
 from fna.ops.kernels.cpu import Long, _address, _loaded, _newton_flops, _ridge_flops, _scratch, _View, _view
 
+PLAIN = (Tensor, Parameter)
 WHOLE = 16  # landmarks and width of the model are multiples of it: numbers of the widest vectors
 
 
@@ -26,9 +29,13 @@ class _Problem(ctypes.Structure):
 
 
 def serves(x: Tensor, marks: int, *weights: Tensor | None) -> bool:
-    """Whether the kernel takes tokens ``x`` ``[B, N, D]`` with so many landmarks, and these weights."""
+    """Whether the kernel takes tokens ``x`` ``[B, N, D]`` with so many landmarks, and these weights.
+
+    Tensors of another class (quantised weights) and those that `torch.func` has wrapped hold their numbers elsewhere.
+    """
     given = [x, *(weight for weight in weights if weight is not None)]
-    return marks % WHOLE == 0 and x.shape[2] % WHOLE == 0 and all(map(torch.Tensor.is_contiguous, given)) and cpu.serves(*given)
+    plain = all(type(one) in PLAIN and not is_functorch_wrapped_tensor(one) and one.is_contiguous() for one in given)
+    return plain and marks % WHOLE == 0 and x.shape[2] % WHOLE == 0 and cpu.serves(*given)
 
 
 @torch.library.custom_op("fna::absorbed", mutates_args=(), device_types="cpu")
