@@ -61,6 +61,24 @@ def picture(example: Any) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
+def unread(image: Path, error: BaseException) -> Unread:
+    """Why an image cannot be read, where Pillow or the system raised ``error`` for it."""
+    system = isinstance(error, MemoryError | FileNotFoundError) or getattr(error, "errno", None) is not None
+    said = str(error).replace(str(image), image.name) or type(error).__name__
+    return Unread(f"unreadable image ({said})", not system)
+
+
+def none_read(examples: Sequence[Any], of: str = "") -> UserError:
+    """What is said of ``examples`` (``of`` a data set) none of which can be read: the first file, and what is wrong with it."""
+    first = "there is none"
+    for example in examples[:1]:
+        try:
+            picture(example)
+        except UNREADABLE as error:
+            first = f"{example.image}: {unread(example.image, error).reason}"
+    return UserError(f"none of the {len(examples)} images{of and f' of {of}'} could be read (first: {first}).")
+
+
 def batches(
     examples: Sequence[Pictured],
     transform: Transform,
@@ -91,7 +109,7 @@ def _batches(
     reading: Reading,
 ) -> Iterator[Batch]:
     shelf = None if reading.cache is None else reading.cache.shelf(examples, transform)
-    some = False
+    some, first = False, ""  # kept here: whoever asks may have emptied ``skipped`` since
     for got in _loaded(_Images(examples, transform, shelf), range(start, len(examples)), batch_size, reading):
         for index, problem in got.bad:
             if strict:
@@ -99,6 +117,7 @@ def _batches(
                     f"{examples[index].image}: {problem.reason}; mend or remove it, or run with strict=false to skip it."
                 )
             skipped.append(f"{examples[index].key}: {problem.reason}")
+            first = first or f"{examples[index].image}: {problem.reason}"
         if shelf is not None:
             pictures = {**dict(zip(got.good, got.images, strict=True)), **dict(got.bad)}
             for index in got.fresh:
@@ -108,7 +127,7 @@ def _batches(
         reading.images += tried
         yield Batch(got.good, got.images, tried)
     if not some and not start:
-        raise UserError(f"none of the {len(examples)} images could be read (first: {skipped[0] if skipped else 'there is none'}).")
+        raise UserError(f"none of the {len(examples)} images could be read (first: {first or 'there is none'}).")
 
 
 @dataclass(frozen=True)
@@ -218,9 +237,7 @@ class _Images(torch.utils.data.Dataset[tuple[int, Tensor | Unread, bool, float]]
         try:
             return transformed(self.examples[index], self.transform)
         except UNREADABLE as error:
-            image = self.examples[index].image
-            system = isinstance(error, MemoryError | FileNotFoundError) or getattr(error, "errno", None) is not None
-            return Unread(f"unreadable image ({str(error).replace(str(image), image.name)})", not system)
+            return unread(self.examples[index].image, error)
 
 
 class Kept:

@@ -17,13 +17,16 @@ from typing import Any
 import torch
 
 from fna.errors import UserError, is_memory
-from fna.models.checkpoint_paths import weights_file
+from fna.models.checkpoint_paths import FOREIGN, INSTEAD, weights_file
 from fna.models.pickled import pickle_protocol, tensors_key
 
 PROTOCOL = 2  # of the pickles that torch writes
 PICKLE = b"\x80"  # of torch files before the zip archives of torch 1.6
 LFS = b"version https://git-lfs"
 ALONE = "torch.save(model.state_dict(), FILE)"
+JAX = re.compile(r"(.*/)?Transformer/encoderblock(_\d+)?/.+")  # in Google's vision transformers, one by one or stacked
+# A map of maps with short names, as Flax writes its parameters.
+MSGPACK = re.compile(rb"([\x81-\x8f]|\xde..|\xdf....)[\xa1-\xbf]\w{1,31}([\x80-\x8f]|\xde..|\xdf....)", re.DOTALL)
 # First bytes of what is often taken for a checkpoint, what it is, and what to do.
 KINDS = (
     (b"GGUF", "a GGUF file of quantised weights", "give the weights as safetensors"),
@@ -96,11 +99,20 @@ def _refuse_others(file: Path, start: bytes) -> None:
         raise UserError(f"{file}: a pointer of git-lfs, not the weights themselves; fetch those with git lfs pull.")
     if re.match(rb"\s*<(!doctype|html|\?xml)", start, re.IGNORECASE):
         raise UserError(f"{file}: a web page (HTML), not weights: the download gave a page of its own; fetch the file again.")
+    if what := _of_another_library(file, start):
+        raise UserError(f"{file}: {what}, no checkpoint that fna reads; {INSTEAD}.")
     for magic, what, remedy in KINDS:
         if start.startswith(magic):
             raise UserError(f"{file}: {what}, no checkpoint that fna reads; {remedy}.")
     if start.lstrip()[:1] == b"{" and file.suffix == ".json" and not file.name.endswith(".index.json"):
         raise UserError(f"{file}: a JSON file, not weights; give the safetensors or torch file beside it, or the folder.")
+
+
+def _of_another_library(file: Path, start: bytes) -> str:
+    """What a file of Flax or of transformers' TensorFlow models is; empty for others."""
+    if MSGPACK.match(start):
+        return FOREIGN["flax_model.msgpack"]
+    return FOREIGN["tf_model.h5"] if start.startswith(b"\x89HDF") and file.name.startswith("tf_model") else ""
 
 
 def _safetensors(file: Path) -> dict[str, torch.Tensor]:
@@ -158,12 +170,20 @@ def _check_archive(file: Path) -> None:
         )
     if "data.pkl" not in inner:
         if names and all(name.endswith(".npy") for name in names):
-            made = "{name: torch.from_numpy(array) for name, array in np.load(FILE).items()}"
-            raise UserError(
-                f"{file}: numpy arrays (npz), no checkpoint that fna reads; make them tensors: torch.save({made}, NEW)."
-            )
+            raise UserError(f"{file}: {_arrays(names)}")
         what = ", ".join(names[:3]) or "nothing"
         raise UserError(f"{file}: cannot be read as a checkpoint: a zip of something else ({what}); unpack it first.")
+
+
+def _arrays(names: list[str]) -> str:
+    """What a zip of numpy arrays is, and how to make it a checkpoint: timm turns Google's, in JAX's layout."""
+    if any(JAX.fullmatch(name) for name in names):
+        return (
+            "numpy arrays (npz) of a vision transformer in JAX's layout, as Google publishes them, no checkpoint that fna reads; "
+            "timm turns them: m = timm.create_model(NAME, num_classes=N); m.load_pretrained(FILE); torch.save(m.state_dict(), NEW)."
+        )
+    made = "{name: torch.from_numpy(array) for name, array in np.load(FILE).items()}"
+    return f"numpy arrays (npz), no checkpoint that fna reads; make them tensors: torch.save({made}, NEW)."
 
 
 def _torch(file: Path) -> Any:

@@ -16,6 +16,9 @@ FOLDER_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+# Weights that are no PyTorch's, by the names that transformers gave them, and what to give in their place.
+FOREIGN = {"flax_model.msgpack": "Flax weights (JAX, msgpack)", "tf_model.h5": "TensorFlow weights (HDF5)"}
+INSTEAD = "give PyTorch weights of the same model (model.safetensors, pytorch_model.bin)"
 ADAPTER = "adapter_config.json"  # of PEFT, which saves what it trained alone
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 
@@ -105,6 +108,8 @@ def _in_folder(path: Path, files: list[Path]) -> str:
     links = [path / name for name in FOLDER_FILES if (path / name).is_symlink()]
     if links:
         return f"{links[0].name} in it is a link to {links[0].readlink()}, which is not there"
+    if others := [f"{name}, {what}" for name, what in FOREIGN.items() if (path / name).is_file()]:
+        return f"the folder holds {' and '.join(others)}, which fna does not read: {INSTEAD}"
     below = folders_below(path, FOLDER_FILES)
     return f"the folder holds no weights{below and f', {below}'}"
 

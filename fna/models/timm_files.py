@@ -72,7 +72,7 @@ def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, T
         state = {name: naming.shaped(tensor, own[name]) if name in own else tensor for name, tensor in found.state.items()}
     if isinstance(net, VisionTransformer) and ("mask_token" in state or "visual.class_embedding" in state):
         state = _without_resampling(state, net, checkpoint_filter_fn)
-    found, state = timm_heads.adopted(found, state, net)
+    found, state = timm_heads.adopted(found, timm_heads.with_second(state, net), net)
     return found, {name: tensor for name, tensor in state.items() if name not in SPARE}
 
 

@@ -22,6 +22,7 @@ DISTILLED = "head_dist"  # the second of a distilled DeiT
 RUNNING = ("running_mean", "running_var")  # of a BatchNorm
 # Of a BatchNorm before a linear head, by whether it has a scale of its own: MAE's probe has none and 1e-6, else torch's own.
 EPS = {False: 1e-6, True: 1e-5}
+SECOND = (f"{DISTILLED}.weight", f"{DISTILLED}.bias")
 UNLABELLED = frozenset({"mlp", "last_layer"})  # in the projection heads of DINO and its kin
 
 
@@ -49,6 +50,14 @@ def adopted(found: Checkpoint, state: Mapping[str, Tensor], net: Any) -> tuple[C
     left = {name: tensor for name, tensor in found.left.items() if name not in group}
     kept = {name: tensor for name, tensor in state.items() if name not in group}
     return replace(found, left=left, taken=_taken(group)), kept | dict(zip(HEAD, layer, strict=True))
+
+
+def with_second(state: Mapping[str, Tensor], net: Any) -> dict[str, Tensor]:
+    """The tensors with zeros for the bias that a distilled network's second head has in ``net`` and not in them."""
+    weight, bias = (state.get(name) for name in SECOND)
+    if weight is None or bias is not None or SECOND[1] not in net.state_dict():
+        return dict(state)
+    return {**state, SECOND[1]: weight.new_zeros(len(weight))}
 
 
 def has_one(names: Collection[str]) -> bool | None:

@@ -190,7 +190,9 @@ def called(op: Attention, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor
     except Exception as error:
         if not isinstance(error, UserError):
             own = type(_innermost(op))
-            error.add_note(f"raised by {own.__module__}.{own.__qualname__} in block {site.layer}")
+            sampled = any(note.startswith("raised by sampler") for note in getattr(error, "__notes__", ()))
+            does = "called" if sampled else "raised"
+            error.add_note(f"{does} by {own.__module__}.{own.__qualname__} in block {site.layer}")
         raise
     if _changes(q, k, v) != before or not _unchanged(op, copies, site):
         raise Unsupported(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from fna.errors import UserError
 from fna.ops.contract import BadInput, Site, Unsupported, recorded, whole
 from fna.ops.kernels import for_onnx
 from fna.ops.landmarks import Landmarks
@@ -130,11 +132,35 @@ def draw(
     if found is None:
         with site.clock("sampling"):
             keep, drop = _kept(site, k), None if site.keys is None else ~site.keys
-            found = sampler(q, k, v, site, count, keep, drop)
             if is_own(sampler):
+                found = _of_own(sampler, q, k, v, site, count, keep, drop)
                 check_drawn(sampler, found, k, count, keep, drop)
+            else:
+                found = sampler(q, k, v, site, count, keep, drop)
         site.memo[_key(sampler, tokens, site, count)] = (site.layer, found, k.shape[0])
     return found
+
+
+def _of_own(sampler: Callable[..., Drawn], *given: object) -> Drawn:
+    """What somebody's own sampler gives; an exception is passed on with a note that names it, and its file and line."""
+    if recorded():  # and nobody follows notes
+        return sampler(*given)
+    try:
+        return sampler(*given)
+    except Exception as error:
+        if not isinstance(error, UserError):
+            own = _own_part(sampler)
+            frames = traceback.extract_tb(error.__traceback__)
+            code = getattr(type(own).__call__, "__code__", None)
+            at = [frame for frame in frames if code is not None and frame.filename == code.co_filename] or frames
+            error.add_note(f"raised by sampler {type(own).__module__}.{type(own).__qualname__}, {at[-1].filename}:{at[-1].lineno}")
+        raise
+
+
+def _own_part(sampler: object) -> object:
+    """The sampler of code outside fna, in one that asks it."""
+    outside = not str(type(sampler).__module__).startswith("fna.")
+    return sampler if outside else _own_part(sampler.sampler)  # type: ignore[attr-defined]  # `is_own`
 
 
 def drawn_before(

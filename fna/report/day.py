@@ -156,6 +156,7 @@ def _key(result: Result) -> str | None:
     """
     typed = {key: value for key, value in overrides(result).items() if not key.startswith("timing.")}
     parts: list[Any] = [sorted(typed.items(), key=str), {key: result.get(key) for key in IDENTITY}]
+    parts += [dig(result, "environment", "cpu_path")]  # FNA_CPU_PATH: the same figures at another speed
     if result.get("status") == "ok" and result.get("hash"):
         parts += [result["hash"], dig(result, "rows", "full"), [dig(one, "hash") for one in result.get("contenders") or []]]
     elif result.get("overrides"):

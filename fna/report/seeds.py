@@ -47,7 +47,8 @@ def spread(result: Result, metric: str) -> str:
 def _but_seed(result: Result, typed: Sequence[str]) -> str:
     own = {key: result.get(key) for key in IDENTITY if key != "seed"}
     others = [setting(result, key) for key in typed]
-    return json.dumps([own, others, result.get("recipe"), result.get("label")], default=str)
+    speed = dig(result, "environment", "cpu_path")  # FNA_CPU_PATH: the same figures at another speed
+    return json.dumps([own, others, result.get("recipe"), result.get("label"), speed], default=str)
 
 
 def _mean(group: Sequence[Run]) -> Run:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fna.data.base import Asked
 from fna.data.files import UNREADABLE
+from fna.data.loading import none_read
 from fna.data.pictures import open_image
 from fna.errors import UserError
 from fna.judge.ledger import Ledger
@@ -75,7 +76,7 @@ def answered(
                 told |= {one.key: one for one in found}
             run.progress(len(part))
     if not told:
-        raise UserError(f"none of the {len(examples)} images could be read (first: {skipped[0] if skipped else 'there is none'}).")
+        raise none_read(examples)
     return [told[example.key] for example in examples if example.key in told]
 
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from fna.data.base import Dataset, Given
 from fna.data.files import UNREADABLE
-from fna.data.loading import picture, transformed
-from fna.errors import UserError
+from fna.data.loading import none_read, picture, transformed
 from fna.models.base import Model
 from fna.tasks.base import Array, Run
 
@@ -63,7 +62,7 @@ def first_images(model: Model, dataset: Dataset, count: int) -> Tensor:
     """``[count, 3, h, w]`` of the first readable images, repeated where there are fewer. Raises `UserError` where there is none."""
     examples = readable(dataset, count)
     if not examples:
-        raise UserError(f"none of the {len(dataset.examples)} images of {dataset.name} could be read.")
+        raise none_read(dataset.examples, dataset.name)
     tensors = [transformed(example, model.transform) for example in examples]
     index = torch.arange(count) % len(tensors)
     return torch.stack(tensors)[index].to(model.device, model.dtype)

@@ -21,6 +21,7 @@ from torch import Tensor
 from fna.data.base import Dataset, OpenQuestion
 from fna.data.contents import sha256s
 from fna.data.files import UNREADABLE
+from fna.data.loading import none_read
 from fna.data.pictures import open_image
 from fna.errors import UserError
 from fna.judge import tally
@@ -78,7 +79,7 @@ class OpenAnswers:
                 return self._timed["input_ids"]
             except UNREADABLE:
                 continue
-        raise UserError(f"none of the {len(dataset.examples)} images of {dataset.name} could be read.")
+        raise none_read(dataset.examples, dataset.name)
 
     def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
         """The prompt of `first` and a few steps behind it: what is timed."""
@@ -95,7 +96,7 @@ class OpenAnswers:
         lines = self.answers(model, dataset, run, skipped)
         answers = {key: line["text"] for key, line in lines.items()}
         if not answers:
-            raise UserError(f"none of the {len(dataset.examples)} images of {dataset.name} could be read (first: {skipped[0]}).")
+            raise none_read(dataset.examples, dataset.name)
         asked = [example for example in dataset.examples if example.key in answers]
         told = [answers[example.key] for example in asked]
         f1 = np.array([word_f1(answer, example.reference) for answer, example in zip(told, asked, strict=True)])

@@ -42,7 +42,9 @@ JUDGED = "model=llava_shapes dataset=llava_bench dataset.root={root} judge.model
         f"{SEES} attn=fna landmarks=auto": "landmarks=auto: is for models that embed images, model=llava_shapes writes text",
         f'{SEES} versus=["kv=fna","reduce=tome"]': "reduce=tome: is for models that embed images",
         # blocks are those of the tower that sees, eight of them; the decoder has six
-        f"{SEES} attn=fna layers=8": "layers=8: this model has blocks 0-7;",
+        f"{SEES} attn=exact layers=8": "layers=8: this model has blocks 0-7;",
+        # what no choice of blocks would mend is said before what is wrong with the blocks
+        f"{SEES} attn=fna layers=8": "attn=fna: model=llava_shapes attends causally and keeps a cache, which this method cannot;",
         # a value that a file leaves open
         "model=llava_shapes dataset=llava_bench": "dataset.root has no default: give dataset.root=... .",
         # a judge where nobody judges
