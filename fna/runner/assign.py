@@ -114,8 +114,8 @@ def _assigned(model: Model, forward: Callable[[Tensor], Tensor], methods: Method
 
 
 def _flat(out: Tensor) -> Array:
-    """Outputs ``[B, F]`` as `relative_error` takes them."""
-    return out.flatten(1).float().cpu().numpy()
+    """Outputs ``[B, ...]`` as `relative_error` takes them, ``[B, F]``."""
+    return out.reshape(len(out), -1).float().cpu().numpy()
 
 
 class _Pace:

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from fna.data.base import Dataset
 from fna.errors import UserError
-from fna.metrics.neighbours import nearest_other
+from fna.metrics.neighbours import ONE_NUMBER, nearest_other
 from fna.models.base import Model
 from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.images import look
@@ -25,7 +25,7 @@ class Fidelity:
     all that is to be told.
     """
 
-    version: int = 1
+    version: int = 2
     needs: ClassVar[frozenset[str]] = frozenset({"encode_image"})
 
     def check(self, model: Model, dataset: Dataset) -> None:
@@ -48,7 +48,7 @@ class Fidelity:
         with run.sharing():
             seen = look(self._compared(model), model, dataset, run)
         keys = [dataset.examples[place].key for place in seen.kept]
-        if model.classify is not None:
+        if model.classify is not None and seen.outputs.shape[1] > 1:
             decisions = seen.outputs.argmax(axis=1)
             labels = [str(row) if model.classes is None else model.classes[row] for row in decisions]
         else:
@@ -59,6 +59,10 @@ class Fidelity:
     def metrics(self, sums: Mapping[str, Array]) -> dict[str, Array]:
         """None."""
         return {}
+
+    def notes(self, outcome: Outcome, dataset: Dataset) -> list[str]:
+        """What is compared of a head of one row."""
+        return [ONE_NUMBER] * (outcome.outputs is not None and outcome.outputs.shape[1] == 1)
 
     def _compared(self, model: Model) -> Callable[[Tensor], Tensor]:
         """What is compared: logits, or embeddings of length 1."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fna.data.base import Dataset, Given
 from fna.errors import UserError
 from fna.metrics.accuracy import top_k
-from fna.metrics.neighbours import nearest_other
+from fna.metrics.neighbours import ONE_NUMBER, nearest_other
 from fna.models.base import Model, Weights
 from fna.ops.contract import Site, Tokens
 from fna.ops.exact import Exact
@@ -49,7 +49,7 @@ class Own:
     forward_images: Forward
     metric: str | Metric | None = None
     lower_is_better: bool = False
-    version: int = 2
+    version: int = 3
     _name: str = field(default="", repr=False)
     _keys: frozenset[str] = field(default=frozenset(), repr=False)  # of the first pass
     _declared: bool = field(default=False, repr=False)  # whether the module says that it has as many classes as outputs
@@ -82,7 +82,7 @@ class Own:
                 if out.shape[:1] != images.shape[:1]:
                     raise UserError(f"the model gives outputs {list(out.shape)} for {len(images)} images: hand over forward=.")
                 keys += _keys(images, targets, seen)
-                outputs.append(out.float().flatten(1).cpu().numpy())
+                outputs.append(_rows(out))
                 if self.metric is not None:
                     values.append(self._scored(out, targets))
                 run.progress(len(images))
@@ -97,7 +97,7 @@ class Own:
         flat = np.concatenate(outputs)
         counts = {SAMPLES: np.ones(len(keys))} | ({self._name: np.concatenate(values)} if values else {})
         self._declared = _declares(model.tower, out)
-        if self.metric in TOPS or self._declared:  # outputs of a head
+        if flat.shape[1] > 1 and (self.metric in TOPS or self._declared):  # outputs of a head
             decisions = flat.argmax(1)
             labels = [str(row) for row in decisions]
         else:
@@ -122,7 +122,7 @@ class Own:
             f"{self._name}: {classes} outputs, and no target is above {self._highest}: it counts right if the model has {classes} "
             "classes in the targets' order; if its outputs are an embedding, leave metric out"
         )
-        return [*(f"{name}: less is better" for name in self.errors), *[told] * few]
+        return [*(f"{name}: less is better" for name in self.errors), *[told] * few, *[ONE_NUMBER] * (classes == 1)]
 
     def _scored(self, out: Tensor, targets: Any) -> Array:
         if targets is None:
@@ -131,7 +131,11 @@ class Own:
             labels = np.asarray(targets.cpu() if isinstance(targets, Tensor) else targets)
             if labels.shape != (len(out),) or labels.dtype.kind not in "iu":
                 raise UserError(f"metric={self.metric} takes one class number a sample; the targets are {_said(targets)}.")
-            logits = out.float().flatten(1).cpu().numpy()
+            logits = _rows(out)
+            if logits.shape[1] == 1:
+                raise UserError(
+                    f"metric={self.metric}: the model gives one number a sample, no choice of a class: give a metric of your own."
+                )
             foreign = labels[(labels < 0) | (labels >= logits.shape[1])]
             if foreign.size:
                 raise UserError(
@@ -161,6 +165,11 @@ class Own:
                 f"{'1 - ' if self.lower_is_better else ''}(-loss).exp(), of percents a hundredth."
             )
         return found.astype(np.float64)
+
+
+def _rows(out: Tensor) -> Array:
+    """Outputs ``[b, ...]`` as float32 ``[b, C]``; one number a sample, ``[b]``, is a column."""
+    return out.float().reshape(len(out), -1).cpu().numpy()
 
 
 def _declares(module: nn.Module, out: Tensor) -> bool:
