@@ -103,7 +103,9 @@ def _closed_over(function: Any) -> dict[str, Any]:
             held[name] = cell.cell_contents
     if "<" not in function.__qualname__:  # of a module, whose text says the defaults
         return held
-    defaults = {"defaults": function.__defaults__, "keyword defaults": function.__kwdefaults__}
+    code = function.__code__  # of lambdas that stand in one line
+    does = [code.co_code.hex(), [repr(one) for one in code.co_consts if not inspect.iscode(one)], code.co_names]
+    defaults = {"does": does, "defaults": function.__defaults__, "keyword defaults": function.__kwdefaults__}
     return held | {name: value for name, value in defaults.items() if value}
 
 

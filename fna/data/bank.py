@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fna.data.base import NO_SPLIT, Dataset, Labelled, with_copies_noted
-from fna.data.contents import UNREADABLE, sha256s
 from fna.errors import UserError
 from fna.values import counted
 
@@ -52,21 +51,3 @@ def part_note(taken: Sequence[Labelled], whole: Sequence[Labelled]) -> list[str]
         return []
     classes, left = ({example.label for example in examples} for examples in (whole, taken))
     return [f"{len(taken):,} of {len(whole):,} samples, {len(left):,} of {len(classes):,} classes"]
-
-
-def twice_note(examples: Sequence[Labelled]) -> list[str]:
-    """How many images are copies, byte for byte, of one in another class, the first of them; nothing where none is.
-
-    Files are known by then, from the set's digest: this costs a look at each file's stamp.
-    """
-    held = sha256s(example.image for example in examples)
-    first: dict[str, Labelled] = {}
-    copies = []
-    for example in examples:
-        original = first.setdefault(held[example.image], example)
-        if original.label != example.label and held[example.image] != UNREADABLE:
-            copies.append((example.key, original.key))
-    if not copies:
-        return []
-    are = f"{counted(len(copies), 'image')} of {len(examples):,} {'is a copy' if len(copies) == 1 else 'are copies'}"
-    return [f"{are}, byte for byte, of one in another class (first: {' is '.join(copies[0])}): no answer is right for both"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 from fna.data import files
-from fna.data.bank import LabelledDataset, cut, part_note, twice_note
+from fna.data.bank import LabelledDataset, cut, part_note
 from fna.data.base import NO_SPLIT, Labelled, taught
 from fna.data.layouts import BY_CLASS, TINY_LABELS, V2, looks_like, split_folder
 from fna.data.pictures import files_below, is_hidden, is_picture, system_note, unread_note
@@ -117,7 +117,6 @@ class ImageFolder:
             )
         split = self._split_name(folder)
         digest = files.digest(split, examples)
-        notes += twice_note(examples)
         return LabelledDataset(self.name, split, self.domain, digest, examples, names, ids, notes)
 
     def class_names(self) -> list[str]:

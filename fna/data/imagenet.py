@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fna.data import files
-from fna.data.bank import LabelledDataset, cut, part_note, twice_note
+from fna.data.bank import LabelledDataset, cut, part_note
 from fna.data.base import NO_SPLIT, Labelled, taught
 from fna.data.layouts import check_split_name, looks_like, split_folder
 from fna.data.pictures import files_below, is_hidden, is_picture, system_note, unread_note
@@ -88,7 +88,7 @@ class ImageNet:
             examples=examples,
             classes=names,
             class_ids=ids,
-            notes=[*notes, *part_note(examples, whole), *twice_note(examples)],
+            notes=[*notes, *part_note(examples, whole)],
         )
 
     def _folder(self) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -58,8 +58,13 @@ def told_apart(wanted: Sequence[Wanted]) -> list[Wanted]:
         if own in same:
             raise UserError(f"versus: {one.label} stands there twice; name each contender once.")
         same.append(own)
-        named.append(one if len(same) == 1 else replace(one, label=f"{one.label} ({len(same)})"))
+        named.append(one if len(same) == 1 else _numbered(one, len(same)))
     return named
+
+
+def _numbered(one: Wanted, number: int) -> Wanted:
+    """Another contender of the same words, which are its name in tables too."""
+    return replace(one, label=f"{one.label} ({number})", names={**one.names, "attn": f"{one.names['attn']} ({number})"})
 
 
 def _planned(plan: Mapping[Any, Any], ops: Mapping[Any, Any], tower: Tower) -> tuple[dict[str, str], dict[str, Any]]:
@@ -75,9 +80,16 @@ def _planned(plan: Mapping[Any, Any], ops: Mapping[Any, Any], tower: Tower) -> t
 
 
 def _called(attn: Any) -> str:
+    """An attention as it was named; an object by its class and what it was given beside the defaults."""
     if isinstance(attn, str):
         return attn
-    return attn.__name__ if inspect.isroutine(attn) else type(attn).__name__
+    if not is_dataclass(attn):
+        return attn.__name__ if inspect.isroutine(attn) else type(attn).__name__
+    values = {one.name: getattr(attn, one.name) for one in fields(attn) if one.repr and one.default != getattr(attn, one.name)}
+    given = ",".join(
+        f"{name}:{value}" for name, value in values.items() if isinstance(value, str | int | float)
+    )  # one word of a label
+    return f"{type(attn).__name__}({given})" if given else type(attn).__name__
 
 
 def _count(op: Any) -> dict[str, Any]:

@@ -219,17 +219,6 @@ def test_polygons_a_hand_drew_past_the_edge_are_no_refusal(tmp_path: Path) -> No
     assert not any("reach out" in note for note in coco(tmp_path / "one", 1, 1).load(None).notes)
 
 
-# A 6: copies
-
-
-def test_a_picture_in_two_classes_is_noted_with_the_first(tmp_path: Path) -> None:
-    root = pictures(tmp_path, "cat", "dog", "owl")
-    (root / "dog" / "b.png").write_bytes((root / "cat" / "a.png").read_bytes())
-    (root / "owl" / "b.png").write_bytes((root / "owl" / "a.png").read_bytes())
-    (note,) = (note for note in ImageFolder(str(root), split=None).load(None).notes if "copy" in note or "copies" in note)
-    assert note.startswith("1 image of 5 is a copy, byte for byte, of one in another class (first: dog/b.png is cat/a.png)")
-
-
 # 16: checkpoints
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,3 +77,24 @@ def test_a_head_of_one_row_is_asked_for_the_nearest_other_image(monkeypatch: pyt
     outcome = task.evaluate(model, dataset, run)
     assert outcome.decisions.tolist() == [2, 2, 0]
     assert len(task.notes(outcome, dataset)) == 1
+
+
+@dataclass(frozen=True)
+class Half:
+    """Attention over every ``stride``-th key."""
+
+    stride: int = 2
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Any) -> Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(q, k[:, :, :: self.stride], v[:, :, :: self.stride])
+
+
+def test_two_of_one_class_are_called_by_what_they_were_given() -> None:
+    found = fna.compare(vit(), batches(), Half(), versus=[Half(3), Half(5)], rounds=0)
+    shown = str(found)
+    assert all(f"\n{name}" in shown for name in ("Half ", "Half(stride:3)", "Half(stride:5)"))
+
+
+def test_two_lambdas_are_two_contenders() -> None:
+    found = fna.compare(vit(), batches(), lambda q, k, v, site: v, versus=[lambda q, k, v, site: v * 0.5], rounds=0)
+    assert "<lambda> (2)" in str(found)
