@@ -26,6 +26,7 @@ from fna.errors import UserError
 
 SEAL = "sealed_with"  # the last key of a record: its digest
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NO_WAY = frozenset({errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # what a link that leads nowhere gives
 AT_ONCE = 1 << 22  # bytes read at a time
 
 
@@ -93,7 +94,15 @@ def unwritten(path: Path, error: OSError) -> UserError:
     """The one line for what could not be written."""
     remedy = "free some room there" if error.errno in NO_ROOM else "mend that"
     reason = "a file is there, no folder" if error.errno == errno.EEXIST else error.strerror or error
+    if error.errno in NO_WAY:
+        reason = _broken_link(path) or reason
     return UserError(f"{path}: cannot be written ({reason}); {remedy} or choose another folder.")
+
+
+def _broken_link(path: Path) -> str:
+    """The link on the way to ``path`` that leads nowhere, in words; empty where there is none."""
+    broken = [part for part in (*reversed(path.parents), path) if part.is_symlink() and not os.path.exists(part)]
+    return f"{broken[0]} is a link to {os.path.realpath(broken[0])}, which is not there" if broken else ""
 
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:

@@ -261,11 +261,18 @@ def _said(prefix: str) -> str:
 
 
 def _check_tensors(state: Mapping[str, Tensor], path: object) -> None:
-    """Raise `UserError` for tensors that are no plain array of numbers, or not of finite ones."""
+    """Raise `UserError` for tensors that are no plain array of numbers, are empty, or do not hold finite ones."""
     for name, tensor in state.items():
         kind = _odd(tensor)
         if kind:
             raise UserError(f"{path}: {name} is {kind}; save the weights as plain full tensors of 16, 32 or 64 bits.")
+    empty = [name for name, tensor in state.items() if tensor.is_floating_point() and tensor.shape == (0,)]
+    if empty:
+        raise UserError(
+            f"{path}: {len(empty)} of its {counted(len(state), 'tensor')} are empty (first: {empty[0]}), as DeepSpeed's ZeRO-3 "
+            "leaves them: the weights lie in the files zero_pp_rank_* of the training's checkpoint; zero_to_fp32.py, which it puts "
+            "there, gathers them: give the file that it writes."
+        )
     bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
     if bad:
         raise UserError(f"{path}: {len(bad)} of its tensors hold NaN or infinity (first: {bad[0]}); the training diverged.")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import io
 import math
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
@@ -15,6 +18,7 @@ from fna.models import naming, timm_heads, weights
 from fna.models.checkpoint_files import load
 from fna.models.checkpoint_paths import part_of_several
 from fna.models.checkpoints import Checkpoint, unpack
+from fna.models.hf_files import folder_of, model_config
 from fna.models.settings import table_grid
 from fna.values import counted
 
@@ -27,6 +31,7 @@ SPARE = (
     "pooler.dense.weight",
     "pooler.dense.bias",
 )
+QKV_BIAS = ".attn.qkv.bias"
 DECODER = ("decoder.", "decoder_")  # of MAE and its kin, beside the encoder
 TABLE = "pos_embed"
 PATCHES = "patch_embed.proj.weight"
@@ -54,7 +59,7 @@ TRIED = 8  # models that are built (without memory) to see whether one would tak
 
 def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, Tensor]]:
     """What the file holds for ``net``, and the same under timm's names, through timm's own converter where it has one."""
-    from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+    from timm.models.vision_transformer import VisionTransformer
 
     loaded = load(path)
     own = dict(net.state_dict())
@@ -70,19 +75,33 @@ def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, T
     else:
         found = unpack(loaded, own, path, part)
         state = {name: naming.shaped(tensor, own[name]) if name in own else tensor for name, tensor in found.state.items()}
-    if isinstance(net, VisionTransformer) and ("mask_token" in state or "visual.class_embedding" in state):
-        state = _without_resampling(state, net, checkpoint_filter_fn)
+    signs = (
+        {"mask_token", "visual.class_embedding"} if isinstance(net, VisionTransformer) else {"storage_tokens"}
+    )  # of Meta's files
+    convert = _converter(net)
+    if convert is not None and signs & state.keys():
+        state = _without_resampling(state, net, convert)
     found, state = timm_heads.adopted(found, timm_heads.with_second(state, net), net)
     return found, {name: tensor for name, tensor in state.items() if name not in SPARE}
 
 
+def _converter(net: Any) -> Any:
+    """timm's converter of files for networks of this class: in the module of the class, or of one that it is made from."""
+    found = (getattr(sys.modules[kind.__module__], "checkpoint_filter_fn", None) for kind in type(net).__mro__)
+    return next((convert for convert in found if convert is not None), None)
+
+
 def _without_resampling(state: dict[str, Tensor], net: Any, convert: Any) -> dict[str, Tensor]:
     """timm's conversion of names alone: the table and the patches are kept as they are, what becomes of them is decided and said
-    elsewhere."""
+    elsewhere. Nor are biases lost that a network has no place for: timm takes them for zeros."""
     kept = {name: state[name] for name in (TABLE, PATCHES) if name in state and state[name].dim() > 2}
     if "register_tokens" in state and TABLE in kept:
         kept[TABLE] = kept[TABLE][:, 1:]
-    return {**convert(dict(state), net), **kept}
+    with redirect_stdout(io.StringIO()):  # it prints what it leaves out
+        made = convert(dict(state), net)
+    split = {name for name in state if name.removesuffix("qkv.bias") + "q_bias" in made}
+    kept |= {name: tensor for name, tensor in state.items() if name.endswith(QKV_BIAS) and name not in split and tensor.any()}
+    return {**made, **kept}
 
 
 def options(
@@ -142,9 +161,17 @@ def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> list[str
         problem = weights.misfit(_body(expected), _body(state)) or problem
     if problem:
         what = f"timm {name} {f'with {net.num_classes} classes' if net.num_classes else 'without a head'}"
-        raise UserError(f"{path}: does not fit {what}: {problem}{part_of_several(path) or _remedy(expected, state, name)}.")
+        remedy = part_of_several(path) or _remedy(expected, state, name) or _for_transformers(path)
+        raise UserError(f"{path}: does not fit {what}: {problem}{remedy}.")
     net.load_state_dict(dict(state), strict=True)
     return notes
+
+
+def _for_transformers(path: str) -> str:
+    """For a folder of transformers' whose names nobody makes timm's: what runs it as it is. Empty for any other file."""
+    folder = folder_of(path)
+    kind = model_config(folder).get("model_type")
+    return f"; it is a {kind} of transformers': model=hf model.checkpoint={folder} runs it as it is" if kind else ""
 
 
 def _body(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -160,6 +187,8 @@ def _remedy(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], name: s
     """Which option would make the tensors fit; empty where none is known."""
     if weights.whole_numbers(expected, state):
         return ""
+    if biased := _with_biases(expected, state, name):
+        return f"; its queries and values have biases: give model.name={biased}"
     body, own = ({key: value for key, value in part.items() if not timm_heads.of_a_head(key)} for part in (expected, state))
     if weights.misfit(body, own):
         return _pooling_remedy(body, own) or _instead(looks_like(state, name))
@@ -171,6 +200,15 @@ def _remedy(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], name: s
     if of_a_head and not timm_heads.is_projection(state, of_a_head):
         what = f"its head is of {timm_heads.layers(state, of_a_head)}, which fna does not run"
     return f"; {what}, all else fits: give model.num_classes=0 model.classes=null"
+
+
+def _with_biases(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str) -> str:
+    """timm's other name of the same network with biases in q and v, where those are all that finds no place."""
+    import timm
+
+    more = [key for key in state if key not in expected]
+    found = timm.list_models(f"{name.split('.')[0]}_qkvb") if all(key.endswith(QKV_BIAS) for key in more) and more else []
+    return found[0] if found else ""
 
 
 def _pooling_remedy(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:

@@ -170,8 +170,11 @@ class Neighbours(Learnt):
 class Probe(Learnt):
     """Logistic regression by SGD (momentum 0.9, cosine) over a sweep of ``rates``; images held out of the bank choose the rate.
 
-    One image in four is held out; the classifier that answers is then trained on all of them.
+    One image in four is held out, where its class keeps another; the classifier that answers is then trained on all of them. Where
+    none can be held out (one image a class), the rate is the middle one of ``rates``, which is noted.
     """
+
+    version: int = 3
 
     rates: Annotated[Sequence[Rate], Says("a list of rates, each from 1e-06 to 100")] = RATES
     epochs: Count = 100
@@ -190,14 +193,35 @@ class Probe(Learnt):
             raise UserError(
                 f"{counted(len(labels), 'image')} to learn from: task=probe needs at least {HELD_OUT}; take task=knn, or give more."
             )
-        held = np.arange(len(labels)) % HELD_OUT == HELD_OUT - 1
-        tried = self._descend(features[~held], labels[~held], classes, seed, list(self.rates))
-        hits = (tried(features[held]).argmax(-1) == labels[held]).mean(-1)
-        best = self.rates[int(np.argmax(hits))]
-        told = f"rate {best:g}, {100 * hits.max():.1f} % right on {counted(int(held.sum()), 'held-out image')}"
-        say(f"probe: {told}; trained with it on all {counted(len(labels), 'image')}")
+        best, told = self._chosen(features, labels, classes, seed)
+        say(f"probe: rate {best:g}, {told}; trained with it on all {counted(len(labels), 'image')}")
         chosen = self._descend(features, labels, classes, seed, [best])
         return lambda queries: chosen(queries)[0]
+
+    def notes(self, outcome: Outcome, dataset: Dataset) -> list[str]:
+        """Besides, a rate that nothing chose."""
+        assert isinstance(dataset, LabelledDataset)
+        assert dataset.training is not None
+        labels = np.array([example.label for example in dataset.training().examples])
+        unchosen = (
+            f"too few images a class to hold one out: no rate could be chosen, trained with the middle one of task.rates, "
+            f"{self._middle:g}; give more images a class, or task.rates=[RATE]"
+        )
+        return [*super().notes(outcome, dataset), *[unchosen] * (len(self.rates) > 1 and not _held_out(labels).any())]
+
+    @property
+    def _middle(self) -> float:
+        return sorted(self.rates)[len(self.rates) // 2]
+
+    def _chosen(self, features: Array, labels: Array, classes: int, seed: int) -> tuple[float, str]:
+        """The rate that is most often right on held-out images, and how often; the middle one where none can be held out."""
+        held = _held_out(labels)
+        if not held.any():
+            return self._middle, "as no image could be held out to choose one"
+        tried = self._descend(features[~held], labels[~held], classes, seed, list(self.rates))
+        hits = (tried(features[held]).argmax(-1) == labels[held]).mean(-1)
+        told = f"{100 * hits.max():.1f} % right on {counted(int(held.sum()), 'held-out image')}"
+        return self.rates[int(np.argmax(hits))], told
 
     def _descend(self, features: Array, labels: Array, classes: int, seed: int, rates: list[float]) -> Classifier:
         """One classifier a rate, all trained at once: features ``[n, D]`` -> logits ``[rates, n, C]``."""
@@ -222,6 +246,12 @@ class Probe(Learnt):
                     parameter.sub_(rate * momentum)
         w, b, m, d = (part.detach().numpy() for part in (weight, bias, mean, deviation))
         return lambda queries: ((queries - m) / d) @ w + b
+
+
+def _held_out(labels: Array) -> Array:
+    """Which images ``[n]`` choose the rate: every fourth, where another of its class is learnt from."""
+    fourth = np.arange(len(labels)) % HELD_OUT == HELD_OUT - 1
+    return fourth & np.isin(labels, labels[~fourth])
 
 
 def _untaught(name: str, bank: bool, others: Sequence[str] = ()) -> str:
