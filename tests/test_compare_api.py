@@ -104,7 +104,7 @@ def test_a_plan_gives_ranges_of_blocks_a_method_each(model: nn.Module, data: Ten
     found = fna.compare(model, images, plan, landmarks=4, versus=[{"attn": "fna", "layers": last}, two, "exact"], **QUICK)
     labels = [one["label"] for one in found.result["contenders"]]
     assert labels[0] == f"0-{last - 1}: exact, {last}: fna landmarks=4"
-    assert labels[2] == f"0: FastNystrom, {last}: FastNystrom of {last}"
+    assert labels[2] == f"0: FastNystrom(landmarks:4), {last}: FastNystrom(landmarks:16)"
     errors = [one["fidelity"]["output_error"] for one in found.result["contenders"]]
     assert errors[0] == pytest.approx(errors[1], rel=1e-3)  # exact elsewhere
     assert errors[2] > errors[0]
