@@ -270,22 +270,23 @@ class OpenClipModel:
 
     def _config(self) -> dict[str, Any]:
         """The model's config: embed_dim, vision_cfg, text_cfg."""
+        if (folder := self._folder()) is not None:  # without open_clip, which takes seconds to import
+            return dict(open_clip_files.folder_config(folder))
         import open_clip
 
-        folder = self._folder()
         with self._reaching():
-            config = open_clip.get_model_config(self.name) if folder is None else open_clip_files.folder_config(folder)
+            config = open_clip.get_model_config(self.name)
         if config is None:
             raise UserError(f"model.name={self.name}: open_clip has no such model; {open_clip_files.near(self.name)}")
         return dict(config)
 
     def _tag(self) -> dict[str, Any]:
         """What open_clip knows of the weights that ``pretrained`` names; empty for none."""
-        import open_clip
-
         self._config()
         if self.pretrained is None or self._folder() is not None or self.name.startswith(HUB):
             return {}
+        import open_clip
+
         tag = open_clip.get_pretrained_cfg(self.name, self.pretrained)
         if not tag:
             known = ", ".join(open_clip.list_pretrained_tags_by_model(self.name))

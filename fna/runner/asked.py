@@ -94,6 +94,7 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
     cfg = _resolved(OmegaConf.create({**cfg, "model": {**node, **_unknown(node, names["model"])}}))
     check_size(cfg, names)
     model, task = instantiate(cfg.model), instantiate(cfg.task)
+    logger = instantiate(cfg.logger) if cfg.logger and "_target_" in cfg.logger else None
     check_examples(task, dataset, names)  # before what may ask for a file or a package, which would be of no use then
     notes: tuple[str, ...] = ()
     if lacking := lacks(task, model, names):
@@ -113,7 +114,6 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
     if hasattr(task, "check_source"):
         task.check_source(dataset)
     choose_device(cfg.device)
-    logger = instantiate(cfg.logger) if cfg.logger and "_target_" in cfg.logger else None
     if logger is not None:
         logger.check()
     return Asked(cfg, names, dataset, model, task, logger, tuple(contenders), notes)

@@ -44,7 +44,7 @@ def test_the_program_says_so_and_exits_1(line: Line, tmp_path_factory: pytest.Te
     assert done.returncode == 1
     (said,) = done.stderr.splitlines()
     assert said.startswith("error: ")
-    assert after.ru_utime - before.ru_utime < 8  # 5 seconds on a machine that does nothing else
+    assert after.ru_utime - before.ru_utime < 10  # 5 seconds on a machine that does nothing else; cores may be shared
 
 
 def test_a_fault_would_be_told() -> None:
