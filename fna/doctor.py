@@ -44,7 +44,7 @@ def machine_lines() -> list[str]:
     """Versions, processor and kernels, a line each."""
     import torch
 
-    from fna.ops.kernels import build
+    from fna.ops.kernels import build, cpu
 
     found = environment("cuda" if torch.cuda.is_available() else "cpu")
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
@@ -53,10 +53,12 @@ def machine_lines() -> list[str]:
         kernels = "built"
     except build.NotBuilt as reason:
         kernels = f"not built: {reason}; plain torch runs in their place"
+    slow_pairs = cpu.built() and not cpu.multiplies_pairs()
     return [
         f"versions    {versions}, Python {found['python']}",
         f"processor   {found['cpu']}, {counted(found['cores'], 'core')}, {counted(found['threads'], 'thread')} of torch"
-        f", {'multiplies bfloat16 itself' if has_bfloat16() else 'has no products of bfloat16'}",
+        f", {'multiplies bfloat16 itself' if has_bfloat16() else 'has no products of bfloat16'}"
+        f"{', no faster than float32: the C++ kernels turn it to that' if has_bfloat16() and slow_pairs else ''}",
         f"GPU         {found['gpu'] or 'none'}",
         f"C++ kernels {kernels}{'' if found['cpu_kernels'] else ' (FNA_CPU_KERNELS=0: not used)' if kernels == 'built' else ''}",
     ]

@@ -33,6 +33,26 @@ def test_the_machine_and_every_way_are_told(capsys: pytest.CaptureFixture[str]) 
     assert paths.record_file().is_file()
 
 
+@pytest.mark.parametrize(("pays", "said"), [(True, "multiplies bfloat16 itself\n"), (False, "itself, no faster than float32")])
+def test_products_of_bfloat16_that_are_slower_than_floats_are_told(
+    pays: bool, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An Intel Xeon of model 207 has AVX512-BF16, half as fast as its products of float32: the kernels turn to these."""
+    monkeypatch.setattr(doctor, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(cpu, "built", lambda: True)
+    monkeypatch.setattr(cpu, "multiplies_pairs", lambda: pays)
+    assert doctor.main([]) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_products_of_bfloat16_are_taken_where_they_pay() -> None:
+    """Measured once in a process; without kernels nothing is multiplied in them."""
+    if cpu.built():
+        assert cpu.multiplies_pairs() is cpu.multiplies_pairs()
+    with cpu.without_kernels():
+        assert not cpu.multiplies_pairs()
+
+
 def test_shapes_that_runs_met_are_counted_and_told_where_all_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     """A hundred lines of them hid the machine's own, and a long name ran into its way."""
     doctor.main([])

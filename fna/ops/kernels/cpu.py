@@ -86,6 +86,7 @@ def _library() -> ctypes.CDLL | None:
     found.fna_farthest_points_scratch.restype = found.fna_lanes.restype = Long
     found.fna_newton_scratch.restype = found.fna_ridge_scratch.restype = Long
     found.fna_nystrom_scratch.restype = found.fna_absorbed_scratch.restype = found.fna_knows_half.restype = Long
+    found.fna_pairs_pay.restype = Long
     found.fna_nystrom.restype = found.fna_absorbed.restype = ctypes.c_bool
     return found
 
@@ -93,6 +94,11 @@ def _library() -> ctypes.CDLL | None:
 @torch.compiler.assume_constant_result
 def _knows_half() -> bool:
     return bool(_loaded().fna_knows_half())
+
+
+def multiplies_pairs() -> bool:
+    """Whether the kernels take products of bfloat16: the processor has them, plainly faster than those of float32."""
+    return built() and bool(_loaded().fna_pairs_pay())
 
 
 def _loaded() -> ctypes.CDLL:

@@ -93,3 +93,4 @@ extern "C" void fna_nearest(const float *x, const float *centres, const float *s
 
 extern "C" long fna_lanes(long count) { return padded(count); }
 extern "C" long fna_knows_half() { return KNOWS_HALF; }
+extern "C" long fna_pairs_pay() { return pairs_pay(); }

@@ -77,13 +77,11 @@ inline bits fill(Pair x) {
 }
 inline vec add_product(vec sum, vec a, vec b) { return sum + a * b; }
 #if defined(__AVX512BF16__)
-constexpr bool KNOWS_PAIRS = true;
 inline vec add_product(vec sum, bits a, bits b) {
     return reinterpret_cast<vec>(
         _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
 }
 #else
-constexpr bool KNOWS_PAIRS = false;
 inline vec add_product(vec, bits, bits) { __builtin_unreachable(); }
 #endif
 
