@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fna.data.asked_files import OwnQuestions
@@ -29,6 +30,10 @@ from fna.data.segmentation import LabelMaps, read_values
 from fna.data.shapes import Shapes
 from fna.errors import UserError
 from fna.metrics.__main__ import scored
+from fna.models.timm import TimmModel
+from fna.tasks.base import Run
+from fna.tasks.dense import Inference
+from fna.tasks.heads import LinearHead
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2\nsize 12345\n"
 PAGE = b"<!DOCTYPE html><html><title>Sign in</title></html>"
@@ -237,6 +242,19 @@ def test_label_maps_beside_their_images_are_no_images(tmp_path: Path) -> None:
         LabelMaps("mine", str(tmp_path), "val", classes=["background", "cat"], images="{name}.png", labels="{name}.png").check()
 
 
+def test_a_class_that_a_head_was_not_shown_is_noted_with_it(tmp_path: Path) -> None:
+    data = maps(tmp_path, [0, 1, 2], ["background", "cat", "dog"]).load(None)
+    Image.new("L", (8, 4), 1).save(tmp_path / "labels/train/a.png")
+    model = TimmModel("vit_tiny_patch16_224", random=True, num_classes=0).build(
+        image_size=32, device="cpu", dtype="float32", seed=0
+    )
+    for _ in range(2):  # trained, and read again
+        head = LinearHead(steps=1)
+        head.prepare(model, data, Run(batch_size=1), Inference(), tmp_path / "cache")
+        said = "linear head: trained on 1 image, in which 2 of 3 classes are labelled nowhere: background, dog"
+        assert head.notes(data) == [said]
+
+
 def coco(root: Path, square: tuple[int, int, int, int], count: int = 6, **options: Any) -> CocoInstances:
     """Pictures of 100 x 80 with a mask each, (left, top, right, bottom)."""
     left, top, right, bottom = square
@@ -313,6 +331,9 @@ def test_a_cache_folder_that_is_a_link_to_nowhere_is_named_as_one(tmp_path: Path
     with pytest.raises(UserError, match=r"cache is a link to .*gone, which is not there\); mend that or give another .*FNA_CACHE"):
         Shapes(count=1, size=32, twins=False).load(None)
     told: list[str] = []
-    example = Pictured("a", picture(tmp_path / "a.png"))
-    shelf = Cache(told.append).shelf([example], np.array)
+    shelf = Cache(told.append).shelf([Pictured("a", picture(tmp_path / "a.png"))], np.array)
     assert shelf is not None
+    shelf.put(0, torch.zeros(3, 8, 8))
+    (line,) = told
+    assert "cache is a link to " in line
+    assert line.endswith("give another folder with FNA_CACHE=PATH; the run goes on without it")
