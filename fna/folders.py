@@ -7,6 +7,8 @@ from pathlib import Path
 
 from fna.errors import UserError
 
+ANOTHER = "give another folder with FNA_CACHE=PATH"  # what to do where nothing can be written there
+
 
 def cache_folder() -> Path:
     """$FNA_CACHE, else fna in the user's cache folder. `UserError` for a user without a home."""

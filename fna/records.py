@@ -90,13 +90,13 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def unwritten(path: Path, error: OSError) -> UserError:
-    """The one line for what could not be written."""
+def unwritten(path: Path, error: OSError, where: str = "choose another folder") -> UserError:
+    """The one line for what could not be written; ``where``: how another place is given."""
     remedy = "free some room there" if error.errno in NO_ROOM else "mend that"
     reason = "a file is there, no folder" if error.errno == errno.EEXIST else error.strerror or error
     if error.errno in NO_WAY:
         reason = _broken_link(path) or reason
-    return UserError(f"{path}: cannot be written ({reason}); {remedy} or choose another folder.")
+    return UserError(f"{path}: cannot be written ({reason}); {remedy} or {where}.")
 
 
 def _broken_link(path: Path) -> str:

@@ -41,6 +41,7 @@ GROUND = {
     "fna.schema",
     "fna.folders",
     "fna.machine",
+    "fna.mistaken",
     "fna.versions",
     "fna.records",
     "fna.streams",

@@ -11,6 +11,7 @@ from fna.data import files
 from fna.data.base import Asked, Dataset, is_text
 from fna.data.entries import Entry, is_number
 from fna.errors import UserError
+from fna.mistaken import refuse_mistaken
 from fna.records import regular
 from fna.values import counted
 
@@ -120,6 +121,7 @@ def objects(source: Path) -> list[Entry]:
 
 def lines(source: Path) -> list[Entry]:
     """The entries of a JSONL file; empty lines are none. Raises `UserError` with file and line for what is no object."""
+    refuse_mistaken(source)
     try:
         texts = regular(source).read_text(encoding="utf-8-sig").split("\n")  # JSON may hold what str.splitlines takes for an end
     except (OSError, UnicodeDecodeError) as error:
@@ -130,7 +132,9 @@ def lines(source: Path) -> list[Entry]:
             try:
                 found.append(_entry(files.parsed(text), f"{source}, line {number}"))
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{source}, line {number}: not JSON ({error}); fetch it again.") from error
+                whole = text.strip() in ("{", "[")  # a value over several lines
+                mend = "give an object in each line, or a list of them" if whole else "fetch it again"
+                raise UserError(f"{source}, line {number}: not JSON ({error}); {mend}.") from error
     return found
 
 

@@ -259,7 +259,7 @@ class Pope(Questions):
 
 @dataclass(frozen=True)
 class OwnQuestions(Questions):
-    """A JSONL, JSON (a list) or CSV file of ``image``, ``question``, ``answers`` and, if wanted, ``id`` and ``kind``; in a CSV
+    """A JSONL, JSON (a list), CSV or TSV file of ``image``, ``question``, ``answers`` and, if wanted, ``id`` and ``kind``; in a CSV
     ``answers`` is one answer or a JSON list.
 
     ``suffix``: put behind each question; ``longest``: tokens of an answer at most.
@@ -273,7 +273,7 @@ class OwnQuestions(Questions):
         """The first ``limit`` questions. Raises `UserError` with file and line."""
         self.check()
         source = self._sources()[0]
-        entries = table(source) if source.suffix.lower() == ".csv" else asked.objects(source)
+        entries = table(source) if source.suffix.lower() in (".csv", ".tsv") else asked.objects(source)
         found = [
             Found(
                 Asked(

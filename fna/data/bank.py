@@ -40,7 +40,14 @@ def cut(whole: Dataset[Labelled], bank: int, limit: int | None) -> LabelledDatas
         )
 
     told = f"all but {bank} of each class" if whole.split == NO_SPLIT else f"{whole.split} without {bank} of each class"
-    queries = part(asked[:limit], told, whole.split, [*whole.notes, *part_note(asked[:limit], asked)])
+    spent = [name for label, name in enumerate(whole.classes) if 0 < seen[label] <= bank]
+    notes = [*whole.notes, *part_note(asked[:limit], asked)]
+    if spent:
+        notes.append(
+            f"of {counted(len(spent), 'class', 'classes')} no image is left to ask about (first: {spent[0]}): dataset.bank={bank} "
+            "takes all there are"
+        )
+    queries = part(asked[:limit], told, whole.split, notes)
     queries.training = lambda: with_copies_noted(part(learnt, "bank", "bank", []), queries)
     return queries
 

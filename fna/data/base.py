@@ -145,7 +145,9 @@ def taught(learnt: Taught, asked: Dataset[Any], train: str) -> Taught:
 
 
 def with_copies_noted(learnt: Taught, asked: Dataset[Any]) -> Taught:
-    """``learnt`` itself; how many images of ``asked`` are copies of one to learn from, byte for byte, is noted with ``asked``."""
+    """``learnt`` itself; noted with ``asked``: its notes, and how many images of ``asked`` are copies of its, byte for byte."""
+    own = [f"{learnt.split}, to learn from: {note}" for note in learnt.notes if note not in asked.notes]
+    asked.notes += [note for note in own if note not in asked.notes]
     learning: Sequence[Any] = learnt.examples
     held = sha256s(example.image for example in (*asked.examples, *learning))
     known = {held[example.image]: example.key for example in reversed(learning) if held[example.image] != UNREADABLE}

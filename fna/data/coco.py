@@ -8,12 +8,10 @@ from typing import ClassVar, Literal
 
 from fna.data import captions, files
 from fna.data.base import Captioned, Dataset
-from fna.data.coco_format import by_picture, pictures
+from fna.data.coco_format import by_picture, pictures, remedy, there
 from fna.data.entries import Entry, in_order, read
 from fna.errors import UserError
-from fna.values import Count, Domain, counted
-
-SKIP = "; dataset.missing=skip goes on without them"
+from fna.values import Count, Domain
 
 
 @dataclass(frozen=True)
@@ -56,16 +54,10 @@ class CocoCaptions:
         if not known:
             raise UserError(f"{source}: images is empty.")
         told, stray = by_picture(content, known)
-        there = [each for each in known.values() if each.path.exists()]
-        gone = [each.name for each in known.values() if not each.path.exists()]
-        if not there or self.missing == "refuse":
-            there = [*known.values()]  # of which the digest refuses those that would be read
-        elif gone:
-            notes.append(f"{len(gone)} of {counted(len(known), 'image')} left out: not there (first: {gone[0]})")
-        found = [Captioned(each.name, each.path, _texts(told.get(each.ident, []))) for each in there]
-        mend = f"{files.FIT}{SKIP if 2 * len(gone) < len(known) else ''}"
-        data = captions.dataset(self.name, self.split, self.domain, source, found, limit, self.captions_per_image, mend)
-        data.notes += [*notes, *stray]
+        read_now, gone = there(known, self.missing)
+        found = [Captioned(each.name, each.path, _texts(told.get(each.ident, []))) for each in read_now.values()]
+        data = captions.dataset(self.name, self.split, self.domain, source, found, limit, self.captions_per_image, remedy(known))
+        data.notes += [*notes, *stray, *gone]
         if self.complete is not None and len(known) != self.complete:
             data.notes.append(f"{source.name} holds {len(known)} images, not the {self.complete} of {self.split}")
         return data

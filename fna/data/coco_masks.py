@@ -5,29 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as rle
 
 from fna.data import contents, files
 from fna.data.base import Segmented
-from fna.data.coco_format import Picture, Size, by_picture, category_names, pictures
+from fna.data.coco_drawing import doubts, drawing
+from fna.data.coco_format import Picture, by_picture, category_names, pictures, remedy, there
 from fna.data.entries import Entry, by_ident, in_order, read
 from fna.data.files import UNREADABLE
 from fna.data.layouts import check_split_name
 from fna.data.places import existing
-from fna.data.run_lengths import past_edges, run_lengths
 from fna.data.segmentation import IGNORE, LOOKED_AT, SegmentedDataset, check_folder, learning
 from fna.errors import UserError
 from fna.values import Domain, counted
 
 Array = np.ndarray
 BACKGROUND = "background"
-PERCENTS = 100  # what coordinates in percent of the sides go up to
-SLOP = 2  # pixels that a hand may draw past a picture's edge
-FAR = 0.02  # share of a picture's longer side past which no hand draws
 LISTS = ("images", "annotations", "categories")
 
 
@@ -39,7 +35,7 @@ class CocoInstances:
     Larger masks are painted first, so that what stands in front of a table stays visible; crowd regions are ignored. Images
     without an instance are all background. With ``background`` off, pixels without an instance are ignored, images without one
     left out, and the categories start at 0. ``annotations`` (a file) and ``images`` (a folder) lie in ``root``; ``{split}`` is
-    filled in.
+    filled in. ``missing``: "skip" leaves out, and notes, images whose file is not there, which otherwise are refused.
     """
 
     root: str
@@ -48,6 +44,7 @@ class CocoInstances:
     background: bool = True
     annotations: str = "annotations/instances_{split}.json"
     images: str = "{split}"
+    missing: Literal["refuse", "skip"] = "refuse"
     name: str = "coco_instances"
     domain: Domain = "photographs"
     gives: ClassVar[type] = Segmented
@@ -68,9 +65,10 @@ class CocoInstances:
         root = Path(self.root)
         file = root / self._in(self.annotations)
         content = read(file, "not a COCO instances file", *LISTS)
-        known, notes = pictures(content, root / self._in(self.images), root)
-        told, stray = by_picture(content, known)
-        notes += stray
+        all_listed, notes = pictures(content, root / self._in(self.images), root)
+        told, stray = by_picture(content, all_listed)
+        known, gone = there(all_listed, self.missing)
+        notes += [*stray, *gone]
         names = category_names(content)
         empty = [ident for ident in names if self.background and names[ident].strip().lower() == BACKGROUND]
         things = [ident for ident in sorted(names, key=in_order) if ident not in empty]
@@ -82,16 +80,16 @@ class CocoInstances:
                 f"{counted(len(bare), 'image')} without annotations left out: dataset.background=false ignores all their pixels"
             )
         listed = sorted(known if self.background else known.keys() - set(bare), key=in_order)[:limit]
-        drawn = {ident: _drawing(known[ident], told.get(ident, []), places) for ident in listed}
-        notes += [*_specks(file, drawn), *_percents(file, drawn), *_past_edges(file, drawn)]
-        examples = [Segmented(ident, _existing(known[ident].path, file), file) for ident in listed]
+        drawn = {ident: drawing(known[ident], told.get(ident, []), places) for ident in listed}
+        notes += doubts(file, drawn)
+        examples = [Segmented(ident, known[ident].path, file) for ident in listed]
         classes = [BACKGROUND] * self.background + [names[ident] for ident in things]
         _check_classes(file, classes, examples)
         data = SegmentedDataset(
             name=self.name,
             split=self.split,
             domain=self.domain,
-            digest=_digest(file, self.split, examples, f"background {self.background}"),
+            digest=_digest(file, self.split, examples, f"background {self.background}", mend=remedy(all_listed)),
             examples=examples,
             classes=classes,
             notes=notes,
@@ -101,84 +99,6 @@ class CocoInstances:
 
     def _in(self, path: str) -> str:
         return path.replace("{split}", self.split)
-
-
-@dataclass(frozen=True)
-class _Drawing:
-    """An image's masks ready to paint, (class, run-length code) in the order of painting; ``size`` None where it is unreadable."""
-
-    picture: Picture
-    size: Size | None
-    masks: list[tuple[int, dict[str, Any]]]
-    past: list[float]  # pixels that each mask reaches out of the image
-
-    def paint(self, empty: int) -> Array:
-        """int64 ``[H, W]``: classes, 255 for crowds, ``empty`` elsewhere."""
-        if self.size is None:
-            raise UserError(f"{self.picture.path}: cannot be read as an image.")
-        labels = np.full(self.size, empty)
-        for label, code in self.masks:
-            labels[rle.decode(code).astype(bool)] = label
-        return labels
-
-
-def _drawing(picture: Picture, told: Sequence[Entry], places: Mapping[str, int]) -> _Drawing:
-    """What is painted of one image: crowds first, then larger before smaller. Area is counted where it is not given."""
-    size = picture.size()
-    if size is None:  # reading it will skip and count it
-        return _Drawing(picture, None, [], [])
-    masks = []
-    for entry in told:
-        category = entry.ident("category_id")
-        if category not in places:
-            raise UserError(f"{entry.where}: category_id {category} is none of the categories.")
-        code, crowd = run_lengths(entry, size), entry.flag("iscrowd")
-        area = entry.number("area", None)
-        area = float(rle.area(code)) if area is None or area <= 0 else area  # tools write 0 for unknown
-        masks.append((crowd, area, IGNORE if crowd else places[category], code))
-    masks.sort(key=lambda mask: mask[:2], reverse=True)
-    return _Drawing(picture, size, [mask[2:] for mask in masks], [past_edges(entry, size) for entry in told])
-
-
-def _specks(file: Path, drawn: Mapping[str, _Drawing]) -> list[str]:
-    """A note of masks that cover no pixel. Raises `UserError` where none covers two, as those of coordinates in fractions."""
-    # one by one: pycocotools counts a list of masks in 8 bits
-    areas = [int(rle.area(code)) for drawing in drawn.values() for _, code in drawing.masks]
-    if areas and max(areas) <= 1:
-        raise UserError(
-            f"{file}: none of {len(areas)} masks covers more than a pixel; are its coordinates fractions? They must be pixels."
-        )
-    empty = areas.count(0)
-    return [f"{empty} of {len(areas)} masks cover no pixel"] * bool(empty)
-
-
-def _past_edges(file: Path, drawn: Mapping[str, _Drawing]) -> list[str]:
-    """A note of masks that reach out of their images. Raises `UserError` where those of most images do, and by far."""
-    held = [drawing for drawing in drawn.values() if drawing.size and drawing.masks]
-    past = [reach for drawing in held for reach in drawing.past if reach > SLOP]
-    if not past:
-        return []
-    first = next(drawing for drawing in held if max(drawing.past) > SLOP)
-    far = sum(max(drawing.past) > max(SLOP, FAR * max(drawing.size)) for drawing in held if drawing.size)
-    said = (
-        f"of {sum(len(drawing.masks) for drawing in held)} masks {len(past)} reach out of their images (first: by "
-        f"{max(first.past):.0f} pixels out of {first.picture.name}): were the images resized?"
-    )
-    if 2 * far > len(held):
-        raise UserError(f"{file}: {said} Give the images that were annotated, or scale the polygons with them.")
-    return [f"{said} What lies outside is cut off"]
-
-
-def _percents(file: Path, drawn: Mapping[str, _Drawing]) -> list[str]:
-    """A note of masks that all lie in the corner where percents of the image's sides would put them."""
-    large = all(min(drawing.size) >= 2 * PERCENTS for drawing in drawn.values() if drawing.size)
-    boxes = [rle.toBbox(code) for drawing in drawn.values() for _, code in drawing.masks]
-    if not large or len(boxes) < 2 or max(max(left + wide, top + high) for left, top, wide, high in boxes) > PERCENTS:
-        return []
-    return [
-        f"{file.name}: all {len(boxes)} masks lie within {PERCENTS} pixels of the upper left corner of larger images; are their "
-        "coordinates percents of its sides? They must be pixels"
-    ]
 
 
 def _check_classes(file: Path, classes: Sequence[str], examples: Sequence[Segmented]) -> None:
@@ -295,6 +215,6 @@ def _existing(path: Path, named_in: Path) -> Path:
     return path
 
 
-def _digest(file: Path, split: str, examples: Sequence[Segmented], *reading: str) -> str:
+def _digest(file: Path, split: str, examples: Sequence[Segmented], *reading: str, mend: str = files.FIT) -> str:
     """Of the annotations in ``file``, of what the examples' own files hold, and of how they are read."""
-    return files.digest(split, examples, besides=[contents.sha256s([file])[file], *reading])
+    return files.digest(split, examples, besides=[contents.sha256s([file])[file], *reading], mend=mend)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 from fna.data import files
 from fna.data.base import is_text
 from fna.errors import UserError
+from fna.mistaken import refuse_mistaken
 
 _REQUIRED = object()
 
@@ -132,10 +135,14 @@ def _short(value: object) -> str:
 
 
 def table(source: Path) -> list[Entry]:
-    """The lines of a CSV of questions; an empty cell is a field that is not there. Raises `UserError` with file and line."""
+    """The lines of a CSV of questions, of a TSV by its suffix; an empty cell is a field that is not there.
+
+    Raises `UserError` with file and line."""
+    refuse_mistaken(source)
+    divided = "\t" if source.suffix.lower() == ".tsv" else ","
     try:
         with open(source, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, delimiter=divided, skipinitialspace=True)
             heads = list(reader.fieldnames or ())
             if twice := next((head for head in heads if head and heads.count(head) > 1), None):
                 raise UserError(f"{source}: has the column {twice!r} twice; name each once (answers: one, or a JSON list).")
@@ -147,15 +154,18 @@ def table(source: Path) -> list[Entry]:
                     raise UserError(f"{where}: has more cells than columns; put text with commas in quotes.")
                 told = fields.get("answers", "")
                 if told.startswith("["):
-                    fields["answers"] = _json(told, f"{source}, line {reader.line_num}")
+                    fields["answers"] = _list(told, f"{source}, line {reader.line_num}")
                 found.append(Entry(fields, f"{source}, line {reader.line_num}"))
             return found
     except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: not a CSV ({error}).") from error
+        raise UserError(f"{source}: not a CSV ({error}); save it as text in UTF-8.") from error
 
 
-def _json(text: str, where: str) -> Any:
+def _list(text: str, where: str) -> Any:
+    """A list as JSON or, as pandas writes it into a cell, as Python has it: parsed as a literal, never evaluated."""
     try:
         return files.parsed(text)
     except ValueError as error:
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            return ast.literal_eval(text)
         raise UserError(f"{where}: answers are no JSON list ({error}).") from error

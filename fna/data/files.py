@@ -16,15 +16,33 @@ from PIL import Image
 
 from fna.data import contents
 from fna.errors import UserError
+from fna.mistaken import refuse_mistaken
 from fna.records import refuse_csv, regular
 
 UNREADABLE = (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError)  # what damaged or hostile pictures raise
 
 
+# what holds pictures in one file, as shards for training and data hubs have it
+ARCHIVES = frozenset({".tar", ".tgz", ".zip", ".7z", ".rar", ".parquet", ".arrow", ".tfrecord", ".mdb"})
+
+
 def check_folder(path: Path, knob: str = "dataset.root") -> None:
     """Raise `UserError` unless ``path`` is a folder."""
     if not path.is_dir():
+        refuse_file(path, knob)
         raise UserError(f"{knob}={path}: no such folder (looked from {Path.cwd()}); give the place of the data with {knob}=PATH.")
+
+
+def refuse_file(path: Path, knob: str = "dataset.root") -> None:
+    """Raise `UserError` for a file where a folder is needed: an archive, a picture."""
+    if path.is_file():
+        packed = "; unpack it" * is_packed(path)
+        raise UserError(f"{knob}={path}: a file, no folder{packed}; give the folder of the data with {knob}=PATH.")
+
+
+def is_packed(path: Path) -> bool:
+    """Whether the name is one of a file that holds other files."""
+    return path.suffix.lower() in ARCHIVES or Path(path.stem).suffix.lower() == ".tar"  # data.tar.gz
 
 
 def check_file(path: Path, knob: str = "dataset.annotations") -> None:
@@ -36,6 +54,7 @@ def check_file(path: Path, knob: str = "dataset.annotations") -> None:
 def read_text(path: Path) -> str:
     """A file of text. Raises `UserError` where it is none in UTF-8."""
     check_file(path)
+    refuse_mistaken(path)
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -45,6 +64,7 @@ def read_text(path: Path) -> str:
 def read_json(path: Path) -> Any:
     """A JSON file. Raises `UserError` with file, line and column where it is not JSON."""
     check_file(path)
+    refuse_mistaken(path)
     try:
         return parsed(path.read_text(encoding="utf-8-sig"))  # tools on Windows begin a file with a mark
     except json.JSONDecodeError as error:
@@ -111,6 +131,7 @@ def read_classes(path: str) -> tuple[list[str], list[str]]:
 
     Raises `UserError` for a missing or empty file, an id that stands there twice or is empty, and an empty name.
     """
+    refuse_mistaken(Path(path))
     try:
         with regular(Path(path)).open(encoding="utf-8-sig", newline="") as file:  # tools on Windows begin a file with a mark
             rows = [row for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row]

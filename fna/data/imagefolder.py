@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar, Self
 from fna.data import files
 from fna.data.bank import LabelledDataset, cut, part_note
 from fna.data.base import NO_SPLIT, Labelled, taught
-from fna.data.layouts import BY_CLASS, TINY_LABELS, V2, looks_like, split_folder
-from fna.data.pictures import files_below, is_hidden, is_picture, system_note, unread_note
+from fna.data.layouts import BY_CLASS, TINY_LABELS, V2, looks_like, packed_below, split_folder
+from fna.data.pictures import files_below, files_in, is_hidden, is_picture, packed_note, stray_note, system_note, unread_note
 from fna.data.places import by_name, composed
 from fna.errors import UserError
 from fna.values import Count, Domain, Says, counted
@@ -80,20 +80,21 @@ class ImageFolder:
         called = by_name(found, ids)
         unknown = sorted(set(found) - called.keys())
         if unknown:
-            raise UserError(f"{self.classes}: lacks {len(unknown)} of the class folders in {folder} (first: {unknown[0]}).")
+            form = f"; its first line gives the id {ids[0][:60]!r}: give a TSV of folder and name" * (not called)
+            raise UserError(f"{self.classes}: lacks {len(unknown)} of the class folders in {folder} (first: {unknown[0]}){form}.")
         if len(ids) < 2:
             raise UserError(f"{self.classes}: names one class, and one alone has nothing to be told from; name all classes.")
         places = {name: index for index, name in enumerate(ids)}
         label = {name: places[listed] for name, listed in called.items()}
         below = {name: files_below(folder / name) for name in found}
         paths = [path for inner in below.values() for path in inner if is_picture(path)]
-        notes = [*unread_note(path for inner in below.values() for path in inner), *system_note(folder)]
+        files_there = [path for inner in below.values() for path in inner]
+        notes = [*unread_note(files_there), *packed_note([*files_in(folder), *files_there]), *system_note(folder)]
         seen = {called[name] for name, inner in below.items() if any(map(is_picture, inner))}
         unseen = [name for name in ids if name not in seen]
         if unseen and paths:
             notes.append(f"{len(unseen)} of {len(ids)} classes have no images here (first: {unseen[0]})")
-        stray = sum(is_picture(path) and not is_hidden(path.name) for path in folder.iterdir())
-        notes += [f"{counted(stray, 'picture')} left out: in {folder} itself, in no class folder"] * bool(stray)
+        notes += stray_note(folder)
         notes += _folders_inside([path.relative_to(folder) for path in paths])
         empty = [name for name, inner in below.items() if not any(map(is_picture, inner))]
         if not paths:
@@ -207,6 +208,8 @@ class ImageFolder:
     def _hint(self, folder: Path) -> str:
         if any((place / TINY_LABELS).is_file() for place in (folder, folder.parent)):
             return f"; it looks like Tiny-ImageNet's own val folder: read it with dataset=tiny_imagenet dataset.root={self.root}"
+        if packed := packed_below(folder):
+            return packed
         other = looks_like(folder) or looks_like(Path(self.root))
         return f"; it looks like {other}" if other else "; a folder a class is needed: give it with dataset.root=PATH"
 

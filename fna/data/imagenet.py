@@ -16,13 +16,14 @@ from fna.data import files
 from fna.data.bank import LabelledDataset, cut, part_note
 from fna.data.base import NO_SPLIT, Labelled, taught
 from fna.data.layouts import check_split_name, looks_like, split_folder
-from fna.data.pictures import files_below, is_hidden, is_picture, system_note, unread_note
+from fna.data.pictures import files_below, files_in, is_hidden, is_picture, packed_note, stray_note, system_note, unread_note
 from fna.data.segmentation import CLASS_FILES
 from fna.errors import UserError
 from fna.values import Count, Domain
 
 LIST = str(CLASS_FILES / "imagenet.txt")
 FLAT = "ILSVRC2012_val_{:08d}.JPEG"
+FLATS = "ILSVRC2012_val_*.JPEG"
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 KAGGLE = "LOC_val_solution.csv"
 # of the 200-class subsets: the sum of their classes' places among the 1,000
@@ -49,9 +50,10 @@ class ImageNet:
     def check(self) -> None:
         """Raise `UserError` where the root is missing or holds something else."""
         if not Path(self.root).is_dir():
+            files.refuse_file(Path(self.root))
             raise UserError(f"dataset.root={self.root}: no such folder; scripts/prepare.py {self.name} says how to get the data.")
         folder = self._folder()
-        if not (folder / FLAT.format(1)).is_file():
+        if not _is_flat(folder):
             self._class_folders(folder, files.read_classes(LIST)[0])
 
     def load(self, limit: int | None) -> LabelledDataset:
@@ -71,8 +73,7 @@ class ImageNet:
     def _read(self, limit: int | None) -> LabelledDataset:
         ids, names = files.read_classes(LIST)
         folder = self._folder()
-        flat = folder / FLAT.format(1)
-        places, notes = self._flat(folder, ids) if flat.is_file() else self._folders(folder, ids)
+        places, notes = self._flat(folder, ids) if _is_flat(folder) else self._folders(folder, ids)
         if self.name in SUBSETS:
             kept = sorted({label for _, label in places})
             ids, names = [ids[label] for label in kept], [names[label] for label in kept]
@@ -96,7 +97,7 @@ class ImageNet:
         check_split_name(self.split)
         root = Path(self.root)
         inner = root / (self.split or "")
-        numbered = self.split == "val" and (root / FLAT.format(1)).is_file()  # these names say which split it is
+        numbered = self.split == "val" and _is_flat(root)  # these names say which split it is
         return root if not inner.is_dir() and (self.name in ONE_SPLIT or numbered) else split_folder(root, self.split)
 
     def _folders(self, folder: Path, ids: Sequence[str]) -> tuple[list[tuple[Path, int]], list[str]]:
@@ -107,7 +108,9 @@ class ImageNet:
         if not images:
             raise UserError(f"dataset.root={self.root}: its class folders hold no image; unpack {self.name} again.")
         shown = sorted({place for _, place in images})
-        return images, [*self._missing_classes(shown), *unread_note(path for path, _ in below), *system_note(folder)]
+        files_there = [path for path, _ in below]
+        left_out = [*unread_note(files_there), *packed_note([*files_in(folder), *files_there]), *stray_note(folder)]
+        return images, [*self._missing_classes(shown), *left_out, *system_note(folder)]
 
     def _class_folders(self, folder: Path, ids: Sequence[str]) -> dict[str, int]:
         """Class folders in the order of their labels. V2's are called by number: "10" is class 10, wherever a listing puts it."""
@@ -182,6 +185,11 @@ class ImageNet:
         except (ValueError, KeyError) as error:
             raise UserError(f"{truth}: not a class number of meta.mat on each line ({error}); unpack it again.") from error
         return {FLAT.format(place)[:-5]: _place(ids, name, truth) for place, name in enumerate(named, 1)}
+
+
+def _is_flat(folder: Path) -> bool:
+    """Whether this holds validation images, or some of them, and no class folders: moving them into folders may have stopped."""
+    return any(folder.glob(FLATS)) and not any(folder.glob("n????????/"))
 
 
 def _read_meta(file: Path) -> dict[int, str]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from fna.data import files
 from fna.data.base import NO_SPLIT, Dataset, Pictured
-from fna.data.pictures import files_below, is_picture, system_note, unread_note
+from fna.data.pictures import files_below, is_picture, packed_note, system_note, unread_note
 from fna.errors import UserError
 from fna.values import Domain
 
@@ -32,7 +32,7 @@ class Images:
         self.check()
         root = Path(self.root)
         below = files_below(root)
-        paths, notes = [path for path in below if is_picture(path)], [*unread_note(below), *system_note(root)]
+        paths, notes = [path for path in below if is_picture(path)], [*unread_note(below), *packed_note(below), *system_note(root)]
         if not paths:
             told = "".join(f" {note}." for note in notes)
             raise UserError(f"{root}: holds no picture, nor do folders below it; give the place with dataset.root=PATH.{told}")

@@ -7,8 +7,10 @@ from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
-from fna.data.pictures import is_hidden, is_picture
+from fna.data.files import refuse_file
+from fna.data.pictures import files_in, is_hidden, is_picture, packed_note
 from fna.errors import UserError
+from fna.values import counted
 
 LOOKED_AT = 200  # folders, for a split that lies deeper than it should
 TINY_LABELS = "val_annotations.txt"  # in Tiny-ImageNet's val folder, beside images/
@@ -70,6 +72,14 @@ def nested(root: Path, name: str) -> Path | None:
     return None
 
 
+def packed_below(root: Path) -> str:
+    """What to say of archives in ``root`` or the folders in it that were not unpacked; empty where there is none."""
+    found: list[Path] = []
+    with suppress(OSError):
+        found = [path for place in (root, *sorted(root.glob("*/"))) for path in files_in(place)]
+    return "".join(f"; {note}" for note in packed_note(found))
+
+
 def _above(folder: Path, split: str) -> Path:
     return folder.parents[len(PurePath(split).parts) - 1]
 
@@ -78,6 +88,7 @@ def split_folder(root: Path, split: str | None, knob: str = "dataset.split") -> 
     """``root/split``, or ``root`` for None. Raises `UserError` where it is not there: what is there instead."""
     check_split_name(split, knob)
     if not root.is_dir():
+        refuse_file(root)
         raise UserError(
             f"dataset.root={root}: no such folder (looked from {Path.cwd()}); give the place of the data with dataset.root=PATH."
         )
@@ -85,7 +96,13 @@ def split_folder(root: Path, split: str | None, knob: str = "dataset.split") -> 
         return root if split is None else root / split
     there = sorted(path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
     if not there:
-        raise UserError(f"{knob}={split}: {root} holds no such folder, nor another; give dataset.root=PATH.")
+        flat = sum(map(is_picture, files_in(root)))
+        way = "give dataset.root=PATH"
+        if flat:
+            way = (
+                f"{counted(flat, 'picture')} lie flat in it: put each class into a folder, or give dataset=images, which needs none"
+            )
+        raise UserError(f"{knob}={split}: {root} holds no such folder, nor another{packed_below(root)}; {way}.")
     shown = ", ".join(there[:4]) + (f", ... ({len(there)} in all)" if len(there) > 4 else "")
     flat = any(is_picture(path) for path in (root / there[0]).iterdir())
     if knob == "dataset.split" and (inner := nested(root, split)):
@@ -97,4 +114,4 @@ def split_folder(root: Path, split: str | None, knob: str = "dataset.split") -> 
         way = "give one with dataset.train=NAME, or dataset.bank=4 alone: the first 4 images of each class, to learn from"
     other = looks_like(root)
     guess = f" (it looks like {other})" if other else ""
-    raise UserError(f"{knob}={split}: no such folder in {root}; there is {shown}{guess}: {way}.")
+    raise UserError(f"{knob}={split}: no such folder in {root}; there is {shown}{guess}{packed_below(root)}: {way}.")

@@ -22,6 +22,7 @@ from fna.data.pictures import open_image
 from fna.data.prepared import Shelf, Unread
 from fna.data.reading import AHEAD, Reading
 from fna.errors import UserError
+from fna.mistaken import beginning, mistaken
 
 Transform = Callable[[Image.Image], Tensor]
 # what torch says of a loading process that the system killed, or gave no shared memory, files or processes
@@ -64,7 +65,8 @@ def picture(example: Any) -> Image.Image:
 def unread(image: Path, error: BaseException) -> Unread:
     """Why an image cannot be read, where Pillow or the system raised ``error`` for it."""
     system = isinstance(error, MemoryError | FileNotFoundError) or getattr(error, "errno", None) is not None
-    said = str(error).replace(str(image), image.name) or type(error).__name__
+    told = "" if system else mistaken(beginning(image))
+    said = told or str(error).replace(str(image), image.name) or type(error).__name__
     return Unread(f"unreadable image ({said})", not system)
 
 

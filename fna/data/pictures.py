@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fna.data.files import UNREADABLE
+from fna.data.files import UNREADABLE, is_packed
 from fna.errors import UserError
 from fna.values import counted
 
@@ -121,6 +121,17 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def files_in(folder: Path) -> list[Path]:
+    """The files in ``folder`` itself that are not hidden, sorted."""
+    return sorted(path for path in folder.iterdir() if not is_hidden(path.name) and path.is_file())
+
+
+def stray_note(folder: Path) -> list[str]:
+    """A note that counts the pictures which lie beside class folders, in none of them; none where there is none."""
+    stray = sum(map(is_picture, files_in(folder)))
+    return [f"{counted(stray, 'picture')} left out: in {folder} itself, in no class folder"] * bool(stray)
+
+
 def system_note(folder: Path) -> list[str]:
     """A note that counts the pictures below ``folder`` in folders of the system, thumbnails and what was deleted, by those
     folders' names; none where there is none."""
@@ -164,6 +175,15 @@ def unread_note(paths: Iterable[Path]) -> list[str]:
     return [f"{left} left out: {', '.join(sorted(endings))} is not read ({', '.join(sorted(SUFFIXES))} are)"]
 
 
+def packed_note(paths: Iterable[Path]) -> list[str]:
+    """A note of archives among ``paths``, whose pictures are not read; none of one that was unpacked into a folder beside it."""
+    packed = [path for path in paths if is_packed(path) and not path.with_name(path.stem.removesuffix(".tar")).is_dir()]
+    if not packed:
+        return []
+    kinds = ", ".join(sorted({path.suffix.lower() for path in packed}))
+    return [f"{counted(len(packed), 'archive')} ({kinds}; first: {packed[0].name}) left out: unpack what holds pictures"]
+
+
 def _unread(path: Path) -> bool:
     """Whether this is a picture all the same: by its suffix, else by its first bytes."""
     if path.suffix.lower() in OTHER_SUFFIXES or not path.is_file():  # a pipe would be waited for
@@ -192,6 +212,11 @@ def _pages(path: Path) -> int:
             return int(getattr(image, "n_frames", 1))
     except Exception:  # as in `open_image`, which will say what is wrong with it
         return 1
+
+
+def exchanged(size: tuple[int, int], other: tuple[int, int]) -> str:
+    """What to say of two sizes that differ in which side is which; empty for others."""
+    return "; if the image is turned by an EXIF tag, save it turned (PIL.ImageOps.exif_transpose)" if size == other[::-1] else ""
 
 
 def _check_size(width: int, height: int) -> None:

@@ -30,8 +30,8 @@ from torch import Tensor
 
 from fna.data.contents import UNREADABLE, sha256s
 from fna.errors import UserError
-from fna.folders import cache_folder
-from fna.records import file_digest, make_way, read_record, write_atomic, write_record
+from fna.folders import ANOTHER, cache_folder
+from fna.records import file_digest, make_way, read_record, unwritten, write_atomic, write_record
 
 PART = 32  # pictures
 RESERVE = 1 << 30  # bytes that are left to others: rows, results
@@ -152,9 +152,7 @@ class Shelf:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"{self.folder}: cannot be written ({error.strerror}); give another folder with FNA_CACHE=PATH"
-            ) from error
+            raise unwritten(self.folder, error, ANOTHER) from error
         free = shutil.disk_usage(self.folder).free
         if free < size + RESERVE:
             raise UserError(

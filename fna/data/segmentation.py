@@ -21,10 +21,11 @@ from fna.data import files
 from fna.data.base import Dataset, Segmented, taught
 from fna.data.files import UNREADABLE
 from fna.data.layouts import check_split_name, looks_like, to_learn_from
-from fna.data.pictures import files_below, is_hidden, is_picture, system_note, unread_note
+from fna.data.pictures import exchanged, files_below, is_hidden, is_picture, system_note, unread_note
 from fna.data.places import composed, existing
 from fna.data.variants import Declared, refuse_by_name, refuse_by_values, refuse_colours, refuse_moved_colours
 from fna.errors import UserError
+from fna.mistaken import refuse_mistaken
 from fna.values import Domain, Limit, Says, between, counted
 
 Array = np.ndarray
@@ -93,6 +94,8 @@ class LabelMaps:
         """Raise `UserError` where the root is missing or holds something else, or another variant of the labels."""
         check_split_name(self.split)
         check_split_name(self.train, "dataset.train")
+        if self.labels == self.images:
+            raise UserError(f"dataset.labels={self.labels}: these are the images themselves; give the path of their label maps.")
         if (count := len(class_names(self.classes))) > IGNORE:
             raise UserError(
                 f"dataset.classes: {count} names; {IGNORE} at most, since {IGNORE} is what is ignored: give fewer classes."
@@ -186,17 +189,29 @@ class LabelMaps:
     def _examples(self, split: str) -> list[Segmented]:
         root = Path(self.root)
         pattern = self.images.format(split=split, name="{name}")
-        names = self._listed(split) if self.listing else names_below(root, pattern)
+        names = self._listed(split) if self.listing else self._names(split)
         examples = [
             Segmented(name, *(existing(root / path.format(split=split, name=name)) for path in (self.images, self.labels)))
             for name in names
         ]
         missing = [file for example in examples for file in (example.image, example.labels) if not file.is_file()]
         if missing:
-            raise UserError(f"{self.name}: {len(missing)} files of split {split} are missing, the first is {missing[0]}.")
+            are = "is" if len(missing) == 1 else "are"
+            mend = "take out what has no label map, or give the names that have both with dataset.listing=FILE"
+            if self.listing:
+                mend = f"each line of {self.listing.format(split=split)} stands for {{name}} in {self.images} and {self.labels}"
+            raise UserError(
+                f"{self.name}: {counted(len(missing), 'file')} of split {split} {are} missing, the first is {missing[0]}; {mend}."
+            )
         if not examples:
             raise UserError(f"{self.name}: no images {root / pattern}.")
         return examples
+
+    def _names(self, split: str) -> list[str]:
+        """Of every image that is there; a label map beside it that its pattern takes too (a_mask.png by {name}.png) is none."""
+        found = names_below(Path(self.root), self.images.format(split=split, name="{name}"))
+        labels = {self.labels.format(split=split, name=name) for name in found}
+        return [name for name in found if self.images.format(split=split, name=name) not in labels]
 
     def _listed(self, split: str) -> list[str]:
         assert self.listing is not None
@@ -229,7 +244,9 @@ def _refuse_other_sizes(examples: Sequence[Segmented]) -> None:
         except UNREADABLE:
             continue
         if size != own:
-            raise UserError(f"{example.labels}: {own[0]}x{own[1]}, but its image {example.image} is {size[0]}x{size[1]}.")
+            raise UserError(
+                f"{example.labels}: {own[0]}x{own[1]}, but its image {example.image} is {size[0]}x{size[1]}{exchanged(size, own)}."
+            )
 
 
 def class_names(classes: Sequence[str] | str) -> list[str]:
@@ -266,7 +283,8 @@ def read_values(file: Path) -> Array:
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise many things on damaged files, see `pictures.open_image`
-        raise UserError(f"{file}: cannot be read as a label map ({error}).") from error
+        refuse_mistaken(file)
+        raise UserError(f"{file}: cannot be read as a label map ({error}); give a PNG of class values.") from error
 
 
 def _refuse_stretched(image: Image.Image, file: Path) -> None:
@@ -295,8 +313,20 @@ def to_classes(values: Array, table: Array, file: Path, name: str) -> Array:
     classes = np.where(inside, table[np.where(inside, values, 0)], UNKNOWN)
     if (classes == UNKNOWN).any():
         value = values[classes == UNKNOWN][0]
-        raise UserError(f"{file}: label value {value}, which no class of {name} has; is this another data set's label map?")
+        raise UserError(
+            f"{file}: label value {value}, which no class of {name} has: {_declared_values(table)}; name all classes "
+            "(dataset.classes), or the values that are none (dataset.ignored=[...]), or is this another data set's label map?"
+        )
     return classes
+
+
+def _declared_values(table: Array) -> str:
+    """What a `lookup` table takes, in words: the classes' values and the ignored ones."""
+    ignored = np.flatnonzero(table == IGNORE).tolist()
+    taken = np.flatnonzero((table != IGNORE) & (table != UNKNOWN)).tolist()
+    besides = f", {', '.join(map(str, ignored))} {'is' if len(ignored) == 1 else 'are'} ignored" * bool(ignored)
+    gaps = " with gaps" * (taken[-1] - taken[0] >= len(taken))
+    return f"its {len(taken)} have {taken[0]} to {taken[-1]}{gaps}{besides}"
 
 
 def names_below(root: Path, pattern: str) -> list[str]:
@@ -324,6 +354,7 @@ def check_split(root: Path, stem: str, split: str) -> None:
 def check_folder(name: str, root: Path, needed: Sequence[str]) -> None:
     """Raise `UserError` unless ``root`` holds the ``needed`` files or folders; say what it looks like instead."""
     if not root.is_dir():
+        files.refuse_file(root)
         raise UserError(f"dataset.root={root}: no such folder; scripts/prepare.py {name} says how to get the data.")
     missing = [path for path in needed if not (root / path).exists()]
     if missing:

@@ -18,7 +18,8 @@ from fna.data.scene_files import SEEDS, digest_of, foreign_picture, write_split
 from fna.data.scene_questions import KINDS
 from fna.data.scenes import COLOURS, SHAPES
 from fna.errors import UserError
-from fna.folders import cache_folder
+from fna.folders import ANOTHER, cache_folder
+from fna.records import unwritten
 from fna.values import Count, Domain, between
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class _Drawn:
         try:
             return write_split(root, self.split, self.count, self.size, kind)
         except OSError as error:
-            raise UserError(f"{root}: scenes cannot be kept there ({error}); give a folder with FNA_CACHE=PATH.") from error
+            raise unwritten(root, error, ANOTHER) from error
 
     def _refuse_pictures(self, root: Path) -> None:
         """Raise `UserError` where pictures lie below ``root``: somebody's own, where none is drawn."""

@@ -12,6 +12,7 @@ from fna.data import captions, files
 from fna.data.base import Captioned, Dataset, is_text
 from fna.data.places import existing
 from fna.errors import UserError
+from fna.mistaken import refuse_mistaken
 from fna.values import Count, Domain
 
 
@@ -45,6 +46,7 @@ class TsvCaptions:
         self.check()
         source, folder = Path(self.root) / self.annotations, Path(self.root) / self.images
         found: dict[str, tuple[str, ...]] = {}
+        refuse_mistaken(source)
         try:
             with open(source, encoding="utf-8-sig", newline="") as file:
                 reader = csv.DictReader(file, delimiter="\t")
@@ -62,7 +64,7 @@ class TsvCaptions:
                         raise UserError(f"{source}, line {reader.line_num}: no filepath; give the image of each line.")
                     found[key] = found.get(key, ()) + _captions(row["captions"], source, reader.line_num)
         except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(f"{source}: not a TSV ({error}).") from error
+            raise UserError(f"{source}: not a TSV ({error}); save it as text in UTF-8.") from error
         examples = [Captioned(key, existing(folder / key), texts) for key, texts in found.items()]
         return captions.dataset(self.name, self.split, self.domain, source, examples, limit, self.captions_per_image)
 

@@ -25,7 +25,9 @@ def scored(path: Path, scoring: str | None = None) -> dict[str, dict[str, float]
         content = regular(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give the predictions.jsonl of a run of task=vqa.") from error
-    for number, text in enumerate(content.splitlines(), 1):
+    for number, text in enumerate(content.split("\n"), 1):  # JSON may hold what str.splitlines takes for an end
+        if not text.strip():
+            continue
         where = f"{path}, line {number}"
         line = _line(text, where)
         _check(line, where, scoring, lines.get(line["variant"], [line])[0])

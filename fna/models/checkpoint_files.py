@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from fna.errors import UserError, is_memory
+from fna.mistaken import LFS, PACKED
 from fna.models.checkpoint_paths import FOREIGN, INSTEAD, weights_file
 from fna.models.pickled import pickle_protocol, tensors_key
 
 PROTOCOL = 2  # of the pickles that torch writes
 PICKLE = b"\x80"  # of torch files before the zip archives of torch 1.6
-LFS = b"version https://git-lfs"
 ALONE = "torch.save(model.state_dict(), FILE)"
 JAX = re.compile(r"(.*/)?Transformer/encoderblock(_\d+)?/.+")  # in Google's vision transformers, one by one or stacked
 # A map of maps with short names, as Flax writes its parameters.
@@ -32,10 +32,7 @@ KINDS = (
     (b"GGUF", "a GGUF file of quantised weights", "give the weights as safetensors"),
     (b"\x89HDF", "an HDF5 file (Keras)", "give PyTorch weights"),
     (b"\x93NUMPY", "a numpy array", f"save the weights with {ALONE}"),
-    (b"\x1f\x8b", "packed by gzip", "unpack it"),
-    (b"\x28\xb5\x2f\xfd", "packed by zstd", "unpack it"),
-    (b"7z\xbc\xaf", "packed by 7z", "unpack it"),
-    (b"\xfd7zXZ", "packed by xz", "unpack it"),
+    *((sign, f"packed by {by}", "unpack it") for sign, by in PACKED),
 )
 
 

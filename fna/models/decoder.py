@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from fna.errors import UserError
-from fna.folders import cache_folder
+from fna.folders import ANOTHER, cache_folder
 from fna.models import weights
 from fna.models.base import Decoder, Model, Weights
 from fna.models.checkpoint_paths import refuse_adapter, weights_file
@@ -128,7 +128,10 @@ class TextModel:
         if self._file.is_dir():
             return self._file
         target = self._converted
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritten(target, error, ANOTHER) from error
         with only_one(target):
             if not target.is_dir():
                 _convert(self._file, target)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from fna.data.base import Dataset, listed_once
 from fna.data.loading import Kept
-from fna.data.oddities import image_notes
+from fna.data.oddities import copies_note, image_notes
 from fna.data.prepared import Cache
 from fna.data.reading import Reading
 from fna.models.base import Model
@@ -55,6 +55,7 @@ def load(asked: Asked) -> Loaded:
         asked.model.check_published()
     dataset = listed_once(asked.dataset.load(cfg.limit))
     dataset.notes += image_notes(example.image for example in dataset.examples if hasattr(example, "image"))
+    dataset.notes += [] if _by_user(asked.dataset) else copies_note(dataset.examples)
     model = asked.model.build(image_size=_size(cfg), device=device, dtype=cfg.dtype, seed=cfg.seed)
     model.config = model_config(cfg)
     images = f", images of {' x '.join(map(str, model.image_size))} px" if model.tokens.grid is not None else ""

@@ -23,6 +23,7 @@ from fna.data.base import Dataset
 from fna.data.layouts import teaches
 from fna.data.segmentation import SegmentedDataset
 from fna.errors import UserError
+from fna.metrics.iou import NAMED
 from fna.models.base import Model
 from fna.progress import through
 from fna.records import file_digest, make_way, only_one, read_record, write_atomic, write_record
@@ -55,6 +56,7 @@ class LinearHead:
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset({"encode_image"})
     _fitted: dict[str, tuple[str, nn.Module]] = field(default_factory=dict, repr=False)
+    _unseen: list[str] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         if self.refit and self.checkpoint is not None:
@@ -78,10 +80,14 @@ class LinearHead:
             raise UserError(_untaught(dataset.name, dataset.split))
 
     def notes(self, dataset: SegmentedDataset) -> list[str]:
-        """On how many images it was trained, where it was trained here."""
+        """On how many images it was trained, and what these do not show, where it was trained here."""
         if self.checkpoint is not None or dataset.training is None:
             return []
-        return [f"linear head: trained on {counted(len(dataset.training().examples[: self.images]), 'image')}"]
+        told = [f"linear head: trained on {counted(len(dataset.training().examples[: self.images]), 'image')}"]
+        if self._unseen:
+            names = ", ".join(self._unseen[:NAMED]) + ", ..." * (len(self._unseen) > NAMED)
+            told.append(f"{told[0]}, in which {len(self._unseen)} of {len(dataset.classes)} classes are labelled nowhere: {names}")
+        return told[-1:]
 
     def features(self, model: Model, images: Tensor) -> Tensor:
         """``[b, D, rows, columns]`` of images as the model wants them."""
@@ -103,6 +109,7 @@ class LinearHead:
                     if not _whole(file):
                         self._train(source, file)
             self._fitted[run.variant] = (key, _load(file, dataset).to(model.device).eval())
+            self._unseen = _recipe(file).get("unseen", [])
         return key
 
     def score(self, model: Model, dataset: SegmentedDataset, run: Run, view: Inference, cache: Path) -> Score:
@@ -124,7 +131,9 @@ class LinearHead:
             torch.manual_seed(source.run.seed)
             head = _new(features.shape[1], shares.shape[1]).to(source.model.device)
             losses = self._descend(head, features, shares, source.model.device)
-        recipe = {"recipe": self._decides(source), "classes": list(source.data.classes), "losses": losses}
+        shown = np.asarray(shares.any((0, 2, 3))).tolist()
+        unseen = [name for name, seen in zip(source.data.classes, shown, strict=True) if not seen]
+        recipe = {"recipe": self._decides(source), "classes": list(source.data.classes), "losses": losses, "unseen": unseen}
         _keep(file, head, recipe)
 
     def _descend(self, head: nn.Module, features: Array, shares: Array, device: torch.device) -> list[float]:
@@ -174,12 +183,17 @@ def _new(width: int, classes: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(bn=nn.BatchNorm2d(width), conv=convolution))
 
 
+def _recipe(file: Path) -> dict[str, Any]:
+    """What was kept with a head that was trained here; nothing of others."""
+    with safe_open(file, "pt") as opened:
+        return dict(json.loads((opened.metadata() or {}).get("fna", "{}")))
+
+
 def _load(file: Path, dataset: Dataset) -> nn.Sequential:
     """A head from its file. Raises `UserError` for another number of classes, or for a file that holds no such head."""
     try:
         state = load_file(file)
-        with safe_open(file, "pt") as opened:
-            known = json.loads((opened.metadata() or {}).get("fna", "{}")).get("classes", [])
+        known = _recipe(file).get("classes", [])
         classes, width = state["conv.weight"].shape[:2]
     except (OSError, SafetensorError, KeyError) as error:
         raise UserError(f"{file}: not a linear head of fna ({error}); remove it or give task.head.checkpoint=PATH.") from error

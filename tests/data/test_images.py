@@ -37,5 +37,5 @@ def test_what_holds_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no picture, .*dataset\.root=PATH\. 1 picture left out"):
         Images(str(tmp_path)).load(None)
     picture(tmp_path / "file.jpg")
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match=r"file\.jpg: a file, no folder"):
         Images(str(tmp_path / "file.jpg")).check()

@@ -237,7 +237,7 @@ def test_colour_labels_and_missing_label_files_are_refused(tmp_path: Path) -> No
     with pytest.raises(UserError, match="colour image"):
         only(source("camvid", tmp_path).load(None))
     (tmp_path / "valannot/a.png").unlink()
-    with pytest.raises(UserError, match=r"1 files of split val are missing, the first is .*a\.png"):
+    with pytest.raises(UserError, match=r"1 file of split val is missing, the first is .*a\.png"):
         source("camvid", tmp_path).load(None)
 
 
