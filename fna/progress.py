@@ -25,7 +25,11 @@ def bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
     It has no rate: variants share what they have in common, so that the images a second of one are no speed.
     """
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.completed}") if total is None else MofNCompleteColumn(),
+    )
     passed = (TimeElapsedColumn(), TextColumn("passed" if total is None else "passed,"))
     times = passed if total is None else (*passed, TimeRemainingColumn(), TextColumn("left"))
     with Progress(*columns, *times, console=console, speed_estimate_period=REMEMBERED) as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,14 @@ from omegaconf import MISSING, OmegaConf
 from fna.values import Landmarks, Limit, Pixels, Positive, Says, between, held, of_length
 
 DTYPES = ("float32", "bfloat16", "float16")
+# How tables and other programs call a dtype and a device.
+DTYPES_OTHERWISE = {
+    "fp32": "float32", "float": "float32", "single": "float32", "f32": "float32", "32": "float32", "no": "float32",
+    "bf16": "bfloat16", "bfloat": "bfloat16", "bf16-mixed": "bfloat16",
+    "fp16": "float16", "half": "float16", "f16": "float16", "16": "float16", "16-mixed": "float16",
+}  # fmt: skip
+GPUS = {f"{name}{number}": f"cuda:{number}" for name in ("", "cuda", "gpu", "gpu:") for number in range(8)}
+DEVICES_OTHERWISE = {"gpu": "cuda", **GPUS}
 DRAWS = 100  # of fewer, a 95 % interval is made of the two or three outermost
 
 
@@ -122,8 +131,12 @@ ACCEPTED: dict[str, Any] = {
     "tolerance": Positive,
     "limit": Annotated[int, between(1, 1_000_000_000)] | None,
     "batch_size": Annotated[int, between(1, 65_536)],
-    "device": Annotated[str, Limit("", lambda text: DEVICE.fullmatch(text) is not None), Says("auto, cpu, cuda or cuda:1")],
-    "dtype": Literal[DTYPES],
+    "device": Annotated[
+        str,
+        Limit("", lambda text: DEVICE.fullmatch(text) is not None and text not in DEVICES_OTHERWISE),
+        Says("auto, cpu, cuda or cuda:1", (), (*DEVICES_OTHERWISE.items(),)),
+    ],
+    "dtype": Annotated[Literal[DTYPES], Says("float32, bfloat16 or float16", (), (*DTYPES_OTHERWISE.items(),))],
     "seed": Annotated[int, between(0, 2**32 - 1)],
     "strict": bool,
     "workers": Annotated[
@@ -158,6 +171,14 @@ ACCEPTED: dict[str, Any] = {
 }
 
 
+def _decoded(text: str) -> Any:
+    """What ``${oc.env:COUNT}`` gives, which is text whatever it says, as a number where it reads as one."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
+
+
 def check_knobs(cfg: Any) -> None:
     """Refuse root values that no run could use; write out paths under ``~`` in ``cfg``, and 64.0 as 64. Needs no torch.
 
@@ -165,6 +186,9 @@ def check_knobs(cfg: Any) -> None:
     """
     for knob, kind in ACCEPTED.items():
         value = OmegaConf.select(cfg, knob)
+        if isinstance(value, str) and "." not in knob and OmegaConf.is_interpolation(cfg, knob):
+            value = _decoded(value)
+            OmegaConf.update(cfg, knob, value)
         fitted = held(kind, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value, knob)
         if isinstance(value, str | float) and (fitted != value or type(fitted) is not type(value)):
             OmegaConf.update(cfg, knob, fitted)

@@ -35,11 +35,12 @@ class Limit(NamedTuple):
 class Says(NamedTuple):
     """How a type is put in words, where spelling out its parts would not help: ``Annotated[int | str, Says("...")]``.
 
-    ``names``: the words among its values, of which a typo of one is told.
+    ``names``: the words among its values, of which a typo of one is told. ``otherwise``: what others call these, in small letters.
     """
 
     words: str
     names: tuple[str, ...] = ()
+    otherwise: tuple[tuple[str, str], ...] = ()
 
 
 class Misfit(ValueError):
@@ -160,6 +161,8 @@ def _as_said(value: Any) -> Any:
 def _meant(kind: Any, value: Any) -> str:
     """The word of a type that may have been meant by this one, as a question; "" where none is near."""
     said = [part for part in get_args(kind) if isinstance(part, Says)] if get_origin(kind) is Annotated else []
+    if said and (known := dict(said[0].otherwise).get(shown(value).lower().removeprefix("torch."))):
+        return f"did you mean {known}? "
     return nearest(value, said[0].names) if said and isinstance(value, str) else ""
 
 

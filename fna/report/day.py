@@ -203,10 +203,16 @@ def lost(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [(_jobs(those, everywhere), why) for why, those in reasons.items()]
 
 
+def _folder(run: Run) -> str:
+    """Where a run lies below the report's folder; of the one in that itself the folder's name."""
+    return f"{run.folder.resolve().name}{run.name[1:]}" if re.match(r"\.(:|$)", run.name) else run.name
+
+
 def _jobs(runs: Sequence[Run], everywhere: set[str]) -> str:
     """Jobs by their folders and what of their words sets them apart."""
     typed = [set(run.result.get("overrides") or []) for run in runs]
     shared = set.intersection(*typed) if len(runs) > 1 else everywhere
     own = [" ".join(word for word in run.result.get("overrides") or [] if word not in shared and decisive(word)) for run in runs]
-    named = [f"{run.name} ({words})" if words else run.name for run, words in zip(runs, own, strict=True)]
+    places = [_folder(run) for run in runs]
+    named = [f"{place} ({words})" if words else place for place, words in zip(places, own, strict=True)]
     return ", ".join(named[:SHOWN]) + (f" and {len(named) - SHOWN} more" if len(named) > SHOWN else "")

@@ -67,6 +67,11 @@ class Figure:
         unsaid = {key for key in typed if key not in keys and FOLLOWS.get(key) not in keys}
         return not unsaid and all(_same(key, setting(result, key), text) for key, text in keys.items() if text)
 
+    def unlike(self, result: Result) -> dict[str, str]:
+        """The settings in which a result differs, and its own values."""
+        told = {key: setting(result, key) for key, text in self.keys if text and not _same(key, setting(result, key), text)}
+        return {key: formats.value_of(key, value) for key, value in told.items()}
+
     def missed(self, result: Result) -> bool:
         """Whether ours lies further off than the tolerance."""
         ours = dig(result, "metrics", self.metric)
@@ -198,9 +203,22 @@ class Expected:
         named = ", ".join(dict.fromkeys(key for result in self.results for key in result.get("metrics") or {}))
         what = f": none has {', '.join(unknown)}" if unknown else ""
         what += f" (metrics here: {named})" if named and any(figure.metric in unknown for figure in lost) else ""
+        what = what or self._apart_in(lost)
         said += [_elsewhere(elsewhere)] if elsewhere else []
         fit = "matches" if len(lost) == 1 else "match"
         return said + ([f"{len(lost)} of {counted(len(self.figures), 'expected figure')} {fit} no result{what}"] if lost else [])
+
+    def _apart_in(self, lost: Sequence[Figure]) -> str:
+        """The one setting in which all these figures differ from our nearest result, ``: samples 10000 there, 20 here``."""
+        nearest = [
+            min((figure.unlike(result) for result in self.results if _world(result) == figure.world), key=len) for figure in lost
+        ]
+        keys = {key for unlike in nearest for key in unlike}
+        if len(keys) != 1 or not all(nearest):
+            return ""
+        (key,) = keys
+        theirs, ours = ([dict(figure.keys)[key] for figure in lost], [unlike[key] for unlike in nearest])
+        return f": {formats.field_name(key)} {_either(theirs)} there, {_either(ours)} here"
 
     def tables(self) -> list[Theirs]:
         """A table of the figures apart for each source, model, data set and kind of setting."""
@@ -247,6 +265,12 @@ def _table(figures: Sequence[Figure], results: Sequence[Result]) -> Theirs:
         rows.append(cells)
     heads, rows, once = fold(heads, rows)
     return Theirs("; ".join([figures[0].told(results), *(f"{head} {value}" for head, value in once)]), heads, rows)
+
+
+def _either(texts: Sequence[str]) -> str:
+    """``16, 32``: each once; of many the first."""
+    once = list(dict.fromkeys(texts))
+    return ", ".join([*once[:3], *(["..."] if len(once) > 3 else [])])
 
 
 def _elsewhere(count: int) -> str:

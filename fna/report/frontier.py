@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fna.report import formats, words
+from fna.report.canvas import svg_axes
 from fna.report.grid import Grid
 from fna.report.plots import INK, LINE, SOFT, Plot, svg
 from fna.report.results import Run, dig, interval, number, ratio
@@ -142,15 +143,10 @@ def _is_smaller(point: Point) -> bool:
 
 def draw(name: str, found: Sequence[Point], cost: Cost) -> Plot | None:
     """Error over one cost, the undominated points joined and numbered; None for fewer points than are worth it."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
     best = undominated(found, cost)
     if sum(cost(point) is not None for point in found) < FEWEST:
         return None
-    figure = Figure(figsize=(5.4, 3.8), layout="constrained")
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
+    figure, axes = svg_axes(3.8)
     axes.set_yscale("log")
     axes.axvline(1, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
     for point in found:

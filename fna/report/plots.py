@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fna.report import formats, verdicts, words
+from fna.report.canvas import svg_axes
 from fna.report.crossover import crossovers, sides
 from fna.report.expected import load_expected
 from fna.report.results import IDENTITY, Run, dig, interval, number, setting
@@ -255,12 +256,7 @@ def _ends(values: Sequence[Value]) -> list[list[float]] | None:
 
 
 def _figure(plot: Axes) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.4, 3.4), layout="constrained")
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
+    figure, axes = svg_axes(3.4)
     if plot.level is not None:
         axes.axhline(plot.level, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
     if plot.x is _speedup:

@@ -139,6 +139,12 @@ def reference(result: Result) -> str:
     return "exact" if exact is not None and exact > (full or 0.0) else "full"
 
 
+def written_by(result: Result) -> list[str]:
+    """The files beside a result that are of it; none of a result of before these were listed."""
+    files = result.get("files")
+    return [name for name in files if isinstance(name, str) and name == Path(name).name] if isinstance(files, list) else []
+
+
 def expected_files(*results: Result) -> list[str]:
     """The files of others' figures that results name, each once; one that stands for several runs may name a list."""
     named = (result.get("expected") for result in results)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fna.report.canvas import svg_axes
 from fna.report.pictures import Album, Picture, grid_cells
 from fna.report.plots import INK, LINES, SOFT, Plot, svg
 
@@ -86,12 +87,7 @@ def token_plots(study: dict[str, Any]) -> list[Plot]:
 
 
 def _axes(x: str, y: str) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.4, 3.4), layout="constrained")
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
+    figure, axes = svg_axes(3.4)
     axes.locator_params("x", integer=True)  # blocks, ranks and counts
     axes.set_xlabel(x, color=SOFT)
     axes.set_ylabel(y, color=SOFT)

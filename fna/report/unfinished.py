@@ -22,7 +22,7 @@ def unfinished(root: Path, finished: Container[tuple[str, ...]]) -> dict[Path, d
     """
     found = {}
     for noted in root.rglob(NOTED):
-        folder, words = noted.parent.parent, _words(noted)
+        folder, words = noted.parent.parent, noted_words(noted.parent.parent)
         if words is not None and tuple(words) not in finished and not (folder / "result.json").exists():
             why = f"started, never finished (or still running): {_again(folder, words)}"
             found[folder] = {"status": "unfinished", "error": why}
@@ -40,8 +40,9 @@ def _again(folder: Path, words: list[str]) -> str:
     return f"{shlex.join(command)} goes on with it, finished rows stay"
 
 
-def _words(noted: Path) -> list[str] | None:
-    found = _read(noted)
+def noted_words(folder: Path) -> list[str] | None:
+    """The words of the last run in a folder, as Hydra noted them; None where it did not."""
+    found = _read(folder / NOTED)
     return [str(word) for word in found] if isinstance(found, list) else None
 
 

@@ -16,9 +16,11 @@ from fna.report.expected import Expected, Theirs, load_expected
 from fna.report.grid import Grid
 from fna.report.pictures import Album, Gallery, read_gallery
 from fna.report.plots import Plot
-from fna.report.results import Result, Run, dig, interval, number, ratio, reference
+from fna.report.results import Result, Run, dig, interval, number, ratio, reference, written_by
 from fna.report.segments import Mapped, read_maps
+from fna.report.tokens import FILE as TOKENS
 from fna.report.tokens import Marked, heat_tables, read_marked, read_tokens, sentence, token_plots
+from fna.report.unfinished import noted_words
 from fna.report.words import Part
 
 SIDES = ("full", "exact", "variant")
@@ -166,7 +168,8 @@ def view(run: Run, album: Album, pictures: int | None = None) -> View:
 
 def study_of(run: Run, album: Album, pictures: int | None = None) -> Study | None:
     """The study of task=tokens, if the run made one."""
-    found = read_tokens(run.folder)
+    stale = "files" in run.result and TOKENS not in written_by(run.result)  # of an earlier run in the folder
+    found = None if stale else read_tokens(run.folder)
     if found is None:
         return None
     return Study(sentence(found), token_plots(found), heat_tables(found), read_marked(run.folder, album, pictures))
@@ -305,6 +308,10 @@ def _command(run: Run) -> str:
 
 
 def _config(run: Run) -> str:
+    """What Hydra noted of the run, unless a later one that came to nothing noted its own there."""
+    typed = run.result.get("overrides")
+    if isinstance(typed, list) and noted_words(run.folder) not in (None, typed):
+        return ""
     return _text(run, ".hydra/config.yaml")
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString, RangeSweep
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from fna.configs import CONF, choices, load_option, search_path
@@ -60,8 +62,18 @@ def _in_experiment(group: str, name: str, extra: Sequence[Path]) -> list[str]:
     params = OmegaConf.select(node, "hydra.sweeper.params")  # its keys have dots
     swept = params.get(group) if isinstance(params, DictConfig) else None
     if swept is not None:
-        return [part.strip() for part in str(swept).split(",")]
+        return _named(group, str(swept), extra)
     return _in_defaults("experiment", name, group, extra)
+
+
+def _named(group: str, swept: str, extra: Sequence[Path]) -> list[str]:
+    """The options in what a sweep says of a group: ``fna,exact``, ``choice(fna,exact)``, ``glob(fna*)``."""
+    try:
+        override = OverridesParser.create().parse_override(f"{group}={swept}")
+    except HydraException:
+        return [part.strip() for part in swept.split(",")]
+    found = globbed(override._value, choices(group, extra)) if isinstance(override._value, Glob) else values(override)
+    return [str(name) for name in found]
 
 
 def _in_defaults(kind: str, name: str, group: str, extra: Sequence[Path]) -> list[str]:

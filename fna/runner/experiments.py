@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from fna.configs import load_option
 from fna.errors import UserError
 from fna.runner.chosen import values
-from fna.runner.remedies import Known
+from fna.runner.hydras import MODES
+from fna.runner.remedies import Known, takes
 from fna.schema import ACCEPTED, Knobs
 from fna.spelling import nearest
 from fna.values import held, shown
@@ -31,6 +32,9 @@ def check_experiment(name: str, known: Known, extra: Sequence[Path]) -> None:
         elif key != "hydra":
             _check_root(file, key, value)
     hydras = said.get("hydra")
+    mode = hydras.get("mode") if isinstance(hydras, dict) else None
+    if mode not in (None, *MODES):
+        raise UserError(f"{file}: hydra.mode: {shown(mode)}: write {' or '.join(MODES)}, the latter for a sweep without -m")
     sweeper = hydras.get("sweeper") if isinstance(hydras, dict) else None
     params = sweeper.get("params") if isinstance(sweeper, dict) else None
     for key, value in params.items() if isinstance(params, dict) else ():
@@ -52,6 +56,8 @@ def _check_swept(file: Path, word: str, known: Known) -> None:
         raise UserError(f"{file}: hydra.sweeper.params: {word}: cannot be read; write several values as 16,32.") from error
     key = override.key_or_group
     for value in swept:
+        if isinstance(value, list) and key in ACCEPTED and not takes(ACCEPTED[key], value):
+            raise UserError(f"{file}: {key}={shown(value)}: is one value to a sweep; write several as {key}: {shown(value)[1:-1]}")
         if key in known and value not in known[key]:
             raise UserError(
                 f"{file}: {key}={shown(value)}: no such {key}; {nearest(str(value), known[key])}there is {', '.join(known[key])}."
@@ -73,6 +79,9 @@ def _check_root(file: Path, key: str, value: Any) -> None:
 
 def _check_name(file: Path, key: str, names: Iterable[str]) -> None:
     names = list(names)
+    root, _, rest = key.partition(".")
+    if rest and root in names:
+        raise UserError(f"{file}: {key}: YAML has no points in keys; write {root}: and below it, indented, {rest}: ...")
     if key not in names:
         near = difflib.get_close_matches(key, names, 1)
         raise UserError(f"{file}: {key}: no such knob; {f'did you mean {near[0]}?' if near else 'there is ' + ', '.join(names)}")

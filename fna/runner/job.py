@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fna.errors import UserError
 from fna.records import json_bytes, write_atomic
+from fna.report.results import read
 from fna.runner.asked import Asked, ask
 from fna.runner.failures import keep_traceback, line, mendable
 from fna.runner.files import checked_folder
@@ -28,9 +29,9 @@ def run(
     of a task without metrics (agreement, speedup).
 
     ``words``: those that ``cfg`` was composed of, which the contenders of ``versus`` start from. What is refused before anything
-    ran leaves no folder, except in a sweep, which counts its jobs. A later failure leaves a failed ``result.json``; one of the
-    logger, or of a contender among others, leaves the result whole, and is in it. Alone a job raises it; in a sweep it is
-    printed and the next job runs.
+    ran leaves no folder, and an earlier result as it is, except in a sweep, which counts its jobs. A later failure leaves a failed
+    ``result.json``; one of the logger, or of a contender among others, leaves the result whole, and is in it. Alone a job raises
+    it; in a sweep it is printed and the next job runs.
     """
     started = time.perf_counter()
     field = None
@@ -46,7 +47,8 @@ def run(
         write_atomic(folder / "result.json", json_bytes(result))
     except (Exception, SystemExit) as raised:
         error = mendable(raised)
-        if field is None and isinstance(error, UserError) and not in_sweep and remove_bare(folder):
+        early = field is None and isinstance(error, UserError) and not in_sweep
+        if early and (remove_bare(folder) or read(folder / "result.json").get("status") == "ok"):
             _tell(error, False)  # raised
         keep_traceback(error, folder)
         kept = _write_failure(failed(cfg, names, folder, line(error), round(time.perf_counter() - started, 2)), folder)

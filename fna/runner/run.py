@@ -77,7 +77,7 @@ def contest(asked: Asked, loaded: Loaded, field: Field, folder: Path, started: f
         compared = [
             Compared(one.contender, one.scored, comparison, cost) for (one, comparison), cost in zip(beside, costs, strict=True)
         ]
-        shown.hang(folder, loaded, rows, full, compared, cfg.gallery)
+        files = shown.hang(folder, loaded, rows, full, compared, cfg.gallery)
     entries = _entries(asked.contenders, compared, lost, loaded.model)
     told = {
         "environment": env.environment(str(loaded.model.device)),
@@ -85,6 +85,7 @@ def contest(asked: Asked, loaded: Loaded, field: Field, folder: Path, started: f
         "warnings": [*field.warnings, *said],
         "notes": [*notes(loaded.task, full.outcome, loaded.dataset), *limits],
         "reading": read,
+        "files": files,
         "seconds": round(time.perf_counter() - started, 2),
     }
     return result.whole(asked, loaded, full, entries, pairs, told)

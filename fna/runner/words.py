@@ -34,15 +34,15 @@ from fna.runner.experiments import check_experiment
 from fna.runner.hydras import check_hydras, check_place, is_hydras
 from fna.runner.parsing import parsed, read, uncut
 from fna.runner.remedies import Known, Options, kind_of, takes, written
-from fna.schema import ACCEPTED, Knobs
+from fna.schema import ACCEPTED, DTYPES, DTYPES_OTHERWISE, Knobs
 from fna.values import held, shown
 
 HYDRAS_KEYS = ("_args_", "_convert_", "_partial_", "_recursive_")  # they change how an object is built, not which
 # What others call the folder that a run writes into.
 WHERE = re.compile(r"((out(put)?s?|results?|runs?|save|logs?|exp|work)[_-]?)?(dir|folder|path)|out(put)?s?|results?|save")
-# What tables and others call dtype, and its values.
-PRECISION = ("precision", "amp", "half", "torch_dtype")
-PRECISIONS = {"fp32": "float32", "float32": "float32", "32": "float32", "bf16": "bfloat16", "bfloat16": "bfloat16"}
+# What others call dtype, and the values of it that they have besides.
+PRECISION = ("precision", "mixed_precision", "amp", "torch_dtype")
+PRECISIONS = {**DTYPES_OTHERWISE, **{name: name for name in DTYPES}, "true": "float16", "false": "float32"}
 LISTED = re.compile(r"[\w.-]+(,[\w.-]+)*")  # words that can only be meant one by one
 
 
@@ -109,8 +109,11 @@ def _meant_knob(name: str, value: str) -> str:
     """What to type instead of a knob that there is not."""
     if WHERE.fullmatch(name):
         return "hydra.run.dir=FOLDER says where a run is written, hydra.sweep.dir=FOLDER where a sweep (-m) is."
+    if name in DTYPES_OTHERWISE:  # fp16=true, as flags of trainers
+        return f"did you mean dtype={DTYPES_OTHERWISE[name]}?"
     if name in PRECISION:
-        return f"did you mean dtype={PRECISIONS.get(value.lower(), 'float16')}?"
+        meant = PRECISIONS.get(value.lower().removeprefix("torch."))
+        return f"did you mean dtype={meant}?" if meant else f"dtype is {', '.join(DTYPES)}."
     near = difflib.get_close_matches(name, [*Knobs.__dataclass_fields__], 1)
     return f"did you mean {near[0]}?" if near else f"there is {', '.join(Knobs.__dataclass_fields__)}."
 

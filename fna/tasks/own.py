@@ -29,6 +29,7 @@ TOPS = ("top1", "top5")
 ROUNDING = 1e-3  # that a probability in half precision may be above 1
 SPENT = "it is exhausted: hand over one that can be gone through again, a DataLoader or list(...) of its batches."
 SPARSE = 4  # times as many outputs as the targets name: these may be no classes
+NAMELESS = "metric"  # one that has no name
 SAMPLES = "(samples)"  # the count that means are taken over: called as no function can be
 
 Forward = Callable[[Tensor], Tensor]
@@ -110,6 +111,10 @@ class Own:
         return {name: 100.0 * values / sums[SAMPLES] for name, values in sums.items() if name != SAMPLES}
 
     @property
+    def _called(self) -> str:
+        return "the metric" if self._name == NAMELESS else f"metric {self._name}"
+
+    @property
     def errors(self) -> tuple[str, ...]:
         """Metrics of which less is better."""
         return (self._name,) if self.lower_is_better else ()
@@ -152,16 +157,16 @@ class Own:
         try:
             given = self.metric(out, targets)
         except Exception as error:
-            raise UserError(f"metric {self._name} fails on outputs {list(out.shape)} and {_said(targets)}: {error}") from error
+            raise UserError(f"{self._called} fails on outputs {list(out.shape)} and {_said(targets)}: {error}") from error
         found = np.asarray(given.detach().float().cpu() if isinstance(given, Tensor) else given)
         if found.shape != (len(out),) or found.dtype.kind not in "iufb":
-            raise UserError(f"metric {self._name} gave {_said(given)} for {len(out)} samples: give one number a sample.")
+            raise UserError(f"{self._called} gave {_said(given)} for {len(out)} samples: give one number a sample.")
         if not np.isfinite(found).all():
-            raise UserError(f"metric {self._name} gave NaN or infinity for {(~np.isfinite(found)).sum()} of {len(out)} samples.")
+            raise UserError(f"{self._called} gave NaN or infinity for {(~np.isfinite(found)).sum()} of {len(out)} samples.")
         if outside := found[(found < -ROUNDING) | (found > 1 + ROUNDING)].tolist():
             ends = "0 (right) to 1 (wrong)" if self.lower_is_better else "0 (wrong) to 1 (right)"
             raise UserError(
-                f"metric {self._name} gave {outside[0]:g}: give numbers from {ends}, which are reported in percent; of a loss "
+                f"{self._called} gave {outside[0]:g}: give numbers from {ends}, which are reported in percent; of a loss "
                 f"{'1 - ' if self.lower_is_better else ''}(-loss).exp(), of percents a hundredth."
             )
         return found.astype(np.float64)
@@ -184,7 +189,7 @@ def _metric_name(metric: str | Metric | None) -> str:
         return metric or ""
     function = getattr(metric, "func", metric)  # of functools.partial what it calls
     named = str(getattr(function, "__name__", type(function).__name__))
-    return "metric" if named == "<lambda>" else named
+    return NAMELESS if named == "<lambda>" else named
 
 
 def pairs(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Any]]:

@@ -135,7 +135,9 @@ def test_figures_without_a_place_are_counted_with_what_no_result_has(tmp_path: P
     path = table(tmp_path, "landmrks", f"somebody,{HOME},64,top1,71,70")
     assert "1 of 1 expected figure matches no result: none has landmrks" in markdown(result(expected=path))
     path = table(tmp_path, "layers", f"somebody,{HOME},last-half,top1,71,70", f"somebody,{HOME},4-7,top1,71,70")
-    assert load_expected([result(expected=path)]).sources()[-1] == "1 of 2 expected figures matches no result"
+    assert load_expected([result(expected=path)]).sources()[-1] == (
+        "1 of 2 expected figures matches no result: layers last-half there, 4-7 here"
+    )
 
 
 def test_a_file_from_a_spreadsheet_is_read(tmp_path: Path) -> None:
