@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fna.errors import UserError
-from fna.models import naming, timm_heads, weights
+from fna.models import naming, timm_heads, timm_training, weights
 from fna.models.checkpoint_files import load
 from fna.models.checkpoint_paths import part_of_several
 from fna.models.checkpoints import Checkpoint, unpack
@@ -57,8 +57,9 @@ FAMILIES = {
 TRIED = 8  # models that are built (without memory) to see whether one would take the file
 
 
-def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, Tensor]]:
-    """What the file holds for ``net``, and the same under timm's names, through timm's own converter where it has one."""
+def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, Tensor], dict[str, Any]]:
+    """What the file holds for ``net``, the same under timm's names, through timm's own converter where it has one, and what it
+    says of the training that it is of."""
     from timm.models.vision_transformer import VisionTransformer
 
     loaded = load(path)
@@ -82,7 +83,7 @@ def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, T
     if convert is not None and signs & state.keys():
         state = _without_resampling(state, net, convert)
     found, state = timm_heads.adopted(found, timm_heads.with_second(state, net), net)
-    return found, {name: tensor for name, tensor in state.items() if name not in SPARE}
+    return found, {name: tensor for name, tensor in state.items() if name not in SPARE}, timm_training.said(loaded)
 
 
 def _converter(net: Any) -> Any:
