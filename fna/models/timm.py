@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
 from torch import Tensor
@@ -226,11 +226,15 @@ class TimmModel:
             net = self._created(**pooling, **options) if options else net
         fitted = timm_files.fit(path, state, net, self.name)
         shown = timm_pooling.shown_note(path, pooling) if pooling and asked is None else ""
-        run_as = self._data(net) | {"pool": getattr(net, "global_pool", None)}
-        notes = [
-            note for note in (found.note(path), shown, *fitted, *timm_training.notes(path, trained, self.name, run_as)) if note
-        ]
+        said = self._said_of_training(path, trained, net, state)
+        notes = [note for note in (found.note(path), shown, *fitted, *said) if note]
         return net, Weights(path, weights.digest(net.state_dict()), self.domain), notes
+
+    def _said_of_training(self, path: str, trained: dict[str, Any], net: Any, state: dict[str, Tensor]) -> list[str]:
+        """What the file says of its training that is not how it is run here."""
+        run_as = self._data(net) | {"pool": getattr(net, "global_pool", None)}
+        kinds = {key: kind for key, kind in get_type_hints(type(self), include_extras=True).items() if key in (*DATA_KEYS, "pool")}
+        return timm_training.notes(path, trained, self.name, run_as, kinds, lambda other: timm_files.takes(other, state))
 
     def _asked_pooling(self) -> dict[str, Any]:
         """What a network without a file has to be built with for ``pool``; its LayerNorms stay where timm has them."""

@@ -243,10 +243,10 @@ def looks_like(state: Mapping[str, Tensor], name: str) -> str | None:
         return other.startswith("vit_"), not other.endswith(pixels), -alike
 
     tried = sorted((other for other in wanted if other != plain), key=distance)[:TRIED]
-    return next((other for other in tried if _takes(other, state)), None)
+    return next((other for other in tried if takes(other, state)), None)
 
 
-def _takes(name: str, state: Mapping[str, Tensor]) -> bool:
+def takes(name: str, state: Mapping[str, Tensor]) -> bool:
     """Whether a network of timm's has a place for all of the tensors, heads apart, at the size of their position table."""
     import timm
 
@@ -254,6 +254,8 @@ def _takes(name: str, state: Mapping[str, Tensor]) -> bool:
         net: Any = timm.create_model(name, num_classes=0)
     expected = net.state_dict()
     own, table = expected.get(TABLE), state.get(TABLE)
+    if not hasattr(getattr(net, "patch_embed", None), "grid_size"):
+        return False
     if own is not None and table is not None and own.shape != table.shape:
         prefix = own.shape[1] - math.prod(net.patch_embed.grid_size)
         if table.dim() != 3 or table_grid(table.shape[1], prefix, None) is None:

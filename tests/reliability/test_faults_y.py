@@ -87,6 +87,14 @@ def test_pixels_and_pooling_that_a_checkpoint_was_trained_with_are_told_where_th
     assert said_of_training(through_timm(TINY, file, **followed)) == []
 
 
+def test_what_a_script_calls_otherwise_is_passed_over(tmp_path: Path) -> None:
+    """A backbone beside it that has no place for the tensors, and words that no option takes, are no remedy."""
+    args = {"backbone": "resnet50", "mean": "imagenet", "std": 0.5, "interpolation": 3, "crop_pct": "0.9", "gp": True}
+    assert said_of_training(through_timm(TINY, trained(tmp_path, args=args))) == []
+    left = {"mean": None, "std": None, "interpolation": "", "crop_pct": None, "gp": None}  # timm's own, which the network decides
+    assert said_of_training(through_timm(TINY, trained(tmp_path, arch=TINY, args=argparse.Namespace(**left)))) == []
+
+
 def test_a_size_that_tensors_do_not_show_is_that_of_the_config(tmp_path: Path) -> None:
     """Rotary positions have no table; with one, the table counts."""
     torch.save(timm.create_model(DINOV3, num_classes=2).state_dict(), tmp_path / "pytorch_model.bin")
