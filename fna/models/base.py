@@ -48,6 +48,7 @@ class Model:
     ``encode_image`` ``[B, 3, h, w] -> [B, E]``, ``encode_text`` list of str ``-> [T, E]`` (neither normalised), ``patches`` ``[B,
     3, h, w] -> [B, rows * columns, D]`` dense features, ``decoder`` what writes text, ``answer`` what is asked about images.
     ``cut_texts`` gives those of some sentences that are too long for the text tower, which reads their beginning.
+    ``spelt_texts`` gives those in a script of which its vocabulary has no words.
     ``classes`` are the head's class names in its order, ``class_ids`` (WordNet ids, say) likewise; None where unknown.
     ``config``: the settings it was built with beside its weights, empty where nobody said. ``settings``: how the weights are run
     (activation, mean and std of pixels, interpolation, ...). ``counted``: how many tokens an image has, where that was seen.
@@ -67,6 +68,7 @@ class Model:
     encode_image: Callable[[Tensor], Tensor] | None = None
     encode_text: Callable[[Sequence[str]], Tensor] | None = None
     cut_texts: Callable[[Sequence[str]], list[str]] | None = None
+    spelt_texts: Callable[[Sequence[str]], list[str]] | None = None
     patches: Callable[[Tensor], Tensor] | None = None
     decoder: Decoder | None = None
     answer: Any = None
@@ -107,11 +109,11 @@ class Model:
 
 
 def pixels(image_size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    """An ``image_size`` as (rows, columns); one number is a square, None stays None."""
+    """An ``image_size`` as (rows, columns); one number, alone or in a list, is a square, None stays None."""
     if image_size is None:
         return None
-    rows, columns = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return int(rows), int(columns)
+    sides = [image_size] if isinstance(image_size, int) else image_size
+    return int(sides[0]), int(sides[-1])
 
 
 class ModelSource(Protocol):

@@ -18,7 +18,7 @@ import torch
 
 from fna.errors import UserError, is_memory
 from fna.mistaken import LFS, PACKED
-from fna.models.checkpoint_paths import FOREIGN, INSTEAD, weights_file
+from fna.models.checkpoint_paths import FOREIGN, INSTEAD, is_index, weights_file
 from fna.models.pickled import pickle_protocol, tensors_key
 
 PROTOCOL = 2  # of the pickles that torch writes
@@ -49,7 +49,7 @@ def load(path: str | Path) -> Any:
     except OSError as error:
         raise UserError(f"{file}: cannot be opened ({error.strerror}); mend its rights, or give a copy.") from error
     _refuse_others(file, start)
-    if file.name.endswith(".index.json"):
+    if is_index(file):
         return _sharded(file)
     try:
         if start.startswith(b"PK"):
@@ -78,7 +78,7 @@ def tensor_names(path: str | Path) -> list[str] | None:
 
     try:
         file = weights_file(path)
-        if file.name.endswith(".index.json"):
+        if is_index(file):
             return list(json.loads(file.read_text(encoding="utf-8-sig"))["weight_map"])
         if file.suffix == ".safetensors":
             with safe_open(file, "pt") as opened:
@@ -101,7 +101,7 @@ def _refuse_others(file: Path, start: bytes) -> None:
     for magic, what, remedy in KINDS:
         if start.startswith(magic):
             raise UserError(f"{file}: {what}, no checkpoint that fna reads; {remedy}.")
-    if start.lstrip()[:1] == b"{" and file.suffix == ".json" and not file.name.endswith(".index.json"):
+    if start.lstrip()[:1] == b"{" and file.suffix == ".json" and not is_index(file):
         raise UserError(f"{file}: a JSON file, not weights; give the safetensors or torch file beside it, or the folder.")
 
 

@@ -19,7 +19,11 @@ FOLDER_FILES = (
 # Weights that are no PyTorch's, by the names that transformers gave them, and what to give in their place.
 FOREIGN = {"flax_model.msgpack": "Flax weights (JAX, msgpack)", "tf_model.h5": "TensorFlow weights (HDF5)"}
 INSTEAD = "give PyTorch weights of the same model (model.safetensors, pytorch_model.bin)"
+DCP = ".metadata"  # of torch's distributed checkpoints
+GATHERS = "zero_to_fp32.py"  # that DeepSpeed puts beside what it saved in parts
 ADAPTER = "adapter_config.json"  # of PEFT, which saves what it trained alone
+# What training keeps beside weights in a folder, in files that end as theirs do.
+SERVICE = re.compile(r"(training_args|optimizer|scheduler|scaler|sampler|rng_state|random_states)[_.]")
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 
 
@@ -41,11 +45,12 @@ def weights_file(path: str | Path) -> Path:
         return path
     refuse_adapter(path)
     known = [path / name for name in FOLDER_FILES if (path / name).is_file()]
+    known += sorted(file for file in path.iterdir() if is_index(file))  # of a variant: model.safetensors.index.fp16.json
     if known:
         return known[0]
-    others = sorted(file for file in path.iterdir() if file.is_file() and file.suffix in SUFFIXES)
+    others = sorted(file for file in path.iterdir() if file.is_file() and file.suffix in SUFFIXES and not SERVICE.match(file.name))
     _refuse_parts(path, others)
-    if len(others) == 1:
+    if len(others) == 1 and not (path / DCP).is_file():  # meta.pt beside it holds no weights
         return others[0]
     raise UserError(f"{path}: no such checkpoint: {_in_folder(path, others)}; give the file with model.checkpoint=PATH.")
 
@@ -59,6 +64,11 @@ def refuse_adapter(folder: Path) -> None:
             f"{folder}: holds an adapter ({ADAPTER}), which fna does not put onto the weights that it changes; merge it into them "
             f"(merge_and_unload) and save the whole model{bare}."
         )
+
+
+def is_index(path: Path) -> bool:
+    """Whether a file is by its name the index of weights in several files, plain or of a variant (fp16)."""
+    return re.search(r"\.index(\.\w+)?\.json$", path.name) is not None
 
 
 PART = re.compile(r"(.+)-\d+-of-(\d+)(\.\w+)")  # of a checkpoint that is written in several files
@@ -98,13 +108,16 @@ def _not_there(path: Path) -> str:
 
 
 def _in_folder(path: Path, files: list[Path]) -> str:
+    if distributed := next((folder for folder in (path, *sorted(path.iterdir())) if (folder / DCP).is_file()), None):
+        which = "the folder" if distributed == path else f"{distributed.name} in it"
+        return (
+            f"{which} is a distributed checkpoint of torch, which python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
+            f"{distributed} FILE turns into a file"
+        )
+    if (path / GATHERS).is_file():
+        return f"the folder is one of DeepSpeed's, whose weights python {path / GATHERS} {path} FOLDER gathers"
     if files:
         return f"the folder holds {len(files)} files of weights ({', '.join(file.name for file in files[:4])})"
-    if (path / ".metadata").is_file():
-        return (
-            "the folder is a distributed checkpoint of torch, which python -m torch.distributed.checkpoint.format_utils "
-            "dcp_to_torch FOLDER FILE turns into a file"
-        )
     links = [path / name for name in FOLDER_FILES if (path / name).is_symlink()]
     if links:
         return f"{links[0].name} in it is a link to {links[0].readlink()}, which is not there"

@@ -20,9 +20,9 @@ from fna.models.checkpoint_files import load
 from fna.models.checkpoint_paths import part_of_several, refuse_adapter, weights_file
 from fna.models.checkpoints import unpack
 from fna.models.heads import labels, listed, read_classes
-from fna.models.hf_classes import class_for, fetched, usual_steps, usually
-from fna.models.hf_files import PROCESSORS, folder_of, preprocessing, read_json
-from fna.models.hf_pixels import described, transform
+from fna.models.hf_classes import class_for, config_of, fetched, usual_steps, usually
+from fna.models.hf_files import PROCESSORS, folder_of, preprocessing
+from fna.models.hf_pixels import described, sized_note, transform
 from fna.models.hf_runs import Runs, fitted, show_all
 from fna.models.hf_texts import PairTexts
 from fna.models.settings import in_words, otherwise, resampling_note
@@ -38,7 +38,7 @@ HALF = ([0.5] * 3, [0.5] * 3)
 CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 KNOWN: dict[str, tuple[str, str | None, tuple[list[float], list[float]]]] = {
-    "clip": ("CLIPModel", None, CLIP),
+    "clip": ("CLIPModel", "CLIPForImageClassification", CLIP),
     "clip_vision_model": ("CLIPVisionModelWithProjection", None, CLIP),
     "siglip": ("SiglipModel", "SiglipForImageClassification", HALF),
     "siglip_vision_model": ("SiglipVisionModel", None, HALF),
@@ -138,6 +138,7 @@ class HuggingFaceModel:
         steps = self._steps()
         settings = self._settings(steps)
         notes += self._run_as(settings) + tower.notes()
+        notes += sized_note(preprocessing(self._folder), own) if image_size is None else []
         run = Runs(net, tower.prefix, options)
         able = self.abilities or frozenset()
         rows = net.config.num_labels if "classify" in able else 0
@@ -157,6 +158,7 @@ class HuggingFaceModel:
             encode_image=run.encode_image,
             encode_text=texts.encode if texts else None,
             cut_texts=texts.cut if texts else None,
+            spelt_texts=texts.spelt if texts else None,
             patches=run.patches,
             class_ids=names[0],
             classes=names[1],
@@ -185,7 +187,7 @@ class HuggingFaceModel:
 
     @cached_property
     def _config(self) -> dict[str, Any]:
-        return read_json(self._folder / "config.json")
+        return config_of(self._folder)
 
     @property
     def _vision(self) -> dict[str, Any]:
@@ -277,6 +279,7 @@ class HuggingFaceModel:
             "activation": self._vision.get("hidden_act"),
             **described(steps),
             "tokenizer": texts_digest(self._tokenizer_folder) if self._is_pair else None,
+            **({"texts": "padding hidden"} if self._is_pair and not self._is_known else {}),  # it was seen, in rows of before
             "architecture": hashlib.sha256(json.dumps(self._config, sort_keys=True).encode()).hexdigest()[:12],
         }
 

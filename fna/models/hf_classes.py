@@ -7,12 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from fna.errors import UserError
-from fna.models.hf_files import processor_steps
+from fna.models.hf_files import processor_steps, read_json
 from fna.models.weights import first_line
 
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.model")
 HEADS = ("MODEL_FOR_IMAGE_CLASSIFICATION", "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION")
 PLAIN = ("MODEL_FOR_IMAGE", "MODEL")
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """The folder's config.json. Raises `UserError` for a folder of timm's or open_clip's, with what runs it, and as `read_json`."""
+    file = folder / "config.json"
+    if (folder / "open_clip_config.json").is_file() and not file.is_file():
+        raise UserError(
+            f"{folder}: is a folder of open_clip's, not of transformers': model=clip_l14 model.name=local-dir:{folder}."
+        )
+    config = read_json(file)
+    if "model_type" not in config and isinstance(config.get("architecture"), str):
+        name = config["architecture"]
+        raise UserError(f"{file}: is timm's, not transformers': model=vit model.name={name} model.checkpoint={folder}.")
+    return config
 
 
 def class_for(config: Mapping[str, Any], file: Path) -> str:

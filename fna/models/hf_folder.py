@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.errors import UserError, is_memory
+from fna.models.hf_files import model_config
 from fna.models.weights import downloading, first_line
 
 
@@ -27,9 +28,22 @@ def reading(folder: Path | None, name: str) -> Iterator[None]:
     except Exception as error:  # of a damaged file its readers raise whatever its bytes lead to
         if is_memory(error):
             raise
+        if isinstance(how := _quantised(folder), str):
+            raise UserError(
+                f"{folder}: its weights are quantised ({how}; {first_line(error)}); give the model in 16 bits."
+            ) from error
         raise UserError(
             f"{folder}: transformers cannot read it ({first_line(error)}); fetch it again, or save it again with save_pretrained."
         ) from error
+
+
+def _quantised(folder: Path) -> str | None:
+    """By which method the weights in a folder are quantised, as its config.json says; None where it says nothing."""
+    try:
+        said = model_config(folder if folder.is_dir() else folder.parent).get("quantization_config")
+    except UserError:
+        return None
+    return str(said.get("quant_method", "unnamed")) if isinstance(said, dict) else None
 
 
 def pretrained(kind: Any, where: str, **options: Any) -> Any:

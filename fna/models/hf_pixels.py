@@ -32,6 +32,19 @@ def transform(steps: Mapping[str, Any], size: tuple[int, int]) -> Callable[[Imag
     )
 
 
+def sized_note(steps: Mapping[str, Any], own: tuple[int, int]) -> list[str]:
+    """That a processor makes pictures of another size than the network's ``own``, which they are run at."""
+    made = steps.get("crop") or (steps["resize"] if squashes(steps) else None)
+    rows, columns = made if isinstance(made, list) else (made, made)
+    if made is None or (rows, columns) == own:
+        return []
+    size = f"{rows}" if rows == columns else f"[{rows},{columns}]"
+    return [
+        f"run at {own[0]}x{own[1]} px, the size in config.json; the image processor beside it makes {rows}x{columns}, as "
+        f"transformers' own pipelines run it: image_size={size}"
+    ]
+
+
 def _cropped(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The middle of a picture, from where transformers begins: torchvision rounds half a pixel up where this rounds down."""
     (height, width), (rows, columns) = (picture.height, picture.width), size

@@ -14,8 +14,13 @@ from torch import Tensor
 from fna.errors import UserError
 from fna.models import weights
 from fna.models.hf_runs import vectors
-from fna.models.text import TEXT_BATCH, TOKENIZER_FILES, may_be_cut
+from fna.models.text import TEXT_BATCH, TOKENIZER_FILES, foreign, may_be_cut, spelt_by
 from fna.records import refuse_mark
+
+
+def sees_padding(net: Any) -> bool:
+    """Whether a text tower was trained without a mask over its padding, as those of SigLIP were."""
+    return type(net).__name__.startswith("Siglip")
 
 
 @dataclass
@@ -37,8 +42,7 @@ class PairTexts:
         for start in range(0, len(sentences), TEXT_BATCH):
             piece = list(sentences[start : start + TEXT_BATCH])
             words = self.tokenizer(piece, padding="max_length", truncation=True, max_length=self._length, return_tensors="pt")
-            # SigLIP was trained without a mask over its padding, CLIP reads up to the end of the text only
-            kept = ("input_ids", "attention_mask") if type(self.net).__name__ == "CLIPModel" else ("input_ids",)
+            kept = ("input_ids",) if sees_padding(self.net) else ("input_ids", "attention_mask")
             found.append(vectors(self.net.get_text_features(**{key: words[key].to(self.device) for key in kept})))
         return torch.cat(found)
 
@@ -47,6 +51,11 @@ class PairTexts:
         long = may_be_cut(sentences, self._length)
         numbers = self.tokenizer(long, verbose=False)["input_ids"] if long else []
         return [text for text, each in zip(long, numbers, strict=True) if len(each) > self._length]
+
+    def spelt(self, sentences: Sequence[str]) -> list[str]:
+        """Those in a script that the vocabulary has no words of."""
+        texts = foreign(sentences)
+        return spelt_by(self.tokenizer, texts) if texts else []
 
     @property
     def _length(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -187,7 +188,7 @@ class VisionLanguageModel:
         if kind not in KNOWN:
             raise UserError(
                 f"{self._local / 'config.json'}: model_type is {kind}, no vision-language model that fna knows; it knows "
-                f"{', '.join(KNOWN)}."
+                f"{', '.join(KNOWN)}{_converted(str(kind))}."
             )
         return config
 
@@ -223,6 +224,12 @@ class VisionLanguageModel:
                 f"{where}: its processor cannot be read ({weights.first_line(error)}); the folder needs a tokenizer and an image "
                 "processor."
             ) from error
+
+
+def _converted(kind: str) -> str:
+    """Where to find weights that are laid out as LLaVA's authors do, not as transformers does; empty for other kinds."""
+    theirs = re.fullmatch(r"llava_(llama|mistral|mixtral|mpt|qwen\d?)", kind)
+    return "; this is the layout of LLaVA's authors, and llava-hf on the hub has the same weights in the other" if theirs else ""
 
 
 def _depth(vision: Mapping[str, Any]) -> int | None:

@@ -141,6 +141,11 @@ FOR_TIMM: dict[str, Rules] = {
         ("ViT (release 5)", _VIT_5, "vit."),
     )
 }
+# Meta's Segment Anything: timm's names but for the MLPs.
+FOR_TIMM["Meta's SAM"] = (
+    *((f"blocks.{{n}}.mlp.fc{one}.{{w}}", f"blocks.{{n}}.mlp.lin{one}.{{w}}") for one in "12"),
+    ("{w}", "{w}"),
+)
 FOR_OPEN_CLIP: dict[str, Rules] = {
     "Hugging Face CLIP": _rules(_CLIP + _CLIP_TEXT),
     "Hugging Face SigLIP": _rules(_SIGLIP),

@@ -140,6 +140,7 @@ class OpenClipModel:
             encode_image=net.encode_image,
             encode_text=texts.encode,
             cut_texts=texts.cut,
+            spelt_texts=texts.spelt,
             notes=notes,
             settings=settings,
         )
@@ -160,8 +161,9 @@ class OpenClipModel:
             net = self._created(tag, own_size)
         open_clip_files.fit(path, state, net, self.name)
         source = self.checkpoint or (self.name if local else f"open_clip {self.name} {self.pretrained}")
-        said = found.note(path)
-        return net, Weights(source, weights.digest(found.state), self.domain), [said] if said else []
+        asked = self.quick_gelu is None and not self._quick(tag)
+        notes = [found.note(path), open_clip_files.openai_note(path, found) if asked else ""]
+        return net, Weights(source, weights.digest(found.state), self.domain), [note for note in notes if note]
 
     def _created(self, tag: dict[str, Any], size: tuple[int, int] | None = None) -> Any:
         """open_clip's own construction: built-in config or the folder's, QuickGELU and preprocessing as the tag says.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fna.models.checkpoints import Checkpoint, unpack
 from fna.models.settings import Grid, table_grid
 from fna.models.timm_names import on_hub
 from fna.records import regular
+from fna.values import counted
 
 # OpenAI's files keep these numbers beside the weights; position_ids are counted anew by every library.
 SPARE = ("input_resolution", "context_length", "vocab_size")
@@ -82,6 +84,13 @@ def made_for(path: str, state: Mapping[str, Tensor], net: Any, name: str, size: 
     return pixels
 
 
+def openai_note(path: str, found: Checkpoint) -> str:
+    """Of a file of OpenAI's own, which is run without their activation: that it is one; empty for others."""
+    if not {*SPARE} <= found.state.keys():
+        return ""
+    return f"{path}: holds {SPARE[0]}, as OpenAI's own files do, whose networks have QuickGELU: model.pretrained=openai follows it"
+
+
 def _body(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A model without its table of image positions: what has one shape at all sizes."""
     return {name: tensor for name, tensor in state.items() if name not in TABLES}
@@ -106,10 +115,21 @@ def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> None:
     own = net.state_dict()
     problem = weights.misfit(_body(own), _body(state)) or weights.misfit(own, state)
     if problem:
-        better = None if weights.whole_numbers(own, state) else looks_like(state, name)
-        hint = f"; this looks like {better}: give model.name={better}" if better else ""
+        hint = "" if weights.whole_numbers(own, state) else _remedy(own, state, name)
         raise UserError(f"{path}: does not fit open_clip {name}: {problem}{part_of_several(path) or hint}.")
     net.load_state_dict(dict(state), strict=True)
+
+
+def _remedy(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str) -> str:
+    """What would make the tensors fit; empty where nothing is known."""
+    if {"conv1.weight", "class_embedding"} <= state.keys():
+        return "; it is an image tower alone (conv1.weight): give the whole model's tensors, whose text tower reads the names"
+    if more := [key for key in state if key not in own]:
+        rest = {key: tensor for key, tensor in state.items() if key in own}
+        if not weights.misfit(own, rest):  # no other network has a place for them either
+            return f"; all else fits: it was trained with {counted(len(more), 'tensor')} more, which fna does not run"
+    better = looks_like(state, name)
+    return f"; this looks like {better}: give model.name={better}" if better else ""
 
 
 def folder_config(folder: Path) -> dict[str, Any]:
@@ -169,5 +189,6 @@ def near(name: str) -> str:
     import open_clip
 
     names = {known.lower(): known for known in open_clip.list_models()}
-    found = difflib.get_close_matches(name.lower().replace("/", "-"), names, 1, 0.8)
-    return f"did you mean {names[found[0]]}?" if found else f"open_clip.list_models() lists them.{on_hub(name)}"
+    plain = re.sub("[/_]", "-", name.lower())
+    found = difflib.get_close_matches(plain, names, 1, 0.8) or sorted((known for known in names if known in plain), key=len)[-1:]
+    return (f"did you mean {names[found[0]]}?" if found else "open_clip.list_models() lists them.") + on_hub(name)

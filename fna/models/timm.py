@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
 from torch import Tensor
 
 from fna.errors import UserError
-from fna.models import beside, timm_files, timm_heads, timm_names, timm_pooling, timm_sizes, weights
+from fna.models import beside, timm_files, timm_heads, timm_names, timm_pooling, timm_sizes, timm_training, weights
 from fna.models.base import Model, Weights, pixels
 from fna.models.checkpoint_files import tensor_names
 from fna.models.heads import Classes, head_classes, labels, read_classes, timm_labels
@@ -104,9 +104,8 @@ class TimmModel:
         net, loaded, notes = self._loaded(pixels(image_size), seed)
         self._check_facts(net)
         eps = self._follow(net)
-        pixel = self._beside()
-        data = timm.data.resolve_model_data_config(net) | pixel | self._overrides()
-        size = pixels(image_size) or tuple(data["input_size"][-2:])
+        pixel, data = self._beside(), self._data(net)
+        size = pixels(image_size) or timm_sizes.said(net, folder_of(self.checkpoint)) or tuple(data["input_size"][-2:])
         how = timm_sizes.resize(net, size, self.name, self.positions)
         square = size[0] if size[0] == size[1] else size
         data = {key: data[key] for key in DATA_KEYS}
@@ -116,6 +115,7 @@ class TimmModel:
         settings |= {"built with": ", ".join(f"{key}={value}" for key, value in self._said().items()) or None}
         notes += [how[1]] if how else unresampled_note(self.positions)
         notes += self._run_as(settings | {"pool": pool}, pixel)
+        notes += timm_pooling.usual_note(self.name, pool) if self.pool is None else []
         ids, names = self._head_classes(net)
         net = net.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
         tower = find_tower(net)
@@ -159,6 +159,13 @@ class TimmModel:
         if "resize" in steps:
             said |= {"crop_pct": share(steps), "crop_mode": "squash" if squashes(steps) else "center"}
         return said
+
+    def _data(self, net: Any) -> dict[str, Any]:
+        """What is done to pixels: as timm's network of that name has it, as the files beside the weights say, as given."""
+        import timm
+
+        given = {key: getattr(self, key) for key in DATA_KEYS if getattr(self, key) is not None}
+        return {**timm.data.resolve_model_data_config(net), **self._beside(), **given}
 
     def _follow(self, net: Any) -> float | None:
         """Run the network as the config.json beside its weights says; the LayerNorms' epsilon, None where timm's own stays."""
@@ -210,7 +217,7 @@ class TimmModel:
         """The network that takes the file's tensors, with them."""
         with weights.seeded(seed):
             net = self._created()
-            found, state = timm_files.read(path, net, self.part)
+            found, state, trained = timm_files.read(path, net, self.part)
             timm_pooling.check(state, self.pool)
             asked = self.pool or self._args().get("global_pool")
             pooling = timm_pooling.options(net, state, asked)
@@ -219,8 +226,15 @@ class TimmModel:
             net = self._created(**pooling, **options) if options else net
         fitted = timm_files.fit(path, state, net, self.name)
         shown = timm_pooling.shown_note(path, pooling) if pooling and asked is None else ""
-        notes = [note for note in (found.note(path), shown, *fitted) if note]
+        said = self._said_of_training(path, trained, net, state)
+        notes = [note for note in (found.note(path), shown, *fitted, *said) if note]
         return net, Weights(path, weights.digest(net.state_dict()), self.domain), notes
+
+    def _said_of_training(self, path: str, trained: dict[str, Any], net: Any, state: dict[str, Tensor]) -> list[str]:
+        """What the file says of its training that is not how it is run here."""
+        run_as = self._data(net) | {"pool": getattr(net, "global_pool", None)}
+        kinds = {key: kind for key, kind in get_type_hints(type(self), include_extras=True).items() if key in (*DATA_KEYS, "pool")}
+        return timm_training.notes(path, trained, self.name, run_as, kinds, lambda other: timm_files.takes(other, state))
 
     def _asked_pooling(self) -> dict[str, Any]:
         """What a network without a file has to be built with for ``pool``; its LayerNorms stay where timm has them."""
@@ -285,9 +299,6 @@ class TimmModel:
             said = getattr(self, fact)
             if said is not None and said != built:
                 raise UserError(f"model.{fact}={said}: {self.name} has {built}; give model.{fact}={built} or null.")
-
-    def _overrides(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in DATA_KEYS if getattr(self, key) is not None}
 
 
 def _sequence(x: Tensor) -> Tensor:

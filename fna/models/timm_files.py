@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fna.errors import UserError
-from fna.models import naming, timm_heads, weights
+from fna.models import naming, timm_heads, timm_training, weights
 from fna.models.checkpoint_files import load
 from fna.models.checkpoint_paths import part_of_several
 from fna.models.checkpoints import Checkpoint, unpack
@@ -57,8 +57,9 @@ FAMILIES = {
 TRIED = 8  # models that are built (without memory) to see whether one would take the file
 
 
-def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, Tensor]]:
-    """What the file holds for ``net``, and the same under timm's names, through timm's own converter where it has one."""
+def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, Tensor], dict[str, Any]]:
+    """What the file holds for ``net``, the same under timm's names, through timm's own converter where it has one, and what it
+    says of the training that it is of."""
     from timm.models.vision_transformer import VisionTransformer
 
     loaded = load(path)
@@ -82,7 +83,7 @@ def read(path: str, net: Any, part: str | None) -> tuple[Checkpoint, dict[str, T
     if convert is not None and signs & state.keys():
         state = _without_resampling(state, net, convert)
     found, state = timm_heads.adopted(found, timm_heads.with_second(state, net), net)
-    return found, {name: tensor for name, tensor in state.items() if name not in SPARE}
+    return found, {name: tensor for name, tensor in state.items() if name not in SPARE}, timm_training.said(loaded)
 
 
 def _converter(net: Any) -> Any:
@@ -242,10 +243,10 @@ def looks_like(state: Mapping[str, Tensor], name: str) -> str | None:
         return other.startswith("vit_"), not other.endswith(pixels), -alike
 
     tried = sorted((other for other in wanted if other != plain), key=distance)[:TRIED]
-    return next((other for other in tried if _takes(other, state)), None)
+    return next((other for other in tried if takes(other, state)), None)
 
 
-def _takes(name: str, state: Mapping[str, Tensor]) -> bool:
+def takes(name: str, state: Mapping[str, Tensor]) -> bool:
     """Whether a network of timm's has a place for all of the tensors, heads apart, at the size of their position table."""
     import timm
 
@@ -253,6 +254,8 @@ def _takes(name: str, state: Mapping[str, Tensor]) -> bool:
         net: Any = timm.create_model(name, num_classes=0)
     expected = net.state_dict()
     own, table = expected.get(TABLE), state.get(TABLE)
+    if not hasattr(getattr(net, "patch_embed", None), "grid_size"):
+        return False
     if own is not None and table is not None and own.shape != table.shape:
         prefix = own.shape[1] - math.prod(net.patch_embed.grid_size)
         if table.dim() != 3 or table_grid(table.shape[1], prefix, None) is None:

@@ -42,6 +42,13 @@ def check(names: Collection[str], asked: str | None) -> None:
     raise UserError(f"model.pool={asked}: {why}, or null.")
 
 
+def usual_note(name: str, pool: str | None) -> list[str]:
+    """Of networks that timm pools in another way than their authors, who evaluate DINOv3 by its class token."""
+    if "dinov3" not in name or pool != "avg":
+        return []
+    return [f"{name} gives the mean of its patches, as timm has it; Meta's evaluation takes the class token: model.pool=token"]
+
+
 def shown_note(path: str, found: Mapping[str, Any]) -> str:
     """That the tensors of a file say how its network pools."""
     sign = {"map": "a pooling by attention (attn_pool)"}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from fna.errors import UserError
+from fna.models.hf_files import inner, model_config
 from fna.models.settings import resampled, resampling_note
 
 
@@ -13,6 +15,17 @@ def exact(data: dict[str, Any], size: tuple[int, ...]) -> dict[str, Any]:
     side = max(size) / data["crop_pct"]
     near = abs(side - round(side)) < 1e-6
     return {**data, "crop_pct": data["crop_pct"] * (1 - 1e-9)} if near else data
+
+
+def said(net: Any, folder: Path | None) -> tuple[int, int] | None:
+    """(rows, columns) in px as timm's config.json beside the weights says, of a network whose tensors show no size: one without a
+    position table. None where another table or nothing says it."""
+    if folder is None or getattr(net, "pos_embed", None) is not None:
+        return None
+    size = inner(model_config(folder), "pretrained_cfg", folder / "config.json").get("input_size")
+    if not isinstance(size, list) or len(size) != 3 or not all(isinstance(side, int) and side > 0 for side in size):
+        return None
+    return size[1], size[2]
 
 
 def resize(net: Any, size: tuple[int, ...], name: str, positions: str | None) -> tuple[str, str] | None:

@@ -16,11 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fna.ops.contract import Projections
+from fna.ops.contract import Projections, autocasts
 from fna.ops.kernels import cpu_absorbed, paths
 
 
@@ -29,7 +28,7 @@ def absorbs(x: Tensor, marks: int, around: Projections) -> bool:
 
     ``FNA_CPU_PATH=absorbed`` takes what can be taken, any other value nothing.
     """
-    if not _wanted or torch.is_autocast_enabled(x.device.type):
+    if not _wanted or autocasts(x):
         return False
     if (pinned := paths.pinned()) not in (None, "absorbed") or not cpu_absorbed.serves(x, marks, *around.tensors):
         return False

@@ -251,9 +251,15 @@ def returned(op: object, out: object, q: Tensor, v: Tensor) -> Tensor:
         return out
     if out.shape != (*q.shape[:-1], v.shape[-1]):
         raise Unsupported(f"{type(op).__name__} returned shape {tuple(out.shape)} for queries of shape {tuple(q.shape)}.")
-    if out.dtype != v.dtype and not torch.is_autocast_enabled(q.device.type):
+    if out.dtype != v.dtype and not autocasts(q):
         raise Unsupported(f"{type(op).__name__} returned {out.dtype} for queries of {q.dtype}; return theirs.")
     return out
+
+
+def autocasts(like: Tensor) -> bool:
+    """Whether autocast is on where ``like`` lies; some devices, such as meta, have none, and torch raises when asked."""
+    kind = like.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def probe(op: Attention, site: Site, *, heads: int = 2, tokens: int = 12, width: int = 8) -> None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from fna.data.places import existing
 
 GROUPS = ("dataset", "model", "task")
+LOCAL = "local-dir:"  # open_clip's word before a folder, in the place of a name
 LABELS = frozenset({"name", "_target_"})  # texts that name no place
 
 
@@ -28,6 +29,9 @@ def as_on_disk(cfg: DictConfig) -> DictConfig:
         for key in given:
             if isinstance(value := node[key], str) and key not in {"root", *LABELS}:
                 node[key] = next((other for base in bases if (other := _spelled(value, base)) != value), value)
+    if isinstance(name := copy.model.get("name"), str):  # a network, or the folder that holds one
+        before = LOCAL if name.startswith(LOCAL) else ""
+        copy.model.name = before + _spelled(name.removeprefix(before), Path())
     return copy
 
 

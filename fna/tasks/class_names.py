@@ -10,7 +10,7 @@ from fna.data.layouts import V2
 from fna.errors import UserError
 from fna.metrics.words import HOLDERS, MADE, SUFFIX, folded, has_word
 from fna.models.base import Model
-from fna.tasks.texts import note_cut_names, shared_names, short_names
+from fna.tasks.texts import note_cut_names, note_spelt, shared_names, short_names
 
 NAMED = 5  # classes named in a note
 SHOWN = 3  # of them in a refusal
@@ -39,6 +39,7 @@ def check_names(model: Model, dataset: Dataset, templates: str | Sequence[str], 
         said = f"{dataset.name} knows its classes by {kind} only ({shown}), of which a text says nothing"
         raise UserError(f"{said}: {give}, or {instead}{v2}.")
     note_cut_names(model, dataset, templates)
+    note_spelt(model, dataset, names, f"{give} in a language that it reads, or take a model that reads this one")
     many = len(names)
     if without:
         _note(dataset, f"{len(without)} of {many} class names hold no word (first: {without[0]}), and a text needs one: {give}")

@@ -19,7 +19,7 @@ from fna.metrics.words import folded
 from fna.models.base import Model
 from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.images import look
-from fna.tasks.texts import Template, note_cut, sentence
+from fna.tasks.texts import Template, note_cut, note_spelt, sentence
 
 KS = (1, 5, 10)
 SHARED = 0.1  # of the captions: a larger share that stands with several images is noted
@@ -54,6 +54,8 @@ class Retrieval:
                 "on images with classes there are task=knn and task=probe, on any task=fidelity."
             )
         note_cut(model, dataset, self._sentences(dataset.examples))
+        captions = [caption for example in dataset.examples for caption in example.captions]
+        note_spelt(model, dataset, captions, "take a model that reads this language")
 
     def forward(self, model: Model) -> Callable[[Tensor], Tensor]:
         """The image tower: the only part that varies between variants."""

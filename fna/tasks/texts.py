@@ -91,6 +91,17 @@ def note_cut(model: Model, dataset: Dataset, texts: Sequence[str]) -> None:
         dataset.notes += [said] * (said not in dataset.notes)
 
 
+def note_spelt(model: Model, dataset: Dataset, texts: Sequence[str], remedy: str) -> None:
+    """Note with ``dataset`` how many of the ``texts`` are in a script that the model's text tower has no words of."""
+    spelt = model.spelt_texts(texts) if model.spelt_texts is not None else []
+    if spelt:
+        said = (
+            f"{len(spelt)} of {len(set(texts))} texts are in a script that the tokenizer of {model.name} only takes apart into "
+            f"letters or bytes (first: {spelt[0][:SHOWN]}): it was hardly trained to read them, and rates may be chance; {remedy}"
+        )
+        dataset.notes += [said] * (said not in dataset.notes)
+
+
 def note_cut_names(model: Model, dataset: Dataset, templates: str | Sequence[str]) -> None:
     """The same of the classes' names in each of the ``templates``."""
     note_cut(model, dataset, [put(name) for name in short_names(dataset.classes) for put in sentences(templates)])

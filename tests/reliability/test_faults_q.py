@@ -25,7 +25,7 @@ from fna.tasks.classification import Classification
 from fna.tasks.maskclip import MaskClip
 from fna.tasks.texts import short_names
 
-CLIP: Any = SimpleNamespace(name="clip", classify=None, encode_image=1, encode_text=1, cut_texts=None, tower=None)
+CLIP: Any = SimpleNamespace(name="clip", classify=None, encode_image=1, encode_text=1, cut_texts=None, spelt_texts=None, tower=None)
 
 
 def noted(classes: Sequence[str], **options: Any) -> list[str]:
