@@ -115,9 +115,11 @@ class Attention(Protocol):
 
 
 def absorbing(op: object) -> Callable[[Tensor, Projections, Site], Tensor | None] | None:
-    """``absorbed`` of an op, where the class whose ``__call__`` it has defines it too; else None."""
+    """``absorbed`` of an op, where the class whose ``__call__`` it has defines it too; else None, as where somebody put another
+    call into that class."""
     maker = next(cls for cls in (*type(op).__mro__, object) if "__call__" in vars(cls) or cls is object)
-    return op.absorbed if "absorbed" in vars(maker) else None  # type: ignore[attr-defined]
+    replaced = getattr(vars(maker).get("__call__"), "__module__", maker.__module__) != maker.__module__
+    return op.absorbed if "absorbed" in vars(maker) and not replaced else None  # type: ignore[attr-defined]
 
 
 def whole(size: int) -> int:
@@ -132,6 +134,11 @@ def whole(size: int) -> int:
 def recorded() -> bool:
     """Whether this call is being written down, by torch.compile, torch.export or torch.jit.trace."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def autocast(like: Tensor) -> bool:
+    """Whether autocast is on where a tensor lies; a meta device knows none."""
+    return like.device.type != "meta" and torch.is_autocast_enabled(like.device.type)
 
 
 def not_traced(what: str) -> None:
@@ -251,7 +258,7 @@ def returned(op: object, out: object, q: Tensor, v: Tensor) -> Tensor:
         return out
     if out.shape != (*q.shape[:-1], v.shape[-1]):
         raise Unsupported(f"{type(op).__name__} returned shape {tuple(out.shape)} for queries of shape {tuple(q.shape)}.")
-    if out.dtype != v.dtype and not torch.is_autocast_enabled(q.device.type):
+    if out.dtype != v.dtype and not autocast(q):
         raise Unsupported(f"{type(op).__name__} returned {out.dtype} for queries of {q.dtype}; return theirs.")
     return out
 

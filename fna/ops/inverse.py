@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from fna.ops.contract import BadInput, whole
+from fna.ops.contract import BadInput, autocast, whole
 from fna.ops.kernels import cpu
 
 Inverse = Literal["newton", "exact", "ridge", "auto"]
@@ -65,8 +65,7 @@ def full_precision(like: Tensor) -> AbstractContextManager[None]:
 
     Only where it is on: in a layer of a small model, entering it costs as much as two of the products.
     """
-    kind = like.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    return torch.autocast(like.device.type, enabled=False) if autocast(like) else nullcontext()
 
 
 def largest_column_sum(a: Tensor) -> Tensor:

@@ -156,8 +156,13 @@ class Forward:
         if frame.alone or (layer <= frame.last and not frame.aside):
             frame = self._outside(layer, hidden)
             self.frames[-1:] = [frame]
-        if hidden.dim() != 3:  # [B, rows, columns, D], as SAM has it, or [N, D], images in a row
-            hidden = hidden.flatten(1, -2) if hidden.dim() > 3 else hidden[None]
+        if hidden.is_nested:
+            raise UserError(
+                f"block {layer} is given a nested tensor, of sequences without their padding: build nn.TransformerEncoder with "
+                "enable_nested_tensor=False (or set its use_nested_tensor so), which takes the mask as it is."
+            )
+        if hidden.dim() != 3:  # [B, rows, columns, D], as SAM has it, or [N, D], images in a row or one sequence
+            hidden = hidden.flatten(1, -2) if hidden.dim() > 3 else hidden.unsqueeze(0 if self.batch_first else 1)
         frame.hidden = hidden if self.batch_first else hidden.transpose(0, 1)
         frame.last, frame.seen = layer, False
 
@@ -187,6 +192,17 @@ class Forward:
                 f"block {frame.start} was called outside a pass of the whole model: landmarks are drawn from there on, where a "
                 f"pass draws them in block {self.first}.",
                 stacklevel=2,
+            )
+
+    def check_again(self, frame: Frame) -> None:
+        """Raise `UserError` for a block that runs again in a backward pass and has drawn anew what it shared in the forward one.
+
+        Its gradients would be those of another function.
+        """
+        if frame.alone and frame.memo and frame.start > self.first and torch._C._current_graph_task_id() != -1:
+            raise UserError(
+                f"block {frame.start} runs again in the backward pass, as gradient checkpointing has it, and draws other landmarks "
+                "than before: turn it off, model.set_grad_checkpointing(False) or model.gradient_checkpointing_disable()."
             )
 
     @contextmanager
