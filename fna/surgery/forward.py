@@ -87,6 +87,7 @@ class Forward:
         self.clock = clock
         self.on_end = on_end
         self.passes = 0
+        self.cut = 0  # batches of images cut into patches, whether or not blocks ran on them
         self.reduced = False  # whether a reducer looks at the calls
         self.called: set[int] = set()
         self.warned = False
@@ -118,6 +119,7 @@ class Forward:
 
         Where patches come cut already, one a row, its grids of 1 x 1 tell nothing.
         """
+        self.cut += 1
         grid = (whole(output.shape[-2]), whole(output.shape[-1])) if output.dim() == 4 else None
         self._thread.grid = None if grid == (1, 1) else grid
 
@@ -194,14 +196,15 @@ class Forward:
                 stacklevel=2,
             )
 
-    def check_again(self, frame: Frame) -> None:
+    def check_again(self, frame: Frame, layer: int) -> None:
         """Raise `UserError` for a block that runs again in a backward pass and has drawn anew what it shared in the forward one.
 
-        Its gradients would be those of another function.
+        Its gradients would be those of another function. Where its forward alone runs again, without its hooks, nobody has entered.
         """
-        if frame.alone and frame.memo and frame.start > self.first and torch._C._current_graph_task_id() != -1:
+        start = frame.start if frame.last >= 0 else layer
+        if frame.alone and frame.memo and start > self.first and torch._C._current_graph_task_id() != -1:
             raise UserError(
-                f"block {frame.start} runs again in the backward pass, as gradient checkpointing has it, and draws other landmarks "
+                f"block {start} runs again in the backward pass, as gradient checkpointing has it, and draws other landmarks "
                 "than before: turn it off, model.set_grad_checkpointing(False) or model.gradient_checkpointing_disable()."
             )
 

@@ -65,7 +65,7 @@ class Port:
         q, k = q.to(v.dtype), k.to(v.dtype)
         frame.call = Call(q, k, site) if self.run.reduced and not frame.aside else None
         out = called(self.op, q, k, v, site)
-        self.run.check_again(frame)
+        self.run.check_again(frame, self.layer)
         return out
 
     def absorb(self, x: Tensor, around: Projections | None, scale: float) -> Tensor | None:

@@ -12,6 +12,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention
+from timm.models._features_fx import create_feature_extractor
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -166,13 +167,23 @@ def rounding_class() -> Any:
     return patched(nn.Linear, "forward", lambda self, x: stock(self, x).round())
 
 
+def rounding_call() -> Any:
+    stock = nn.Module.__call__
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        out = stock(self, *args, **kwargs)
+        return out.round() if isinstance(self, nn.Linear) else out
+
+    return patched(nn.Module, "__call__", call)
+
+
 def rounding_function() -> Any:
     stock = F.linear
     return patched(F, "linear", lambda *args, **kwargs: stock(*args, **kwargs).round())
 
 
 @compiled
-@pytest.mark.parametrize("change", [Rounding, RoundingBelow, rounding_class, rounding_function])
+@pytest.mark.parametrize("change", [Rounding, RoundingBelow, rounding_class, rounding_call, rounding_function])
 def test_who_changes_what_a_linear_layer_does_in_torch_changes_it_under_a_swap(change: Callable[[], Any]) -> None:
     model = vit()
     with change():
@@ -330,6 +341,13 @@ def test_attention_that_is_asked_for_weights_is_told_how_not_to() -> None:
         stock_and_exact(model, rows())
 
 
+def test_a_graph_of_the_model_as_it_was_is_not_taken_for_the_changed_one() -> None:
+    model = vit()
+    before = create_feature_extractor(model, {"blocks.1.attn.qkv": "qkv"})
+    with pytest.raises(fna.UserError, match=r"no block ran: a graph that torch\.fx"), torch.no_grad(), fna.swap(model, "fna"):
+        before(images())
+
+
 # Gradients
 
 
@@ -349,6 +367,19 @@ def test_checkpointing_that_would_draw_other_landmarks_in_the_backward_pass_is_r
     with pytest.raises(fna.UserError, match=r"block 2 runs again in the backward pass.* turn it off"):
         gradient(model, "fna", reentrant, landmarks=16)
     assert torch.allclose(gradient(model, "exact", reentrant), gradient(model, "exact", None), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_so_is_that_of_transformers_which_runs_a_blocks_forward_without_its_hooks(reentrant: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 64, "num_hidden_layers": DEPTH, "num_attention_heads": 2, "intermediate_size": 128}
+    model = transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=64, patch_size=8)).train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    with (
+        pytest.raises(fna.UserError, match=r"block 2 runs again in the backward pass"),
+        fna.swap(model, "fna", layers="all", landmarks=16),
+    ):
+        model(images()).last_hidden_state.sum().backward()
 
 
 # fna.compare
