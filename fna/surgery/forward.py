@@ -87,7 +87,8 @@ class Forward:
         self.clock = clock
         self.on_end = on_end
         self.passes = 0
-        self.cut = 0  # batches of images cut into patches, whether or not blocks ran on them
+        self.cut = False  # whether images were cut into patches,
+        self.begun = False  # and whether any block began on them
         self.reduced = False  # whether a reducer looks at the calls
         self.called: set[int] = set()
         self.warned = False
@@ -119,7 +120,7 @@ class Forward:
 
         Where patches come cut already, one a row, its grids of 1 x 1 tell nothing.
         """
-        self.cut += 1
+        self.cut = True
         grid = (whole(output.shape[-2]), whole(output.shape[-1])) if output.dim() == 4 else None
         self._thread.grid = None if grid == (1, 1) else grid
 
@@ -129,6 +130,7 @@ class Forward:
 
     def open(self, module: nn.Module, args: Any) -> None:
         """Pre-hook of block 0. Whatever an exception or an early stop left behind goes here."""
+        self.begun = True
         if self.frames and self.frames[-1].aside:
             return
         _refuse_symbols(*args)
@@ -149,6 +151,7 @@ class Forward:
     def enter(self, layer: int, hidden: Tensor) -> None:
         """A changed block starts, ``hidden`` in the tower's own layout. Going backwards means that this is another pass."""
         _refuse_symbols(hidden)
+        self.begun = True
         frame = self.frame
         if frame.crossed and layer == frame.last + 1 and frame.out is not None and not frame.goes_on(layer, hidden):
             raise UserError(
