@@ -28,11 +28,19 @@ def absorbs(x: Tensor, marks: int, around: Projections) -> bool:
 
     ``FNA_CPU_PATH=absorbed`` takes what can be taken, any other value nothing.
     """
-    if not _wanted or autocasts(x):
+    if not _wanted or x.device.type != "cpu" or autocasts(x) or not _fit(x, around):
         return False
     if (pinned := paths.pinned()) not in (None, "absorbed") or not cpu_absorbed.serves(x, marks, *around.tensors):
         return False
     return pinned is not None or absorbed_flops(x.shape[1], marks, around) < plain_flops(x.shape[1], marks, around)
+
+
+def _fit(x: Tensor, around: Projections) -> bool:
+    """Whether the layers are of the shapes that the kernel reads: any other is for torch to broadcast, or to refuse."""
+    depth, width = x.shape[-1], around.outer.shape[-1]
+    shapes = (3 * width, depth), (3 * width,), (depth, width), (depth,)
+    sized = all(part is None or part.shape == shape for part, shape in zip(around.tensors, shapes, strict=True))
+    return x.dim() == 3 and width % around.heads == 0 and sized
 
 
 @contextmanager

@@ -115,9 +115,11 @@ class Attention(Protocol):
 
 
 def absorbing(op: object) -> Callable[[Tensor, Projections, Site], Tensor | None] | None:
-    """``absorbed`` of an op, where the class whose ``__call__`` it has defines it too; else None."""
+    """``absorbed`` of an op, where the class whose ``__call__`` it has defines it too; else None, as where somebody put another
+    call into that class."""
     maker = next(cls for cls in (*type(op).__mro__, object) if "__call__" in vars(cls) or cls is object)
-    return op.absorbed if "absorbed" in vars(maker) else None  # type: ignore[attr-defined]
+    replaced = getattr(vars(maker).get("__call__"), "__module__", maker.__module__) != maker.__module__
+    return op.absorbed if "absorbed" in vars(maker) and not replaced else None  # type: ignore[attr-defined]
 
 
 def whole(size: int) -> int:

@@ -134,7 +134,7 @@ def _try(model: Model, image: Tensor) -> None:
     """Raise `UserError` where the untouched model cannot take one of the loader's images."""
     try:
         with torch.inference_mode():
-            model.encode_image(image.to(model.device, model.dtype))  # type: ignore[misc]
+            tensor_of(model.encode_image(image.to(model.device, model.dtype, copy=True)))  # type: ignore[misc]
     except UserError:
         raise
     except Exception as error:

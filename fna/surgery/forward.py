@@ -87,6 +87,8 @@ class Forward:
         self.clock = clock
         self.on_end = on_end
         self.passes = 0
+        self.cut = False  # whether images were cut into patches,
+        self.begun = False  # and whether any block began on them
         self.reduced = False  # whether a reducer looks at the calls
         self.called: set[int] = set()
         self.warned = False
@@ -118,6 +120,7 @@ class Forward:
 
         Where patches come cut already, one a row, its grids of 1 x 1 tell nothing.
         """
+        self.cut = True
         grid = (whole(output.shape[-2]), whole(output.shape[-1])) if output.dim() == 4 else None
         self._thread.grid = None if grid == (1, 1) else grid
 
@@ -127,6 +130,7 @@ class Forward:
 
     def open(self, module: nn.Module, args: Any) -> None:
         """Pre-hook of block 0. Whatever an exception or an early stop left behind goes here."""
+        self.begun = True
         if self.frames and self.frames[-1].aside:
             return
         _refuse_symbols(*args)
@@ -147,6 +151,7 @@ class Forward:
     def enter(self, layer: int, hidden: Tensor) -> None:
         """A changed block starts, ``hidden`` in the tower's own layout. Going backwards means that this is another pass."""
         _refuse_symbols(hidden)
+        self.begun = True
         frame = self.frame
         if frame.crossed and layer == frame.last + 1 and frame.out is not None and not frame.goes_on(layer, hidden):
             raise UserError(
@@ -156,8 +161,13 @@ class Forward:
         if frame.alone or (layer <= frame.last and not frame.aside):
             frame = self._outside(layer, hidden)
             self.frames[-1:] = [frame]
-        if hidden.dim() != 3:  # [B, rows, columns, D], as SAM has it, or [N, D], images in a row
-            hidden = hidden.flatten(1, -2) if hidden.dim() > 3 else hidden[None]
+        if hidden.is_nested:
+            raise UserError(
+                f"block {layer} is given a nested tensor, of sequences without their padding: build nn.TransformerEncoder with "
+                "enable_nested_tensor=False (or set its use_nested_tensor so), which takes the mask as it is."
+            )
+        if hidden.dim() != 3:  # [B, rows, columns, D], as SAM has it, or [N, D], images in a row or one sequence
+            hidden = hidden.flatten(1, -2) if hidden.dim() > 3 else hidden.unsqueeze(0 if self.batch_first else 1)
         frame.hidden = hidden if self.batch_first else hidden.transpose(0, 1)
         frame.last, frame.seen = layer, False
 
@@ -187,6 +197,18 @@ class Forward:
                 f"block {frame.start} was called outside a pass of the whole model: landmarks are drawn from there on, where a "
                 f"pass draws them in block {self.first}.",
                 stacklevel=2,
+            )
+
+    def check_again(self, frame: Frame, layer: int) -> None:
+        """Raise `UserError` for a block that runs again in a backward pass and has drawn anew what it shared in the forward one.
+
+        Its gradients would be those of another function. Where its forward alone runs again, without its hooks, nobody has entered.
+        """
+        start = frame.start if frame.last >= 0 else layer
+        if frame.alone and frame.memo and start > self.first and torch._C._current_graph_task_id() != -1:
+            raise UserError(
+                f"block {start} runs again in the backward pass, as gradient checkpointing has it, and draws other landmarks "
+                "than before: turn it off, model.set_grad_checkpointing(False) or model.gradient_checkpointing_disable()."
             )
 
     @contextmanager

@@ -29,18 +29,37 @@ class Facts(NamedTuple):
 
 def facts(module: object) -> Facts:
     """What the class of ``module`` says."""
-    return _facts(type(module))  # type: ignore[arg-type]
+    cls = type(module)
+    return _facts(cls, getattr(cls, "forward", None))  # type: ignore[arg-type]
 
 
 @cache
-def _facts(cls: type) -> Facts:
-    home = next((base for base in cls.__mro__ if "forward" in vars(base)), cls)
-    codes = [code for found in vars(home).values() if inspect.isfunction(found) for code in _nested(inspect.unwrap(found).__code__)]
+def _facts(cls: type, forward: object) -> Facts:
+    """``forward``: that of the class now, which somebody may replace by another."""
+    homes = list(_homes(cls)) or [cls]
+    codes = [
+        code
+        for home in homes
+        for found in vars(home).values()
+        if inspect.isfunction(found)
+        for code in _nested(inspect.unwrap(found).__code__)
+    ]
     names = {name for code in codes for name in code.co_names}
     own = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
-    fused = any(_FUSED in value.__code__.co_names for value in own.values() if hasattr(value, "__code__"))
+    said = [*own.values(), *(vars(home).get("forward") for home in homes)]
+    fused = any(_FUSED in inspect.unwrap(value).__code__.co_names for value in said if inspect.isfunction(value))
     products = sum(map(_multiplies, (step for code in codes for step in dis.get_instructions(code))))
     return Facts(_TABLE in names, fused, _TABLE not in names and bool(_SOFTMAX & names) and products >= 2)
+
+
+def _homes(cls: type) -> Iterator[type]:
+    """The class whose forward ``cls`` has, and those whose forward that one calls by ``super()``."""
+    for base in cls.__mro__:
+        forward = vars(base).get("forward")
+        if forward is not None:
+            yield base
+            if not (inspect.isfunction(forward) and {"super", "forward"} <= set(inspect.unwrap(forward).__code__.co_names)):
+                return
 
 
 def _multiplies(step: dis.Instruction) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fna.ops.bias import Decomposed, Indexed, PairBias, Table
-from fna.surgery.seams import Seam, merge_heads, project
+from fna.surgery.seams import Seam, dropped, merge_heads, project, scaled
 
 
 class RelativeSeam(Seam):
@@ -25,8 +25,8 @@ class RelativeSeam(Seam):
             q, k = m.q_norm(q), m.k_norm(k)
         shared = shared_rel_pos if shared_rel_pos_bias is None else shared_rel_pos_bias
         shared = shared if shared is None or shared.dim() == 4 else shared[None]
-        dropout = m.attn_drop.p if m.training else 0.0
-        out = self.attend(q, k, v, scale=m.scale, dropout=dropout, dense=self.positions(x.shape[1], shared))
+        q, scale = scaled(m, q)
+        out = self.attend(q, k, v, scale=scale, dropout=dropped(m), dense=self.positions(x.shape[1], shared))
         return m.proj_drop(m.proj(merge_heads(out)))
 
     def positions(self, count: int, shared: Tensor | None) -> PairBias | None:
@@ -59,7 +59,8 @@ class SamSeam(Seam):
             fields["dense"] = self.positions(q.unflatten(2, (rows, columns)))
         elif m.rope is not None:
             q, k = rotate(q, m.rope.get_embed()), rotate(k, m.rope.get_embed())
-        out = self.attend(q, k, v, scale=m.scale, dropout=m.attn_drop.p if m.training else 0.0, **fields)
+        q, scale = scaled(m, q)
+        out = self.attend(q, k, v, scale=scale, dropout=dropped(m), **fields)
         return m.proj_drop(m.proj(merge_heads(out))).unflatten(1, (rows, columns))
 
     def positions(self, q: Tensor) -> Decomposed:

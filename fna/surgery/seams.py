@@ -17,7 +17,7 @@ from fna.errors import UserError
 from fna.ops.bias import PairBias
 from fna.ops.contract import Attention, Projections, Site, Tokens, absorbing, called, no_clock, recorded, whole
 from fna.surgery.forward import Call, Forward, Frame
-from fna.surgery.projections import multihead_projections, timm_projections
+from fna.surgery.projections import multihead_projections, timm_projections, untouched
 
 
 class Port:
@@ -64,16 +64,19 @@ class Port:
         # Under autocast a norm may leave q and k in float32 beside a half-precision v; stock attention then casts them too.
         q, k = q.to(v.dtype), k.to(v.dtype)
         frame.call = Call(q, k, site) if self.run.reduced and not frame.aside else None
-        return called(self.op, q, k, v, site)
+        out = called(self.op, q, k, v, site)
+        self.run.check_again(frame, self.layer)
+        return out
 
     def absorb(self, x: Tensor, around: Projections | None, scale: float) -> Tensor | None:
         """What the attention and the layers ``around`` it make of ``x`` ``[B, N, D]``, ``[B, N, D]``, in one: where the op can do
         so here and nobody looks at q and k; else None, and nothing has happened.
         """
         take, frame = absorbing(self.op), self.run.frame
-        if take is None or around is None or (self.run.reduced and not frame.aside) or recorded():
+        if take is None or around is None or (self.run.reduced and not frame.aside) or recorded() or not untouched():
             return None
         tokens = self.run.layout(frame, x.shape[1])
+        self._check(tokens, x.shape[1], None)
         out = take(x, around, self._site(frame, tokens, scale=scale)) if tokens.bias is None else None
         if out is not None:
             frame.seen = True
@@ -125,15 +128,15 @@ class TimmSeam(Seam):
         """
         m = self.module
         plain = rope is None and attn_mask is None and not is_causal
-        if plain and (out := self.absorb(x, timm_projections(m), m.scale)) is not None:
+        if plain and (out := self.absorb(x, timm_projections(m), softmax_scale(m, m.head_dim))) is not None:
             return m.proj_drop(out)
         q, k, v = project(m, x)
         q, k = m.q_norm(q), m.k_norm(k)
         if rope is not None:
             q, k = self.rotate(q, rope), self.rotate(k, rope)
-        dropout = m.attn_drop.p if m.training else 0.0
         masks = mask_fields(attn_mask, q)
-        out = self.attend(q, k, v, scale=m.scale, dropout=dropout, causal=is_causal, **masks)
+        q, scale = scaled(m, q)
+        out = self.attend(q, k, v, scale=scale, dropout=dropped(m), causal=is_causal, **masks)
         out = m.norm(merge_heads(out))
         if getattr(m, "gate", None) is not None:
             out = out * m.gate(x).sigmoid()
@@ -190,8 +193,20 @@ class MultiheadSeam(Seam):
     ) -> tuple[Tensor, None]:
         """``query`` ``[B, N, D]`` (or ``[N, B, D]``) -> (the same shape, no weights); boolean masks are True where NOT seen."""
         m = self.module
-        if need_weights or query is not key or key is not value:
-            raise UserError(f"block {self.layer} asks for attention weights or cross-attention, which fna does not give.")
+        if query is not key or key is not value:
+            raise UserError(
+                f"block {self.layer} calls its attention on three tensors, as cross-attention does, which fna does not give: for "
+                "self-attention hand over one, attn(x, x, x)."
+            )
+        if need_weights:
+            raise UserError(
+                f"block {self.layer} asks its attention for weights, as nn.MultiheadAttention gives them unasked, which fna does "
+                "not: call it with need_weights=False."
+            )
+        if query.dim() == 2:  # one sequence [N, D]
+            one = query.unsqueeze(0 if m.batch_first else 1)
+            padding = None if key_padding_mask is None else key_padding_mask[None]
+            return self.changed(one, one, one, padding, False, attn_mask, is_causal=is_causal)[0].view(query.shape), None
         x = query if m.batch_first else query.transpose(0, 1)
         if key_padding_mask is None and attn_mask is None and not is_causal:
             out = self.absorb(x, multihead_projections(m), m.head_dim**-0.5)
@@ -204,7 +219,7 @@ class MultiheadSeam(Seam):
         # With a mask at hand ``is_causal`` only promises that the mask is causal: the mask alone decides.
         dropout = m.dropout if m.training else 0.0
         out = self.attend(q, k, v, scale=m.head_dim**-0.5, dropout=dropout, causal=is_causal and attn_mask is None, **masks)
-        out = m.out_proj(merge_heads(out))
+        out = F.linear(merge_heads(out), m.out_proj.weight, m.out_proj.bias)  # as torch's own: not by the layer's forward
         return (out if m.batch_first else out.transpose(0, 1)), None
 
 
@@ -218,10 +233,31 @@ def project(m: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     elif getattr(m, "q_bias", None) is None:
         parts = list(m.qkv(x).chunk(3, dim=-1))
     else:
-        parts = list(F.linear(x, m.qkv.weight, torch.cat((m.q_bias, m.k_bias, m.v_bias))).chunk(3, dim=-1))
+        bias = torch.cat((m.q_bias, m.k_bias, m.v_bias))
+        separate = getattr(m, "qkv_bias_separate", False)
+        parts = list((m.qkv(x) + bias if separate else F.linear(x, m.qkv.weight, bias)).chunk(3, dim=-1))
     heads = (m.num_heads, *(getattr(m, "num_kv_heads", m.num_heads),) * 2)
     q, k, v = (split_heads(part, count) for part, count in zip(parts, heads, strict=True))
     return q, k, v
+
+
+def softmax_scale(m: Any, width: int) -> Any:
+    """What one of timm's modules, with heads of ``width``, multiplies its logits by.
+
+    That is what its ``scale`` says, which the fused kernel is not told.
+    """
+    return width**-0.5 if getattr(m, "fused_attn", False) else m.scale
+
+
+def scaled(m: Any, q: Tensor) -> tuple[Tensor, float]:
+    """q and its `softmax_scale`; a learned one, for which a site has no room, goes into q."""
+    scale = softmax_scale(m, q.shape[-1])
+    return (q * scale, 1.0) if isinstance(scale, Tensor) else (q, scale)
+
+
+def dropped(m: Any) -> float:
+    """The share of its weights that one of timm's modules drops: the fused kernel is told so in training, else the layer asks."""
+    return m.attn_drop.p if (m if getattr(m, "fused_attn", False) else m.attn_drop).training else 0.0
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -140,8 +140,13 @@ def class_keys(cls: type) -> Iterator[str]:
 
 
 def forward_key(module: nn.Module) -> str:
-    """The table name of the class whose ``forward`` the module runs: a subclass with a forward of its own is something else."""
-    return next(class_name(base) for base in type(module).__mro__ if "forward" in vars(base))
+    """The table name of the class whose ``forward`` the module runs: a subclass with a forward of its own is something else, and so
+    is a class whose forward somebody has replaced."""
+    home = next(base for base in type(module).__mro__ if "forward" in vars(base))
+    # Not by __module__, which functools.wraps copies. Decorators are a library's own or torch's (no_grad, compile).
+    made: str = getattr(vars(home)["forward"], "__globals__", {}).get("__name__", home.__module__)
+    own = made.partition(".")[0] in (home.__module__.partition(".")[0], "torch")
+    return class_name(home) if own else f"{class_name(home)} with a forward of {made}"
 
 
 def class_name(cls: type) -> str:

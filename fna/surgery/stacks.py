@@ -34,7 +34,10 @@ def find(model: nn.Module) -> tuple[nn.Module, tuple[nn.Module, ...]]:
             f"{name} holds no vision transformer that fna knows: its attention ({', '.join(own[:4])}) is not torch's own, as with "
             f"talking heads or linear attention, or lies in blocks of several kinds; use {RECIPE}."
         )
-    raise UserError(f"{name} holds no vision transformer that fna knows, and no attention: there is nothing to swap.")
+    raise UserError(
+        f"{name} holds no vision transformer that fna knows, and no attention: there is nothing to swap; if some is computed in a "
+        f"function outside its modules, by einsum or by flex_attention, use {RECIPE}."
+    )
 
 
 def has_one(model: nn.Module) -> bool:

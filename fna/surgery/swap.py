@@ -105,6 +105,11 @@ class Swap:
         # A model that ran while a changed block did not would be measured as if it had been changed.
         if kind is None and self._run.passes and idle:
             raise RuntimeError(f"blocks {idle} were changed but never ran although the model did: choose blocks that it runs.")
+        if kind is None and self._run.cut and not self._run.begun:
+            raise UserError(
+                f"blocks {idle} were changed and images were cut into patches, but no block ran: a graph that torch.fx or "
+                "torch.compile made of the model before holds the blocks as they were; make it inside the with block."
+            )
 
     def __repr__(self) -> str:
         ops: dict[str, list[int]] = {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,10 @@ from fna.errors import UserError
 from fna.metrics.accuracy import top_k
 from fna.metrics.neighbours import ONE_NUMBER, nearest_other
 from fna.models.base import Model, Weights
-from fna.ops.contract import Site, Tokens
-from fna.ops.exact import Exact
+from fna.ops.contract import Tokens
 from fna.surgery.blocks import find_tower
-from fna.surgery.swap import swap_tower
 from fna.tasks.base import Array, Outcome, Run
+from fna.tasks.own_tokens import as_seen as as_seen
 
 FIRST = 64  # samples held in memory: to time on, to calibrate on, to show
 OUTPUTS = ("logits", "image_embeds", "pooler_output", "last_hidden_state")  # of transformers' models, the best first
@@ -79,7 +79,7 @@ class Own:
         seen: Counter[str] = Counter()
         with torch.inference_mode(), run.sharing():
             for images, targets in pairs(self.loader):
-                out = tensor_of(self.forward_images(images.to(model.device, model.dtype)))
+                out = tensor_of(self.forward_images(images.to(model.device, model.dtype, copy=True)))  # which models may work on
                 if out.shape[:1] != images.shape[:1]:
                     raise UserError(f"the model gives outputs {list(out.shape)} for {len(images)} images: hand over forward=.")
                 keys += _keys(images, targets, seen)
@@ -155,9 +155,13 @@ class Own:
             return top_k(logits, labels, (k,))[k].astype(np.float64)
         assert self.metric is not None
         try:
-            given = self.metric(out, targets)
+            given = self.metric(out.clone(), targets)  # it may work in place
         except Exception as error:
-            raise UserError(f"{self._called} fails on outputs {list(out.shape)} and {_said(targets)}: {error}") from error
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            raise UserError(
+                f"{self._called} fails on outputs {list(out.shape)} and {_said(targets)}: {type(error).__name__}: {error} "
+                f"({at.filename}:{at.lineno})"
+            ) from error
         found = np.asarray(given.detach().float().cpu() if isinstance(given, Tensor) else given)
         if found.shape != (len(out),) or found.dtype.kind not in "iufb":
             raise UserError(f"{self._called} gave {_said(given)} for {len(out)} samples: give one number a sample.")
@@ -173,8 +177,9 @@ class Own:
 
 
 def _rows(out: Tensor) -> Array:
-    """Outputs ``[b, ...]`` as float32 ``[b, C]``; one number a sample, ``[b]``, is a column."""
-    return out.float().reshape(len(out), -1).cpu().numpy()
+    """Outputs ``[b, ...]`` as float32 ``[b, C]``; one number a sample, ``[b]``, is a column, a complex one two."""
+    out = torch.view_as_real(out.resolve_conj()) if out.is_complex() else out
+    return out.to_dense().float().reshape(len(out), -1).cpu().numpy()
 
 
 def _declares(module: nn.Module, out: Tensor) -> bool:
@@ -237,14 +242,16 @@ def _said(value: Any) -> str:
 
 
 def tensor_of(out: Any) -> Tensor:
-    """A model's output as a tensor: itself, the first of a tuple, the field of a transformers output that is most an answer."""
-    if isinstance(out, tuple):
-        out = out[0]
-    if not isinstance(out, Tensor):
-        out = next((value for name in OUTPUTS if isinstance(value := getattr(out, name, None), Tensor)), None)
-    if out is None:
+    """A model's output as a tensor: itself, the part that is by its name most an answer, the first of a tuple or list, the only one
+    of a dict. Raises `UserError` where there is none."""
+    if isinstance(out, Tensor):
+        return out
+    named = [out.get(name) if isinstance(out, Mapping) else getattr(out, name, None) for name in OUTPUTS]
+    first = list(out.values()) if isinstance(out, Mapping) and len(out) == 1 else out[:1] if isinstance(out, list | tuple) else ()
+    found = next((part for part in (*named, *first) if part is not None), None)
+    if found is None:
         raise UserError("the model's output is no tensor: hand over forward=, a function of images that gives one.")
-    return out
+    return tensor_of(found)
 
 
 def own_model(model: nn.Module, images: Tensor, name: str, forward: Forward) -> Model:
@@ -264,39 +271,6 @@ def own_model(model: nn.Module, images: Tensor, name: str, forward: Forward) -> 
         dtype=parameter.dtype,
         encode_image=forward,
     )
-
-
-class _Count:
-    """Exact attention that notes what tokens it was called with."""
-
-    def __init__(self) -> None:
-        self.tokens: Tokens | None = None
-        self.count: int | None = None
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
-        self.tokens, self.count = site.tokens, q.shape[2]
-        return Exact()(q, k, v, site)
-
-
-def as_seen(model: Model, image: Tensor) -> Model:
-    """The model with the tokens that one of the loader's images really has in its blocks, the last that sees the whole of it.
-
-    What a module declares is of the size that it was made for: one that resamples its positions, or has no grid, has others.
-    Where that block cannot be looked into, it stays as declared.
-    """
-    look = _Count()
-    try:
-        tower = find_tower(model.tower)
-        whole = [block for block in range(len(tower.blocks)) if block not in tower.windowed]
-        if whole and model.encode_image is not None:
-            with swap_tower(model.tower, {whole[-1]: look}), torch.inference_mode():
-                model.encode_image(image.to(model.device, model.dtype))
-    except UserError:
-        return model
-    if look.tokens is None:
-        return model
-    seen = Tokens(look.tokens.prefix, look.tokens.suffix, look.tokens.grid)
-    return replace(model, tokens=seen, counted=look.count)
 
 
 def own_dataset(loader: Iterable[Any], name: str) -> tuple[Dataset, int | None]:

@@ -34,8 +34,12 @@ def serves(x: Tensor, marks: int, *weights: Tensor | None) -> bool:
     Tensors of another class (quantised weights) and those that `torch.func` has wrapped hold their numbers elsewhere.
     """
     given = [x, *(weight for weight in weights if weight is not None)]
-    plain = all(type(one) in PLAIN and not is_functorch_wrapped_tensor(one) and one.is_contiguous() for one in given)
+    plain = all(type(one) in PLAIN and not is_functorch_wrapped_tensor(one) and _dense(one) for one in given)
     return plain and marks % WHOLE == 0 and x.shape[2] % WHOLE == 0 and cpu.serves(*given)
+
+
+def _dense(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and tensor.is_contiguous()
 
 
 @torch.library.custom_op("fna::absorbed", mutates_args=(), device_types="cpu")
