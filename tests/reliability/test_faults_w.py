@@ -323,7 +323,9 @@ def test_one_sequence_without_a_batch_is_taken(batch_first: bool) -> None:
     assert torch.allclose(stock[~hidden], exact[~hidden], atol=1e-4)
 
 
-def test_sequences_that_torch_packs_without_their_padding_are_refused_with_what_to_do() -> None:
+def test_sequences_that_torch_packs_without_their_padding_are_refused_with_what_to_do(request: pytest.FixtureRequest) -> None:
+    request.addfinalizer(functools.partial(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled()))
+    torch.backends.mha.set_fastpath_enabled(True)  # as it is without a run of fna's in the process
     model = drawn(nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 2, 128, batch_first=True), DEPTH))
     hidden = (torch.arange(65) > 50).expand(2, -1)
     with pytest.raises(fna.UserError, match=r"block 0 is given a nested tensor.* enable_nested_tensor=False"):
