@@ -136,7 +136,7 @@ def test_the_projection_head_of_training_without_labels_is_left_out_where_none_i
     path = str(tmp_path / "moco.pth.tar")
     torch.save({"epoch": 300, "arch": "vit", "state_dict": saved, "optimizer": {"state": {}}}, path)
     net = small(num_classes=0)
-    found, state = read(path, net, None)
+    found, state, _ = read(path, net, None)
     assert found.part == "state_dict.base_encoder"
     assert found.others == ("state_dict.momentum_encoder",)
     (note,) = fit(path, state, net, MODEL)
