@@ -14,6 +14,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fna import networks
 from fna.errors import UserError
 from fna.spelling import nearest
 from fna.values import shown
@@ -107,14 +108,6 @@ def none_such(group: str, name: str, known: Iterable[str], extra: Sequence[Path]
     return UserError(f"{group}={name}: no such {group}; {hint}there is {', '.join(known)}.")
 
 
-# Names that a network has elsewhere, by what they look like, and the option that takes them as model.name.
-NETWORKS = {
-    r"\w+_patch\d+\w*(\.\w+)?": "vit",
-    r"(ViT|EVA\d*|coca_ViT)-[\w-]+": "clip_l14",
-    r"[\w.-]+/[\w.-]+": "hf",
-}
-
-
 # What is typed for an option that is called otherwise here, and what to write.
 MEANT = {
     ("attn", "full"): "full attention always runs beside; attn=exact is exact attention through fna's seam; ",
@@ -129,8 +122,7 @@ def _network(group: str, name: str) -> str:
         return said
     if group == "dataset" and ("/" in name or Path(name).is_dir()):
         return f"a folder of your own is dataset=images dataset.root={name} (dataset=imagefolder, if each class has one); "
-    options = [option for looks, option in NETWORKS.items() if group == "model" and re.fullmatch(looks, name)]
-    return f"a network by its name is model={options[0]} model.name={name}; " if options else ""
+    return networks.meant(name) if group == "model" else ""
 
 
 INTEGER = "tag:yaml.org,2002:int"

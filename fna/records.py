@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 import tempfile
 import time
@@ -61,6 +62,19 @@ def refuse_mark(folder: Path, reader: str) -> None:
             start = opened.read(len(BOM_UTF8))
         if start == BOM_UTF8:
             raise UserError(f"{file}: begins with a byte-order mark, which {reader} does not read; save it as UTF-8 without one.")
+
+
+# What the columns of a list of classes are called in a head line, in small letters and single words.
+HEADS = frozenset(
+    {"id", "class", "classes", "label", "labels", "folder", "directory", "wnid", "synset", "name", "names", "category", "index"}
+    | {f"{of} {what}" for of in ("class", "label", "folder", "category", "synset") for what in ("id", "name")}
+    | {"classid", "classname", "wordnet id", "description", "words"}
+)
+
+
+def is_head(ident: str, name: str) -> bool:
+    """Whether the first line of a list of classes says what its columns are, and names no class."""
+    return all(re.sub(r"[\W_]+", " ", said).strip().lower() in HEADS for said in (ident, name))
 
 
 def refuse_csv(lines: Sequence[str], path: str | Path) -> None:

@@ -42,6 +42,7 @@ GROUND = {
     "fna.folders",
     "fna.machine",
     "fna.mistaken",
+    "fna.networks",
     "fna.versions",
     "fna.records",
     "fna.streams",

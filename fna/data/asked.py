@@ -125,7 +125,7 @@ def lines(source: Path) -> list[Entry]:
     try:
         texts = regular(source).read_text(encoding="utf-8-sig").split("\n")  # JSON may hold what str.splitlines takes for an end
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: cannot be read as text in UTF-8 ({error}); fetch it again.") from error
+        raise UserError(f"{source}: cannot be read as text in UTF-8 ({error}); save it so, or fetch it again.") from error
     found = []
     for number, text in enumerate(texts, 1):
         if text.strip():
@@ -133,7 +133,7 @@ def lines(source: Path) -> list[Entry]:
                 found.append(_entry(files.parsed(text), f"{source}, line {number}"))
             except (ValueError, RecursionError) as error:
                 whole = text.strip() in ("{", "[")  # a value over several lines
-                mend = "give an object in each line, or a list of them" if whole else "fetch it again"
+                mend = "give an object in each line, or a list of them" if whole else "mend that line, or fetch the file again"
                 raise UserError(f"{source}, line {number}: not JSON ({error}); {mend}.") from error
     return found
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 from fna.data import asked, files
 from fna.data.asked import LETTER, SHORT, AskedDataset, Found, Scoring, Submit, Told
 from fna.data.base import Asked
+from fna.data.elsewhere import elsewhere, located
 from fna.data.entries import Entry, by_ident, table
 from fna.data.places import existing
 from fna.errors import UserError
@@ -278,7 +279,7 @@ class OwnQuestions(Questions):
             Found(
                 Asked(
                     entry.ident("id", f"{place:06}"),
-                    self._at(entry.text("image")),
+                    located(entry, entry.text("image"), self._images, Path(self.root)),
                     entry.text("question"),
                     asked.answers(entry),
                     entry.text("kind", ""),
@@ -287,7 +288,10 @@ class OwnQuestions(Questions):
             )
             for place, entry in enumerate(entries)
         ]
-        return self._dataset(found, limit, self.scoring, _by("id", "answer"), self.longest, self.suffix or "")
+        data = self._dataset(found, limit, self.scoring, _by("id", "answer"), self.longest, self.suffix or "")
+        named = {(entry.text("image"), one.example.image): one.where for entry, one in zip(entries, found, strict=True)}
+        data.notes += elsewhere(((where, *pair) for pair, where in named.items()), self._images, Path(self.root))
+        return data
 
 
 def _texts(entry: Entry, name: str) -> list[str]:

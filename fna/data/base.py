@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 from fna.data.contents import UNREADABLE, sha256s
+from fna.data.oddities import torn_note
+from fna.data.places import composed
 from fna.errors import UserError
 from fna.values import counted
 
@@ -130,7 +132,7 @@ Taught = TypeVar("Taught", bound="Dataset")
 def taught(learnt: Taught, asked: Dataset[Any], train: str) -> Taught:
     """``learnt`` itself, to learn from; copies among its images are noted with ``asked``.
 
-    Raises `UserError` where some of its images are ``asked`` about too, links followed.
+    Raises `UserError` where some of its images are ``asked`` about too, links followed, and where its classes are others.
     """
     places = _places([*asked.examples, *learnt.examples])
     seen = {places[example.image] for example in asked.examples}
@@ -141,12 +143,22 @@ def taught(learnt: Taught, asked: Dataset[Any], train: str) -> Taught:
             f"dataset.train={train}: {len(both)} of the {len(learnt.examples)} images to learn from are asked about too (first: "
             f"{both[0].key}); give a split of other images, in a folder or a list of its own."
         )
+    ones, others = ([*map(composed, each.class_ids)] for each in (learnt, asked))
+    if ones != others:
+        odd = sorted({*ones} ^ {*others})[:1]
+        raise UserError(
+            f"dataset.train={train}: its {len(learnt.class_ids)} classes are not the {len(asked.class_ids)} asked about "
+            f"(first: {''.join(odd)}); list the classes of both, and no others, with dataset.classes=FILE."
+        )
     return with_copies_noted(learnt, asked)
 
 
 def with_copies_noted(learnt: Taught, asked: Dataset[Any]) -> Taught:
-    """``learnt`` itself; noted with ``asked``: its notes, and how many images of ``asked`` are copies of its, byte for byte."""
-    own = [f"{learnt.split}, to learn from: {note}" for note in learnt.notes if note not in asked.notes]
+    """``learnt`` itself; noted with ``asked``: its notes, which of its images are in two classes, and how many of ``asked``
+    are copies of its, byte for byte.
+    """
+    notes = [*learnt.notes, *torn_note(learnt.examples)]
+    own = [f"{learnt.split}, to learn from: {note}" for note in notes if note not in asked.notes]
     asked.notes += [note for note in own if note not in asked.notes]
     learning: Sequence[Any] = learnt.examples
     held = sha256s(example.image for example in (*asked.examples, *learning))

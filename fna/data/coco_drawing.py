@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from pycocotools import mask as rle
 
 from fna.data.coco_format import Picture, Size
 from fna.data.entries import Entry
-from fna.data.run_lengths import past_edges, run_lengths
+from fna.data.run_lengths import past_edges, run_lengths, scraps
 from fna.data.segmentation import IGNORE
 from fna.errors import UserError
+from fna.values import counted
 
 Array = np.ndarray
 PERCENTS = 100  # what coordinates in percent of the sides go up to
@@ -31,6 +32,7 @@ class Drawing:
     size: Size | None
     masks: list[tuple[int, dict[str, Any]]]
     past: list[float]  # pixels that each mask reaches out of the image
+    scraps: Mapping[str, int] = field(default_factory=dict)  # polygons without three points, by the entry that holds some
 
     def paint(self, empty: int) -> Array:
         """int64 ``[H, W]``: classes, 255 for crowds, ``empty`` elsewhere."""
@@ -57,7 +59,8 @@ def drawing(picture: Picture, told: Sequence[Entry], places: Mapping[str, int]) 
         area = float(rle.area(code)) if area is None or area <= 0 else area  # tools write 0 for unknown
         masks.append((crowd, area, IGNORE if crowd else places[category], code))
     masks.sort(key=lambda mask: mask[:2], reverse=True)
-    return Drawing(picture, size, [mask[2:] for mask in masks], [past_edges(entry, size) for entry in told])
+    left = {entry.where: count for entry in told if (count := scraps(entry))}
+    return Drawing(picture, size, [mask[2:] for mask in masks], [past_edges(entry, size) for entry in told], left)
 
 
 def doubts(file: Path, drawn: Mapping[str, Drawing]) -> list[str]:
@@ -69,12 +72,19 @@ def _specks(file: Path, drawn: Mapping[str, Drawing]) -> list[str]:
     """A note of masks that cover no pixel. Raises `UserError` where none covers two, as those of coordinates in fractions."""
     # one by one: pycocotools counts a list of masks in 8 bits
     areas = [int(rle.area(code)) for drawing in drawn.values() for _, code in drawing.masks]
+    left = {where: count for drawing in drawn.values() for where, count in drawing.scraps.items()}
+    if left and len(left) == len(areas) and not any(areas):
+        raise UserError(f"{next(iter(left))}: has no polygon of three points, nor has any other; a box alone is no mask.")
     if areas and max(areas) <= 1:
         raise UserError(
             f"{file}: none of {len(areas)} masks covers more than a pixel; are its coordinates fractions? They must be pixels."
         )
     empty = areas.count(0)
-    return [f"{empty} of {len(areas)} masks cover no pixel"] * bool(empty)
+    notes = [f"{empty} of {len(areas)} masks cover no pixel"] * bool(empty)
+    if left:
+        many = counted(sum(left.values()), "polygon")
+        notes.append(f"{many} of fewer than three points left out (first: {next(iter(left))}): nothing is painted for a box alone")
+    return notes
 
 
 def _past_edges(file: Path, drawn: Mapping[str, Drawing]) -> list[str]:

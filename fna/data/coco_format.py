@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from fna.data.elsewhere import elsewhere, locate, written
+from fna.data.elsewhere import elsewhere, located, written
 from fna.data.entries import Entry
 from fna.data.files import FIT, UNREADABLE
 from fna.data.pictures import exchanged
@@ -64,10 +64,7 @@ def pictures(content: Entry, folder: Path, root: Path) -> tuple[dict[str, Pictur
         name = entry.text("file_name", None) or entry.text("coco_url", None) or entry.text("file_name")
         if not name:
             raise entry.wrong("file_name", "the name of a file")
-        try:
-            picture = Picture(ident, name, locate(name, folder, root), entry)
-        except (OSError, ValueError) as error:  # a picture itself as data:image/png;base64,...; half an address
-            raise entry.wrong("file_name", "the name of a file") from error
+        picture = Picture(ident, name, located(entry, name, folder, root), entry)
         place = os.path.normpath(picture.path)
         if ident in found:
             raise UserError(f"{entry.where}: id {ident} is that of {found[ident].name} too; list each image once.")

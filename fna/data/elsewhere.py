@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from fna.data.imagefolder import SPLIT, paired
+from fna.data.called import SPLIT, paired
+from fna.data.entries import Entry
 from fna.data.places import composed, existing
 from fna.errors import UserError
 
@@ -39,6 +40,15 @@ def locate(name: str, folder: Path, root: Path) -> Path:
     path = written(name)
     choices = [folder / path, root / path, folder / name, root / name, folder / path.rpartition("/")[2]]
     return next((found for found in map(existing, choices) if found.is_file()), choices[0])
+
+
+def located(entry: Entry, name: str, folder: Path, root: Path) -> Path:
+    """`locate` of a name that stands in ``entry``. Raises `UserError` that says where for what is no name of a file."""
+    try:
+        return locate(name, folder, root)
+    except (OSError, ValueError) as error:  # a picture itself as data:image/png;base64,...; half an address
+        field = next(field for field, value in entry.fields.items() if value == name)
+        raise entry.wrong(field, "the name of a file") from error
 
 
 def written(name: str) -> str:

@@ -15,15 +15,20 @@ from typing import Any
 from PIL import Image
 
 from fna.data import contents
+from fna.data.places import composed
 from fna.errors import UserError
 from fna.mistaken import refuse_mistaken
-from fna.records import refuse_csv, regular
+from fna.records import is_head, refuse_csv, regular
 
 UNREADABLE = (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError)  # what damaged or hostile pictures raise
 
 
 # what holds pictures in one file, as shards for training and data hubs have it
 ARCHIVES = frozenset({".tar", ".tgz", ".zip", ".7z", ".rar", ".parquet", ".arrow", ".tfrecord", ".mdb"})
+
+
+NAMED = 25_000  # classes: more than the largest heads tell apart (ImageNet-21k, 21,843)
+DICTIONARY = 10  # times as many lines as there are classes on disk: a dictionary
 
 
 def check_folder(path: Path, knob: str = "dataset.root") -> None:
@@ -58,7 +63,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text in UTF-8 ({error}); fetch it again.") from error
+        raise UserError(f"{path}: cannot be read as text in UTF-8 ({error}); save it so, or fetch it again.") from error
 
 
 def read_json(path: Path) -> Any:
@@ -68,11 +73,13 @@ def read_json(path: Path) -> Any:
     try:
         return parsed(path.read_text(encoding="utf-8-sig"))  # tools on Windows begin a file with a mark
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON at line {error.lineno}, column {error.colno} ({error.msg}); fetch it again.") from error
+        raise UserError(
+            f"{path}: not JSON at line {error.lineno}, column {error.colno} ({error.msg}); mend it there, or fetch it again."
+        ) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not JSON: no UTF-8 at byte {error.start}; fetch it again.") from error
+        raise UserError(f"{path}: not JSON: no UTF-8 at byte {error.start}; save it so, or fetch it again.") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); fetch it again.") from error
+        raise UserError(f"{path}: cannot be read as JSON ({error}); mend it, or fetch it again.") from error
 
 
 def parsed(text: str) -> Any:
@@ -124,6 +131,25 @@ def first(items: Iterable[Any], limit: int | None) -> list[Any]:
     """The first ``limit`` items, all for None."""
     taken = list(items)
     return taken if limit is None else taken[:limit]
+
+
+def classes_of(path: str, found: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Class ids and names of a list for the classes ``found`` on disk, and what to note of it.
+
+    A head line is left out. So is what is not there of a list that names far more than any model tells apart (WordNet's 82,115
+    nouns, which come with Tiny-ImageNet as words.txt); of others it stays, for a head has a row for each. Raises as `read_classes`.
+    """
+    ids, names = read_classes(path)
+    notes, there = [], {composed(name) for name in found}
+    if len(ids) > 1 and ids[0] not in found and is_head(ids[0], names[0]):
+        said = " ".join(dict.fromkeys([ids[0], names[0]]))
+        notes.append(f"{path}: its first line ({said}) is read as a head line, not as a class")
+        ids, names = ids[1:], names[1:]
+    kept = [(ident, name) for ident, name in zip(ids, names, strict=True) if composed(ident) in there]
+    if kept and len(ids) > max(NAMED, DICTIONARY * len(found)):
+        notes.append(f"{path}: of its {len(ids):,} lines those of the {len(kept):,} classes that are here are taken")
+        ids, names = [ident for ident, _ in kept], [name for _, name in kept]
+    return ids, names, notes
 
 
 def read_classes(path: str) -> tuple[list[str], list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
@@ -10,6 +9,7 @@ from typing import Annotated, ClassVar, Self
 from fna.data import files
 from fna.data.bank import LabelledDataset, cut, part_note
 from fna.data.base import NO_SPLIT, Labelled, taught
+from fna.data.called import SPLITS, parts, splits
 from fna.data.layouts import BY_CLASS, TINY_LABELS, V2, looks_like, packed_below, split_folder
 from fna.data.pictures import files_below, files_in, is_hidden, is_picture, packed_note, stray_note, system_note, unread_note
 from fna.data.places import by_name, composed
@@ -17,17 +17,6 @@ from fna.errors import UserError
 from fna.values import Count, Domain, Says, counted
 
 AUTO = "auto"
-OF_A_WHOLE = frozenset(
-    {"train", "training", "trn", "trainval", "val", "valid", "validation", "dev", "test", "testing", "tst", "eval", "evaluation"}
-)
-SPLITS = frozenset(
-    OF_A_WHOLE
-    | {"holdout", "fold", "split", "subset", "set", "query", "queries", "gallery", "labeled", "labelled", "unlabeled", "unlabelled"}
-)
-BESIDE = frozenset(
-    {"data", "dataset", "folder", "dir", "files", "pictures", "pics", "photos", "crops", "samples", "raw", "new", "a", "b"}
-)
-PARTS = frozenset({"images", "image", "img", "imgs", "labels", "masks", "annotations", "ann"})  # of data with another layout
 ClassList = Annotated[
     str | None, Says("a TSV file: in each line a class's folder, a tab, its name (n01443537<TAB>goldfish); or null")
 ]
@@ -76,7 +65,7 @@ class ImageFolder:
     def read(self, limit: int | None) -> LabelledDataset:
         """The first ``limit`` images of the split itself."""
         folder, found = self._folder(), self.class_folders()
-        ids, names = files.read_classes(self.classes) if self.classes else (found, found)
+        ids, names, listed = files.classes_of(self.classes, found) if self.classes else (found, found, [])
         called = by_name(found, ids)
         unknown = sorted(set(found) - called.keys())
         if unknown:
@@ -85,11 +74,11 @@ class ImageFolder:
         if len(ids) < 2:
             raise UserError(f"{self.classes}: names one class, and one alone has nothing to be told from; name all classes.")
         places = {name: index for index, name in enumerate(ids)}
-        label = {name: places[listed] for name, listed in called.items()}
+        label = {name: places[known] for name, known in called.items()}
         below = {name: files_below(folder / name) for name in found}
         paths = [path for inner in below.values() for path in inner if is_picture(path)]
         files_there = [path for inner in below.values() for path in inner]
-        notes = [*unread_note(files_there), *packed_note([*files_in(folder), *files_there]), *system_note(folder)]
+        notes = [*listed, *unread_note(files_there), *packed_note([*files_in(folder), *files_there]), *system_note(folder)]
         seen = {called[name] for name, inner in below.items() if any(map(is_picture, inner))}
         unseen = [name for name in ids if name not in seen]
         if unseen and paths:
@@ -133,10 +122,11 @@ class ImageFolder:
         if len(found) < 2:
             hint = self._below(folder, found) or self._hint(folder)
             raise UserError(f"{folder}: holds {_count(found)}, and one class alone has nothing to be told from{hint}.")
-        splits, parts = _splits(found), _parts(found)
-        if len(splits) > 1 or len(splits) + len(parts) == len(found) or _only_folders(folder, found):
-            kind = "splits" if len(splits) > 1 else "parts of other data" if parts == found else "splits or groups"
-            like = splits if len(splits) > 1 else found
+        self._check_order(folder, found)
+        as_splits, as_parts = splits(found), parts(found)
+        if len(as_splits) > 1 or len(as_splits) + len(as_parts) == len(found) or _only_folders(folder, found):
+            kind = "splits" if len(as_splits) > 1 else "parts of other data" if as_parts == found else "splits or groups"
+            like = as_splits if len(as_splits) > 1 else found
             raise UserError(
                 f"{folder}: {', '.join(like[:4])} look like {kind}, not classes; give dataset.root={folder} "
                 f"dataset.split={like[-1]}, or the classes with dataset.classes=FILE."
@@ -180,14 +170,31 @@ class ImageFolder:
     def _folder(self) -> Path:
         """Where the class folders lie. Raises `UserError` where the split is not there."""
         root = Path(self.root)
+        if root.is_dir() and self.split is not None and not (root / ("val" if self.split == AUTO else self.split)).is_dir():
+            self._check_order(root, _names(root))
         if self.split != AUTO:
             return split_folder(root, self.split)
         if not root.is_dir() or (root / "val").is_dir():
             return split_folder(root, "val")
         found = _folders(root)
-        known = _splits(found) or _parts(found) or looks_like(root) not in BY_CLASS
+        known = splits(found) or parts(found) or looks_like(root) not in BY_CLASS
         pictured = (any(map(is_picture, (root / name).iterdir())) for name in found)
         return root if found and not known and all(pictured) else split_folder(root, "val")
+
+    def _check_order(self, folder: Path, found: list[str]) -> None:
+        """Raise `UserError` where the splits lie in the classes (cat/train/*.jpg): read is the other way round."""
+        if len(found) < 2 or splits(found) or parts(found):
+            return
+        inside = (_names(folder / name) for name in found)
+        if all(inner and splits(inner) == inner for inner in inside):
+            inner = _names(folder / found[0])
+            split = self.split if self.split in inner else inner[-1]
+            first = folder / found[0] / split
+            if any(map(is_picture, first.iterdir())):
+                raise UserError(
+                    f"{folder}: the classes come first and the splits in them ({found[0]}/{split}); put the split first: move "
+                    f"or link each of them, as {first} to {folder / split / found[0]}, and give dataset.split={split}."
+                )
 
     def _split_name(self, folder: Path) -> str:
         """The split as named, or what a folder of class folders is called that is a split itself."""
@@ -200,7 +207,7 @@ class ImageFolder:
         """What to give where the classes lie in the one folder that ``folder`` holds, as archives unpack (val/val/CLASS)."""
         below = folder / found[0] if len(found) == 1 else folder
         inner = _folders(below)
-        if len(inner) < 2 or _splits(inner) or not any(is_picture(path) for name in inner for path in (below / name).iterdir()):
+        if len(inner) < 2 or splits(inner) or not any(is_picture(path) for name in inner for path in (below / name).iterdir()):
             return ""
         split = below.relative_to(self.root).as_posix()
         return f"; {', '.join(inner[:3])} one level below look like its classes: give dataset.split={split}"
@@ -222,38 +229,12 @@ def _folders(folder: Path) -> list[str]:
         raise UserError(
             f"{gone[0]}: a link to {gone[0].readlink()}, which is not there; bring back what it links to, or remove it."
         )
+    return _names(folder)
+
+
+def _names(folder: Path) -> list[str]:
     names = (path.name for path in folder.iterdir() if not is_hidden(path.name) and path.is_dir())
     return sorted(names, key=lambda name: (composed(name), name))
-
-
-_SPLIT, _PART = (rf"(?:{'|'.join(sorted(words, key=len, reverse=True))})" for words in (SPLITS, PARTS))
-_REST = rf"(?:{'|'.join(sorted(SPLITS | PARTS | BESIDE, key=len, reverse=True))}|[\W\d_])*"
-SPLIT, PART = (re.compile(rf"{_REST}{word}{_REST}", re.I) for word in (_SPLIT, _PART))
-
-
-def _splits(names: list[str]) -> list[str]:
-    """Those that are called as splits are: train2017, val_256, fold-0, testset, validation_images, seg_train beside seg_test.
-
-    my-train alone is none.
-    """
-    of_a_pair = paired(names)
-    return [name for name in names if SPLIT.fullmatch(name) or name in of_a_pair]
-
-
-def paired(names: list[str]) -> set[str]:
-    """Names of which another differs in the word for a split alone: cat_train and cat_test."""
-    found: dict[tuple[str, ...], dict[str, str]] = {}
-    for name in names:
-        words = re.findall(r"[^\W\d_]+", name.lower())
-        own = [word for word in words if word in OF_A_WHOLE]
-        if len(own) == 1 < len(words):
-            found.setdefault(tuple("" if word in OF_A_WHOLE else word for word in words), {})[name] = own[0]
-    return {name for alike in found.values() if len({*alike.values()}) > 1 for name in alike}
-
-
-def _parts(names: list[str]) -> list[str]:
-    """Those that are called as parts of another layout are, and no split besides: images, masks_2."""
-    return [name for name in names if PART.fullmatch(name) and not SPLIT.fullmatch(name)]
 
 
 def _only_folders(folder: Path, found: list[str]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from fna.data.contents import UNREADABLE, sha256s
-from fna.data.pictures import is_deep, pages_note, upper_halves, white
+from fna.data.pictures import PAGED, is_deep, pages_note, upper_halves, white
 from fna.values import counted
 
 LOOKED_AT = 1000  # pictures, from all over the set, whose headers are read: a fraction of a second
@@ -19,6 +19,7 @@ DECODED = 64  # of those of 16 bits, and of those with an alpha channel: to know
 WHITE = 2**16 - 1
 COPIES = 0.01  # of all pictures: fewer copies within a class, or where there are none, are not worth a word
 DARK = 2**14  # what stays below comes out at a quarter of its brightness at most
+ANIMATED = frozenset({"PNG", "GIF", "WEBP"})  # whatever the suffix; a JPEG of a phone may hold a thumbnail as a second one
 ORIENTATION, UPRIGHT = 274, 1  # a tag of EXIF, and what it says of a picture that is stored as it is to be seen
 
 
@@ -35,7 +36,14 @@ def image_notes(paths: Iterable[Path]) -> list[str]:
             for kind in ("grey", "colour")
             for note in _dark_note(kind, [path for path in looked_at if headers[path][1] == kind], len(looked_at))
         ]
-        return [*pages_note(paths), *_turned_note(turned, len(looked_at)), *dark, *_clear_note(clear)]
+        moving = [path for path in looked_at if headers[path][3] and path.suffix.lower() not in PAGED]
+        return [
+            *pages_note(paths),
+            *_moving_note(moving, len(looked_at)),
+            *_turned_note(turned, len(looked_at)),
+            *dark,
+            *_clear_note(clear),
+        ]
 
 
 def copies_note(examples: Sequence[Any]) -> list[str]:
@@ -43,6 +51,34 @@ def copies_note(examples: Sequence[Any]) -> list[str]:
 
     Files are known by then, from the set's digest: this costs a look at each file's stamp.
     """
+    copies, torn, whole = _copies(examples)
+    if not copies or (not torn and len(copies) < COPIES * whole):
+        return []
+    (copy, original), are = (torn or copies)[0], "is a copy" if len(copies) == 1 else "are copies"
+    apart = f", {len(torn):,} in another class than it, where no answer is right for both" * bool(torn)
+    return [
+        f"{counted(len(copies), 'picture')} of {whole:,} {are} of another, byte for byte{apart} (first: {copy} is "
+        f"{original}): each counts as a sample of its own{', and its copy is the one nearest to it' * (not torn)}"
+    ]
+
+
+def torn_note(examples: Sequence[Any]) -> list[str]:
+    """How many pictures to learn from are copies, byte for byte, of one in another class; nothing where none is."""
+    _, torn, whole = _copies(examples)
+    if not torn:
+        return []
+    are = "is a copy" if len(torn) == 1 else "are copies"
+    return [
+        f"{counted(len(torn), 'picture')} of {whole:,} {are} of one in another class, byte for byte (first: {torn[0][0]} is "
+        f"{torn[0][1]}): both classes are learnt from it; keep it in one"
+    ]
+
+
+Pairs = list[tuple[str, str]]  # keys of a copy and of what it is one of
+
+
+def _copies(examples: Sequence[Any]) -> tuple[Pairs, Pairs, int]:
+    """Pictures that are copies of one before them, those of them in another class, and of how many pictures."""
     pictures = {example.image: example for example in examples if hasattr(example, "image")}  # several questions may be about one
     held = sha256s(pictures)
     first: dict[str, Any] = {}
@@ -52,33 +88,34 @@ def copies_note(examples: Sequence[Any]) -> list[str]:
         if original is not example and held[path] != UNREADABLE:
             copies.append((example.key, original.key))
             torn += [copies[-1]] * (getattr(example, "label", None) != getattr(original, "label", None))
-    if not copies or (not torn and len(copies) < COPIES * len(pictures)):
-        return []
-    (copy, original), are = (torn or copies)[0], "is a copy" if len(copies) == 1 else "are copies"
-    apart = f", {len(torn):,} in another class than it, where no answer is right for both" * bool(torn)
-    return [
-        f"{counted(len(copies), 'picture')} of {len(pictures):,} {are} of another, byte for byte{apart} (first: {copy} is "
-        f"{original}): each counts as a sample of its own{', and its copy is the one nearest to it' * (not torn)}"
-    ]
+    return copies, torn, len(pictures)
 
 
 def _spread(paths: Sequence[Path], most: int) -> Sequence[Path]:
     return paths[:: -(-len(paths) // most)] if paths else paths
 
 
-def _header(path: Path) -> tuple[bool, str, bool]:
+def _header(path: Path) -> tuple[bool, str, bool, bool]:
     """Whether a tag turns or mirrors the picture, what of it may use all 16 bits ("grey", "colour" or nothing), whether it may be
-    transparent; nothing of it if unreadable."""
+    transparent, whether it is an animation; nothing of it if unreadable."""
     if not path.is_file():  # a pipe would be waited for
-        return False, "", False
+        return False, "", False, False
     try:
         with Image.open(path) as image:
             # this first: to know the tags of a PNG, Pillow reads all of it
             deep = "grey" if is_deep(image) and white(image) == WHITE else upper_halves(image)
             turned = image.getexif().get(ORIENTATION, UPRIGHT) in range(2, 9)
-            return turned, deep, image.has_transparency_data
+            moves = image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
+            return turned, deep, image.has_transparency_data, moves
     except Exception:  # as in `open_image`, which will say what is wrong with it
-        return False, "", False
+        return False, "", False, False
+
+
+def _moving_note(moving: Sequence[Path], looked_at: int) -> list[str]:
+    if not moving:
+        return []
+    are = "is an animation, of which" if len(moving) == 1 else "are animations, of which"
+    return [f"{len(moving)} of {counted(looked_at, 'picture')} looked at {are} the first frame is read (first: {moving[0].name})"]
 
 
 def _turned_note(turned: Sequence[Path], looked_at: int) -> list[str]:

@@ -15,6 +15,7 @@ from fna.data.entries import Entry, is_number
 from fna.errors import UserError
 
 Size = tuple[int, int]  # rows, columns
+ENOUGH = 6  # numbers of a polygon that encloses something: x and y of three points
 
 
 def run_lengths(entry: Entry, size: Size) -> dict[str, Any]:
@@ -22,34 +23,49 @@ def run_lengths(entry: Entry, size: Size) -> dict[str, Any]:
     value = entry.fields.get("segmentation")
     if isinstance(value, Mapping):
         return _of_runs(entry, Entry(value, f"{entry.where}.segmentation"), size)
-    if not value:
+    if value is None:
         raise UserError(f"{entry.where}: has no segmentation; a box alone is no mask.")
     if not isinstance(value, list):
         raise entry.wrong("segmentation", "polygons or run lengths")
-    polygons = value if isinstance(value[0], list) else [value]  # VIA writes one polygon without the outer list
-    for polygon in polygons:
+    for polygon in _parts(entry):
         _check_polygon(entry, polygon, size)
+    if not (polygons := _areas(entry)):
+        return dict(rle.frPyObjects({"size": list(size), "counts": [size[0] * size[1]]}, *size))
     return dict(rle.merge(rle.frPyObjects(polygons, *size)))
 
 
 def past_edges(entry: Entry, size: Size) -> float:
     """How far the polygons of an entry that `run_lengths` took reach out of an image of ``size``, in pixels; 0 for runs."""
+    sides = ((each[axis::2], size[1 - axis]) for each in _areas(entry) for axis in (0, 1))
+    return max((max(-min(line), max(line) - side, 0) for line, side in sides), default=0)
+
+
+def scraps(entry: Entry) -> int:
+    """How many polygons of an entry that `run_lengths` took enclose nothing, having no point, one or two."""
+    return len(_parts(entry)) - len(_areas(entry))
+
+
+def _parts(entry: Entry) -> list[Any]:
+    """The polygons of an entry, none for runs. VIA writes one without the outer list; an empty list is one without a point."""
     value = entry.fields.get("segmentation")
     if not isinstance(value, list):
-        return 0
-    polygons = value if isinstance(value[0], list) else [value]
-    reach = ((min(line), max(line) - side) for each in polygons for line, side in ((each[::2], size[1]), (each[1::2], size[0])))
-    return max((max(-low, high, 0) for low, high in reach), default=0)
+        return []
+    return value if value and isinstance(value[0], list) else [value]
+
+
+def _areas(entry: Entry) -> list[list[float]]:
+    """Those of them that enclose something. pycocotools takes one of two points for a box."""
+    return [polygon for polygon in _parts(entry) if len(polygon) >= ENOUGH]
 
 
 def _check_polygon(entry: Entry, polygon: Any, size: Size) -> None:
-    """x and y in turn, at least three points, none further outside the image than the image is large."""
+    """x and y in turn, none further outside the image than the image is large."""
     if not isinstance(polygon, list) or not all(is_number(value) for value in polygon):
         raise UserError(f"{entry.where}: segmentation holds {ascii(polygon)[:60]}; a list of numbers is needed for each polygon.")
-    if len(polygon) < 6 or len(polygon) % 2:
-        raise UserError(f"{entry.where}: a polygon of {len(polygon)} numbers; x and y of at least three points are needed.")
+    if len(polygon) % 2:
+        raise UserError(f"{entry.where}: a polygon of {len(polygon)} numbers; x and y of each point are needed.")
     far = max(size)
-    if min(polygon) < -far or max(polygon) > 2 * far:
+    if polygon and (min(polygon) < -far or max(polygon) > 2 * far):
         raise UserError(
             f"{entry.where}: a polygon reaches from {min(polygon)} to {max(polygon)}, its image is {size[1]}x{size[0]}."
         )

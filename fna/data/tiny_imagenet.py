@@ -37,8 +37,9 @@ class TinyImageNet(ImageFolder):
         wnid = _read_labels(source)
         images = source.parent / "images"
         found = sorted(wnid.values())
-        ids, names = files.read_classes(self.classes) if self.classes else (sorted(set(found)),) * 2
-        unknown = sorted(set(found) - set(ids))
+        known = sorted(set(found))
+        ids, names, listed = files.classes_of(self.classes, known) if self.classes else (known, known, [])
+        unknown = sorted(set(known) - set(ids))
         if unknown:
             raise UserError(f"{self.classes}: lacks {len(unknown)} of the classes in {source} (first: {unknown[0]}).")
         label = {name: place for place, name in enumerate(ids)}
@@ -47,7 +48,7 @@ class TinyImageNet(ImageFolder):
         examples = files.first(whole, limit)
         split = self._split_name(source.parent)
         bare = sum(is_picture(path) and path.name not in wnid for path in files_below(images))
-        notes = [f"{counted(bare, 'picture')} left out: {source.name} gives no label"] * bool(bare)
+        notes = listed + [f"{counted(bare, 'picture')} left out: {source.name} gives no label"] * bool(bare)
         notes += [*unread_note(images / name for name in order), *system_note(images), *part_note(examples, whole)]
         digest = files.digest(split, examples, mend="unpack tiny-imagenet-200.zip again")
         return LabelledDataset(self.name, split, self.domain, digest, examples, names, ids, notes)

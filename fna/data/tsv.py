@@ -10,7 +10,8 @@ from typing import ClassVar, Literal
 
 from fna.data import captions, files
 from fna.data.base import Captioned, Dataset, is_text
-from fna.data.places import existing
+from fna.data.elsewhere import elsewhere, located
+from fna.data.entries import Entry
 from fna.errors import UserError
 from fna.mistaken import refuse_mistaken
 from fna.values import Count, Domain
@@ -46,6 +47,7 @@ class TsvCaptions:
         self.check()
         source, folder = Path(self.root) / self.annotations, Path(self.root) / self.images
         found: dict[str, tuple[str, ...]] = {}
+        lines: dict[str, Entry] = {}
         refuse_mistaken(source)
         try:
             with open(source, encoding="utf-8-sig", newline="") as file:
@@ -62,11 +64,15 @@ class TsvCaptions:
                         )
                     if not key or not key.strip():
                         raise UserError(f"{source}, line {reader.line_num}: no filepath; give the image of each line.")
+                    lines.setdefault(key, Entry(row, f"{source}, line {reader.line_num}"))
                     found[key] = found.get(key, ()) + _captions(row["captions"], source, reader.line_num)
         except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(f"{source}: not a TSV ({error}); save it as text in UTF-8.") from error
-        examples = [Captioned(key, existing(folder / key), texts) for key, texts in found.items()]
-        return captions.dataset(self.name, self.split, self.domain, source, examples, limit, self.captions_per_image)
+        root = Path(self.root)
+        examples = [Captioned(key, located(lines[key], key, folder, root), texts) for key, texts in found.items()]
+        data = captions.dataset(self.name, self.split, self.domain, source, examples, limit, self.captions_per_image)
+        data.notes += elsewhere(((lines[one.key].where, one.key, one.image) for one in examples), folder, root)
+        return data
 
 
 def _captions(cell: str | None, source: Path, line: int) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ class Model:
     PIL image to float ``[3, h, w]``. What the model cannot do is None: ``classify`` ``[B, 3, h, w] -> [B, C]`` logits,
     ``encode_image`` ``[B, 3, h, w] -> [B, E]``, ``encode_text`` list of str ``-> [T, E]`` (neither normalised), ``patches`` ``[B,
     3, h, w] -> [B, rows * columns, D]`` dense features, ``decoder`` what writes text, ``answer`` what is asked about images.
-    ``cut_texts`` gives those of some sentences that are too long for the text tower, which reads their beginning.
+    ``cut_texts`` gives those of some sentences that are too long for the text tower, with the tokens that it reads.
     ``spelt_texts`` gives those in a script of which its vocabulary has no words.
     ``classes`` are the head's class names in its order, ``class_ids`` (WordNet ids, say) likewise; None where unknown.
     ``config``: the settings it was built with beside its weights, empty where nobody said. ``settings``: how the weights are run
@@ -67,7 +67,7 @@ class Model:
     classify: Callable[[Tensor], Tensor] | None = None
     encode_image: Callable[[Tensor], Tensor] | None = None
     encode_text: Callable[[Sequence[str]], Tensor] | None = None
-    cut_texts: Callable[[Sequence[str]], list[str]] | None = None
+    cut_texts: Callable[[Sequence[str]], Mapping[str, tuple[int, ...]]] | None = None
     spelt_texts: Callable[[Sequence[str]], list[str]] | None = None
     patches: Callable[[Tensor], Tensor] | None = None
     decoder: Decoder | None = None

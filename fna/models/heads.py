@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.errors import UserError
-from fna.records import refuse_csv, regular
+from fna.records import is_head, refuse_csv, regular
 
 Classes = tuple[list[str] | None, list[str] | None]
 
@@ -24,6 +24,8 @@ def head_classes(net: Any, path: str | None) -> Classes:
 def listed(path: str, rows: int) -> tuple[list[str], list[str]]:
     """Ids and names of a head's ``rows`` from a TSV. Raises `UserError` as `read_classes`, and for another number of classes."""
     ids, names = read_classes(path)
+    if len(ids) == rows + 1 and is_head(ids[0], names[0]):
+        ids, names = ids[1:], names[1:]
     if len(ids) != rows:
         raise UserError(f"{path}: lists {len(ids)} classes, the model's head has {rows}; give a file of these.")
     return ids, names
@@ -35,6 +37,21 @@ def labels(config: Mapping[str, Any], count: int) -> list[str] | None:
     names = [str(said.get(str(row), "")) for row in range(count)]
     named = len(said) == count > 0 and all(names) and names[0] != "LABEL_0"
     return names if named else None
+
+
+def trained_note(config: Mapping[str, Any]) -> list[str]:
+    """A note of a head whose highest row is no answer by its training: it may name several classes of an image, or quantities."""
+    said = config.get("problem_type")
+    meant = {
+        "multi_label_classification": "each row by itself says whether an image shows its class (a sigmoid), and several may",
+        "regression": "each row is a quantity, no class",
+    }.get(str(said))
+    if meant is None:
+        return []
+    return [
+        f"config.json: problem_type is {said}: {meant}; here the highest row counts as the answer, and a softmax over all as "
+        "probabilities"
+    ]
 
 
 def timm_labels(config: Mapping[str, Any], count: int) -> Classes:

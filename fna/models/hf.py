@@ -19,13 +19,13 @@ from fna.models.beside import filled, followed
 from fna.models.checkpoint_files import load
 from fna.models.checkpoint_paths import part_of_several, refuse_adapter, weights_file
 from fna.models.checkpoints import unpack
-from fna.models.heads import labels, listed, read_classes
+from fna.models.heads import labels, listed, read_classes, trained_note
 from fna.models.hf_classes import class_for, config_of, fetched, usual_steps, usually
 from fna.models.hf_files import PROCESSORS, folder_of, preprocessing
 from fna.models.hf_pixels import described, sized_note, transform
 from fna.models.hf_runs import Runs, fitted, show_all
 from fna.models.hf_texts import PairTexts
-from fna.models.settings import in_words, otherwise, resampling_note
+from fna.models.settings import has_table, in_words, otherwise, resampling_note
 from fna.models.text import texts_digest
 from fna.ops.contract import Tokens
 from fna.surgery.blocks import find_tower
@@ -124,7 +124,7 @@ class HuggingFaceModel:
         assert own is not None
         size = pixels(image_size) or own
         options = set_image_size(net, size) if size != own else {}
-        if size != own and tower.grid is not None and self.patch_size:
+        if size != own and tower.grid is not None and self.patch_size and has_table(tower):
             grid = size[0] // self.patch_size, size[1] // self.patch_size
             notes.append(
                 resampling_note(
@@ -139,6 +139,7 @@ class HuggingFaceModel:
         settings = self._settings(steps)
         notes += self._run_as(settings) + tower.notes()
         notes += sized_note(preprocessing(self._folder), own) if image_size is None else []
+        notes += trained_note(self._config) if "classify" in (self.abilities or ()) else []
         run = Runs(net, tower.prefix, options)
         able = self.abilities or frozenset()
         rows = net.config.num_labels if "classify" in able else 0

@@ -46,11 +46,13 @@ class PairTexts:
             found.append(vectors(self.net.get_text_features(**{key: words[key].to(self.device) for key in kept})))
         return torch.cat(found)
 
-    def cut(self, sentences: Sequence[str]) -> list[str]:
-        """Those of which the tower reads the beginning only."""
+    def cut(self, sentences: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Those of which the tower reads the beginning only, with the tokens that it reads."""
         long = may_be_cut(sentences, self._length)
         numbers = self.tokenizer(long, verbose=False)["input_ids"] if long else []
-        return [text for text, each in zip(long, numbers, strict=True) if len(each) > self._length]
+        over = [text for text, each in zip(long, numbers, strict=True) if len(each) > self._length]
+        read = self.tokenizer(over, truncation=True, max_length=self._length)["input_ids"] if over else []
+        return {text: tuple(each) for text, each in zip(over, read, strict=True)}
 
     def spelt(self, sentences: Sequence[str]) -> list[str]:
         """Those in a script that the vocabulary has no words of."""

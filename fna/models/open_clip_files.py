@@ -17,6 +17,7 @@ from fna.models import naming, weights
 from fna.models.checkpoint_files import load
 from fna.models.checkpoint_paths import part_of_several
 from fna.models.checkpoints import Checkpoint, unpack
+from fna.models.hf_files import folder_of
 from fna.models.settings import Grid, table_grid
 from fna.models.timm_names import on_hub
 from fna.records import regular
@@ -115,12 +116,12 @@ def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> None:
     own = net.state_dict()
     problem = weights.misfit(_body(own), _body(state)) or weights.misfit(own, state)
     if problem:
-        hint = "" if weights.whole_numbers(own, state) else _remedy(own, state, name)
+        hint = "" if weights.whole_numbers(own, state) else _remedy(own, state, name, path)
         raise UserError(f"{path}: does not fit open_clip {name}: {problem}{part_of_several(path) or hint}.")
     net.load_state_dict(dict(state), strict=True)
 
 
-def _remedy(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str) -> str:
+def _remedy(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str, path: str) -> str:
     """What would make the tensors fit; empty where nothing is known."""
     if {"conv1.weight", "class_embedding"} <= state.keys():
         return "; it is an image tower alone (conv1.weight): give the whole model's tensors, whose text tower reads the names"
@@ -128,8 +129,26 @@ def _remedy(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str) -
         rest = {key: tensor for key, tensor in state.items() if key in own}
         if not weights.misfit(own, rest):  # no other network has a place for them either
             return f"; all else fits: it was trained with {counted(len(more), 'tensor')} more, which fna does not run"
-    better = looks_like(state, name)
-    return f"; this looks like {better}: give model.name={better}" if better else ""
+    if better := looks_like(state, name):
+        return f"; this looks like {better}: give model.name={better}"
+    return _other_context(own, state, name, path)
+
+
+def _other_context(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str, path: str) -> str:
+    """What runs a text tower that reads another number of tokens, as Long-CLIP's 248, where all else fits; else empty."""
+    key = next((key for key in ("positional_embedding", "text.positional_embedding") if key in own and key in state), "")
+    rest = {other: tensor for other, tensor in state.items() if other not in (key, f"{key}_res")}
+    if not key or weights.misfit({other: tensor for other, tensor in own.items() if other != key}, rest):
+        return ""
+    length = state[key].shape[0]
+    said = f"; all else fits: its text tower reads {length} tokens"
+    folder = f"a folder of transformers' (CLIPModel, max_position_embeddings {length}) is run by model=hf model.checkpoint="
+    if (beside := folder_of(path)) is not None and (beside / "config.json").is_file():
+        return f"{said}: {folder}{beside}"
+    if f"{key}_res" in state:
+        return f"{said}, by two tables of positions, as Long-CLIP's own files have them, which open_clip has not; {folder}FOLDER"
+    config = f"open_clip's config of {name} with context_length: {length} in text_cfg, as FOLDER/{CONFIG}"
+    return f"{said}: write {config}, and give model.name=local-dir:FOLDER model.checkpoint={path}"
 
 
 def folder_config(folder: Path) -> dict[str, Any]:

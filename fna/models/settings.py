@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+
+from fna.surgery.blocks import Tower
 
 UNSAID = ("tokenizer", "architecture")  # digests: part of a row's key, and nothing to read
 ACTIVATIONS = (nn.GELU, nn.SiLU, nn.ReLU)
@@ -25,6 +28,11 @@ def resampled(table: Tensor, old: Grid, new: Grid, prefix: int, how: str) -> nn.
         table.detach().float(), new_size=list(new), old_size=list(old), num_prefix_tokens=prefix, antialias=how == "timm"
     )
     return nn.Parameter(made.to(table.dtype), requires_grad=table.requires_grad)
+
+
+def has_table(tower: Tower) -> bool:
+    """Whether positions are a table, which another grid has to be resampled to; rotary ones alone are computed for any."""
+    return not tower.rotary or any(re.search("position|pos_embed|rel_pos", name) for name, _ in tower.module.named_parameters())
 
 
 def resampling_note(old: Grid, new: Grid, how: str, other: str) -> str:

@@ -70,14 +70,16 @@ class Texts:
         pieces = [list(sentences[start : start + TEXT_BATCH]) for start in range(0, len(sentences), TEXT_BATCH)]
         return torch.cat([self.net.encode_text(self.tokenizer(piece).to(self.device)) for piece in pieces])
 
-    def cut(self, sentences: Sequence[str]) -> list[str]:
-        """Those of which the tower reads the beginning only: with room for one token more they begin otherwise."""
+    def cut(self, sentences: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Those of which the tower reads the beginning only, with the tokens that it reads: with room for one more they begin
+        otherwise."""
         length = getattr(self.tokenizer, "context_length", None) or 0
         long = may_be_cut(sentences, length) if length else []
         if not long:
-            return []
-        wider = self.tokenizer(long, length + 1)[:, :length]
-        return [text for text, differs in zip(long, (self.tokenizer(long) != wider).any(dim=1).tolist(), strict=True) if differs]
+            return {}
+        read, wider = self.tokenizer(long), self.tokenizer(long, length + 1)[:, :length]
+        differs = (read != wider).any(dim=1).tolist()
+        return {text: tuple(row) for text, row, other in zip(long, read.tolist(), differs, strict=True) if other}
 
     def spelt(self, sentences: Sequence[str]) -> list[str]:
         """Those in another script than the Latin that the vocabulary has no words of: their tokens are single letters or bytes."""

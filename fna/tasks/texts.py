@@ -83,12 +83,23 @@ def shared_names(names: Sequence[str]) -> list[str]:
 
 
 def note_cut(model: Model, dataset: Dataset, texts: Sequence[str]) -> None:
-    """Note with ``dataset`` how many of the ``texts`` are longer than what the model reads of them."""
-    cut = model.cut_texts(texts) if model.cut_texts is not None else []
+    """Note with ``dataset`` how many of the ``texts`` are longer than what the model reads of them, and how many begin alike."""
+    cut = model.cut_texts(texts) if model.cut_texts is not None else {}
     if cut:
-        first = f"{cut[0][:SHOWN]} ..." if len(cut[0]) > SHOWN else cut[0]
+        first = _beginning(next(iter(cut)))
         said = f"{len(cut)} of {len(set(texts))} texts are longer than {model.name} reads: their ends are left out (first: {first})"
+        times = Counter(cut.values())
+        alike = [text for text, read in cut.items() if times[read] > 1]
+        if alike:
+            said += (
+                f"; {len(alike)} of them are read the same as another (first: {_beginning(alike[0])}), which no image "
+                "can tell apart, and count as different texts"
+            )
         dataset.notes += [said] * (said not in dataset.notes)
+
+
+def _beginning(text: str) -> str:
+    return f"{text[:SHOWN]} ..." if len(text) > SHOWN else text
 
 
 def note_spelt(model: Model, dataset: Dataset, texts: Sequence[str], remedy: str) -> None:

@@ -122,12 +122,12 @@ def without(table: str, field: str) -> Edit:
 
 
 REFUSED: list[tuple[Edit, str]] = [
-    (annotation(segmentation=[]), r"annotations\[0\]: has no segmentation"),
+    (annotation(segmentation=[]), r"annotations\[0\]: has no polygon of three points, nor has any other"),
     (annotation(segmentation=None), r"annotations\[0\]: has no segmentation"),
     (annotation(segmentation="1,2,3"), r"annotations\[0\]: segmentation is '1,2,3'"),
-    (annotation(segmentation=[[1, 1, 4, 4]]), r"annotations\[0\]: a polygon of 4 numbers"),
+    (annotation(segmentation=[[1, 1, 4, 4]]), r"annotations\[0\]: has no polygon of three points, nor"),
     (annotation(segmentation=[[*SQUARE, 1]]), r"annotations\[0\]: a polygon of 9 numbers"),
-    (annotation(segmentation=[SQUARE, [1, 1]]), r"annotations\[0\]: a polygon of 2 numbers"),
+    (annotation(segmentation=[SQUARE, [1, 1, 2]]), r"annotations\[0\]: a polygon of 3 numbers"),
     (annotation(segmentation=[[1, 1, "4", 1, 4, 4]]), r"annotations\[0\]: segmentation holds"),
     (annotation(segmentation=[[1, 1, float("nan"), 1, 4, 4]]), r"annotations\[0\]: segmentation holds"),
     (annotation(segmentation=[[1, 1, 1e9, 1, 4, 4]]), r"annotations\[0\]: a polygon reaches from 1 to 1000000000.0, .* 8x6"),

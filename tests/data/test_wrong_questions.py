@@ -136,9 +136,9 @@ def test_pictures_beside_the_class_folders_are_counted(tmp_path: Path) -> None:
 
 def test_a_list_of_classes_names_each_and_those_without_images_are_noted(tmp_path: Path) -> None:
     root, names = tree(tmp_path, "val/1", "val/2"), tmp_path / "names.tsv"
-    names.write_text("id\tname\n1\tcat\n2\tdog\n", encoding="utf-8")
+    names.write_text("0\tcow\n1\tcat\n2\tdog\n", encoding="utf-8")
     found = ImageFolder(str(root), classes=str(names)).load(None)
-    assert "1 of 3 classes have no images here (first: id)" in found.notes
+    assert "1 of 3 classes have no images here (first: 0)" in found.notes
     names.write_text("1\tcat\n2\t\n", encoding="utf-8")
     with pytest.raises(UserError, match="class 2 has no name"):
         ImageFolder(str(root), classes=str(names)).load(None)

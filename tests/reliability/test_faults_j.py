@@ -79,7 +79,7 @@ def test_questions_are_asked_about_the_files_in_the_folders_that_they_name(tmp_p
     picture(tmp_path / "val" / "0.png")
     line = {"image": "train/0.png", "question": "What is it?", "answers": ["a cup"]}
     (tmp_path / "made.jsonl").write_text(json.dumps(line))
-    with pytest.raises(UserError, match=r"image .*val/train/0\.png is not there"):
+    with pytest.raises(UserError, match=r"train/0\.png is not there, and .*val/0\.png is of another split"):
         OwnQuestions(str(tmp_path), "made.jsonl", "val").load(None)
 
 
