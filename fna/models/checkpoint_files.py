@@ -163,7 +163,7 @@ def _check_archive(file: Path) -> None:
     if "constants.pkl" in inner:
         raise UserError(
             f"{file}: cannot be read as a checkpoint: it is a TorchScript archive, which holds code; save its tensors alone: "
-            "torch.save(torch.jit.load(FILE).state_dict(), NEW)."
+            "torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), NEW)."
         )
     if "data.pkl" not in inner:
         if names and all(name.endswith(".npy") for name in names):

@@ -38,9 +38,12 @@ def check_names(model: Model, dataset: Dataset, templates: str | Sequence[str], 
         v2 = "; folders 0 to 999 are ImageNet-V2's, which dataset=imagenet_v2 reads" if {*dataset.classes} == V2 else ""
         said = f"{dataset.name} knows its classes by {kind} only ({shown}), of which a text says nothing"
         raise UserError(f"{said}: {give}, or {instead}{v2}.")
-    note_cut_names(model, dataset, templates)
-    note_spelt(model, dataset, names, f"{give} in a language that it reads, or take a model that reads this one")
     many = len(names)
+    note_cut_names(model, dataset, templates)
+    if cut := [(short, name) for short, name in zip(names, dataset.classes, strict=True) if "," in name and "," not in short]:
+        short, name = cut[0]
+        _note(dataset, f"{len(cut)} of {many} classes are asked by what stands before their comma (first: {short!r} of {name!r})")
+    note_spelt(model, dataset, names, f"{give} in a language that it reads, or take a model that reads this one")
     if without:
         _note(dataset, f"{len(without)} of {many} class names hold no word (first: {without[0]}), and a text needs one: {give}")
     elif len({re.sub(r"\d+", "0", folded(name)) for name in names}) == 1 < len({*map(folded, names)}):

@@ -273,6 +273,14 @@ def test_classes_and_captions_that_a_text_tower_cannot_read_are_noted() -> None:
     assert any("1 of 2 texts are in a script" in note and "кошка на столе" in note for note in told.notes)
 
 
+def test_classes_that_are_asked_by_a_part_of_their_name_are_noted() -> None:
+    """ "Käse, gereift" was asked as "Käse" without a word; ImageNet's names are a list of synonyms, where the first is meant."""
+    names = ["Käse, gereift", "Brot", "crane, bird", "Crane, machine"]
+    data: Any = Dataset("food", "val", "photographs", "0", [Labelled("0", Path("0.png"), 0)], classes=names)
+    check_names(reader(None), data, "simple", give="give names", instead="learn them")
+    assert data.notes == ["1 of 4 classes are asked by what stands before their comma (first: 'Käse' of 'Käse, gereift')"]
+
+
 def test_a_folder_in_the_place_of_a_name_is_found_however_accents_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
