@@ -1,0 +1,132 @@
+"""Cases of an eighteenth pair of eyes, what of them failed: knobs that do nothing beside others, lists and paths on the command
+line, what comes before and after a run, attention of one's own classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from fna.configs import CONF
+from fna.runner.asked import ask
+from fna.runner.cli import checked
+from fna.runner.versus import composed
+from fna.schema import register
+from tests.reliability.lines import asked
+
+
+def notes(*words: str) -> Sequence[str]:
+    """What a run that these words ask for is noted before anything is loaded."""
+    register()
+    GlobalHydra.instance().clear()
+    overrides = checked(words)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", overrides=overrides, return_hydra_config=True)
+        names = {group: str(name) for group, name in cfg.hydra.runtime.choices.items() if "/" not in group}
+        cfg = type(cfg)({key: value for key, value in cfg.items_ex(resolve=False) if key != "hydra"})
+        return ask(composed(cfg, names, overrides), overrides).notes
+
+
+# 1: knobs that do nothing where they are given
+
+
+@pytest.mark.parametrize(
+    ("words", "idle"),
+    [
+        ("tolerance=0.2", "tolerance=0.2"),
+        ("layers=auto tolerance=0.2", "tolerance=0.2"),  # which blocks are faster: no error is measured
+        ("timing.enabled=false timing.rounds=5", "timing.rounds=5"),
+        ("timing.enabled=false timing.batch_size=2", "timing.batch_size=2"),
+        ("model=llava_shapes dataset=shapes_asked attn=exact kv=fna layers=all", "layers=all"),
+        ("model=llava_shapes dataset=shapes_asked attn=exact kv=fna workers=2", "workers=2"),
+        ("model=llava_shapes dataset=shapes_asked attn=exact kv=fna data_cache=true", "data_cache=true"),
+        ("dataset=shapes_segmented task=fidelity dataset.train_count=9", "dataset.train_count=9"),
+        ("model=vit model.random=true model.num_classes=9 dataset=shapes_single task=classification task.templates=openai",
+         "task.templates=openai"),
+        ("""versus=["attn=fna tolerance=0.5"]""", "versus: tolerance=0.5"),
+    ],
+)  # fmt: skip
+def test_a_knob_that_does_nothing_beside_the_others_is_noted(words: str, idle: str) -> None:
+    parts = [words] if words.startswith("versus") else words.split()
+    assert any(note.startswith(f"{idle}: does nothing here, for ") for note in notes(*parts))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "landmarks=auto tolerance=0.2",
+        "timing.enabled=false",
+        "timing.rounds=5 timing.batch_size=2",
+        "timing.enabled=false layers=auto timing.batch_size=2",  # auto measures on such a batch
+        "model=llava_shapes dataset=shapes_asked attn=exact kv=fna strict=true batch_size=4",
+        "dataset=shapes_segmented dataset.train_count=9",
+        "dataset=shapes_single task=classification task.templates=openai",
+        "layers=all attn=exact workers=2 data_cache=true strict=true gallery=2",
+    ],
+)
+def test_knobs_that_are_used_are_not_noted(words: str) -> None:
+    assert not [note for note in notes(*words.split()) if "does nothing" in note]
+
+
+# 2: lists, names and texts on the command line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ('versus=["fna"]', "did you mean attn=fna?"),
+        ('versus=["random"]', "did you mean sampler=random?"),
+        ("dataset=label_maps dataset.classes=cat,dog", "as one list write 'dataset.classes=[cat,dog]'"),
+        ("model=vit model.mean=0.5,0.5,0.5", "as one list write 'model.mean=[0.5,0.5,0.5]'"),
+        ("dataset=shapes_single task=probe task.rates=0.1,1", "as one list write 'task.rates=[0.1,1]'"),
+        ("dataset=shapes_segmented task.inference.scales=1.0,1.5", "as one list write 'task.inference.scales=[1.0,1.5]'"),
+        ("rows_dir=none", "leave it out, or write rows_dir=./none"),
+        ("dataset=llava_bench judge.cache=None", "leave it out, or write judge.cache=./none"),
+        ("expected=none", "write expected=null"),
+        ("dataset=imagefolder dataset.classes=none", "write dataset.classes=null"),
+    ],
+)
+def test_a_word_that_means_something_else_is_told_what_to_write(words: str, said: str) -> None:
+    assert said in str(asked(words.split()))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "attn.steps=3,6",
+        "model=vit model.name=vit_tiny_patch16_224,vit_small_patch16_224",
+        "dataset=shapes_single task=classification task.templates=simple,openai",  # no sentences with {}: names of lists
+        "attn=fna,exact",
+    ],
+)
+def test_values_that_make_no_list_are_told_as_a_sweep_alone(words: str) -> None:
+    assert str(asked(words.split())).endswith("several values are a sweep, which needs -m")
+
+
+@pytest.mark.parametrize("words", ["rows_dir=./none", "mask=both mask.blocks=none", "logger=none", "dataset.root=./none"])
+def test_none_is_taken_where_it_is_meant(words: str) -> None:
+    assert asked(words.split()) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "attn.steps=${oc.env:FNA_TEST_NUMBER}",
+        "model=vit model.random=true model.depth=${oc.env:FNA_TEST_NUMBER} dataset=shapes_single task=fidelity",
+        "dataset=shapes_segmented task.head.steps=${oc.env:FNA_TEST_NUMBER}",
+        "mask=both mask.threshold=${oc.env:FNA_TEST_NUMBER}",
+        'versus=["attn.steps=${oc.env:FNA_TEST_NUMBER}"]',
+    ],
+)
+def test_numbers_out_of_the_environment_serve_keys_of_groups_too(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FNA_TEST_NUMBER", "12")
+    assert asked(words.split()) is None
+    monkeypatch.setenv("FNA_TEST_NUMBER", "dozen")
+    assert "dozen: give" in str(asked(words.split()))
+
+
+def test_texts_out_of_the_environment_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FNA_TEST_FOLDER", "/no/0070")
+    assert "/no/0070" in str(asked(["dataset=images", "dataset.root=${oc.env:FNA_TEST_FOLDER}"]))
