@@ -3,18 +3,34 @@ line, what comes before and after a run, attention of one's own classes."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from torch import Tensor
 
+import fna
 from fna.configs import CONF
+from fna.errors import UserError
+from fna.ops import absorbed
+from fna.ops.contract import Site
+from fna.ops.landmarks import Landmarks
 from fna.runner.asked import ask
 from fna.runner.cli import checked
 from fna.runner.versus import composed
 from fna.schema import register
 from tests.reliability.lines import asked
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def notes(*words: str) -> Sequence[str]:
@@ -130,3 +146,57 @@ def test_numbers_out_of_the_environment_serve_keys_of_groups_too(words: str, mon
 def test_texts_out_of_the_environment_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FNA_TEST_FOLDER", "/no/0070")
     assert "/no/0070" in str(asked(["dataset=images", "dataset.root=${oc.env:FNA_TEST_FOLDER}"]))
+
+
+# 3, 4, 5: before and after a run
+
+
+def test_interrupted_while_it_is_imported_is_a_line(tmp_path: Path) -> None:
+    (tmp_path / "hydra.py").write_text("raise KeyboardInterrupt\n")
+    for command in (["run.py"], ["-m", "fna"]):
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+        found = subprocess.run(
+            [sys.executable, *command, "attn=fna"], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
+        assert found.returncode == 130
+        assert found.stderr == "interrupted: nothing has run yet, the same command starts anew\n"
+
+
+def test_plots_are_drawn_in_silence_where_no_folder_of_settings_can_be_written(tmp_path: Path) -> None:
+    nowhere = tmp_path / "a file"
+    nowhere.touch()
+    env = {**os.environ, "MPLCONFIGDIR": str(nowhere / "settings"), "HOME": str(nowhere), "PYTHONPATH": str(ROOT)}
+    drawn = "from fna.report.canvas import svg_axes; svg_axes(3)"
+    found = subprocess.run([sys.executable, "-c", drawn], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert found.stderr == ""
+
+
+# 7, 8: code of one's own
+
+
+@dataclass(frozen=True)
+class Careless:
+    """A sampler that scales the queries it was given."""
+
+    gives: ClassVar[type] = Landmarks
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, site: Site, count: int, keep: object = None, drop: object = None
+    ) -> Landmarks:
+        q.mul_(2)
+        return Landmarks(torch.arange(count).expand(len(k), -1))
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_a_sampler_that_changes_the_queries_is_named_itself(mode: Any) -> None:
+    with mode():
+        q, k, v = torch.randn(3, 1, 2, 40, 8)
+        with pytest.raises(UserError, match=r"sampler Careless changes q, k or v in place"):
+            fna.attention(q, k, v, "fna", landmarks=8, sampler=Careless())
+
+
+def test_layers_apart_in_one_thread_are_none_of_anothers_business() -> None:
+    with absorbed.apart(), ThreadPoolExecutor(1) as pool:
+        assert not absorbed._wanted.get()
+        assert pool.submit(absorbed._wanted.get).result()
+    assert absorbed._wanted.get()
