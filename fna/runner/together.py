@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fna.errors import UserError
-from fna.runner.versus import Composed
+from fna.runner.versus import BESIDE, Composed
 from fna.runner.wanted import AUTO
 from fna.values import shown
 
@@ -42,7 +42,12 @@ def idle(
     for one in composed[1:]:
         own = _idle([one.cfg], names, model, dataset, task)
         found += [(f"versus: {word}", own[key]) for word in one.label.split() if (key := word.partition("=")[0]) in own]
-    return tuple(f"{word}: does nothing here, for {reason}" for word, reason in found)
+    typed = {word.lstrip("+").partition("=")[0] for word in words}
+    bare = composed[0].names["attn"] == "exact" and all(composed[0].names.get(group, "none") == "none" for group in BESIDE)
+    itself = bare and len(composed) == 1 and not typed & {"attn", "experiment"}
+    instead = "kv=fna" if (getattr(model, "abilities", None) or set()) & WRITE else "attn=fna"
+    same = f"attn=exact, which dataset={names['dataset']} brings, is full attention itself: give {instead}, for one"
+    return (*[same] * itself, *(f"{word}: does nothing here, for {reason}" for word, reason in found))
 
 
 def _idle(cfgs: Sequence[DictConfig], names: Mapping[str, str], model: Any, dataset: Any, task: Any) -> dict[str, str]:

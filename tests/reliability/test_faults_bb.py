@@ -14,10 +14,9 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from torch import Tensor, nn
+from torch import Tensor
 
 import fna
 from fna.configs import CONF
@@ -25,6 +24,7 @@ from fna.errors import UserError
 from fna.ops import absorbed
 from fna.ops.contract import Site
 from fna.ops.landmarks import Landmarks
+from fna.report.notes import told
 from fna.runner.asked import ask
 from fna.runner.cli import checked
 from fna.runner.versus import composed
@@ -203,80 +203,6 @@ def test_layers_apart_in_one_thread_are_none_of_anothers_business() -> None:
     assert absorbed._wanted.get()
 
 
-# 6: attention of one's own made of torch's
-
-
-class Calls(nn.MultiheadAttention):
-    """Torch's own, called by super with other queries."""
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:  # type: ignore[override]
-        return super().forward(2 * query, key, value, **options)
-
-
-class Anew(nn.MultiheadAttention):
-    """The parts of torch's own, multiplied out here."""
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:  # type: ignore[override]
-        both = F.linear(query, self.in_proj_weight, self.in_proj_bias).unflatten(-1, (3, self.num_heads, -1))
-        q, k, v = both.permute(2, 0, 3, 1, 4)
-        return self.out_proj(((q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v).transpose(1, 2).flatten(2)), None
-
-
-class ByHand(nn.Module):
-    """Torch's own layer for its weights alone."""
-
-    def __init__(self, width: int, heads: int, batch_first: bool = True) -> None:
-        super().__init__()
-        self.own = nn.MultiheadAttention(width, heads, batch_first=batch_first)
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
-        own, x = self.own, query.transpose(0, 1)
-        made, _ = F.multi_head_attention_forward(
-            x, x, x, own.embed_dim, own.num_heads, own.in_proj_weight, own.in_proj_bias, None, None, False, 0.0,
-            own.out_proj.weight, own.out_proj.bias, training=False, need_weights=False,
-        )  # fmt: skip
-        return made.transpose(0, 1), None
-
-
-class Block(nn.Module):
-    def __init__(self, attention: type[nn.Module]) -> None:
-        super().__init__()
-        self.norm, self.attn, self.mlp = nn.LayerNorm(32), attention(32, 4, batch_first=True), nn.Linear(32, 32)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(x)
-        x = x + self.attn(y, y, y, need_weights=False)[0]
-        return x + self.mlp(x)
-
-
-def swapped(attention: type[nn.Module]) -> tuple[Tensor, Tensor, Tensor]:
-    """What three such blocks make of tokens: as they are, with exact attention, with FNA."""
-    torch.manual_seed(0)
-    model, x = nn.Sequential(*(Block(attention) for _ in range(3))).eval(), torch.randn(2, 50, 32)
-    with torch.no_grad():
-        full = model(x)
-        with fna.swap(model, "exact", layers="all"):
-            exact = model(x)
-        with fna.swap(model, "fna", layers="all", landmarks=8):
-            return full, exact, model(x)
-
-
-def test_a_subclass_that_multiplies_out_itself_is_swapped() -> None:
-    full, exact, approximate = swapped(Anew)
-    torch.testing.assert_close(exact, full)
-    assert (approximate - full).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("attention", "said"),
-    [(Calls, "attention of class .*Calls is unknown to fna"), (ByHand, "block 0 .* such as F.multi_head_attention_forward")],
-)
-def test_attention_that_only_torchs_own_function_sees_is_told_the_recipe(attention: type[nn.Module], said: str) -> None:
-    with pytest.raises(UserError, match=said + r".*fna.swap\(model, blocks=\[...\], seam=...\), ten lines in") as raised:
-        swapped(attention)
-    assert "\n" not in str(raised.value)
-
-
 # 4: what a defaults list says
 
 
@@ -288,3 +214,23 @@ def test_an_optional_override_is_told_how_it_is_written(kind: str, tmp_path: Pat
     monkeypatch.setenv("FNA_CONF_DIR", str(tmp_path))
     said = str(asked([f"{kind}=mine"]))
     assert "optional override /attn: optional leaves out what there is not, in silence; write - override /attn" in said
+
+
+# 9: reports
+
+
+def test_notes_of_files_that_are_run_alike_are_one_line() -> None:
+    alike, other = "is run as timm's vit_tiny would be: mean 0.5", "is run as timm's vit_small would be: mean 0.4"
+    tail = "; to run it otherwise: model.mean=[...]"
+    each = [{"notes": [f"{file} {how}{tail}", "drawn"]} for file, how in (("a.pt", alike), ("b.pt", alike), ("c.pt", other))]
+    assert told(*each) == [f"a.pt, b.pt {alike}{tail}", "drawn", f"c.pt {other}"]
+    assert told({"notes": ["one", "two"]}) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [("model=clip dataset=shapes_asked", "give attn=fna"), ("model=llava_shapes dataset=shapes_asked", "give kv=fna")],
+)
+def test_exact_attention_that_nobody_asked_for_is_said_to_be_full_itself(words: str, remedy: str) -> None:
+    assert any("attn=exact, which dataset=shapes_asked brings" in note and remedy in note for note in notes(*words.split()))
+    assert not any("which dataset" in note for note in notes(*words.split(), "attn=exact"))
