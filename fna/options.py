@@ -189,7 +189,11 @@ def _defaults(file: Path, node: DictConfig, group: str) -> list[Any]:
 
 def _check_choice(file: Path, key: str, group: str) -> None:
     """Refuse an entry that chooses an option of another group in a way that Hydra has none of."""
-    other = key.removeprefix("override ").lstrip("/").partition("@")[0]
+    *keywords, place = key.split()
+    other = place.lstrip("/").partition("@")[0]
+    if set(keywords) - {"override"}:
+        said = "optional leaves out what there is not, in silence" if "optional" in keywords else "is no word of Hydra's"
+        raise UserError(f"{file}: defaults: {key}: {said}; write - override {place}: NAME")
     groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
     if other.partition("/")[0] not in groups:
         raise UserError(f"{file}: defaults: {key}: no such group; {nearest(other, groups)}there is {', '.join(groups)}.")

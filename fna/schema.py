@@ -171,7 +171,7 @@ ACCEPTED: dict[str, Any] = {
 }
 
 
-def _decoded(text: str) -> Any:
+def decoded(text: str) -> Any:
     """What ``${oc.env:COUNT}`` gives, which is text whatever it says, as a number where it reads as one."""
     for kind in (int, float):
         with suppress(ValueError):
@@ -187,7 +187,7 @@ def check_knobs(cfg: Any) -> None:
     for knob, kind in ACCEPTED.items():
         value = OmegaConf.select(cfg, knob)
         if isinstance(value, str) and "." not in knob and OmegaConf.is_interpolation(cfg, knob):
-            value = _decoded(value)
+            value = decoded(value)
             OmegaConf.update(cfg, knob, value)
         fitted = held(kind, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value, knob)
         if isinstance(value, str | float) and (fitted != value or type(fitted) is not type(value)):

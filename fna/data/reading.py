@@ -105,7 +105,7 @@ class Reading:
         auto = f"; workers=auto: {self.why}" if self.workers == AUTO else ""
         through = f"the passes took {_told(_rate(self.images, self.forward))} a second through the model"
         if self.forward < KEPT * self.waited:
-            through = "the passes took features kept from an earlier one"
+            through = "the model's features were kept from before, so that all the time is that of reading"
         return f"reading: {_told(_rate(self.read, self.busy))} images a second by one process ({what}); {through}{auto}"
 
     def notes(self) -> list[str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,7 +29,7 @@ def absorbs(x: Tensor, marks: int, around: Projections) -> bool:
 
     ``FNA_CPU_PATH=absorbed`` takes what can be taken, any other value nothing.
     """
-    if not _wanted or x.device.type != "cpu" or autocasts(x) or not _fit(x, around):
+    if not _wanted.get() or x.device.type != "cpu" or autocasts(x) or not _fit(x, around):
         return False
     if (pinned := paths.pinned()) not in (None, "absorbed") or not cpu_absorbed.serves(x, marks, *around.tensors):
         return False
@@ -45,16 +46,15 @@ def _fit(x: Tensor, around: Projections) -> bool:
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Attention and the layers round it one after the other, for measuring the attention alone."""
-    global _wanted
-    before, _wanted = _wanted, False
+    """Attention and the layers round it one after the other, for measuring the attention alone; in this thread or task only."""
+    before = _wanted.set(False)
     try:
         yield
     finally:
-        _wanted = before
+        _wanted.reset(before)
 
 
-_wanted = True
+_wanted: ContextVar[bool] = ContextVar("absorbing is wanted", default=True)
 taken: set[str] = set()  # what this process absorbed: heads x tokens x landmarks of a width
 
 

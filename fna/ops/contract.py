@@ -186,7 +186,7 @@ def called(op: Attention, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor
     """
     if recorded():  # and nobody follows neither counters nor notes
         return returned(op, op(q, k, v, site), q, v)
-    before, copies = _changes(q, k, v), _copies(op, q, k, v, site)
+    unchanged = left_alone(op, q, k, v, site)
     try:
         out = op(q, k, v, site)
     except Exception as error:
@@ -196,12 +196,18 @@ def called(op: Attention, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor
             does = "called" if sampled else "raised"
             error.add_note(f"{does} by {own.__module__}.{own.__qualname__} in block {site.layer}")
         raise
-    if _changes(q, k, v) != before or not _unchanged(op, copies, site):
+    if not unchanged():
         raise Unsupported(
             f"{type(_innermost(op)).__name__} changes q, k or v in place (block {site.layer}), which others read too: work on a "
             "copy (q.clone()), or with operations whose names do not end in _."
         )
     return returned(op, out, q, v)
+
+
+def left_alone(op: object, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Callable[[], bool]:
+    """What tells, once ``op`` ran (a method or a sampler), whether q, k and v are as they were before."""
+    before, copies = _changes(q, k, v), _copies(op, q, k, v, site)
+    return lambda: _changes(q, k, v) == before and _unchanged(op, copies, site)
 
 
 def _innermost(op: object) -> object:

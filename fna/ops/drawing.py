@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fna.errors import UserError
-from fna.ops.contract import BadInput, Site, Unsupported, recorded, whole
+from fna.ops.contract import BadInput, Site, Unsupported, left_alone, recorded, whole
 from fna.ops.kernels import for_onnx
 from fna.ops.landmarks import Landmarks
 from fna.values import MOST
@@ -141,12 +141,16 @@ def draw(
     return found
 
 
-def _of_own(sampler: Callable[..., Drawn], *given: object) -> Drawn:
-    """What somebody's own sampler gives; an exception is passed on with a note that names it, and its file and line."""
+def _of_own(sampler: Callable[..., Drawn], q: Tensor, k: Tensor, v: Tensor, site: Site, *given: object) -> Drawn:
+    """What somebody's own sampler gives; an exception is passed on with a note that names it, its file and line.
+
+    Raises `Unsupported` where it changes q, k or v in place.
+    """
     if recorded():  # and nobody follows notes
-        return sampler(*given)
+        return sampler(q, k, v, site, *given)
+    unchanged = left_alone(_own_part(sampler), q, k, v, site)
     try:
-        return sampler(*given)
+        found = sampler(q, k, v, site, *given)
     except Exception as error:
         if not isinstance(error, UserError):
             own = _own_part(sampler)
@@ -155,6 +159,12 @@ def _of_own(sampler: Callable[..., Drawn], *given: object) -> Drawn:
             at = [frame for frame in frames if code is not None and frame.filename == code.co_filename] or frames
             error.add_note(f"raised by sampler {type(own).__module__}.{type(own).__qualname__}, {at[-1].filename}:{at[-1].lineno}")
         raise
+    if not unchanged():
+        raise Unsupported(
+            f"sampler {type(_own_part(sampler)).__qualname__} changes q, k or v in place, which the attention reads too: work on a "
+            "copy (q.clone()), or with operations whose names do not end in _."
+        )
+    return found
 
 
 def _own_part(sampler: object) -> object:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 INCHES = 5.4  # of a plot's width
@@ -21,6 +23,18 @@ def svg_axes(inches: float) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
+@contextmanager
+def _told_of_errors_alone(name: str) -> Iterator[None]:
+    """Without what a logger warns of: of folders of settings and fonts that cannot be written, without which plots are the same."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def _import_without_windows() -> None:
     """Import matplotlib, which cannot be where MPLBACKEND names a backend that is not there.
 
@@ -30,7 +44,9 @@ def _import_without_windows() -> None:
     if "matplotlib" in sys.modules:
         return
     named = os.environ.pop("MPLBACKEND", None)
-    import matplotlib
+    with _told_of_errors_alone("matplotlib"):
+        import matplotlib
+        import matplotlib.font_manager
 
     if named is not None:
         os.environ["MPLBACKEND"] = named

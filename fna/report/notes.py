@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from fna.report import formats
 from fna.report.results import Result, dig, number
@@ -13,6 +13,7 @@ from fna.values import LEAST_ROUNDS
 DOUBT = ("scores", "belong together", "random weights")  # in a note that says that the figures mean nothing
 UNBOUND = {*formats.FINDINGS, "relative"}  # metrics of which 100 is not the most there is
 NAMED = 3  # skipped images that are named
+RUN_AS, OTHERWISE_RUN = " is run as ", "; to run it otherwise: "  # in a note of a file that does not say how (fna.models.timm)
 LARGE, ALIKE = 1.0, 90.0  # a relative output error, and percent of agreement, that seem to contradict each other
 OUTSIZED = (
     "a large output error where decisions agree: the outputs of full are near zero on some samples, as logits of two classes often "
@@ -34,8 +35,23 @@ def caveats(*results: Result) -> list[str]:
 
 
 def told(*results: Result) -> list[str]:
-    """What model, data and task say of themselves, and nothing is wrong with: each once."""
-    return list(dict.fromkeys(note for result in results for note in _notes(result) if not _doubts(note)))
+    """What model, data and task say of themselves, and nothing is wrong with: each once, and of several files that are run alike
+    one line."""
+    return _run_alike(dict.fromkeys(note for result in results for note in _notes(result) if not _doubts(note)))
+
+
+def _run_alike(notes: Iterable[str]) -> list[str]:
+    """``notes``, those of files that are run in one way as one, and how to run them otherwise said once."""
+    files: dict[str, list[str]] = {}
+    for note in notes:
+        file, runs, how = note.partition(RUN_AS)
+        files.setdefault(how if runs else note, []).extend([file] if runs else [])
+    lines, known = [], set()
+    for how, of in files.items():
+        said, otherwise, ways = how.partition(OTHERWISE_RUN)
+        lines.append(f"{', '.join(of)}{RUN_AS}{said if ways in known else how}" if of else how)
+        known |= {ways} if otherwise else set()
+    return lines
 
 
 def remarks(*results: Result) -> list[str]:

@@ -41,7 +41,7 @@ def subject(result: Result) -> str:
         return masked[0].upper() + masked[1:]
     if is_policy(result):
         return f"KV policy {result['kv']}"
-    text = _methods(result) or "the variant"
+    text = " over ".join(_methods(result)) or "the variant"  # one thing, of which the verb is
     count = _chosen(result)
     if count is not None and result.get("attn") == "low_rank":
         text = f"attention of rank {count}"
@@ -64,16 +64,19 @@ def called(result: Result) -> str:
         return f"mask {result['mask']}"
     if is_policy(result):
         return f"kv {result['kv']}"
-    return _methods(result) or "variant"
+    return " and ".join(_methods(result)) or "variant"
 
 
-def _methods(result: Result) -> str:
-    """``FNA and ToMe``; a plan is called by the attention that it gives to all its blocks, or by none of several."""
+def _methods(result: Result) -> list[str]:
+    """``FNA``, ``ToMe``; a plan is called by the attention that it gives to all its blocks, or by none of several. Beside a reducer
+    exact attention is no method: the reducer is what is compared."""
     named = {key: formats.name(result[key]) for key in ("attn", "reduce") if result.get(key) not in (None, "none")}
     planned = {method for _, method in _planned(result)}
     if planned:
         named["attn"] = formats.name(planned.pop()) if len(planned) == 1 else "plan"
-    return " and ".join(named.values())
+    elif "reduce" in named and result.get("attn") == "exact":
+        del named["attn"]
+    return list(named.values())
 
 
 def _planned(result: Result) -> list[tuple[str, str]]:

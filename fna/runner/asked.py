@@ -18,6 +18,7 @@ from fna.runner.env import choose_device
 from fna.runner.settings import by_knob, check_resolves, check_settings
 from fna.runner.spelled import as_on_disk
 from fna.runner.suits import ANY_MODEL, check_domain, check_examples, check_parts, check_size, check_writer, instead, lacks
+from fna.runner.together import check_options, idle
 from fna.runner.versus import BESIDE, Composed
 from fna.runner.wanted import AUTO, Wanted, methods_of, network
 from fna.surgery.plan import parse_layers
@@ -82,7 +83,7 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
     for one in composed:
         check_resolves(one.cfg, one.names)
         check_settings(one.cfg, one.names)
-        _check_options(one)
+        check_options(one)
     first = composed[0]
     cfg = _resolved(first.cfg)
     if cfg.expected is not None:
@@ -116,23 +117,8 @@ def ask(composed: Sequence[Composed], words: Sequence[str] = ()) -> Asked:
     choose_device(cfg.device)
     if logger is not None:
         logger.check()
+    notes += idle(composed, names, model, dataset, task, words)
     return Asked(cfg, names, dataset, model, task, logger, tuple(contenders), notes)
-
-
-def _check_options(one: Composed) -> None:
-    """Refuse what this version cannot do, and what of a contender's options does not go together."""
-    names, cfg = one.names, one.cfg
-    for knob in ("landmarks", "layers"):
-        if cfg[knob] == AUTO and "landmarks" not in cfg.attn:
-            raise UserError(f"{knob}=auto: attn={names['attn']} has no landmarks to count; leave it out.")
-    if AUTO in (cfg.landmarks, cfg.layers) and names.get("mask", "none") != "none":
-        raise UserError("landmarks=auto and layers=auto are measured without a mask: give a count and blocks beside mask=...")
-    beside = [group for group in ("mask", "reduce") if names.get(group, "none") != "none"]
-    if beside and OmegaConf.is_dict(cfg.layers) and AUTO in cfg.layers:
-        raise UserError(
-            f"layers={shown(cfg.layers)}: methods are measured without {beside[0]}={names[beside[0]]}; leave that out, or type the "
-            "plan."
-        )
 
 
 def _resolved(cfg: DictConfig) -> DictConfig:

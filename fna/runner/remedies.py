@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from fna.runner.chosen import raw_values
 from fna.schema import ACCEPTED
 from fna.values import accepted, held
 
+FOLDERS = ("rows_dir", "cache")  # keys of folders that are made where they are not there
 Known = Mapping[str, Mapping[str, Path]]  # group -> option -> its YAML
 Options = Mapping[str, Sequence[str]]  # group -> the options of it that the words come to
 
@@ -34,15 +35,31 @@ def kind_of(key: str, options: Options, known: Known, extra: Sequence[Path] = ()
     group, _, path = key.partition(".")
     raw = [raw_values(group, name, extra) for name in options.get(group, ())]
     raw += [raw_values(group, name, extra) for one in raw for name in dict(one.get("by_domain") or {}).values()]
-    for target in (one.get("_target_") for one in raw):
-        if isinstance(target, str):
-            return kinds(target).get(path, Any)
-    return Any
+    return next((kind for one in raw if (kind := kind_within(one, path)) is not None), Any)
+
+
+def kind_within(node: Mapping[str, Any], path: str) -> Any:
+    """What the key ``path`` of a node with a ``_target_``, or of one below it, takes; None of a node without."""
+    key, _, rest = path.partition(".")
+    below = node.get(key)
+    if rest and isinstance(below, Mapping):
+        return kind_within(below, rest)
+    return kinds(node["_target_"]).get(path, Any) if isinstance(node.get("_target_"), str) else None
 
 
 def as_text(key: str, text: str, kind: Any) -> str:
     """How to give ``text`` itself as the value, where the key takes a text like that; else what it takes."""
     return f"write {written(key, text)}" if takes(kind, text) else f"give {accepted(kind)}."
+
+
+def check_nothing(word: str, key: str, values: Iterable[Any], kind: Callable[[str], Any]) -> None:
+    """Refuse "none" where it would be taken for a text or a folder of that name. ``kind``: what a key takes; imports its class."""
+    if not any(isinstance(value, str) and value.lower() == "none" for value in values) or kind(key) is Any:
+        return
+    if takes(kind(key), None) and takes(kind(key), "some text"):
+        raise UserError(f"{word}: is a text here; null is none: write {key}=null")
+    if key.rpartition(".")[2] in FOLDERS:
+        raise UserError(f"{word}: would be a folder of that name, and one is needed; leave it out, or write {key}=./none")
 
 
 def takes(kind: Any, value: Any) -> bool:

@@ -12,7 +12,8 @@ from fna.configs import choices
 from fna.errors import UserError
 from fna.runner.chosen import followed, raw_values
 from fna.runner.refusals import one_line
-from fna.schema import check_knobs
+from fna.runner.remedies import kind_within, takes
+from fna.schema import check_knobs, decoded
 from fna.values import Count, held, shown
 
 
@@ -35,6 +36,8 @@ def check_settings(cfg: DictConfig, names: Mapping[str, str]) -> None:
     alone: set by itself, the result's column of that knob would tell another setting than ran.
     """
     check_knobs(cfg)
+    for group in (group for group in names if isinstance(cfg.get(group), DictConfig)):
+        _decode(cfg[group], cfg[group], "")
     for key in ("depth", "patch_size"):  # of the model, which blocks and sizes are held against before it is built
         held(Count | None, OmegaConf.select(cfg, f"model.{key}"), f"model.{key}")
     for group, name in names.items():
@@ -46,6 +49,19 @@ def check_settings(cfg: DictConfig, names: Mapping[str, str]) -> None:
             foreign = [str(key) for key in cfg[group] if not said and group != "experiment"]
             if foreign:
                 raise UserError(f"{group}.{foreign[0]}: {group}={name} has no keys; choose another {group}.")
+
+
+def _decode(whole: DictConfig, node: DictConfig, above: str) -> None:
+    """Write numbers and the like that ``${oc.env:X}`` gives as texts as what they read as, where the key takes no text."""
+    for key in [str(key) for key in node]:
+        value = node[key]
+        if isinstance(value, DictConfig) and not OmegaConf.is_interpolation(node, key):
+            _decode(whole, value, f"{above}{key}.")
+        elif isinstance(value, str) and OmegaConf.is_interpolation(node, key):
+            raw = dict(node.items_ex(resolve=False))[key]
+            kind = kind_within(whole, f"{above}{key}") if raw.startswith("${oc.env:") else None
+            if kind is not None and not takes(kind, value) and takes(kind, decoded(value)):
+                node[key] = decoded(value)
 
 
 def by_knob(said: str, group: str, name: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
+from fna.configs import choices
 from fna.errors import UserError
 from fna.schema import ACCEPTED
 from fna.values import held, shown
@@ -64,7 +65,8 @@ def _split(string: object) -> list[str]:
     for word in words:
         knob = _key(word).partition(".")[0]
         if "=" not in word or knob not in (*GROUPS, *KNOBS):
-            near = difflib.get_close_matches(knob, (*GROUPS, *KNOBS), 1)
+            options = [f"{group}={word}" for group in GROUPS if word in choices(group)]
+            near = options or difflib.get_close_matches(knob, (*GROUPS, *KNOBS), 1)
             raise UserError(
                 f"versus: {word}: {f'did you mean {near[0]}? ' if near else ''}contenders share model, data and everything else; "
                 f"each has its own {', '.join((*GROUPS, *KNOBS))} only."

@@ -33,7 +33,7 @@ from fna.runner.chosen import (
 from fna.runner.experiments import check_experiment
 from fna.runner.hydras import check_hydras, check_place, is_hydras
 from fna.runner.parsing import parsed, read, uncut
-from fna.runner.remedies import Known, Options, kind_of, takes, written
+from fna.runner.remedies import Known, Options, check_nothing, kind_of, takes, written
 from fna.schema import ACCEPTED, DTYPES, DTYPES_OTHERWISE, Knobs
 from fna.values import held, shown
 
@@ -77,7 +77,7 @@ def check_words(words: Sequence[str], *, sweep: bool = False, extra: Sequence[Pa
             _check_sweep(override, swept, searching, known, lambda key: kind_of(key, options, known, extra))
     for override in ours:
         _check_plus(override, options, extra)
-        _check_values(override)
+        _check_values(override, lambda key: kind_of(key, options, known, extra))
         check_following(override, options, extra)
     check_used(ours, options, extra)
 
@@ -168,24 +168,31 @@ def _check_sweep(override: Override, sweep: bool, searching: bool, known: Known,
     if isinstance(override._value, IntervalSweep) and not searching:
         raise UserError(f"{word}: interval(...) is for a sweeper that searches; name the values.")
     if not sweep:
-        text = word.partition("=")[2]
-        simple = isinstance(override._value, ChoiceSweep) and override._value.simple_form
-        meant = [f"{key}={opened}{text}{closed}" for opened, closed in ("[]", "{}") if simple]
-        fitting = [word for word in meant if (found := read(word)) is not None and takes(kind(key), found.value())]
-        one, options = ".", key in known or "/" in key or (key not in ACCEPTED and LISTED.fullmatch(text))
-        if not options and takes(kind(key), text):
-            one = f"; as one value write {written(key, text)}"
-        elif not options and fitting:
-            one = f"; as one value write {shlex.quote(fitting[0])}"
+        one = _as_one(override, key in known or "/" in key, kind(key))
         raise UserError(f"{word}: several values are a sweep, which needs -m{one}")
     if isinstance(override._value, ChoiceSweep | RangeSweep) and not any(True for _ in values(override)):
         raise UserError(f"{word}: names no value, so that there is no job; give one.")
 
 
-def _check_values(override: Override) -> None:
+def _as_one(override: Override, option: bool, kind: Any) -> str:
+    """How to write values with commas as the one value that they may have been meant as; "" where there is no such way."""
+    key, text = override.key_or_group, str(override.input_line).partition("=")[2]
+    simple = isinstance(override._value, ChoiceSweep) and override._value.simple_form
+    lists = [f"{key}={opened}{text}{closed}" for opened, closed in ("[]", "{}") if simple]
+    fitting = [word for word in lists if (found := read(word)) is not None and kind is not Any and takes(kind, found.value())]
+    apart = key not in ACCEPTED and LISTED.fullmatch(text)  # words that make no text together
+    if option or (apart and not fitting):
+        return ""
+    if takes(kind, text) and not apart:
+        return f"; as one value write {written(key, text)}"
+    return f"; as one {'list' if apart else 'value'} write {shlex.quote(fitting[0])}" if fitting else ""
+
+
+def _check_values(override: Override, kind: Callable[[str], Any]) -> None:
     key, word = override.key_or_group, str(override.input_line)
     if "???" in values(override):
         raise UserError(f"{word}: ??? stands for a value that is missing; give one.")
+    check_nothing(word, key, values(override), kind)
     for value in values(override) if key in ACCEPTED else ():
         if not (isinstance(value, str) and "${" in value):
             fitted = held(ACCEPTED[key], value, key)

@@ -18,6 +18,7 @@ from fna.ops.bias import PairBias
 from fna.ops.contract import Attention, Projections, Site, Tokens, absorbing, called, no_clock, recorded, whole
 from fna.surgery.forward import Call, Forward, Frame
 from fna.surgery.projections import multihead_projections, timm_projections, untouched
+from fna.surgery.stacks import RECIPE
 
 
 class Port:
@@ -35,9 +36,9 @@ class Port:
     def leave(self, block: nn.Module, args: Any, output: Any) -> None:
         """Hook of the block: one that never handed over its q, k and v would silently be measured as if it had."""
         if not self.run.leave(output):
-            raise RuntimeError(
-                f"block {self.layer} ({type(block).__name__}) ran without calling its attention through fna: "
-                "its model does not look attention up where fna put it. Leave this block out of layers=, or report the model."
+            raise UserError(
+                f"block {self.layer} ({type(block).__name__}) ran without calling its attention through fna, but in a way that fna "
+                f"does not follow, such as F.multi_head_attention_forward; leave it out of layers=, or use {RECIPE}."
             )
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float, dropout: float = 0.0, **fields: Any) -> Tensor:

@@ -25,7 +25,7 @@ from fna.tasks.base import Array, Outcome, Run
 from fna.tasks.class_names import check_names
 from fna.tasks.exhibits import Sections, Show
 from fna.tasks.images import look
-from fna.tasks.texts import class_texts, sentences
+from fna.tasks.texts import Template, class_texts, sentences
 
 KS = (1, 5)
 BY_IMAGES = (  # a model whose head or texts do not fit the classes
@@ -40,7 +40,7 @@ class Classification:
     "openai" (the 80 of the CLIP paper) or a list of sentences with {} for the class name. ``cache``: where class texts are kept."""
 
     head: Literal["auto", "head", "zeroshot"] = "auto"
-    templates: str | Sequence[str] = "simple"
+    templates: str | Sequence[Template] = "simple"
     cache: str | None = None
     version: int = 4
     asks: ClassVar[type] = Labelled

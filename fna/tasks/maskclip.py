@@ -26,7 +26,7 @@ from fna.tasks.cache import digest_of
 from fna.tasks.class_names import check_names
 from fna.tasks.dense import Inference, Score, as_map
 from fna.tasks.features import final_norm, run_tower
-from fna.tasks.texts import class_texts, sentences
+from fna.tasks.texts import Template, class_texts, sentences
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class MaskClip:
     clip_shapes) want neither. ``templates``: see `fna.tasks.texts.sentences`; MaskCLIP's are the CLIP paper's 80 and five more.
     """
 
-    templates: str | Sequence[str] = "maskclip"
+    templates: str | Sequence[Template] = "maskclip"
     residual: bool = True
     mlp: bool = True
     version: ClassVar[int] = 3

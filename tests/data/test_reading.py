@@ -133,4 +133,4 @@ def test_kept_features_are_not_told_as_a_forward() -> None:
     said = Reading(read=30, busy=1.0, images=30, forward=0.0005, waited=1.4).sentence()
     read, _, forward = said.partition("; ")
     assert read == "reading: 30 images a second by one process (decode and transform)"
-    assert forward == "the passes took features kept from an earlier one"
+    assert forward == "the model's features were kept from before, so that all the time is that of reading"

@@ -287,7 +287,7 @@ def test_a_block_that_does_not_call_its_seam_is_an_error(name):
     with swap_tower(model, {0: Exact(), 1: Exact()}), torch.no_grad():
         attention = tower.specs[1].attention_of(tower.blocks[1])
         vars(attention)["forward"] = lambda x, *_, **__: (x, None) if name == "hf_dinov2" else x
-        with pytest.raises(RuntimeError, match=r"block 1 \(\w+\) ran without calling its attention through fna"):
+        with pytest.raises(UserError, match=r"block 1 \(\w+\) ran without calling its attention through fna"):
             run(model, images())
 
 
