@@ -169,7 +169,7 @@ def _check_sweep(override: Override, sweep: bool, searching: bool, known: Known,
         raise UserError(f"{word}: interval(...) is for a sweeper that searches; name the values.")
     if not sweep:
         one = _as_one(override, key in known or "/" in key, kind(key))
-        raise UserError(f"{word}: several values are a sweep, which needs -m{one}")
+        raise UserError(f"{word}: several values are a sweep, which needs -m{one or "."}")
     if isinstance(override._value, ChoiceSweep | RangeSweep) and not any(True for _ in values(override)):
         raise UserError(f"{word}: names no value, so that there is no job; give one.")
 
