@@ -168,8 +168,8 @@ def _check_sweep(override: Override, sweep: bool, searching: bool, known: Known,
     if isinstance(override._value, IntervalSweep) and not searching:
         raise UserError(f"{word}: interval(...) is for a sweeper that searches; name the values.")
     if not sweep:
-        one = _as_one(override, key in known or "/" in key, kind(key))
-        raise UserError(f"{word}: several values are a sweep, which needs -m{one or "."}")
+        one = _as_one(override, key in known or "/" in key, kind(key)) or "."
+        raise UserError(f"{word}: several values are a sweep, which needs -m{one}")
     if isinstance(override._value, ChoiceSweep | RangeSweep) and not any(True for _ in values(override)):
         raise UserError(f"{word}: names no value, so that there is no job; give one.")
 
