@@ -119,7 +119,7 @@ def test_a_word_that_means_something_else_is_told_what_to_write(words: str, said
     ],
 )
 def test_values_that_make_no_list_are_told_as_a_sweep_alone(words: str) -> None:
-    assert str(asked(words.split())).endswith("several values are a sweep, which needs -m")
+    assert str(asked(words.split())).endswith("several values are a sweep, which needs -m.")
 
 
 @pytest.mark.parametrize("words", ["rows_dir=./none", "mask=both mask.blocks=none", "logger=none", "dataset.root=./none"])
