@@ -182,8 +182,9 @@ def compare(
 
     ``loader``: anything that can be gone through more than once and gives images ``[b, 3, h, w]`` or (images, targets), such as a
     DataLoader. ``metric``: "top1", "top5", or a function of (outputs, targets) that gives a number ``[b]`` from 0 (wrong) to 1
-    (right) a sample, with ``lower_is_better`` from 0 (right) to 1 (wrong); None compares outputs alone. ``forward``: images to a
-    tensor of outputs, where calling ``model`` is not it. ``versus``: further contenders, timed in the same turns: names,
+    (right) a sample, with ``lower_is_better`` from 0 (right) to 1 (wrong); None compares outputs alone (agreement: the same
+    class first where the model has as many ``num_classes`` as outputs, else the same nearest other sample). ``forward``: images to
+    a tensor of outputs, where calling ``model`` is not it. ``versus``: further contenders, timed in the same turns: names,
     attentions, or dicts (``dict(attn="fna", landmarks=16)``); those named have the ``layers`` and ``landmarks`` of the first where
     they say none, and a dict without ``attn`` is the first with what it names changed (``dict(reduce="tome")``). ``attn`` may be a
     plan as in `swap`, in a dict too. ``rounds``: turns of timing, 0 for none.

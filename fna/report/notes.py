@@ -134,7 +134,7 @@ AGREEMENT = {  # what is decided alike, by task
     "segmentation": "places in the images with the same class as with full attention",
     "fidelity": "images with the same class first as with full attention (of a model without a head: the same nearest other image)",
     "fidelity_patches": "patches that are most like the same other patch of their image as with full attention",
-    "own": "samples with the same class first as with full attention (where outputs are no classes: the same nearest other sample)",
+    "own": "samples with the same class first as with full attention (where a note says so: the same nearest other sample)",
     "knn": "images with the same class first as with full attention",
     "probe": "images with the same class first as with full attention",
     "tokens": "images with the same number of massive tokens as with full attention",

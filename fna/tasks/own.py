@@ -29,6 +29,10 @@ TOPS = ("top1", "top5")
 ROUNDING = 1e-3  # that a probability in half precision may be above 1
 SPENT = "it is exhausted: hand over one that can be gone through again, a DataLoader or list(...) of its batches."
 SPARSE = 4  # times as many outputs as the targets name: these may be no classes
+NEAREST = (
+    "agreement: of the same nearest other sample, for the model does not say that its outputs are classes (num_classes); of a "
+    'classifier take metric="top1", or set num_classes on it'
+)
 NAMELESS = "metric"  # one that has no name
 SAMPLES = "(samples)"  # the count that means are taken over: called as no function can be
 
@@ -120,14 +124,20 @@ class Own:
         return (self._name,) if self.lower_is_better else ()
 
     def notes(self, outcome: Outcome, dataset: Dataset) -> list[str]:
-        """Which way the metric goes, where that is not the usual one; targets that leave most outputs without a class."""
+        """What is less, what agreement is of where that is not classes, and targets that leave most outputs without a class."""
         classes = 0 if outcome.outputs is None else outcome.outputs.shape[1]
         few = self.metric in TOPS and not self._declared and 0 <= SPARSE * self._highest < classes - SPARSE
         told = (
             f"{self._name}: {classes} outputs, and no target is above {self._highest}: it counts right if the model has {classes} "
             "classes in the targets' order; if its outputs are an embedding, leave metric out"
         )
-        return [*(f"{name}: less is better" for name in self.errors), *[told] * few, *[ONE_NUMBER] * (classes == 1)]
+        near = classes > 1 and not (self.metric in TOPS or self._declared)
+        return [
+            *(f"{name}: less is better" for name in self.errors),
+            *[told] * few,
+            *[ONE_NUMBER] * (classes == 1),
+            *[NEAREST] * near,
+        ]
 
     def _scored(self, out: Tensor, targets: Any) -> Array:
         if targets is None:
