@@ -107,8 +107,9 @@ class Swap:
             raise RuntimeError(f"blocks {idle} were changed but never ran although the model did: choose blocks that it runs.")
         if kind is None and self._run.cut and not self._run.begun:
             raise UserError(
-                f"blocks {idle} were changed and images were cut into patches, but no block ran: a graph that torch.fx or "
-                "torch.compile made of the model before holds the blocks as they were; make it inside the with block."
+                f"blocks {idle} were changed and images were cut into patches, but no block ran: either this pass has no use "
+                "for them, or a graph that torch.fx or torch.compile made of the model before holds them as they were; make it "
+                "inside the with block."
             )
 
     def __repr__(self) -> str:

@@ -346,7 +346,7 @@ def test_attention_that_is_asked_for_weights_is_told_how_not_to() -> None:
 def test_a_graph_of_the_model_as_it_was_is_not_taken_for_the_changed_one() -> None:
     model = vit()
     before = create_feature_extractor(model, {"blocks.1.attn.qkv": "qkv"})
-    with pytest.raises(fna.UserError, match=r"no block ran: a graph that torch\.fx"), torch.no_grad(), fna.swap(model, "fna"):
+    with pytest.raises(fna.UserError, match=r"no block ran: .* a graph that torch\.fx"), torch.no_grad(), fna.swap(model, "fna"):
         before(images())
 
 

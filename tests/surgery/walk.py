@@ -188,10 +188,15 @@ def towers(model: nn.Module) -> list[Tower]:
 def _compared(model: Any, given: dict[str, Tensor], tower: Tower) -> Compared:
     """What ``model`` gives with other attention in ``tower``; nothing where it does not run that tower."""
     blocks = range(len(tower.blocks))
-    with swap_tower(tower, dict.fromkeys(blocks, Exact())) as swap:
-        same = results(model, given)
-        if not swap._run.passes:
+    try:
+        with swap_tower(tower, dict.fromkeys(blocks, Exact())) as swap:
+            same = results(model, given)
+            if not swap._run.passes:
+                return Compared([], [])
+    except UserError as error:
+        if "no block ran" in str(error):
             return Compared([], [])
+        raise
     with swap_tower(tower, dict.fromkeys(blocks, Mean())):
         found = Compared(same, results(model, given))
     try:
