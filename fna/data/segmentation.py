@@ -326,7 +326,8 @@ def _declared_values(table: Array) -> str:
     taken = np.flatnonzero((table != IGNORE) & (table != UNKNOWN)).tolist()
     besides = f", {', '.join(map(str, ignored))} {'is' if len(ignored) == 1 else 'are'} ignored" * bool(ignored)
     gaps = " with gaps" * (taken[-1] - taken[0] >= len(taken))
-    return f"its {len(taken)} have {taken[0]} to {taken[-1]}{gaps}{besides}"
+    values = f"{len(taken)} classes have the values {taken[0]} to" if len(taken) > 1 else "only class has the value"
+    return f"its {values} {taken[-1]}{gaps}{besides}"
 
 
 def names_below(root: Path, pattern: str) -> list[str]:
