@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from fna.data import files
 from fna.data.base import is_text
@@ -17,6 +17,7 @@ from fna.errors import UserError
 from fna.mistaken import refuse_mistaken
 
 _REQUIRED = object()
+DIVIDERS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of tables
 
 
 @dataclass(frozen=True)
@@ -134,14 +135,20 @@ def _short(value: object) -> str:
     return ascii(value)[:60]
 
 
-def table(source: Path) -> list[Entry]:
-    """The lines of a CSV of questions, of a TSV by its suffix; an empty cell is a field that is not there.
+def divider(file: TextIO, usual: str) -> str:
+    """What the first line of a table is divided by, whatever the suffix says: ``usual``, else what stands in it, as a European
+    spreadsheet writes semicolons."""
+    head = file.readline()
+    file.seek(0)
+    return usual if usual in head else next((one for one in DIVIDERS if one in head), usual)
 
-    Raises `UserError` with file and line."""
+
+def table(source: Path) -> list[Entry]:
+    """The lines of a CSV or TSV of questions; an empty cell is a field that is not there. Raises `UserError` with file and line."""
     refuse_mistaken(source)
-    divided = "\t" if source.suffix.lower() == ".tsv" else ","
     try:
         with open(source, encoding="utf-8-sig", newline="") as file:
+            divided = divider(file, "\t" if source.suffix.lower() == ".tsv" else ",")
             reader = csv.DictReader(file, delimiter=divided, skipinitialspace=True)
             heads = list(reader.fieldnames or ())
             if twice := next((head for head in heads if head and heads.count(head) > 1), None):
@@ -151,7 +158,7 @@ def table(source: Path) -> list[Entry]:
                 fields: dict[str, Any] = {name: value for name, value in row.items() if name and value}
                 if any(row.get(reader.restkey) or ()):
                     where = f"{source}, line {reader.line_num}"
-                    raise UserError(f"{where}: has more cells than columns; put text with commas in quotes.")
+                    raise UserError(f"{where}: has more cells than columns; put text with {DIVIDERS[divided]} in quotes.")
                 told = fields.get("answers", "")
                 if told.startswith("["):
                     fields["answers"] = _list(told, f"{source}, line {reader.line_num}")

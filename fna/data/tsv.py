@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from fna.data import captions, files
 from fna.data.base import Captioned, Dataset, is_text
 from fna.data.elsewhere import elsewhere, located
-from fna.data.entries import Entry
+from fna.data.entries import Entry, divider
 from fna.errors import UserError
 from fna.mistaken import refuse_mistaken
 from fna.values import Count, Domain
@@ -51,9 +51,11 @@ class TsvCaptions:
         refuse_mistaken(source)
         try:
             with open(source, encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file, delimiter="\t")
+                reader = csv.DictReader(file, delimiter=divider(file, "\t"))
                 if not {"filepath", "captions"} <= set(reader.fieldnames or ()):
-                    raise UserError(f"{source}: has columns {reader.fieldnames}; filepath and captions are needed.")
+                    raise UserError(
+                        f"{source}: has columns {reader.fieldnames}; filepath and captions are needed: name them in its first line."
+                    )
                 if len(reader.fieldnames or ()) > len(set(reader.fieldnames or ())):
                     raise UserError(f"{source}: has a column twice, {reader.fieldnames}; name each once.")
                 for row in reader:

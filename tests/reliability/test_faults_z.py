@@ -62,7 +62,7 @@ def tree(root: Path, *classes: str, each: int = 2, first: int = 0) -> Path:
     [
         (LFS, "a pointer of git-lfs, not the file itself; fetch that with git lfs pull"),
         (PAGE, r"a web page \(HTML\)"),
-        (gzip.compress(b"{}"), "packed by gzip; unpack it"),
+        (gzip.compress(b"{}", mtime=0), "packed by gzip; unpack it"),
         (b"PAR1\x15\x04", "a parquet table"),
         (b"PK\x03\x04\x14", r"a zip archive, as spreadsheets \(\.xlsx\) are too"),
     ],
