@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 from fna.data.contents import UNREADABLE, sha256s
-from fna.data.oddities import torn_note
+from fna.data.copies import torn_note
 from fna.data.places import composed
 from fna.errors import UserError
 from fna.values import counted

@@ -5,19 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from fna.data.contents import UNREADABLE, sha256s
 from fna.data.pictures import PAGED, is_deep, pages_note, upper_halves, white
 from fna.values import counted
 
 LOOKED_AT = 1000  # pictures, from all over the set, whose headers are read: a fraction of a second
 DECODED = 64  # of those of 16 bits, and of those with an alpha channel: to know what it hides is to decode them
 WHITE = 2**16 - 1
-COPIES = 0.01  # of all pictures: fewer copies within a class, or where there are none, are not worth a word
 DARK = 2**14  # what stays below comes out at a quarter of its brightness at most
 ANIMATED = frozenset({"PNG", "GIF", "WEBP"})  # whatever the suffix; a JPEG of a phone may hold a thumbnail as a second one
 ORIENTATION, UPRIGHT = 274, 1  # a tag of EXIF, and what it says of a picture that is stored as it is to be seen
@@ -44,51 +41,6 @@ def image_notes(paths: Iterable[Path]) -> list[str]:
             *dark,
             *_clear_note(clear),
         ]
-
-
-def copies_note(examples: Sequence[Any]) -> list[str]:
-    """How many pictures are copies of another, byte for byte, and the first: any in two classes, others from `COPIES` of all on.
-
-    Files are known by then, from the set's digest: this costs a look at each file's stamp.
-    """
-    copies, torn, whole = _copies(examples)
-    if not copies or (not torn and len(copies) < COPIES * whole):
-        return []
-    (copy, original), are = (torn or copies)[0], "is a copy" if len(copies) == 1 else "are copies"
-    apart = f", {len(torn):,} in another class than it, where no answer is right for both" * bool(torn)
-    return [
-        f"{counted(len(copies), 'picture')} of {whole:,} {are} of another, byte for byte{apart} (first: {copy} is "
-        f"{original}): each counts as a sample of its own{', and its copy is the one nearest to it' * (not torn)}"
-    ]
-
-
-def torn_note(examples: Sequence[Any]) -> list[str]:
-    """How many pictures to learn from are copies, byte for byte, of one in another class; nothing where none is."""
-    _, torn, whole = _copies(examples)
-    if not torn:
-        return []
-    are = "is a copy" if len(torn) == 1 else "are copies"
-    return [
-        f"{counted(len(torn), 'picture')} of {whole:,} {are} of one in another class, byte for byte (first: {torn[0][0]} is "
-        f"{torn[0][1]}): both classes are learnt from it; keep it in one"
-    ]
-
-
-Pairs = list[tuple[str, str]]  # keys of a copy and of what it is one of
-
-
-def _copies(examples: Sequence[Any]) -> tuple[Pairs, Pairs, int]:
-    """Pictures that are copies of one before them, those of them in another class, and of how many pictures."""
-    pictures = {example.image: example for example in examples if hasattr(example, "image")}  # several questions may be about one
-    held = sha256s(pictures)
-    first: dict[str, Any] = {}
-    copies, torn = [], []
-    for path, example in pictures.items():
-        original = first.setdefault(held[path], example)
-        if original is not example and held[path] != UNREADABLE:
-            copies.append((example.key, original.key))
-            torn += [copies[-1]] * (getattr(example, "label", None) != getattr(original, "label", None))
-    return copies, torn, len(pictures)
 
 
 def _spread(paths: Sequence[Path], most: int) -> Sequence[Path]:

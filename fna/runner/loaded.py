@@ -10,8 +10,9 @@ import torch
 from omegaconf import DictConfig
 
 from fna.data.base import Dataset, listed_once
+from fna.data.copies import copies_note
 from fna.data.loading import Kept
-from fna.data.oddities import copies_note, image_notes
+from fna.data.oddities import image_notes
 from fna.data.prepared import Cache
 from fna.data.reading import Reading
 from fna.models.base import Model

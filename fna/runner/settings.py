@@ -53,7 +53,7 @@ def check_settings(cfg: DictConfig, names: Mapping[str, str]) -> None:
 
 def _decode(whole: DictConfig, node: DictConfig, above: str) -> None:
     """Write numbers and the like that ``${oc.env:X}`` gives as texts as what they read as, where the key takes no text."""
-    for key in [str(key) for key in node]:
+    for key in [str(key) for key in node if not OmegaConf.is_missing(node, str(key))]:
         value = node[key]
         if isinstance(value, DictConfig) and not OmegaConf.is_interpolation(node, key):
             _decode(whole, value, f"{above}{key}.")

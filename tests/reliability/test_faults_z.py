@@ -20,11 +20,11 @@ from fna.data.asked_files import OwnQuestions
 from fna.data.base import Pictured
 from fna.data.coco import CocoCaptions
 from fna.data.coco_masks import CocoInstances
+from fna.data.copies import copies_note
 from fna.data.imagefolder import ImageFolder
 from fna.data.imagenet import ImageNet
 from fna.data.images import Images
 from fna.data.loading import none_read
-from fna.data.oddities import copies_note
 from fna.data.prepared import Cache
 from fna.data.segmentation import LabelMaps, read_values
 from fna.data.shapes import Shapes
