@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import csv
+import io
 import math
+import tokenize
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -169,10 +171,26 @@ def table(source: Path) -> list[Entry]:
 
 
 def _list(text: str, where: str) -> Any:
-    """A list as JSON or, as pandas writes it into a cell, as Python has it: parsed as a literal, never evaluated."""
+    """A list as JSON or, as pandas writes it into a cell, as Python has it."""
     try:
         return files.parsed(text)
     except ValueError as error:
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-            return ast.literal_eval(text)
+            return literal(text, where)
         raise UserError(f"{where}: answers are no JSON list ({error}).") from error
+
+
+def literal(text: str, where: str) -> Any:
+    """What Python's literal says: parsed, never evaluated.
+
+    Raises `UserError` where it would join texts that stand side by side, as those of an array that numpy prints do, and what
+    `ast.literal_eval` does.
+    """
+    value = ast.literal_eval(text)
+    texts = sum(token.type == tokenize.STRING for token in tokenize.generate_tokens(io.StringIO(text.strip()).readline))
+    if isinstance(value, list | tuple) and texts > len(value):
+        raise UserError(
+            f"{where}: {text[:60]} has texts without a comma between them, as numpy prints an array; write lists, "
+            'table["captions"].map(list) in pandas.'
+        )
+    return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import csv
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import ClassVar, Literal
 from fna.data import captions, files
 from fna.data.base import Captioned, Dataset, is_text
 from fna.data.elsewhere import elsewhere, located
-from fna.data.entries import Entry, divider
+from fna.data.entries import Entry, divider, literal
 from fna.errors import UserError
 from fna.mistaken import refuse_mistaken
 from fna.values import Count, Domain
@@ -79,7 +78,7 @@ class TsvCaptions:
 
 def _captions(cell: str | None, source: Path, line: int) -> tuple[str, ...]:
     try:
-        value = ast.literal_eval(cell or "")
+        value = literal(cell or "", f"{source}, line {line}")
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = None
     if not isinstance(value, list | tuple) or not all(is_text(caption) for caption in value):

@@ -42,3 +42,15 @@ def test_a_table_of_captions_is_read_whatever_divides_it(divider: str, tmp_path:
     written(tmp_path / "said.csv", divider, [["filepath", "captions"], ["a.jpg", "['a cat, black', 'a; b']"]])
     (example,) = TsvCaptions(str(tmp_path), "said.csv").load(None).examples
     assert list(example.captions) == ["a cat, black", "a; b"]
+
+
+@pytest.mark.parametrize("cell", ["['a cat' 'a dog']", "['a cat'\n 'a dog']", "['a cat', 'a dog' 'a cow']"])
+def test_texts_without_a_comma_between_them_are_not_made_one(cell: str, tmp_path: Path) -> None:
+    """numpy prints arrays so, and pandas writes what numpy prints: Python's literals join such texts to one that nobody said."""
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "said.tsv").write_text(f'filepath\tcaptions\na.jpg\t"{cell}"\n')
+    with pytest.raises(UserError, match="has texts without a comma between them, as numpy prints an array; write lists"):
+        TsvCaptions(str(tmp_path), "said.tsv").load(None)
+    (tmp_path / "asked.csv").write_text(f'image,question,answers\na.jpg,What?,"{cell}"\n')
+    with pytest.raises(UserError, match=r"asked.csv, line .: .* has texts without a comma between them"):
+        table(tmp_path / "asked.csv")
