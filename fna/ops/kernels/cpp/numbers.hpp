@@ -48,7 +48,7 @@ uint64_t cycles(long depth) {
 }
 
 // Whether a product is plainly faster in pairs than in floats. A processor may know pairs and be slow at them: AMD's Zen 4 takes
-// half the time of floats, Intel's Sapphire Rapids twice (it has AMX for them, which a virtual machine may hide).
+// half the time of floats, an Intel Xeon of model 207 twice (it has AMX for them, which a virtual machine may hide).
 inline bool pairs_pay() {
     static const bool pay = 4 * cycles<Pair>(32) < 3 * cycles<float>(64);
     return pay;
