@@ -180,6 +180,14 @@ void values_of(const Absorbed &a, const Rooms &rooms, long b, long h, float *own
     turn(through, a.depth, a.marks, rooms.values + pair * a.marks * a.depth);
 }
 
+// How many tokens `answer` takes at once: equal pieces, as many as threads share evenly (a multiple of EVEN), where those stay long.
+long answered(long tokens) {
+    constexpr long EVEN = 8;
+    const long tiles = (tokens + TILE - 1) / TILE, pieces = (tiles + EVEN - 1) / EVEN * EVEN;
+    const long each = ((tokens + pieces - 1) / pieces + ROWS - 1) / ROWS * ROWS;
+    return each * 2 < TILE ? TILE : each;
+}
+
 // Some tokens through the landmarks of all heads.
 void answer(const Absorbed &a, const Rooms &rooms, long b, long start, long stop, float *scores) {
     const long row = a.row(), rows = stop - start;
@@ -208,8 +216,8 @@ extern "C" bool fna_absorbed(const Absorbed *problem, float *scratch, long threa
     for (long i = 0; i < a.batches * a.marks; i++)
         if (a.index[i] < 0 || a.index[i] >= a.tokens) return false;
     const Rooms rooms(a, scratch);
-    const long pairs = a.batches * a.heads, pieces = (a.depth + TILE - 1) / TILE, tiles = (a.tokens + TILE - 1) / TILE;
-    const long count = Rooms::shares(a);
+    const long pairs = a.batches * a.heads, pieces = (a.depth + TILE - 1) / TILE, count = Rooms::shares(a);
+    const long each = answered(a.tokens), tiles = (a.tokens + each - 1) / each;
 #pragma omp parallel num_threads(threads)
     {
         float *own = rooms.own + omp_get_thread_num() * rooms.thread;
@@ -229,8 +237,8 @@ extern "C" bool fna_absorbed(const Absorbed *problem, float *scratch, long threa
         for (long pair = 0; pair < pairs; pair++) values_of(a, rooms, pair / a.heads, pair % a.heads, own);
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < a.batches * tiles; task++) {
-            const long start = task % tiles * TILE;
-            answer(a, rooms, task / tiles, start, smaller(start + TILE, a.tokens), own);
+            const long start = task % tiles * each;
+            answer(a, rooms, task / tiles, start, smaller(start + each, a.tokens), own);
         }
     }
     return true;
