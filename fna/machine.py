@@ -11,15 +11,19 @@ CPU_KEYS = ("model name", "Model", "Hardware")  # on x86, on boards with ARM
 
 
 def processor() -> str:
-    """The processor by its name; by its family where the system does not tell more."""
+    """The processor by its name, and its family and model: a virtual machine may call each generation of a make the same."""
     try:
-        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        lines = []
-    named = [value.strip() for key, _, value in (line.partition(":") for line in lines) if key.strip() in CPU_KEYS]
+        text = ""
+    told = [(key.strip(), value.strip()) for key, _, value in (line.partition(":") for line in text.splitlines())]
+    named = [value for key, value in told if key in CPU_KEYS]
     if not named and platform.system() == "Darwin":
         named = [said("sysctl", "-n", "machdep.cpu.brand_string") or ""]
-    return " ".join(next(filter(None, named), "").split()) or platform.processor() or platform.machine()
+    name = " ".join(next(filter(None, named), "").split()) or platform.processor() or platform.machine()
+    first = dict(reversed(told))  # of the first core
+    kind = [f"{word} {first[key]}" for word, key in (("family", "cpu family"), ("model", "model")) if key in first]
+    return ", ".join([name, *kind])
 
 
 def said(*command: str, cwd: Path | None = None) -> str | None:
