@@ -98,13 +98,15 @@ class Entry:
         return f"{self.where}.{name}" if self.where.endswith("]") else f"{self.where}: {name}"
 
 
-def read(source: Path, refusal: str, *lists: str) -> Entry:
-    """The object that a JSON file holds. Raises `UserError` for a file that is missing, no JSON or, with ``refusal``, no object
-    with these lists."""
+def read(source: Path, refusal: str, *lists: str, form: str = "") -> Entry:
+    """The object that a JSON file holds. Raises `UserError` for a file that is missing, no JSON or, with ``refusal`` and an example
+    of the ``form`` that is needed, no object with these lists."""
     content = files.read_json(source)
     missing = [name for name in lists if not isinstance(content, Mapping) or not isinstance(content.get(name), list)]
     if missing:
-        raise UserError(f"{source}: {refusal} (it has no list of {missing[0]}); give another with dataset.annotations=PATH.")
+        has = f"has no list of {missing[0]}" if isinstance(content, Mapping) else "is no object with named lists"
+        needed = f"; {form} is needed" if form else ""
+        raise UserError(f"{source}: {refusal} (it {has}){needed}; give another with dataset.annotations=PATH.")
     return Entry(content, str(source))
 
 
