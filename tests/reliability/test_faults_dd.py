@@ -188,8 +188,9 @@ def test_what_is_no_table_of_captions_is_told_with_an_example(tmp_path: Path, te
         captioned(tmp_path, text)
 
 
-def test_a_flat_list_of_captions_is_shown_the_form_that_is_needed(tmp_path: Path) -> None:
-    (tmp_path / "captions.json").write_text('[{"image": "a.jpg", "caption": "a cat"}]')
+@pytest.mark.parametrize("text", ['[{"image": "a.jpg", "caption": "a cat"}]', '{"image": "a.jpg"}\n{"image": "b.jpg"}\n'])
+def test_a_flat_list_of_captions_is_shown_the_form_that_is_needed(tmp_path: Path, text: str) -> None:
+    (tmp_path / "captions.json").write_text(text)
     said = r'is no object with named lists\); \{"images": \[\{"id": 1, "file_name": .* "annotations": .* is needed; give another'
     with pytest.raises(UserError, match=said):
         CocoCaptions(str(tmp_path), "captions.json", ".", "val").load(None)
