@@ -6,6 +6,11 @@ them anew, ``--all`` tells those of other shapes that runs met as well.
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take a while
+    run("fna.doctor")
+
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -112,7 +117,3 @@ def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows as lines whose columns stand apart."""
     widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
     return ["            " + "".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,6 +7,11 @@ python scripts/bench.py --gpu-check              # what is promised on a GPU; ex
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take seconds
+    run("bench")
+
 import argparse
 import itertools
 import sys
@@ -99,7 +104,13 @@ def say(text: str) -> None:
 
 
 def main() -> int:
-    args = arguments()
+    try:
+        return measured(arguments())
+    except UserError as problem:
+        sys.exit(str(problem))
+
+
+def measured(args: argparse.Namespace) -> int:
     keep_freed_memory()
     args.out.mkdir(parents=True, exist_ok=True)
     findings: list[check.Finding] = []
@@ -126,10 +137,3 @@ def main() -> int:
         say(finding.line())
     say(f"page: {written}")
     return 1 if any(not finding.holds for finding in findings) else 0
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as problem:
-        sys.exit(str(problem))

@@ -26,7 +26,7 @@ from fna.models.base import Model
 from fna.tasks.calibration import calibrated
 from fna.tasks.study import judge_at, judges, record
 
-ENDINGS = (".jpg", ".jpeg", ".png")
+ENDINGS = (".jpg", ".jpeg", ".jfif", ".png")
 
 
 def main() -> None:

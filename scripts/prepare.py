@@ -48,6 +48,9 @@ def main() -> None:
         prepare(RECIPES[args.dataset], args.root)
     except Refused as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted: files that are whole are kept, the same command goes on", file=sys.stderr)
+        sys.exit(130)
 
 
 def prepare(recipe: Recipe, root: Path) -> None:

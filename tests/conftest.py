@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +59,14 @@ def cli(tmp_path: Path) -> Cli:
         )
 
     return run
+
+
+@pytest.fixture
+def absorbing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever layers can be absorbed are, and what was is told."""
+    from fna.ops import absorbed
+
+    monkeypatch.setenv("FNA_CPU_PATH", "absorbed")
+    absorbed.taken.clear()
+    yield
+    absorbed.taken.clear()

@@ -217,7 +217,7 @@ def test_agreement_of_outputs_that_are_no_classes_is_of_the_nearest_other_sample
     shuffled = DataLoader(data, batch_size=8, shuffle=True)
     found = fna.compare(model, shuffled, "exact", forward=model.forward_features, **QUICK)
     assert found.result["fidelity"]["agreement"] == 100
-    assert any("agreement: of the same nearest other sample" in note and "num_classes" in note for note in found.result["notes"])
+    assert any("agreement is of the nearest other sample" in note and "num_classes" in note for note in found.result["notes"])
     known = fna.compare(model, shuffled, "exact", **QUICK)
     assert not any("nearest other sample" in note for note in known.result["notes"])
 

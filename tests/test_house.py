@@ -40,6 +40,7 @@ GROUND = {
     "fna.options",
     "fna.schema",
     "fna.folders",
+    "fna.interrupts",
     "fna.machine",
     "fna.mistaken",
     "fna.networks",

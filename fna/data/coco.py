@@ -13,6 +13,8 @@ from fna.data.entries import Entry, in_order, read
 from fna.errors import UserError
 from fna.values import Count, Domain
 
+FORM = '{"images": [{"id": 1, "file_name": "a.jpg"}, ...], "annotations": [{"image_id": 1, "caption": "a cat"}, ...]}'
+
 
 @dataclass(frozen=True)
 class CocoCaptions:
@@ -49,7 +51,7 @@ class CocoCaptions:
         self.check()
         root = Path(self.root)
         source = root / self.annotations
-        content = read(source, "no COCO captions file", "images", "annotations")
+        content = read(source, "no COCO captions file", "images", "annotations", form=FORM)
         known, notes = pictures(content, root / self.images, root)
         if not known:
             raise UserError(f"{source}: images is empty.")

@@ -12,8 +12,8 @@ from pycocotools import mask as rle
 
 from fna.data.coco_format import Picture, Size
 from fna.data.entries import Entry
+from fna.data.label_values import IGNORE
 from fna.data.run_lengths import past_edges, run_lengths, scraps
-from fna.data.segmentation import IGNORE
 from fna.errors import UserError
 from fna.values import counted
 

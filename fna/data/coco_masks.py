@@ -16,9 +16,11 @@ from fna.data.coco_drawing import doubts, drawing
 from fna.data.coco_format import Picture, by_picture, category_names, pictures, remedy, there
 from fna.data.entries import Entry, by_ident, in_order, read
 from fna.data.files import UNREADABLE
+from fna.data.label_values import IGNORE
 from fna.data.layouts import check_split_name
+from fna.data.pictures import reason
 from fna.data.places import existing
-from fna.data.segmentation import IGNORE, LOOKED_AT, SegmentedDataset, check_folder, learning
+from fna.data.segmentation import LOOKED_AT, SegmentedDataset, check_folder, learning
 from fna.errors import UserError
 from fna.values import Domain, counted
 
@@ -188,7 +190,7 @@ class _Segments:
                 size = image.height, image.width
                 image.verify()
         except UNREADABLE as error:
-            raise UserError(f"{png}: damaged ({error}); fetch it again.") from error
+            raise UserError(f"{png}: damaged ({reason(error)}); fetch it again.") from error
         if picture.size() not in (None, size):
             raise UserError(f"{png}: {size[1]}x{size[0]}, which its image {picture.path} is not.")
         return _Segments(png, classes)
@@ -199,7 +201,7 @@ class _Segments:
             with Image.open(self.png) as image:
                 red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(np.int64), -1, 0)
         except UNREADABLE as error:
-            raise UserError(f"{self.png}: damaged ({error}); fetch it again.") from error
+            raise UserError(f"{self.png}: damaged ({reason(error)}); fetch it again.") from error
         numbers = red + 256 * green + 65536 * blue
         found, inverse = np.unique(numbers, return_inverse=True)
         unknown = [int(number) for number in found if int(number) not in self.classes]

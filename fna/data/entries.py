@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import io
+import json
 import math
 import tokenize
 from collections.abc import Iterable, Mapping
@@ -98,14 +99,27 @@ class Entry:
         return f"{self.where}.{name}" if self.where.endswith("]") else f"{self.where}: {name}"
 
 
-def read(source: Path, refusal: str, *lists: str) -> Entry:
-    """The object that a JSON file holds. Raises `UserError` for a file that is missing, no JSON or, with ``refusal``, no object
-    with these lists."""
-    content = files.read_json(source)
+def read(source: Path, refusal: str, *lists: str, form: str = "") -> Entry:
+    """The object that a JSON file holds. Raises `UserError` for a file that is missing, no JSON or, with ``refusal`` and an example
+    of the ``form`` that is needed, no object with these lists."""
+    content = _whole(source) if form else files.read_json(source)
     missing = [name for name in lists if not isinstance(content, Mapping) or not isinstance(content.get(name), list)]
     if missing:
-        raise UserError(f"{source}: {refusal} (it has no list of {missing[0]}); give another with dataset.annotations=PATH.")
+        has = f"has no list of {missing[0]}" if isinstance(content, Mapping) else "is no object with named lists"
+        needed = f"; {form} is needed" if form else ""
+        raise UserError(f"{source}: {refusal} (it {has}){needed}; give another with dataset.annotations=PATH.")
     return Entry(content, str(source))
+
+
+def _whole(source: Path) -> Any:
+    """What a JSON file holds; None of one that holds a JSON a line (JSONL)."""
+    try:
+        return files.read_json(source)
+    except UserError as error:
+        cause = error.__cause__
+        if isinstance(cause, json.JSONDecodeError) and cause.msg == "Extra data" and cause.doc[cause.pos] == "{":
+            return None
+        raise
 
 
 def by_ident(entries: Iterable[Entry], name: str) -> dict[str, Entry]:

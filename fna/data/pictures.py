@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,9 +15,9 @@ from fna.data.files import UNREADABLE, is_packed
 from fna.errors import UserError
 from fna.values import counted
 
-# what torchvision's ImageFolder reads
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
-# pictures that it does not read either
+# what torchvision's ImageFolder reads, and the other names of JPEG
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
+# pictures that are not read
 OTHER_SUFFIXES = frozenset(
     {
         ".arw",
@@ -29,9 +30,7 @@ OTHER_SUFFIXES = frozenset(
         ".heic",
         ".heif",
         ".ico",
-        ".jfif",
         ".jp2",
-        ".jpe",
         ".jxl",
         ".nef",
         ".pbm",
@@ -73,6 +72,7 @@ DOTTED = (".trash", ".recycle", ".thumb", ".@__thumb", ".appledouble")  # those 
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")  # of JPEG, PNG, GIF, TIFF
 PAGED = frozenset({".tif", ".tiff", ".webp"})  # formats in which several pictures are one file
 PIXELS = 89_478_485  # of a picture at most: where Pillow begins to warn of decompression bombs; 360 MB as RGB
+TOO_MANY = f"more than the {PIXELS:,} that are read of a picture; scale it down, or leave it out"
 ELONGATION = 100  # times that a picture may be longer than high: a resized short side of 1,000 then gives 100 million pixels
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF, and what the second may say
 PLANES, APART = 284, 2  # another tag, and what it says of channels that lie one behind the other
@@ -92,10 +92,18 @@ def open_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             _check_size(*image.size)
             return _eight_bits(image).convert("RGB")
+    except Image.DecompressionBombError as error:
+        raise ValueError(reason(error)) from error
     except UNREADABLE:
         raise
     except Exception as error:  # Pillow's decoders raise many things on damaged files: struct.error, KeyError, TypeError, ...
         raise ValueError(f"damaged: {type(error).__name__} {error}") from error
+
+
+def reason(error: BaseException) -> str:
+    """Why a picture cannot be read: Pillow's words, but for its guess at what a large picture is for."""
+    declared = re.search(r"(\d+) pixels", str(error)) if isinstance(error, Image.DecompressionBombError) else None
+    return f"declares {int(declared[1]):,} pixels, {TOO_MANY}" if declared else str(error)
 
 
 def is_hidden(name: str) -> bool:
@@ -221,7 +229,7 @@ def exchanged(size: tuple[int, int], other: tuple[int, int]) -> str:
 
 def _check_size(width: int, height: int) -> None:
     if width * height > PIXELS:
-        raise ValueError(f"{width}x{height}: more than {PIXELS} pixels")
+        raise ValueError(f"{width}x{height}: {width * height:,} pixels, {TOO_MANY}")
     if max(width, height) > ELONGATION * min(width, height):
         raise ValueError(f"{width}x{height}: one side more than {ELONGATION} times the other")
 

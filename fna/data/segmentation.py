@@ -20,19 +20,15 @@ from PIL import Image
 from fna.data import files
 from fna.data.base import Dataset, Segmented, taught
 from fna.data.files import UNREADABLE
+from fna.data.label_values import IGNORE, VALUES, binary_note, grey_note, lookup, read_values, to_classes, unlike
 from fna.data.layouts import check_split_name, looks_like, to_learn_from
-from fna.data.pictures import exchanged, files_below, is_hidden, is_picture, system_note, unread_note
+from fna.data.pictures import files_below, is_hidden, is_picture, system_note, unread_note
 from fna.data.places import composed, existing
-from fna.data.variants import Declared, refuse_by_name, refuse_by_values, refuse_colours, refuse_moved_colours
+from fna.data.variants import Declared, refuse_by_name, refuse_by_values, refuse_moved_colours
 from fna.errors import UserError
-from fna.mistaken import refuse_mistaken
 from fna.values import Domain, Limit, Says, between, counted
 
 Array = np.ndarray
-IGNORE = 255
-UNKNOWN = -1
-VALUES = 65536  # 16-bit label maps
-LOSSY = ("JPEG", "MPO")  # formats that change pixel values
 LOOKED_AT = 64  # label maps, from all over the split, whose values are held against the declaration at load
 Label = Annotated[int, between(0, VALUES - 1)]
 CLASS_FILES = Path(__file__).parent / "classes"
@@ -116,7 +112,7 @@ class LabelMaps:
         self.check()
         examples = self._examples(self.split)[:limit]
         _refuse_other_sizes(examples)
-        self._hold_against(_some(examples))
+        values = self._hold_against(_some(examples))
         data = SegmentedDataset(
             name=self.name,
             split=self.split,
@@ -124,7 +120,7 @@ class LabelMaps:
             digest=files.digest(self.split, examples, besides=self._reading()),
             examples=examples,
             classes=class_names(self.classes),
-            notes=self._unread(),
+            notes=[*self._unread(), *grey_note([one.labels for one in _some(examples)]), *binary_note(values, self.ignored)],
             read_labels=self.read_labels,
         )
         return self._as_coloured(learning(data, self, self.train))
@@ -155,13 +151,15 @@ class LabelMaps:
         data.training = learnt
         return data
 
-    def _hold_against(self, examples: Sequence[Segmented]) -> None:
+    def _hold_against(self, examples: Sequence[Segmented]) -> set[int]:
+        """The values of these label maps, once nothing speaks against them."""
         found = _values(examples)
         values = {int(value) for each in found.values() for value in each}
         refuse_by_values(self._declared(), values, str(next(iter(found))))
         refuse_moved_colours(found)
         for file, each in found.items():
             to_classes(each, self._lookup(), file, self.name)
+        return values
 
     def _unread(self) -> list[str]:
         """Pictures beside those that the pattern takes, and label maps without an image, which are left out."""
@@ -244,9 +242,7 @@ def _refuse_other_sizes(examples: Sequence[Segmented]) -> None:
         except UNREADABLE:
             continue
         if size != own:
-            raise UserError(
-                f"{example.labels}: {own[0]}x{own[1]}, but its image {example.image} is {size[0]}x{size[1]}{exchanged(size, own)}."
-            )
+            raise unlike(example, size, own)
 
 
 def class_names(classes: Sequence[str] | str) -> list[str]:
@@ -257,77 +253,6 @@ def class_names(classes: Sequence[str] | str) -> list[str]:
         raise UserError(f"dataset.classes={classes}: no such list of names; give [name,name,...] or {' or '.join(LISTS)}.")
     lines = (CLASS_FILES / f"{classes}.txt").read_text(encoding="utf-8").splitlines()
     return [line.split("\t")[-1] for line in lines]
-
-
-def lookup(classes: int, ignored: Sequence[int], absent: Sequence[int] = ()) -> Array:
-    """int64 ``[65536]``: label value -> class, 255 (ignored) or -1 (must not occur)."""
-    table = np.full(VALUES, UNKNOWN)
-    skipped = {*ignored, *absent}
-    values = [value for value in range(classes + len(skipped)) if value not in skipped][:classes]
-    table[values] = np.arange(classes)
-    table[list(ignored)] = IGNORE
-    return table
-
-
-def read_values(file: Path) -> Array:
-    """The values of a label PNG ``[H, W]`` as stored: palette indices or grey levels, never colours."""
-    try:
-        with Image.open(file) as image:
-            if image.format in LOSSY:
-                raise UserError(f"{file}: a {image.format} keeps class values about right only; give label maps as PNG.")
-            if (pages := getattr(image, "n_frames", 1)) > 1:
-                raise UserError(f"{file}: has {pages} pages; give label maps of one.")
-            refuse_colours(image, str(file))
-            _refuse_stretched(image, file)
-            return np.asarray(image).astype(np.int64)
-    except UserError:
-        raise
-    except Exception as error:  # Pillow's decoders raise many things on damaged files, see `pictures.open_image`
-        refuse_mistaken(file)
-        raise UserError(f"{file}: cannot be read as a label map ({error}); give a PNG of class values.") from error
-
-
-def _refuse_stretched(image: Image.Image, file: Path) -> None:
-    """Raise `UserError` for grey values that Pillow (12.3) does not hand over as they are stored.
-
-    Those of 2 or 4 bits it stretches to 8, and a PGM's to 255 or 65535 where its maximum is neither: class 1 of 20 would be read
-    as 13.
-    """
-    tiles = getattr(image, "tile", None)
-    if not tiles:
-        return
-    codec, arguments = tiles[0][0], tiles[0][-1]
-    raw = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    if isinstance(raw, str) and raw.startswith(("L;2", "L;4")):
-        raise UserError(f"{file}: grey of {raw[2]} bits, which Pillow stretches to 8 when it is read; save it with 8 bits.")
-    if image.format != "PPM":
-        return
-    most = arguments[-1] if isinstance(arguments, tuple) and isinstance(arguments[-1], int) else None
-    if codec != "raw" and most not in (255, 65535):
-        raise UserError(f"{file}: a PGM with values up to {most}, which Pillow stretches when it is read; save it as PNG.")
-
-
-def to_classes(values: Array, table: Array, file: Path, name: str) -> Array:
-    """Label values through a `lookup` table; raises `UserError` naming the file and the first value that is unknown."""
-    inside = (values >= 0) & (values < VALUES)
-    classes = np.where(inside, table[np.where(inside, values, 0)], UNKNOWN)
-    if (classes == UNKNOWN).any():
-        value = values[classes == UNKNOWN][0]
-        raise UserError(
-            f"{file}: label value {value}, which no class of {name} has: {_declared_values(table)}; name all classes "
-            "(dataset.classes), or the values that are none (dataset.ignored=[...]), or is this another data set's label map?"
-        )
-    return classes
-
-
-def _declared_values(table: Array) -> str:
-    """What a `lookup` table takes, in words: the classes' values and the ignored ones."""
-    ignored = np.flatnonzero(table == IGNORE).tolist()
-    taken = np.flatnonzero((table != IGNORE) & (table != UNKNOWN)).tolist()
-    besides = f", {', '.join(map(str, ignored))} {'is' if len(ignored) == 1 else 'are'} ignored" * bool(ignored)
-    gaps = " with gaps" * (taken[-1] - taken[0] >= len(taken))
-    values = f"{len(taken)} classes have the values {taken[0]} to" if len(taken) > 1 else "only class has the value"
-    return f"its {values} {taken[-1]}{gaps}{besides}"
 
 
 def names_below(root: Path, pattern: str) -> list[str]:

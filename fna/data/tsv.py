@@ -1,8 +1,10 @@
-"""Captions as the authors of FNA keep them: a TSV with columns "filepath" and "captions", the latter a Python list."""
+"""Captions in a table: columns "filepath" and "captions" (a Python list, as the authors of FNA keep them) or "title" (one caption
+as it stands, as open_clip's --train-data has it)."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -15,13 +17,18 @@ from fna.errors import UserError
 from fna.mistaken import refuse_mistaken
 from fna.values import Count, Domain
 
+LISTED, PLAIN = "captions", "title"
+READ = (
+    "a.jpg<tab>['a cat', 'a black cat'] below filepath<tab>captions; or a.jpg<tab>a cat below filepath<tab>title, a caption a line"
+)
+
 
 @dataclass(frozen=True)
 class TsvCaptions:
     """``annotations`` lies in ``root``; file paths in it are absolute or relative to the folder ``images`` in ``root``.
 
-    An image has the captions of all its lines: such files often hold one caption a line.
-    The list of captions is parsed as a literal, never evaluated. ``split`` is what the user says the file holds.
+    An image has the captions of all its lines: such files often hold one caption a line. A list of captions is parsed as a
+    literal, never evaluated. ``split`` is what the user says the file holds.
     """
 
     root: str
@@ -45,30 +52,7 @@ class TsvCaptions:
         """The first ``limit`` images. Raises `UserError` with the line that is not in the format."""
         self.check()
         source, folder = Path(self.root) / self.annotations, Path(self.root) / self.images
-        found: dict[str, tuple[str, ...]] = {}
-        lines: dict[str, Entry] = {}
-        refuse_mistaken(source)
-        try:
-            with open(source, encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file, delimiter=divider(file, "\t"))
-                if not {"filepath", "captions"} <= set(reader.fieldnames or ()):
-                    raise UserError(
-                        f"{source}: has columns {reader.fieldnames}; filepath and captions are needed: name them in its first line."
-                    )
-                if len(reader.fieldnames or ()) > len(set(reader.fieldnames or ())):
-                    raise UserError(f"{source}: has a column twice, {reader.fieldnames}; name each once.")
-                for row in reader:
-                    key = row["filepath"]
-                    if row.get(reader.restkey):
-                        raise UserError(
-                            f"{source}, line {reader.line_num}: has more cells than columns; give all captions in one list."
-                        )
-                    if not key or not key.strip():
-                        raise UserError(f"{source}, line {reader.line_num}: no filepath; give the image of each line.")
-                    lines.setdefault(key, Entry(row, f"{source}, line {reader.line_num}"))
-                    found[key] = found.get(key, ()) + _captions(row["captions"], source, reader.line_num)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(f"{source}: not a TSV ({error}); save it as text in UTF-8.") from error
+        found, lines = _read(source)
         root = Path(self.root)
         examples = [Captioned(key, located(lines[key], key, folder, root), texts) for key, texts in found.items()]
         data = captions.dataset(self.name, self.split, self.domain, source, examples, limit, self.captions_per_image)
@@ -76,11 +60,71 @@ class TsvCaptions:
         return data
 
 
-def _captions(cell: str | None, source: Path, line: int) -> tuple[str, ...]:
+def _read(source: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, Entry]]:
+    """File path -> its captions, and -> the first line that names it."""
+    found: dict[str, tuple[str, ...]] = {}
+    lines: dict[str, Entry] = {}
+    refuse_mistaken(source)
     try:
-        value = literal(cell or "", f"{source}, line {line}")
+        with open(source, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter=divider(file, "\t"))
+            told = _column(source, reader.fieldnames or ())
+            for row in reader:
+                where, key = f"{source}, line {reader.line_num}", row["filepath"]
+                if row.get(reader.restkey):
+                    mend = (
+                        "give all captions in one list"
+                        if told == LISTED
+                        else "put a caption that holds what divides them in quotes"
+                    )
+                    raise UserError(f"{where}: has more cells than columns; {mend}.")
+                if not key or not key.strip():
+                    raise UserError(f"{where}: no filepath; give the image of each line.")
+                lines.setdefault(key, Entry(row, where))
+                found[key] = found.get(key, ()) + (_captions if told == LISTED else _caption)(row[told], where)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: not a TSV ({error}); save it as text in UTF-8.") from error
+    return found, lines
+
+
+def _column(source: Path, heads: Sequence[str]) -> str:
+    """The column that holds captions. Raises `UserError` where there is none, or both, or a name stands twice."""
+    if "".join(heads).lstrip().startswith(("{", "[")):
+        raise UserError(f"{source}: JSON, no table; dataset=coco_captions reads JSON in COCO's form.")
+    if len(heads) > len(set(heads)):
+        raise UserError(f"{source}: has a column twice, {[*heads]}; name each once.")
+    told = [name for name in (LISTED, PLAIN) if name in heads]
+    if "filepath" not in heads or not told:
+        raise UserError(
+            f"{source}: has columns {[*heads]}; filepath and captions are needed: name them in its first line ({READ})."
+        )
+    if len(told) > 1:
+        raise UserError(f"{source}: has columns {LISTED} and {PLAIN}; keep the one that is meant.")
+    return told[0]
+
+
+def _captions(cell: str | None, where: str) -> tuple[str, ...]:
+    """Those of a Python list."""
+    try:
+        value = literal(cell or "", where)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = None
     if not isinstance(value, list | tuple) or not all(is_text(caption) for caption in value):
-        raise UserError(f"{source}, line {line}: captions are no Python list of strings ({(cell or '')[:60]!r}).")
+        raise UserError(
+            f"{where}: captions are no Python list of strings ({(cell or '')[:60]!r}); write ['a cat', 'a black cat'], or name the "
+            f"column {PLAIN} where each cell is one caption as it stands."
+        )
     return tuple(caption.strip() for caption in value)
+
+
+def _caption(cell: str | None, where: str) -> tuple[str, ...]:
+    """The one caption that a cell is. Raises `UserError` for a list, whose brackets and quotes would be read as words."""
+    text = (cell or "").strip()
+    if text.startswith(("['", '["')) and text.endswith(("']", '"]')):
+        raise UserError(f"{where}: {PLAIN} is a list ({text[:60]}), and is read as one caption as it stands; name it {LISTED}.")
+    if "\n" in text:
+        raise UserError(
+            f"{where}: a caption of several lines ({text[:60]!a}): a quotation mark that opens it and is not closed takes in what "
+            "is behind it; leave it out, or write the caption on one line."
+        )
+    return (text,)

@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take a while
+    run("fna.judge.__main__", then="judgements that were kept are not asked for again")
+
 import argparse
 import sys
 from collections.abc import Mapping
@@ -123,7 +128,3 @@ def _show(one: Mapping[str, Any]) -> None:
         scores = [f"{row[key]:.1f}" for key in ("reference", "answer", "relative")]
         grid.add_row(row["category"], str(row["scored"]), *scores, f"[{row['ci'][0]:.1f}, {row['ci'][1]:.1f}]".replace("[", r"\["))
     Console().print(grid)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

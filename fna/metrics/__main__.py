@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take a while
+    run("fna.metrics.__main__")
+
 import json
 import sys
 from collections.abc import Sequence
@@ -91,7 +96,3 @@ def main(words: list[str] | None = None) -> int:
         for name, value in told.items():
             print(f"{variant}\t{name}\t{value:.2f}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

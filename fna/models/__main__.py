@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take a while
+    run("fna.models.__main__")
+
 import sys
 
 from fna.commands import Parser
@@ -25,7 +30,3 @@ def main(words: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 
 from fna.errors import UserError
 from fna.models import weights
+from fna.spelling import begins_alike
 
 SIZES = {"ti": "tiny", "t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
 SIZED = re.compile(r"vit[-_]?(?:mae[-_])?(ti|[tsblhg])(?![a-z])|(?<![a-z])(tiny|small|base|large|huge|giant)(?![a-z])")
@@ -33,7 +33,7 @@ def check_name(name: str) -> None:
 
     plain, _, tag = name.partition(".")
     if not timm.is_model(plain):
-        near = [found] if (found := elsewhere(name)) else difflib.get_close_matches(plain, timm.list_models(), 1)
+        near = [found] if (found := elsewhere(name)) else begins_alike(plain, timm.list_models())
         hint = f"did you mean {near[0]}?" if near else "timm.list_models('vit*') lists those that fna knows best."
         raise UserError(f"model.name={name}: timm has no such model; {hint}{on_hub(name)}")
     try:

@@ -39,10 +39,12 @@ def check_sampler(op: object, sampler: object, gives: type) -> None:
             "give a name of conf/sampler."
         )
     if given is not gives:
-        named = {"Landmarks": "tokens (fps, random, uniform)", "Centroids": "groups of tokens (segment_means, kmeans)"}[
-            gives.__name__
-        ]
-        raise BadInput(f"{type(op).__name__} cannot use sampler {called}: choose one that gives {named}.")
+        named = {"Landmarks": "tokens (fps, random, uniform)", "Centroids": "groups of tokens (segment_means, kmeans)"}
+        kinds = {"Landmarks": "tokens", "Centroids": "groups of tokens (attn=nystromformer takes it)"}
+        other = kinds.get(given.__name__, given.__name__)
+        raise BadInput(
+            f"{type(op).__name__} cannot use sampler {called}, which gives {other}: choose one that gives {named[gives.__name__]}."
+        )
     try:
         inspect.signature(sampler).bind("q", "k", "v", "site", "count", "keep", "drop")  # type: ignore[arg-type]
     except (TypeError, ValueError):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take a while
+    run("fna.report.__main__")
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,7 +83,3 @@ def main(words: list[str] | None = None) -> int:
         print(f"error: {not_installed('python -m fna.report', error)}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -114,10 +114,16 @@ def _caveats(result: Result) -> list[str]:
         more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
         notes.append(f"{len(skipped)} unreadable, left out: {', '.join(skipped[:NAMED])}{more}")
     if busy := dig(result, "auto", "busy"):
-        notes.append(f"auto timed its choices while {busy}; empty the folder auto beside the rows to choose again")
+        notes.append(f"auto timed its choices while {busy}; empty {_choices(result)} to choose again")
     if why := unmeasured(result):
         notes.append(f"no measurement of the speed: {why}; {again(result)}")
     return notes
+
+
+def _choices(result: Result) -> str:
+    """Where choices of auto are kept; results of earlier versions do not say."""
+    kept = dig(result, "auto", "kept")
+    return f"the folder {kept}" if kept else "the folder auto beside the rows"
 
 
 def again(*results: Result) -> str:
@@ -134,7 +140,8 @@ AGREEMENT = {  # what is decided alike, by task
     "segmentation": "places in the images with the same class as with full attention",
     "fidelity": "images with the same class first as with full attention (of a model without a head: the same nearest other image)",
     "fidelity_patches": "patches that are most like the same other patch of their image as with full attention",
-    "own": "samples with the same class first as with full attention (where a note says so: the same nearest other sample)",
+    "own": "samples with the same class first as with full attention",
+    "own_nearest": "samples with the same nearest other sample as with full attention",
     "knn": "images with the same class first as with full attention",
     "probe": "images with the same class first as with full attention",
     "tokens": "images with the same number of massive tokens as with full attention",
@@ -174,6 +181,11 @@ def explained(*results: Result) -> list[tuple[str, str]]:
     return [*_fidelity(results), *_tokens(results), *decided, *absorbed]
 
 
+def _is_nearest(result: Result) -> bool:
+    """Whether a module of one's own says no classes, so that agreement is of samples (the notes of fna.tasks.own)."""
+    return result.get("task") == "own" and any("agreement is of" in note for note in _notes(result))
+
+
 def _tokens(results: Sequence[Result]) -> list[tuple[str, str]]:
     timed = [number(dig(result, "cost", "batch_size")) for result in results if dig(result, "cost", "first_token")]
     batches = [size for size in timed if size is not None and size > 1]
@@ -183,7 +195,7 @@ def _tokens(results: Sequence[Result]) -> list[tuple[str, str]]:
 def _fidelity(results: Sequence[Result]) -> list[tuple[str, str]]:
     measured = [result for result in results if result.get("fidelity")]
     agreeing = [result for result in measured if number(dig(result, "fidelity", "agreement")) is not None]
-    tasks = dict.fromkeys(str(result.get("task")) for result in agreeing)
+    tasks = dict.fromkeys(f"{result.get('task')}{'_nearest' * _is_nearest(result)}" for result in agreeing)
     said = dict.fromkeys(AGREEMENT.get(task) or AGREEMENT.get(task.partition("_")[0], OTHERWISE) for task in tasks)
     erring = [result for result in measured if number(dig(result, "fidelity", "output_error")) is not None]
     lines = [

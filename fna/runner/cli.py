@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ import fna
 from fna.commands import check_here
 from fna.configs import CONF, program, search_path
 from fna.errors import UserError, not_installed
+from fna.folders import check_cache
+from fna.interrupts import INTERRUPTED
 from fna.records import NO_ROOM
 from fna.runner.env import wait_briefly
 from fna.runner.failures import line, mendable
@@ -32,7 +35,6 @@ from fna.runner.words import check_words
 from fna.schema import register
 from fna.streams import never_fail
 
-INTERRUPTED = 130
 _raised: list[Exception] = []
 
 
@@ -40,6 +42,7 @@ def main() -> None:
     """Run what ``sys.argv`` asks for; exit 0 only when every job's result is whole."""
     never_fail()
     wait_briefly()
+    warnings.filterwarnings("ignore", ".*decompression bomb")  # Pillow's of large pictures, which a line of ours tells
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we print one line
     register()
     try:
@@ -50,6 +53,7 @@ def main() -> None:
             print(f"fna {fna.__version__}, hydra {hydra.__version__}")
             return
         check_here()
+        check_cache()
         sys.argv[1:] = checked(sys.argv[1:])
         with whole_or_told():
             _job()

@@ -48,7 +48,9 @@ class Contender:
 
     def facts(self, depth: int) -> dict[str, Any]:
         """What ``result.json`` says of it beyond the names of its options."""
-        auto = {} if self.choice is None else {"auto": asdict(self.choice) | {"tolerance": self.wanted.cfg.tolerance}}
+        cfg = self.wanted.cfg
+        kept = {"tolerance": cfg.tolerance, "kept": str(Path(cfg.rows_dir).absolute().parent / CHOICES)}
+        auto = {} if self.choice is None else {"auto": asdict(self.choice) | kept}
         plan = {"plan": self._plan()} if self.wanted.methods else {}
         return self.variant.facts(depth) | auto | plan
 

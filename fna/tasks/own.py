@@ -30,8 +30,8 @@ ROUNDING = 1e-3  # that a probability in half precision may be above 1
 SPENT = "it is exhausted: hand over one that can be gone through again, a DataLoader or list(...) of its batches."
 SPARSE = 4  # times as many outputs as the targets name: these may be no classes
 NEAREST = (
-    "agreement: of the same nearest other sample, for the model does not say that its outputs are classes (num_classes); of a "
-    'classifier take metric="top1", or set num_classes on it'
+    "the model does not say that its outputs are classes (num_classes): agreement is of the nearest other sample; of a classifier "
+    'take metric="top1", or set num_classes on it'
 )
 NAMELESS = "metric"  # one that has no name
 SAMPLES = "(samples)"  # the count that means are taken over: called as no function can be

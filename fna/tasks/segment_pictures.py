@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from fna.data.base import Segmented
+from fna.data.label_values import IGNORE
 from fna.data.loading import open_image
-from fna.data.segmentation import IGNORE, SegmentedDataset
+from fna.data.segmentation import SegmentedDataset
 from fna.models.base import Model
 from fna.tasks.base import Array, Run
 from fna.tasks.exhibits import Pass, Show

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fna.data.base import Dataset, Segmented
+from fna.data.label_values import unlike
 from fna.data.segmentation import SegmentedDataset
 from fna.errors import UserError
 from fna.metrics.boundary import SHARE, boundary_areas, boundary_score
@@ -179,5 +180,5 @@ def _labels(data: SegmentedDataset, example: Segmented, scores: Tensor) -> Array
     label = data.read_labels(example)
     if label.shape != tuple(scores.shape[-2:]):
         height, width = scores.shape[-2:]
-        raise UserError(f"{example.labels}: {label.shape[1]}x{label.shape[0]}, but its image {example.image} is {width}x{height}.")
+        raise unlike(example, (width, height), (label.shape[1], label.shape[0]))
     return label

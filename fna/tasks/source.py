@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fna.data.base import Segmented
-from fna.data.segmentation import IGNORE, SegmentedDataset
+from fna.data.label_values import IGNORE
+from fna.data.segmentation import SegmentedDataset
 from fna.errors import UserError
 from fna.models.base import Model
 from fna.progress import through

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fna.data.segmentation import read_values
+from fna.data.label_values import read_values
 from fna.errors import UserError
 from fna.metrics.compare import check_numbers
 from fna.metrics.iou import label_notes

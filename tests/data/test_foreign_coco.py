@@ -15,7 +15,8 @@ from pycocotools.coco import COCO
 
 from fna.data.coco import CocoCaptions
 from fna.data.coco_masks import CocoInstances
-from fna.data.segmentation import IGNORE, SegmentedDataset
+from fna.data.label_values import IGNORE
+from fna.data.segmentation import SegmentedDataset
 from fna.errors import UserError
 
 SQUARE = [1, 1, 4, 1, 4, 4, 1, 4]  # columns and rows 1 to 3

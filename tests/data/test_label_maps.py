@@ -17,7 +17,8 @@ from pycocotools import mask as rle
 
 from fna.configs import instantiate as configured
 from fna.configs import load_option
-from fna.data.segmentation import CLASS_FILES, class_names, lookup, read_values
+from fna.data.label_values import lookup, read_values
+from fna.data.segmentation import CLASS_FILES, class_names
 from fna.errors import UserError
 
 SHAPE = (6, 8)
@@ -233,7 +234,7 @@ def test_the_root_of_another_data_set_is_named(tmp_path: Path) -> None:
 
 def test_colour_labels_and_missing_label_files_are_refused(tmp_path: Path) -> None:
     draw(tmp_path / "val/a.png", tmp_path / "valannot/a.png", [0])
-    Image.new("RGB", (8, 6)).save(tmp_path / "valannot/a.png")
+    Image.new("RGB", (8, 6), (0, 1, 0)).save(tmp_path / "valannot/a.png")
     with pytest.raises(UserError, match="colour image"):
         only(source("camvid", tmp_path).load(None))
     (tmp_path / "valannot/a.png").unlink()

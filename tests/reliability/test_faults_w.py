@@ -23,17 +23,9 @@ from fna.ops import absorbed
 from fna.ops.kernels import cpu
 from fna.ops.nystrom import FastNystrom
 
+pytestmark = pytest.mark.usefixtures("absorbing")
 DEPTH = 3
 compiled = pytest.mark.skipif(not cpu.built(), reason="no C++ compiler on this machine")
-
-
-@pytest.fixture(autouse=True)
-def absorbing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever layers can be absorbed are."""
-    monkeypatch.setenv("FNA_CPU_PATH", "absorbed")
-    absorbed.taken.clear()
-    yield
-    absorbed.taken.clear()
 
 
 def drawn(model: nn.Module) -> Any:

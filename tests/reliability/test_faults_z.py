@@ -24,9 +24,10 @@ from fna.data.copies import copies_note
 from fna.data.imagefolder import ImageFolder
 from fna.data.imagenet import ImageNet
 from fna.data.images import Images
+from fna.data.label_values import read_values
 from fna.data.loading import none_read
 from fna.data.prepared import Cache
-from fna.data.segmentation import LabelMaps, read_values
+from fna.data.segmentation import LabelMaps
 from fna.data.shapes import Shapes
 from fna.errors import UserError
 from fna.metrics.__main__ import scored

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,18 +22,12 @@ from fna.ops.nystrom import FastNystrom
 from fna.surgery.swap import swap_tower
 from tests.surgery.zoo import liven
 
-pytestmark = pytest.mark.skipif(not cpu.built(), reason="no C++ compiler on this machine")
+pytestmark = [
+    pytest.mark.skipif(not cpu.built(), reason="no C++ compiler on this machine"),
+    pytest.mark.usefixtures("absorbing"),
+]
 OP = FastNystrom(landmarks=16, inverse="ridge")
 DEPTH, SIZE = 4, 64
-
-
-@pytest.fixture(autouse=True)
-def absorbing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever can be absorbed is, and what was is told."""
-    monkeypatch.setenv("FNA_CPU_PATH", "absorbed")
-    absorbed.taken.clear()
-    yield
-    absorbed.taken.clear()
 
 
 def vit(**options: Any) -> nn.Module:

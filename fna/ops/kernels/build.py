@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from fna.errors import UserError
-from fna.folders import cache_folder
+from fna.folders import cache_folder, check_cache
 
 SOURCES = Path(__file__).with_name("cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
@@ -66,6 +66,7 @@ def _compiler() -> list[str]:
 
 def _cache() -> Path:
     try:
+        check_cache()  # a link that leads nowhere would be followed
         return cache_folder().resolve()
     except UserError as error:
         raise NotBuilt(str(error).rstrip(".")) from error
