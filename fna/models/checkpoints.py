@@ -69,8 +69,12 @@ class Checkpoint:
     def _left_note(self, path: object) -> str:
         if not self.others and not self.beside:
             return ""
-        rest = [f"{name} ({_said(name)}the same tensors; model.part={name} takes them)" for name in self.others if name]
-        rest += ["those at the top (the same tensors, taken without model.part)"] * ("" in self.others)
+        rest = [
+            f"{name} ({_said(name)}tensors of the same names and shapes; model.part={name} takes them)"
+            for name in self.others
+            if name
+        ]
+        rest += ["those at the top (tensors of the same names and shapes, taken without model.part)"] * ("" in self.others)
         where = f" of {self.part}" if self.part else ""
         return f"{path}: took the {counted(len(self.state), 'tensor')}{where}; besides it holds {', '.join([*rest, *self.beside])}"
 

@@ -101,11 +101,12 @@ class TimmModel:
         import timm
 
         self.check()
-        net, loaded, notes = self._loaded(pixels(image_size), seed)
+        asked = pixels(image_size) or timm_sizes.said(folder_of(self.checkpoint))
+        net, loaded, notes = self._loaded(asked, seed)
         self._check_facts(net)
         eps = self._follow(net)
         pixel, data = self._beside(), self._data(net)
-        size = pixels(image_size) or timm_sizes.said(net, folder_of(self.checkpoint)) or tuple(data["input_size"][-2:])
+        size = asked or tuple(data["input_size"][-2:])
         how = timm_sizes.resize(net, size, self.name, self.positions)
         square = size[0] if size[0] == size[1] else size
         data = {key: data[key] for key in DATA_KEYS}

@@ -17,10 +17,9 @@ def exact(data: dict[str, Any], size: tuple[int, ...]) -> dict[str, Any]:
     return {**data, "crop_pct": data["crop_pct"] * (1 - 1e-9)} if near else data
 
 
-def said(net: Any, folder: Path | None) -> tuple[int, int] | None:
-    """(rows, columns) in px as timm's config.json beside the weights says, of a network whose tensors show no size: one without a
-    position table. None where another table or nothing says it."""
-    if folder is None or getattr(net, "pos_embed", None) is not None:
+def said(folder: Path | None) -> tuple[int, int] | None:
+    """(rows, columns) in px as timm's config.json beside the weights says; None where it does not."""
+    if folder is None:
         return None
     size = inner(model_config(folder), "pretrained_cfg", folder / "config.json").get("input_size")
     if not isinstance(size, list) or len(size) != 3 or not all(isinstance(side, int) and side > 0 for side in size):

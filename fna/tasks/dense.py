@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from fna.data.files import UNREADABLE
 from fna.data.loading import open_image
-from fna.errors import UserError
+from fna.errors import UserError, is_memory
 from fna.models.base import Model
 from fna.surgery.blocks import find_tower
 from fna.surgery.resolution import set_image_size
@@ -77,8 +77,10 @@ class Inference:
                 view = self._view(model, score, resized.flip(-1) if turned else resized)
                 views.append(view.flip(-1) if turned else view)
         for one in zip(*views, strict=True):
-            maps = [F.interpolate(view[None].float(), (height, width), mode="bilinear")[0] for view in one]
-            yield maps[0] if len(maps) == 1 else torch.stack([scores.softmax(0) for scores in maps]).mean(0)
+            with _large(len(one[0]), (height, width)):
+                maps = [F.interpolate(view[None].float(), (height, width), mode="bilinear")[0] for view in one]
+                merged = maps[0] if len(maps) == 1 else torch.stack([scores.softmax(0) for scores in maps]).mean(0)
+            yield merged
 
     def input_size(self, model: Model, size: Size, scale: float = 1.0) -> Size:
         """(h, w) that an image of ``size`` is resized to."""
@@ -106,6 +108,21 @@ class Inference:
             total[box] += F.interpolate(scores, (height, width), mode="bilinear")
             seen[box] += 1
         return total / seen
+
+
+@contextmanager
+def _large(classes: int, size: Size) -> Iterator[None]:
+    """Scores at an image's own size that no memory holds are told as such: no smaller batch and no smaller ``image_size`` helps."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_memory(error):
+            raise
+        height, width = size
+        wanted = (
+            f"scores of {classes} classes at an image's own {width} x {height} pixels ({4e-9 * classes * height * width:.1f} GB)"
+        )
+        raise UserError(f"out of memory for {wanted}; give smaller pictures with their label maps, or fewer classes.") from error
 
 
 def starts(length: int, window: int, stride: float) -> list[int]:

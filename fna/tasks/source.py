@@ -95,9 +95,10 @@ class Source:
             slice(round(start * full / resized), round((start + side) * full / resized))
             for start, side, full, resized in zip((top, left), self.model.image_size, own, size, strict=True)
         )
-        classes = len(self.data.classes)
-        one_hot = F.one_hot(torch.where(labels == IGNORE, classes, labels)[rows, columns], classes + 1)[..., :classes]
-        return (F.adaptive_avg_pool2d(one_hot.permute(2, 0, 1).float(), self._grid) * 255).round().byte()
+        window, shares = labels[rows, columns], torch.zeros(len(self.data.classes), *self._grid, dtype=torch.uint8)
+        for value in set(window.unique().tolist()) - {IGNORE}:  # one by one: all at once take a hundred times a large map's room
+            shares[value] = (F.adaptive_avg_pool2d((window == value)[None].float(), self._grid)[0] * 255).round()
+        return shares
 
     def _window(self, example: Segmented, own: Size) -> tuple[Size, int, int]:
         """(size resized to, top, left): where the image is larger than the model's input, a place drawn from seed and name."""

@@ -33,7 +33,7 @@ def test_devices() -> None:
         ("processor\t: 0\nmodel name\t: Made Up  Xeon(R) @ 2 GHz\nflags\t: a\n", "Made Up Xeon(R) @ 2 GHz"),
         ("processor\t: 0\nHardware\t: Made Up Board\n", "Made Up Board"),
         (
-            "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: Made Up\n\nprocessor\t: 1\ncpu family\t: 27\nmodel\t\t: 3\n",
+            "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: Made Up\n\ncpu family\t: 27\nmodel\t\t: 3\n",
             "Made Up, family 26, model 2",  # virtual machines of two generations both say "AMD EPYC"
         ),
     ],

@@ -1,0 +1,105 @@
+"""Large label maps, and folders of timm that say their own size: what a reader's cases showed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fna.data.segmentation import IGNORE
+from fna.errors import UserError
+from fna.metrics.boundary import band
+from fna.models.timm import TimmModel
+from fna.tasks import dense
+from fna.tasks.dense import Inference
+from fna.tasks.source import Source
+
+
+class Largest(TorchDispatchMode):
+    """Bytes of the largest tensor that was made."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for made in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(made, Tensor):
+                self.bytes = max(self.bytes, made.untyped_storage().nbytes())
+        return out
+
+
+def shares(labels: np.ndarray, classes: int, side: int = 64) -> Tensor:
+    """The shares of classes in patches of 16 pixels, of a picture of ``labels``' shape."""
+    model: Any = SimpleNamespace(image_size=(side, side), tokens=SimpleNamespace(grid=(side // 16, side // 16)), name="m")
+    data: Any = SimpleNamespace(classes=["c"] * classes, read_labels=lambda example: labels)
+    source = Source(model, data, None, Inference(), SimpleNamespace(seed=0), Path())  # type: ignore[arg-type]
+    return source._shares(SimpleNamespace(image="i.png", key="i"))  # type: ignore[arg-type]
+
+
+def test_a_head_is_trained_on_large_maps_of_many_classes_in_the_room_of_the_map_itself() -> None:
+    """24 megapixels of 100 classes took 19 GB, one number for each pixel and class, whatever the batch."""
+    labels = np.random.default_rng(0).integers(0, 60, (500, 700))
+    with Largest() as largest:
+        shares(labels, 60)
+    assert largest.bytes <= 8 * labels.size  # as int64, as torch indexes
+
+
+def test_shares_of_classes_are_what_each_patch_holds() -> None:
+    labels = np.random.default_rng(0).integers(0, 5, (90, 130))
+    labels[:20, :50] = IGNORE
+    got = shares(labels, 5)
+    planes = F.one_hot(torch.where(torch.from_numpy(labels) == IGNORE, 5, torch.from_numpy(labels)), 6)[..., :5]
+    assert torch.equal(got, (F.adaptive_avg_pool2d(planes.permute(2, 0, 1).float(), (4, 4)) * 255).round().byte())
+
+
+@pytest.mark.parametrize(("height", "width", "reach"), [(50, 70, 3), (5, 9, 8), (1, 40, 2)])
+def test_the_band_is_where_a_square_holds_another_class_or_leaves_the_image(height: int, width: int, reach: int) -> None:
+    labels = np.random.default_rng(1).integers(0, 3, (height, width)).repeat(2, 0).repeat(2, 1)
+    labels[0, 0] = IGNORE
+    padded = F.pad(torch.from_numpy(labels.astype(np.float32))[None, None], (reach,) * 4, value=-1.0)
+    largest, smallest = (F.max_pool2d(sign * padded, 2 * reach + 1, stride=1)[0, 0] * sign for sign in (1, -1))
+    assert (band(labels, reach) == (largest != smallest).numpy()).all()
+
+
+def test_scores_that_no_memory_holds_are_told_with_their_size_since_no_smaller_batch_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> Tensor:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9696000000 bytes.")
+
+    model: Any = SimpleNamespace(
+        image_size=(16, 16), device="cpu", dtype=torch.float32, tokens=SimpleNamespace(grid=(1, 1)), name="m"
+    )
+    monkeypatch.setattr(dense, "normalised", lambda model, pixels: pixels)
+    monkeypatch.setattr(Inference, "_view", lambda *args: torch.zeros(1, 101, 1, 1))
+    pictures = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    monkeypatch.setattr(F, "interpolate", full)
+    with pytest.raises(
+        UserError, match=r"^out of memory for scores of 101 classes at an image's own 16 x 16 pixels .*; give smaller"
+    ):
+        next(Inference().scores(model, nn.Identity(), pictures))
+
+
+@pytest.mark.parametrize("args", [{}, {"model_args": {"img_size": 160}}])
+def test_a_folder_that_timm_saved_runs_at_the_size_that_it_says(args: dict[str, Any], tmp_path: Path) -> None:
+    """`input_size` of the config.json beside a position table: mean and std were taken, the size not."""
+    network = timm.create_model("vit_tiny_patch16_224", img_size=160, num_classes=3)
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    own = {"input_size": [3, 160, 160], "mean": [0.4, 0.4, 0.4], "std": [0.2, 0.2, 0.2], "num_classes": 3}
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": "vit_tiny_patch16_224", "num_classes": 3, "pretrained_cfg": own})
+    )
+    factory = TimmModel("vit_tiny_patch16_224", checkpoint=str(tmp_path))
+    model = factory.build(image_size=None, device="cpu", dtype="float32", seed=0)
+    assert model.image_size == (160, 160)
+    assert not re.search("resampled", " ".join(model.notes))
+    assert factory.build(image_size=224, device="cpu", dtype="float32", seed=0).image_size == (224, 224)
