@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ Array = np.ndarray
 PERCENTS = 100  # what coordinates in percent of the sides go up to
 SLOP = 2  # pixels that a hand may draw past a picture's edge
 FAR = 0.02  # share of a picture's longer side past which no hand draws
+CROWDS = 0.05  # share of masks, above which they are no crowds as COCO has them (1 %)
 EMPTY, MANY = 0.25, 5  # share of the images' sides that no mask reaches into, on one hand only; images from which on that is odd
 
 
@@ -61,6 +63,26 @@ def drawing(picture: Picture, told: Sequence[Entry], places: Mapping[str, int]) 
     masks.sort(key=lambda mask: mask[:2], reverse=True)
     left = {entry.where: count for entry in told if (count := scraps(entry))}
     return Drawing(picture, size, [mask[2:] for mask in masks], [past_edges(entry, size) for entry in told], left)
+
+
+def crowds(told: Iterable[Entry], names: Mapping[str, str]) -> list[str]:
+    """A note of masks or segments marked ``iscrowd``, which are ignored, where they are many or all that a category has.
+
+    ``names``: of the categories by id. CVAT's exporter marks every mask that is no polygon so.
+    """
+    marked, all_of = Counter[str](), Counter[str]()
+    for entry in told:
+        name = names.get(entry.ident("category_id"), "")
+        all_of[name] += 1
+        marked[name] += entry.flag("iscrowd")
+    only = [name for name in marked if marked[name] == all_of[name] >= MANY]
+    if not only and marked.total() <= CROWDS * all_of.total():
+        return []
+    lost = f", all of {', '.join(only[:3])}{', ...' * (len(only) > 3)} among them" if only else ""
+    return [
+        f"{marked.total()} of {counted(all_of.total(), 'mask')} are marked iscrowd, whose pixels are ignored{lost}: CVAT marks "
+        "masks of its brush so; set iscrowd to 0 where they are objects"
+    ]
 
 
 def doubts(file: Path, drawn: Mapping[str, Drawing]) -> list[str]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fna.data import contents, files
 from fna.data.base import Segmented
-from fna.data.coco_drawing import doubts, drawing
+from fna.data.coco_drawing import crowds, doubts, drawing
 from fna.data.coco_format import Picture, by_picture, category_names, pictures, remedy, there
 from fna.data.entries import Entry, by_ident, in_order, read
 from fna.data.files import UNREADABLE
@@ -26,6 +26,14 @@ from fna.values import Domain, counted
 
 Array = np.ndarray
 BACKGROUND = "background"
+ELSEWHERE = (
+    "images/{split}",
+    "{split}/images",
+    "images",
+    "data",
+    "train2017",
+    "JPEGImages",
+)  # of CVAT, FiftyOne and others
 LISTS = ("images", "annotations", "categories")
 
 
@@ -55,6 +63,7 @@ class CocoInstances:
         """Raise `UserError` where images or annotations are missing, or the training split would be the split itself."""
         check_split_name(self.split)
         check_split_name(self.train, "dataset.train")
+        self._check_images()
         check_folder(self.name, Path(self.root), [self._in(self.images), self._in(self.annotations)])
         if self.train is not None and "{split}" not in self.annotations:
             raise UserError(
@@ -83,7 +92,7 @@ class CocoInstances:
             )
         listed = sorted(known if self.background else known.keys() - set(bare), key=in_order)[:limit]
         drawn = {ident: drawing(known[ident], told.get(ident, []), places) for ident in listed}
-        notes += doubts(file, drawn)
+        notes += [*doubts(file, drawn), *crowds((entry for ident in listed for entry in told.get(ident, [])), names)]
         examples = [Segmented(ident, known[ident].path, file) for ident in listed]
         classes = [BACKGROUND] * self.background + [names[ident] for ident in things]
         _check_classes(file, classes, examples)
@@ -98,6 +107,17 @@ class CocoInstances:
             read_labels=lambda example: drawn[example.key].paint(0 if self.background else IGNORE),
         )
         return learning(data, self, self.train)
+
+    def _check_images(self) -> None:
+        """Raise `UserError` where the annotations are there and the images are where another tool puts them."""
+        root = Path(self.root)
+        if (root / self._in(self.images)).exists() or not (root / self._in(self.annotations)).is_file():
+            return
+        for place in ELSEWHERE:
+            if (root / self._in(place)).is_dir():
+                raise UserError(
+                    f"dataset.images={self.images}: no such folder in {root}; give 'dataset.images=\"{place}\"', which is."
+                )
 
     def _in(self, path: str) -> str:
         return path.replace("{split}", self.split)
@@ -146,6 +166,7 @@ class CocoPanoptic:
         notes += [f"{counted(bare, 'image')} without annotations left out"] * bool(bare)
         listed = sorted(told.keys() & known.keys(), key=in_order)[:limit]
         segments = {ident: _Segments.read(told[ident], known[ident], file, places) for ident in listed}
+        notes += crowds((segment for ident in listed for segment in told[ident][0].entries("segments_info")), names)
         examples = [Segmented(ident, _existing(known[ident].path, file), segments[ident].png) for ident in listed]
         _check_classes(file, list(names.values()), examples)
         for ident in listed[:: max(1, len(listed) // LOOKED_AT)]:

@@ -98,9 +98,7 @@ def _mode(file: Path) -> str:
 def unlike(example: Segmented, size: tuple[int, int], own: tuple[int, int]) -> UserError:
     """The error for a label map of ``own`` (width, height) beside an image of another ``size``."""
     (width, height), (wide, high) = size, own
-    alike = abs(width * high - height * wide) <= max(
-        size
-    )  # the same shape, but for a side rounded by half a pixel of the label map
+    alike = abs(width * high - height * wide) <= max(size)  # but for a side rounded by half a pixel of the label map
     mend = (
         f"; enlarge or reduce the label map to {width}x{height} with nearest neighbours, which make no new values "
         f"(PIL: label.resize(({width}, {height}), 0)), or give the image at {wide}x{high}"

@@ -202,8 +202,18 @@ class LabelMaps:
                 f"{self.name}: {counted(len(missing), 'file')} of split {split} {are} missing, the first is {missing[0]}; {mend}."
             )
         if not examples:
-            raise UserError(f"{self.name}: no images {root / pattern}.")
+            raise UserError(f"{self.name}: no images {root / pattern}{self._others(split)}.")
         return examples
+
+    def _others(self, split: str) -> str:
+        """What to give where the pattern's folder holds pictures of another suffix."""
+        start = self.images.partition("{name}")[0]
+        folder = Path(self.root) / _stem(self.images).format(split=split)
+        endings = Counter(path.suffix for path in files_below(folder) if is_picture(path))
+        if not endings:
+            return ", nor any other picture there: give dataset.images" * folder.is_dir()
+        ending = max(endings, key=endings.__getitem__)
+        return f"; there {counted(endings[ending], 'picture')} end in {ending}: give 'dataset.images=\"{start}{{name}}{ending}\"'"
 
     def _names(self, split: str) -> list[str]:
         """Of every image that is there; a label map beside it that its pattern takes too (a_mask.png by {name}.png) is none."""

@@ -48,6 +48,8 @@ def refuse_by_name(declared: Declared) -> None:
         raise UserError(_train_ids(f"dataset.labels={declared.labels}"))
     if declared.name == "coco_stuff" and train_ids and declared.absent:
         raise UserError(_closed_up(f"dataset.labels={declared.labels}"))
+    if declared.name == "ade20k" and "detectron2" in declared.labels and declared.ignored == {0}:
+        raise UserError(_shifted(f"dataset.labels={declared.labels}"))
 
 
 def refuse_by_values(declared: Declared, values: Set[int], place: str) -> None:
@@ -60,7 +62,7 @@ def refuse_by_values(declared: Declared, values: Set[int], place: str) -> None:
         value = max(values - {VOID})
         raise UserError(f"{place}: label value {value}: these are label ids, not train ids; leave dataset.ignored out.")
     if declared.name == "ade20k" and declared.ignored == {0} and VOID in values:
-        raise UserError(f"{place}: label value 255: these are shifted down by one already; give 'dataset.ignored=[255]'.")
+        raise UserError(_shifted(f"{place}: label value 255"))
     if declared.name == "ade20k" and declared.ignored == {VOID} and 150 in values:
         raise UserError(f"{place}: label value 150: these are not shifted down by one; leave dataset.ignored out.")
     if declared.name == "coco_stuff" and values & declared.absent:
@@ -132,6 +134,10 @@ def _voc_colours() -> dict[tuple[int, int, int], int]:
 
 def _train_ids(place: str) -> str:
     return f"{place}: Cityscapes' train ids (0 to 18), not label ids; give 'dataset.ignored=[255]'."
+
+
+def _shifted(place: str) -> str:
+    return f"{place}: these are shifted down by one already; give 'dataset.ignored=[255]'."
 
 
 def _closed_up(place: str) -> str:

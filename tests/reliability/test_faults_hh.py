@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fna.data.segmentation import IGNORE
+from fna.data.coco_masks import CocoInstances
+from fna.data.segmentation import IGNORE, LabelMaps
 from fna.errors import UserError
 from fna.metrics.boundary import band
 from fna.models.timm import TimmModel
@@ -103,3 +105,83 @@ def test_a_folder_that_timm_saved_runs_at_the_size_that_it_says(args: dict[str, 
     assert model.image_size == (160, 160)
     assert not re.search("resampled", " ".join(model.notes))
     assert factory.build(image_size=224, device="cpu", dtype="float32", seed=0).image_size == (224, 224)
+
+
+def instances(root: Path, crowds: int, masks: int = 20, images: str = "val2017") -> Path:
+    """A COCO folder of one picture with so many masks of two categories in turns, of which the first so many are marked iscrowd."""
+    (root / images).mkdir(parents=True)
+    (root / "annotations").mkdir()
+    Image.new("RGB", (64, 48)).save(root / images / "a.jpg")
+    outline = [[4, 4, 30, 4, 30, 30, 4, 30]]
+    told = [
+        {
+            "id": i,
+            "image_id": 1,
+            "category_id": i % 2,
+            "segmentation": outline,
+            "area": 676,
+            "bbox": [4, 4, 26, 26],
+            "iscrowd": i < crowds,
+        }
+        for i in range(masks)
+    ]
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 64, "height": 48}],
+        "annotations": [one | {"iscrowd": int(one["iscrowd"])} for one in told],
+        "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
+    }
+    (root / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.mark.parametrize(("crowds", "said"), [(0, False), (1, False), (2, True), (20, True)])
+def test_masks_that_are_ignored_as_crowds_are_counted_where_they_are_more_than_in_coco(
+    crowds: int, said: bool, tmp_path: Path
+) -> None:
+    """Datumaro, CVAT's exporter, marks each mask that is no polygon iscrowd: a third of a set was left out without a word."""
+    notes = " ".join(CocoInstances(str(instances(tmp_path, crowds))).load(None).notes)
+    assert (f"{crowds} of 20 masks are marked iscrowd, whose pixels are ignored" in notes) == said
+    assert ("all of cat, dog among them" in notes) == (crowds == 20)
+
+
+def test_one_category_of_crowds_alone_is_told_however_many_masks_there_are(tmp_path: Path) -> None:
+    file = instances(tmp_path, 0, masks=200) / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text())
+    content["categories"].append({"id": 2, "name": "lane"})
+    for one in content["annotations"][:5]:
+        one |= {"category_id": 2, "iscrowd": 1}
+    file.write_text(json.dumps(content))
+    assert "5 of 200 masks are marked iscrowd, whose pixels are ignored, all of lane among them" in " ".join(
+        CocoInstances(str(tmp_path)).load(None).notes
+    )
+
+
+def test_a_folder_of_pictures_that_another_tool_named_is_given_as_a_remedy(tmp_path: Path) -> None:
+    """CVAT writes images/SPLIT; the line named the missing folder alone."""
+    root = instances(tmp_path, 0, images="images/val2017")
+    with pytest.raises(UserError, match=r"give 'dataset.images=\"images/\{split\}\"'"):
+        CocoInstances(str(root)).load(None)
+    assert len(CocoInstances(str(root), images="images/{split}").load(None).examples) == 1
+
+
+@pytest.mark.parametrize("ending", [".png", ".JPG"])
+def test_pictures_of_another_suffix_than_the_patterns_are_told_with_the_pattern_that_takes_them(
+    ending: str, tmp_path: Path
+) -> None:
+    for folder, suffix in (("images", ending), ("labels", ".png")):
+        (tmp_path / folder / "val").mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / folder / "val" / f"a{suffix}")
+    given: dict[str, Any] = {"name": "mine", "root": str(tmp_path), "split": "val", "labels": "labels/{split}/{name}.png"}
+    given["classes"] = ["ground", "sky"]
+    with pytest.raises(UserError, match=r"there 1 picture end") as raised:
+        LabelMaps(images="images/{split}/{name}.jpg", **given).load(None)
+    pattern = re.search(r"'dataset\.images=\"(.*)\"'", str(raised.value))
+    assert pattern is not None
+    assert len(LabelMaps(images=pattern[1], **given).load(None).examples) == 1
+
+
+def test_ade20k_as_mask2former_prepares_it_is_known_by_its_folders_name() -> None:
+    """Where no pixel is unlabelled, values alone do not show that they are shifted; wall was dropped."""
+    given: dict[str, Any] = {"name": "ade20k", "root": ".", "split": "v", "images": "images/{name}.jpg", "classes": "ade20k"}
+    with pytest.raises(UserError, match=r"shifted down by one already; give 'dataset.ignored=\[255\]'"):
+        LabelMaps(labels="annotations_detectron2/{split}/{name}.png", ignored=[0], **given).check()
