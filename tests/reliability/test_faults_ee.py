@@ -254,3 +254,23 @@ def test_a_comparison_under_autocast_says_so_and_one_without_weights_is_refused(
     assert "torch.autocast" not in str(fna.compare(vit(), loader, "fna", **options))
     with pytest.raises(fna.UserError, match="meta device, where it has no weights"):
         fna.compare(vit().to("meta"), loader, "fna", **options)
+
+
+class Chunk(nn.ModuleList):
+    """Some of the blocks, as DINOv2 has them for sharding: identities stand for those before."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            x = block(x)
+        return x
+
+
+def test_blocks_that_stand_in_no_list_of_their_kind_are_told_to_stay_as_they_are() -> None:
+    """Of two chunks the first was changed alone, by layers="all" and without a word."""
+    model = Own(Written).eval()
+    blocks = list(model.blocks)
+    model.blocks = nn.ModuleList([Chunk(blocks[:2]), Chunk([nn.Identity(), nn.Identity(), *blocks[2:]])])
+    said = r"2 Block of this Own stand in one list .* 2 more \(blocks\.1\.2, blocks\.1\.3\) do not and stay as they are"
+    with pytest.warns(UserWarning, match=said):
+        fna.swap(model, layers="all").restore()
+    assert torch.equal(swapped(model, blocks=blocks), swapped(Own(Written).eval()))
