@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
+from fna.ops import inverse as _inverse
 from fna.ops.absorbed import absorbed_nystrom, absorbs, mean_queries
 from fna.ops.bias import PairBias, Seen, seen_at
 from fna.ops.contract import (
@@ -34,7 +35,7 @@ from fna.ops.contract import (
 )
 from fna.ops.drawing import check_landmarks, check_sampler, count_landmarks, draw, drawn_before
 from fna.ops.inverse import METHODS, Inverse, apply_inverse, cheapest, full_precision
-from fna.ops.kernels import differentiated, gpu
+from fna.ops.kernels import differentiated, gpu, unpatched
 from fna.ops.kernels.cpu_nystrom import nystrom
 from fna.ops.landmarks import FarthestPoint, Landmarks, TokenSampler
 from fna.ops.rows import gather_rows
@@ -84,7 +85,7 @@ class FastNystrom:
         """Tokens ``x`` ``[B, N, D]`` before their projections to what leaves the block's attention, where it pays and landmarks are
         drawn already or by what needs no more than the mean of all queries (`fna.ops.absorbed`); else None.
         """
-        if self.landmarks >= x.shape[1] or self.inverse == "exact":
+        if self.landmarks >= x.shape[1] or self.inverse == "exact" or not _as_written():
             return None
         count = count_landmarks(self.landmarks, x.shape[1])
         if not absorbs(x, count, around):
@@ -147,7 +148,7 @@ def fast_nystrom(
     `Site`; a landmark that may not be seen is left out. ``relative``: what is added to the logits of query and key.
     """
     check_steps(q, inverse, steps)
-    plain = valid is None and keys is None and key_bias is None and relative is None
+    plain = valid is None and keys is None and key_bias is None and relative is None and _as_written()
     newton = inverse == "newton" and steps == gpu.STEPS
     if plain and newton and not differentiated(k, v) and gpu.available(q, index.shape[1]):
         with clock("kernels"):
@@ -203,7 +204,7 @@ def through_landmarks(
     """
     check_steps(q, inverse, steps)
     as_they_are = all(added is None for added in (bias, landmark_bias, pairs, prior, ends))
-    if as_they_are and inverse != "exact" and both_by_kernels(q, k, v, q_landmarks, k_landmarks):
+    if as_they_are and _as_written() and inverse != "exact" and both_by_kernels(q, k, v, q_landmarks, k_landmarks):
         with clock("kernels"):
             every = torch.arange(q_landmarks.shape[2]).expand(q.shape[0], -1)
             return _fused(q, k, v, q_landmarks, k_landmarks, every, scale, inverse, steps, ridge)
@@ -272,3 +273,6 @@ def landmark_block(
             return logits.softmax(-1)
         block = (logits + bias[:, None, None, :].to(dtype)).softmax(-1)
         return torch.where(counts[:, None, :, None], block, torch.eye(q.shape[2], dtype=dtype, device=q.device))
+
+
+_as_written = unpatched(globals(), vars(_inverse))

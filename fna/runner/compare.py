@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fna.data.loading import Kept
 from fna.errors import UserError
 from fna.models.base import Model
+from fna.ops.contract import autocasts
 from fna.records import json_bytes, write_atomic
 from fna.report import results, table
 from fna.report.page import write_page
@@ -34,6 +35,7 @@ from fna.tasks.own import Metric, Own, as_seen, own_dataset, own_model, tensor_o
 from fna.values import between, held
 
 WIDTH = 132  # of the printed table
+AUTOCAST = "torch.autocast is on: products are in its dtype, whatever dtype this says, which is that of the weights"
 TRAINING = "the model is in training mode, where dropout blurs the scores: call model.eval() before"
 
 
@@ -108,7 +110,8 @@ def compare(
     names = {"model": own.name, "dataset": dataset.name, "task": "own"}
     task = Own(loader, run, metric, held(bool, lower_is_better, "lower_is_better"))
     nothing: Any = None
-    request = Asked(cfg, names, nothing, nothing, task, None, tuple(wanted), (TRAINING,) if model.training else ())
+    notes = (TRAINING,) * model.training + (AUTOCAST,) * autocasts(image.to(own.device))
+    request = Asked(cfg, names, nothing, nothing, task, None, tuple(wanted), notes)
     with tempfile.TemporaryDirectory() as folder:
         loaded = Loaded(own, dataset, task, RowStore(Path(folder) / "rows"), Run(1, seed, kept=Kept(0)), {}, count)
         place = Path(folder) / "run"
@@ -133,6 +136,8 @@ def _check(metric: Any, forward: Any, versus: Any, *, rounds: Any, bootstrap: An
 def _try(model: Model, image: Tensor) -> None:
     """Raise `UserError` where the untouched model cannot take one of the loader's images."""
     try:
+        if model.device.type == "meta":
+            raise UserError("the model lies on the meta device, where it has no weights: load them first.")
         with torch.inference_mode():
             tensor_of(model.encode_image(image.to(model.device, model.dtype, copy=True)))  # type: ignore[misc]
     except UserError:

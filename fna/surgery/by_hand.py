@@ -43,6 +43,12 @@ class HandSeam(Seam):
         if not frame.seen:
             done = f" but goes to {watch.strange[0]}" if watch.strange else ""
             raise UserError(f"{name}: its attention is not softmax(q k^T) v{done}, as with talking heads; leave it out of layers=.")
+        if watch.read:
+            self.run.tell(
+                "weights",
+                f"{name}: {watch.read}() reads attention weights, which fna does not make: it was given those of exact attention, "
+                "multiplied out for it. Take away the hook or the line that reads them, or leave the block out of layers=.",
+            )
         return out
 
     def answer(self, x: Tensor | None, logits: Logits, v: Tensor) -> Tensor:

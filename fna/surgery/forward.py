@@ -91,7 +91,7 @@ class Forward:
         self.begun = False  # and whether any block began on them
         self.reduced = False  # whether a reducer looks at the calls
         self.called: set[int] = set()
-        self.warned = False
+        self.told: set[str] = set()  # what was warned of
         self.unsourced = ""  # the reducer that took tokens away and did not say where they went
         self._thread = threading.local()
 
@@ -191,13 +191,18 @@ class Forward:
 
     def _tell_late(self, frame: Frame) -> None:
         """Warn, once, where blocks outside a pass share what a whole pass has from an earlier block."""
-        if frame.memo and frame.start > self.first and not self.warned and not torch.compiler.is_compiling():
-            self.warned = True
-            warnings.warn(
+        if frame.memo and frame.start > self.first:
+            self.tell(
+                "late",
                 f"block {frame.start} was called outside a pass of the whole model: landmarks are drawn from there on, where a "
                 f"pass draws them in block {self.first}.",
-                stacklevel=2,
             )
+
+    def tell(self, kind: str, words: str) -> None:
+        """Warn of a ``kind`` of thing, once."""
+        if kind not in self.told and not torch.compiler.is_compiling():
+            self.told.add(kind)
+            warnings.warn(words, stacklevel=3)
 
     def check_again(self, frame: Frame, layer: int) -> None:
         """Raise `UserError` for a block that runs again in a backward pass and has drawn anew what it shared in the forward one.
@@ -238,7 +243,8 @@ class Forward:
         if self.grid is None or patches < 1:
             return Tokens(self.prefix)
         side = math.isqrt(patches)
-        square = (side, side) if side * side == patches else None
+        # Of fewer than were cut nobody knows where they lay: MAE hides three quarters of them, which leaves a square number.
+        square = (side, side) if side * side == patches and frame.grid is None else None
         return Tokens(self.prefix, grid=self.grid if math.prod(self.grid) == patches else square)
 
 
@@ -249,3 +255,10 @@ def _refuse_symbols(*args: Any) -> None:
             "torch.fx.symbolic_trace leaves out the hooks that a swap lives by: use torch.export.export or torch.jit.trace "
             "inside the with block."
         )
+
+
+def refuse_script() -> None:
+    """What `torch.jit.script` asks a module for first: it reads the code of classes, where no swap is to be seen."""
+    raise UserError(
+        "torch.jit.script reads the code of classes and cannot follow a swap: use torch.jit.trace inside the with block."
+    )

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -106,7 +105,7 @@ class _Instead(TorchFunctionMode):
         self.seam = seam
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention:
+        if func is torch._C._nn.scaled_dot_product_attention:  # whatever somebody has put round it in F
             return self.seam.instead(*args, **(kwargs or {}))
         eager = not (torch.compiler.is_compiling() or torch.jit.is_tracing())
         if eager and getattr(func, "__name__", "") in SUMS and len(args) == 2 and (made := added(*args)) is not None:

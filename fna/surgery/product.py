@@ -29,6 +29,7 @@ class Watch:
     answer: Callable[[Logits, Tensor], Tensor]
     name: str
     strange: list[str]
+    read: str = ""  # what read the weights themselves, beside their product with v
     over: bool = False
 
 
@@ -242,6 +243,8 @@ def _follow(func: Any, args: Any, kwargs: Any) -> Any:
     if in_place or stale:
         raise UserError(f"{watch.name} changes its attention in place by {name}, which fna cannot follow; leave it out of layers=.")
     watch.strange.append(name)
+    if first is not None and first.logits.softmax:
+        watch.read = name
     return func(*tree_map(_numbers, args), **tree_map(_numbers, kwargs))
 
 

@@ -20,11 +20,12 @@ _SOFTMAX = {"softmax", "Softmax"}
 
 class Facts(NamedTuple):
     """``table``: it looks its attention up in transformers' table. ``fused``: its class or a base calls torch's fused kernel.
-    ``by_hand``: it asks no table, takes a softmax and multiplies matrices twice."""
+    ``by_hand``: it asks no table, takes a softmax and multiplies matrices twice. ``softmax``: it takes one, whatever for."""
 
     table: bool
     fused: bool
     by_hand: bool
+    softmax: bool
 
 
 def facts(module: object) -> Facts:
@@ -49,7 +50,8 @@ def _facts(cls: type, forward: object) -> Facts:
     said = [*own.values(), *(vars(home).get("forward") for home in homes)]
     fused = any(_FUSED in inspect.unwrap(value).__code__.co_names for value in said if inspect.isfunction(value))
     products = sum(map(_multiplies, (step for code in codes for step in dis.get_instructions(code))))
-    return Facts(_TABLE in names, fused, _TABLE not in names and bool(_SOFTMAX & names) and products >= 2)
+    softmax = bool(_SOFTMAX & names)
+    return Facts(_TABLE in names, fused, _TABLE not in names and softmax and products >= 2, softmax)
 
 
 def _homes(cls: type) -> Iterator[type]:

@@ -17,6 +17,8 @@ from fna.surgery.seams import Seam, dropped, merge_heads, project, scaled
 class RelativeSeam(Seam):
     """timm's BEiT attention and ``RelPosAttention``; positions of the block's own, shared by all blocks, or both."""
 
+    unheard = "attn_drop"
+
     def changed(self, x: Tensor, shared_rel_pos_bias: Tensor | None = None, shared_rel_pos: Tensor | None = None) -> Tensor:
         """``x`` ``[B, N, D]`` -> ``[B, N, D]``; a shared table is ``[(1,) heads, N, N]``."""
         m = self.module
@@ -48,6 +50,8 @@ class RelativeSeam(Seam):
 
 class SamSeam(Seam):
     """timm's attention of SAM's encoder, on windows or whole images ``[B, rows, columns, D]``."""
+
+    unheard = "attn_drop"
 
     def changed(self, x: Tensor) -> Tensor:
         """``x`` ``[B, rows, columns, D]`` -> the same."""

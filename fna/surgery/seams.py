@@ -7,7 +7,7 @@ stay. It is an object, not a closure: a deepcopy or a pickle of the model then c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +100,12 @@ class Port:
 
 
 class Seam(Port, ABC):
-    """A port whose ``forward`` stands in for that of one attention module."""
+    """A port whose ``forward`` stands in for that of one attention module.
+
+    ``unheard``: the path of what the module hands its weights to where it makes them, which its seam does not call.
+    """
+
+    unheard: ClassVar[str | None] = None
 
     def __init__(self, run: Forward, layer: int, op: Attention, module: nn.Module) -> None:
         super().__init__(run, layer, op)
@@ -112,7 +117,28 @@ class Seam(Port, ABC):
         if frame.stock:
             frame.seen = True
             return type(self.module).forward(self.module, *args, **kwargs)
+        self._tell_hooks()
         return self.changed(*args, **kwargs)
+
+    def enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """As any port; copies that `nn.DataParallel` makes of a block would run on the original's weights."""
+        if getattr(block, "_is_replica", False):
+            raise UserError(
+                "nn.DataParallel runs copies of the model, which a swap does not follow: use one device, or "
+                "nn.parallel.DistributedDataParallel."
+            )
+        super().enter(block, args, kwargs)
+
+    def _tell_hooks(self) -> None:
+        """Warn of hooks that wait for attention weights: what they gather lacks the changed blocks."""
+        m = self.module
+        part = None if self.unheard is None or getattr(m, "fused_attn", False) else getattr(m, self.unheard, None)
+        if part is not None and (part._forward_hooks or part._forward_pre_hooks):
+            self.run.tell(
+                "hooks",
+                f"block {self.layer} is changed by fna and makes no attention weights: the hook on its {self.unheard} is not "
+                "called, nor are those of other changed blocks, and what they gather lacks these blocks.",
+            )
 
     @abstractmethod
     def changed(self, *args: Any, **kwargs: Any) -> Any:
@@ -121,6 +147,8 @@ class Seam(Port, ABC):
 
 class TimmSeam(Seam):
     """timm ``Attention``, ``AttentionRope`` and ``EvaAttention``: qk-norm, rotary positions, grouped heads, inner norm, gate."""
+
+    unheard = "attn_drop"
 
     def changed(self, x: Tensor, *, rope: Tensor | None = None, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """``x`` ``[B, N, D]`` -> ``[B, N, D]``; boolean masks are True where a key may be seen.

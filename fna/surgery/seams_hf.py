@@ -40,12 +40,12 @@ def install_table(
     configs: dict[int, Any] = {id(module.config): module.config for calls in tower.calls for module in calls}
     for config in configs.values():
         if config._attn_implementation != NAME:  # else another tower of the same settings is changed already
-            changed = copy.copy(config)
+            changed, stock = copy.copy(config), config._attn_implementation or "sdpa"
             vars(changed)["_attn_implementation_internal"] = NAME
-            vars(changed)[_STOCK] = config._attn_implementation or "sdpa"
             for module in tower.module.modules():
                 if vars(module).get("config") is config:
                     set_(module, "config", changed)
+                    set_(module, _STOCK, stock)  # not in the config, which may be saved
     ports = {layer: Port(run, layer, op) for layer, op in plan.items()}
     for layer, port in ports.items():
         for module in tower.calls[layer]:
@@ -138,7 +138,7 @@ def _stock(
     **kwargs: Any,
 ) -> tuple[Tensor, Any]:
     """What the module would have run had we not come, on a mask of the kind that it knows."""
-    name = getattr(module.config, _STOCK)
+    name = vars(module).get(_STOCK, "sdpa")
     eager = name == "eager"
     run = vars(sys.modules[type(module).__module__])["eager_attention_forward"] if eager else ALL_ATTENTION_FUNCTIONS[name]
     mask = _square(mask, query.shape[2], key.shape[2], causal, always=eager, device=query.device)

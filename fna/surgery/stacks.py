@@ -6,6 +6,7 @@ out by hand (`fna.surgery.reads`). No table of classes, no model library.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
 from torch import nn
@@ -20,6 +21,7 @@ def find(model: nn.Module) -> tuple[nn.Module, tuple[nn.Module, ...]]:
     """The one run of blocks in ``model``, and the module that holds it. Raises `UserError`, which says what there is instead."""
     found = list(_stacks(model))
     if len(found) == 1:
+        _tell_others(model, found[0][1])
         return found[0]
     name = type(model).__name__
     if found:
@@ -38,6 +40,24 @@ def find(model: nn.Module) -> tuple[nn.Module, tuple[nn.Module, ...]]:
         f"{name} holds no vision transformer that fna knows, and no attention: there is nothing to swap; if some is computed in a "
         f"function outside its modules, by einsum or by flex_attention, use {RECIPE}."
     )
+
+
+def _tell_others(model: nn.Module, blocks: tuple[nn.Module, ...]) -> None:
+    """Warn of blocks of the same class that stand in no such run, as in DINOv2's chunks that are filled up with identities."""
+    kind, own = type(blocks[0]), {module for block in blocks for module in block.modules()}
+    others = [
+        path
+        for path, module in model.named_modules()
+        if type(module) is kind and module not in own and len(attentions(module)) == 1
+    ]
+    others = [path for path in others if blocks[0] not in set(model.get_submodule(path).modules())]
+    if others:
+        warnings.warn(
+            f"{len(blocks)} {kind.__name__} of this {type(model).__name__} stand in one list and can be changed; "
+            f"{len(others)} more ({', '.join(others[:4])}) do not and stay as they are: to change these too, name all with "
+            "fna.swap(model, blocks=LIST).",
+            stacklevel=2,
+        )
 
 
 def has_one(model: nn.Module) -> bool:

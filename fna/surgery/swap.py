@@ -18,7 +18,7 @@ from fna.errors import UserError
 from fna.ops.contract import Attention, Clock, Memo, Tokens, Unsupported, no_clock
 from fna.ops.spread import spread
 from fna.surgery.blocks import Tower, find_tower, run_blocks
-from fna.surgery.forward import Forward, Frame
+from fna.surgery.forward import Forward, Frame, refuse_script
 from fna.surgery.seams import Port
 from fna.surgery.stacks import check_uncompiled
 from fna.surgery.ways import make_seam
@@ -96,7 +96,7 @@ class Swap:
 
     def __enter__(self) -> Swap:
         if not self._active:
-            raise RuntimeError("this swap has been restored: make a new one.")
+            raise UserError("this swap has been restored: make a new one.")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -104,7 +104,7 @@ class Swap:
         self.restore()
         # A model that ran while a changed block did not would be measured as if it had been changed.
         if kind is None and self._run.passes and idle:
-            raise RuntimeError(f"blocks {idle} were changed but never ran although the model did: choose blocks that it runs.")
+            raise UserError(f"blocks {idle} were changed but never ran although the model did: choose blocks that it runs.")
         if kind is None and self._run.cut and not self._run.begun:
             raise UserError(
                 f"blocks {idle} were changed and images were cut into patches, but no block ran: either this pass has no use "
@@ -125,6 +125,7 @@ class Swap:
         """Put everything in place, or nothing."""
         try:
             self._set(self.tower.blocks[0], _MARK, self)
+            self._set(self.tower.blocks[0], "__prepare_scriptable__", refuse_script)
             self._active = True
             self._hook_ends()
             if self.tower.calls:
@@ -152,7 +153,7 @@ class Swap:
         for layer, op in self.plan.items():
             module = self.tower.specs[layer].attention_of(self.tower.blocks[layer])
             seam = make_seam(self._run, layer, op, module, self.tower.seam)
-            self._set(module, "forward", seam.forward)
+            self._set(seam.module, "forward", seam.forward)  # of an attention in a wrapper: its own
             ports[layer] = seam
         return ports
 

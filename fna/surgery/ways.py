@@ -16,7 +16,7 @@ from fna.surgery.reads import facts
 from fna.surgery.relative import RelativeSeam, SamSeam
 from fna.surgery.seams import MultiheadSeam, OpenClipSeam, Seam, TimmSeam
 from fna.surgery.spec import forward_key
-from fna.surgery.stacks import RECIPE
+from fna.surgery.stacks import RECIPE, attentions
 
 SEAMS: dict[str, Callable[..., Seam]] = {
     "timm.Attention": TimmSeam,
@@ -46,4 +46,7 @@ def make_seam(run: Forward, layer: int, op: Attention, module: nn.Module, own: C
         return FusedSeam(run, layer, op, module)
     if facts(module).by_hand:
         return HandSeam(run, layer, op, module)
+    # Somebody's wrapper, such as an adapter, runs as it is round the attention in it.
+    if not facts(module).softmax and len(inside := attentions(module)) == 1 and inside[0]:
+        return make_seam(run, layer, op, module.get_submodule(inside[0]))
     raise UserError(f"block {layer}: attention of class {key} is unknown to fna, and not torch's own; use {RECIPE}.")

@@ -203,7 +203,7 @@ def test_the_handle_says_what_it_did():
     swap.restore()
     assert not swap.active
     assert "restored" in repr(swap)
-    with pytest.raises(RuntimeError, match="make a new one"), swap:
+    with pytest.raises(UserError, match="make a new one"), swap:
         pass
 
 
@@ -253,7 +253,7 @@ def test_a_block_that_never_ran_is_an_error_unless_another_one_is_on_its_way():
             if error is not None:
                 raise error
 
-    with pytest.raises(RuntimeError, match=r"blocks \[2\] were changed but never ran"):
+    with pytest.raises(UserError, match=r"blocks \[2\] were changed but never ran"):
         shallow()
     with pytest.raises(KeyError, match="mine"):
         shallow(KeyError("mine"))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -20,3 +24,10 @@ def differentiated(*tensors: Tensor) -> bool:
     if forward_ad._current_level >= 0:
         return True
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def unpatched(*modules: dict[str, Any]) -> Callable[[], bool]:
+    """What tells whether the functions in these modules' names are still those of now: a kernel does in one what they say, and
+    whoever puts one of their own in the place of one wants that to run."""
+    own = [(names, name, value) for names in modules for name, value in names.items() if isinstance(value, FunctionType)]
+    return lambda: all(names.get(name) is value for names, name, value in own)
