@@ -147,6 +147,11 @@ class Own:
             if labels.shape != (len(out),) or labels.dtype.kind not in "iu":
                 raise UserError(f"metric={self.metric} takes one class number a sample; the targets are {_said(targets)}.")
             logits = _rows(out)
+            if out.dim() > 1 and logits.shape[1] != out.shape[1]:
+                raise UserError(
+                    f"metric={self.metric}: the model gives {list(out.shape[1:])} a sample, not one score a class: hand over "
+                    "forward= that does (a mean over places, say), or a metric of your own."
+                )
             if logits.shape[1] == 1:
                 raise UserError(
                     f"metric={self.metric}: the model gives one number a sample, no choice of a class: give a metric of your own."

@@ -25,6 +25,7 @@ from fna.metrics.boundary import band
 from fna.models.timm import TimmModel
 from fna.tasks import dense
 from fna.tasks.dense import Inference
+from fna.tasks.own import Own
 from fna.tasks.source import Source
 
 
@@ -185,3 +186,11 @@ def test_ade20k_as_mask2former_prepares_it_is_known_by_its_folders_name() -> Non
     given: dict[str, Any] = {"name": "ade20k", "root": ".", "split": "v", "images": "images/{name}.jpg", "classes": "ade20k"}
     with pytest.raises(UserError, match=r"shifted down by one already; give 'dataset.ignored=\[255\]'"):
         LabelMaps(labels="annotations_detectron2/{split}/{name}.png", ignored=[0], **given).check()
+
+
+@pytest.mark.parametrize("out", [torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 3)])
+def test_scores_of_many_places_are_no_classes(out: Tensor) -> None:
+    """Maps `[b, C, h, w]` were flattened to C h w classes without a word."""
+    with pytest.raises(UserError, match=r"not one score a class: hand over forward=|hand over "):
+        Own([], lambda images: out, "top1")._scored(out, torch.tensor([0, 1]))
+    assert Own([], lambda images: out, "top1")._scored(torch.eye(2)[..., None], torch.tensor([0, 1])).tolist() == [1, 1]
