@@ -1,5 +1,8 @@
-"""Captions in a table: columns "filepath" and "captions" (a Python list, as the authors of FNA keep them) or "title" (one caption
-as it stands, as open_clip's --train-data has it)."""
+"""Captions in a table: paths of images, and "captions" (Python lists, as the authors of FNA keep them) or one caption as it stands.
+
+Columns go by the names that tools give them: filepath and title (open_clip), image and caption (Kaggle), file_name and text
+(Hugging Face's folders of images).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ from fna.errors import UserError
 from fna.mistaken import refuse_mistaken
 from fna.values import Count, Domain
 
-LISTED, PLAIN = "captions", "title"
+LISTED, PLAIN = "captions", ("title", "caption", "text")
+PATHS = ("filepath", "image", "file_name")
 READ = (
     "a.jpg<tab>['a cat', 'a black cat'] below filepath<tab>captions; or a.jpg<tab>a cat below filepath<tab>title, a caption a line"
 )
@@ -68,18 +72,15 @@ def _read(source: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, Entry]]:
     try:
         with open(source, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, delimiter=divider(file, "\t"))
-            told = _column(source, reader.fieldnames or ())
+            path, told = _columns(source, reader.fieldnames or ())
             for row in reader:
-                where, key = f"{source}, line {reader.line_num}", row["filepath"]
+                where, key = f"{source}, line {reader.line_num}", row[path]
                 if row.get(reader.restkey):
-                    mend = (
-                        "give all captions in one list"
-                        if told == LISTED
-                        else "put a caption that holds what divides them in quotes"
-                    )
+                    quoted = "put a caption that holds what divides them in quotes"
+                    mend = "give all captions in one list" if told == LISTED else quoted
                     raise UserError(f"{where}: has more cells than columns; {mend}.")
                 if not key or not key.strip():
-                    raise UserError(f"{where}: no filepath; give the image of each line.")
+                    raise UserError(f"{where}: no {path}; give the image of each line.")
                 lines.setdefault(key, Entry(row, where))
                 found[key] = found.get(key, ()) + (_captions if told == LISTED else _caption)(row[told], where)
     except (csv.Error, UnicodeDecodeError) as error:
@@ -87,20 +88,21 @@ def _read(source: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, Entry]]:
     return found, lines
 
 
-def _column(source: Path, heads: Sequence[str]) -> str:
-    """The column that holds captions. Raises `UserError` where there is none, or both, or a name stands twice."""
+def _columns(source: Path, heads: Sequence[str]) -> tuple[str, str]:
+    """The columns of paths and of captions. Raises `UserError` where one is not there or could be two, or a name stands twice."""
     if "".join(heads).lstrip().startswith(("{", "[")):
         raise UserError(f"{source}: JSON, no table; dataset=coco_captions reads JSON in COCO's form.")
     if len(heads) > len(set(heads)):
         raise UserError(f"{source}: has a column twice, {[*heads]}; name each once.")
-    told = [name for name in (LISTED, PLAIN) if name in heads]
-    if "filepath" not in heads or not told:
+    paths, texts = ([name for name in names if name in heads] for names in (PATHS, (LISTED, *PLAIN)))
+    if not paths or not texts:
         raise UserError(
             f"{source}: has columns {[*heads]}; filepath and captions are needed: name them in its first line ({READ})."
         )
-    if len(told) > 1:
-        raise UserError(f"{source}: has columns {LISTED} and {PLAIN}; keep the one that is meant.")
-    return told[0]
+    for names in (paths, texts):
+        if len(names) > 1:
+            raise UserError(f"{source}: has columns {' and '.join(names)}; keep the one that is meant.")
+    return paths[0], texts[0]
 
 
 def _captions(cell: str | None, where: str) -> tuple[str, ...]:
@@ -112,7 +114,7 @@ def _captions(cell: str | None, where: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(is_text(caption) for caption in value):
         raise UserError(
             f"{where}: captions are no Python list of strings ({(cell or '')[:60]!r}); write ['a cat', 'a black cat'], or name the "
-            f"column {PLAIN} where each cell is one caption as it stands."
+            f"column {PLAIN[0]} where each cell is one caption as it stands."
         )
     return tuple(caption.strip() for caption in value)
 
@@ -121,7 +123,9 @@ def _caption(cell: str | None, where: str) -> tuple[str, ...]:
     """The one caption that a cell is. Raises `UserError` for a list, whose brackets and quotes would be read as words."""
     text = (cell or "").strip()
     if text.startswith(("['", '["')) and text.endswith(("']", '"]')):
-        raise UserError(f"{where}: {PLAIN} is a list ({text[:60]}), and is read as one caption as it stands; name it {LISTED}.")
+        raise UserError(
+            f"{where}: a list ({text[:60]}) in a column of one caption, which would be read as it stands; name the column {LISTED}."
+        )
     if "\n" in text:
         raise UserError(
             f"{where}: a caption of several lines ({text[:60]!a}): a quotation mark that opens it and is not closed takes in what "

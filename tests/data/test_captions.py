@@ -194,7 +194,7 @@ def test_tsv_evaluates_nothing(cell: str, tmp_path: Path) -> None:
 
 def test_tsv_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="filepath and captions are needed"):
-        table(tmp_path, "a\tb", header="image\ttext").load(None)
+        table(tmp_path, "a\tb", header="picture\twords").load(None)
     with pytest.raises(UserError, match=r"not there, a\.jpg"):
         table(tmp_path, "a.jpg\t['x']").load(None)
     with pytest.raises(UserError, match="no captioned image"):

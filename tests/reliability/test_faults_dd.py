@@ -171,12 +171,18 @@ def test_open_clips_own_table_is_read_a_caption_a_line(tmp_path: Path) -> None:
     assert captioned(tmp_path, 'filepath,title\na.jpg,"a cat, black"\n') == [("a cat, black",)]
 
 
+@pytest.mark.parametrize("heads", ["image,caption", "file_name,text", "file_name,caption"])
+def test_tables_of_kaggle_and_of_hugging_faces_folders_are_read_as_they_are(heads: str, tmp_path: Path) -> None:
+    """Flickr8k's captions.txt as Kaggle has it, and the metadata.csv beside a folder of images."""
+    assert captioned(tmp_path, f'{heads}\na.jpg,"a cat, black"\na.jpg,a pet .\n') == [("a cat, black", "a pet .")]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("filepath\tcaptions\na.jpg\ta cat\n", r"line 2: captions are no .* write \['a cat', .* name the column title"),
-        ("image\ttext\na.jpg\ta cat\n", r"are needed: .*a\.jpg<tab>\['a cat', .*a\.jpg<tab>a cat below filepath<tab>title"),
-        ("filepath\ttitle\na.jpg\t['a', 'b']\n", r"line 2: title is a list .*; name it captions"),
+        ("picture\twords\na.jpg\ta cat\n", r"are needed: .*a\.jpg<tab>\['a cat', .*a\.jpg<tab>a cat below filepath<tab>title"),
+        ("filepath\ttitle\na.jpg\t['a', 'b']\n", r"line 2: a list .* in a column of one caption.*; name the column captions"),
         ("filepath\ttitle\tcaptions\na.jpg\ta\t['a']\n", "has columns captions and title; keep the one that is meant"),
         ("filepath,title\na.jpg,a cat, black\n", "line 2: has more cells than columns; put a caption that holds"),
         ('filepath\ttitle\na.jpg\t"a cat\nb.jpg\ta dog\n', "a caption of several lines .* a quotation mark that opens it"),
