@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -209,17 +210,26 @@ def _head_index(model: Model, dataset: Dataset) -> Array:
             "all names match: say which row is which class with model.classes=TSV."
         )
     said = "calls its classes otherwise" if model.classes else "does not say its classes"
-    _note(dataset, f"class order not checked: the model's head {said} (model.classes=TSV would tell){_sorted_as_text(dataset)}")
+    _note(dataset, f"class order not checked: the model's head {said} (model.classes=TSV would tell){_elsewhere_in_timm(dataset)}")
     return np.arange(rows)
 
 
-def _sorted_as_text(dataset: Dataset) -> str:
-    """What to say of classes that are numbers and stand in the order of texts: 10 before 2."""
-    names = list(dataset.classes)
-    numbers = all(name.isdecimal() for name in names)
-    if not numbers or names == sorted(names, key=int):
+def _elsewhere_in_timm(dataset: Dataset) -> str:
+    """What to say of folders that timm's train.py numbers otherwise than torchvision: 2 before 10, and apple before Zebra."""
+    ids = list(dataset.class_ids or dataset.classes)
+    timms = sorted(ids, key=_as_timm_sorts)
+    if ids == timms or ids != sorted(ids):  # the latter stand in an order that somebody gave
         return ""
-    return f"; its classes are numbers in the order {', '.join(names[:3])}, as torchvision sorts folders"
+    place = next(place for place, (here, there) in enumerate(zip(ids, timms, strict=True)) if here != there)
+    return (
+        f"; class {place} is {ids[place]!r} here, as torchvision sorts folders, and {timms[place]!r} where timm's train.py "
+        "trained the head: then give model.classes=TSV, the folders' names in that order"
+    )
+
+
+def _as_timm_sorts(name: str) -> list[int | str]:
+    """timm's `natural_key`: without regard to capitals, digits as the number that they are."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())]
 
 
 def _by_name(names: Sequence[str]) -> dict[str, int]:

@@ -122,7 +122,7 @@ def test_numbers_in_the_order_of_texts_are_told_where_a_head_is_trusted_with_the
     head: Any = SimpleNamespace(name="m", classify=1, class_ids=None, classes=None, tower=SimpleNamespace(num_classes=11))
     Classification().check(head, data)
     (note,) = (note for note in data.notes if "class order not checked" in note)
-    assert "numbers in the order 0, 1, 10" in note
+    assert "class 2 is '10' here, as torchvision sorts folders, and '2' where timm's train.py" in note
 
 
 def test_a_segmentation_by_words_refuses_numbers_too(monkeypatch: pytest.MonkeyPatch) -> None:
