@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ ELSEWHERE = (
     "train2017",
     "JPEGImages",
 )  # of CVAT, FiftyOne and others
+OTHER = re.compile(r"(^|/)(captions|person_keypoints|image_info|panoptic|stuff)_[^/]*$")  # COCO's other files
 LISTS = ("images", "annotations", "categories")
 
 
@@ -63,7 +65,7 @@ class CocoInstances:
         """Raise `UserError` where images or annotations are missing, or the training split would be the split itself."""
         check_split_name(self.split)
         check_split_name(self.train, "dataset.train")
-        self._check_images()
+        self._check_layout()
         check_folder(self.name, Path(self.root), [self._in(self.images), self._in(self.annotations)])
         if self.train is not None and "{split}" not in self.annotations:
             raise UserError(
@@ -108,19 +110,38 @@ class CocoInstances:
         )
         return learning(data, self, self.train)
 
-    def _check_images(self) -> None:
-        """Raise `UserError` where the annotations are there and the images are where another tool puts them."""
+    def _check_layout(self) -> None:
+        """Raise `UserError` where annotations or images lie where another tool puts them, with the options that read them there."""
         root = Path(self.root)
-        if (root / self._in(self.images)).exists() or not (root / self._in(self.annotations)).is_file():
-            return
-        for place in ELSEWHERE:
-            if (root / self._in(place)).is_dir():
-                raise UserError(
-                    f"dataset.images={self.images}: no such folder in {root}; give 'dataset.images=\"{place}\"', which is."
-                )
+        there = [] if (root / self._in(self.annotations)).is_file() else _annotations(root, self.split)
+        if there:
+            lacks = f"dataset.annotations={self.annotations}: no {self._in(self.annotations)} in {root}"
+            raise UserError(f"{lacks}; for {there[0]} there give {_reading(there[0])}.")
+        places = [place for place in ELSEWHERE if (root / self._in(place)).is_dir()]
+        if places and not (root / self._in(self.images)).exists():
+            lacks = f"dataset.images={self.images}: no such folder in {root}"
+            raise UserError(f"{lacks}; give 'dataset.images=\"{places[0]}\"', which is.")
 
     def _in(self, path: str) -> str:
         return path.replace("{split}", self.split)
+
+
+def _annotations(root: Path, split: str) -> list[str]:
+    """Annotations below ``root`` that may be of instances, those of ``split`` first and those to learn from last."""
+    found = [path.relative_to(root).as_posix() for path in {*root.glob("*.json"), *root.glob("*/*.json")}]
+    return sorted((one for one in found if not OTHER.search(one)), key=lambda one: (split not in one, "train" in one, one))
+
+
+def _reading(path: str) -> str:
+    """The options by which annotations at ``path`` below the root are read."""
+    folder, _, file = path.rpartition("/")
+    if folder == "annotations" and file.startswith("instances_"):
+        return f"dataset.split={file.removeprefix('instances_').removesuffix('.json')}"
+    if folder == "annotations":
+        return f"dataset.split={file.removesuffix('.json')} 'dataset.annotations=\"annotations/{{split}}.json\"'"
+    if folder:
+        return f"dataset.split={folder} 'dataset.annotations=\"{{split}}/{file}\"' 'dataset.images=\"{{split}}\"'"
+    return f"dataset.annotations={file}, and dataset.images=FOLDER of its images"
 
 
 def _check_classes(file: Path, classes: Sequence[str], examples: Sequence[Segmented]) -> None:

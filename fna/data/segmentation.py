@@ -295,8 +295,10 @@ def check_folder(name: str, root: Path, needed: Sequence[str]) -> None:
     missing = [path for path in needed if not (root / path).exists()]
     if missing:
         other = looks_like(root)
-        guess = f"; it looks like {other}" if other and other != name else ""
-        raise UserError(f"dataset.root={root}: not {name}, which has {missing[0]}{guess}.")
+        names = sorted(path.name for path in root.iterdir() if not is_hidden(path.name))
+        there = f"it holds {', '.join(names[:6])}{', ...' * (len(names) > 6)}" if names else "it is empty"
+        guess = f"it looks like {other}" if other and other != name else f"{there}: give another dataset.root or dataset.split"
+        raise UserError(f"dataset.root={root}: not {name}, which has {missing[0]}; {guess}.")
 
 
 def _stem(path: str) -> str:

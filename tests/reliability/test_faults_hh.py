@@ -194,3 +194,31 @@ def test_scores_of_many_places_are_no_classes(out: Tensor) -> None:
     with pytest.raises(UserError, match=r"not one score a class: hand over"):
         Own([], lambda images: out, "top1")._scored(out, torch.tensor([0, 1]))
     assert Own([], lambda images: out, "top1")._scored(torch.eye(2)[..., None], torch.tensor([0, 1])).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "path", ["valid/_annotations.coco.json", "annotations/instances_default.json", "annotations/mine.json", "dev/labels.json"]
+)
+def test_annotations_where_another_tool_puts_them_are_told_with_the_options_that_read_them(path: str, tmp_path: Path) -> None:
+    """Roboflow's, CVAT's and one's own: `not coco_instances, which has val2017` named no option."""
+    root = instances(tmp_path, 0)
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    (root / "annotations" / "instances_val2017.json").rename(tmp_path / path)
+    (tmp_path / "annotations" / "captions_val2017.json").write_text("{}")
+    with pytest.raises(UserError) as raised:
+        CocoInstances(str(root)).check()
+    told = dict(
+        re.findall(r"dataset\.(split|annotations|images)=\"?([^\s'\"]+)", str(raised.value).partition(" give ")[2].rstrip("."))
+    )
+    data = CocoInstances(str(root), **told)
+    pictures = root / data._in(data.images)
+    pictures.mkdir(exist_ok=True)
+    (root / "val2017" / "a.jpg").rename(pictures / "a.jpg")
+    assert len(data.load(None).examples) == 1
+
+
+def test_what_a_wrong_root_holds_is_told(tmp_path: Path) -> None:
+    for name in ("photos", "masks"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=r"it holds masks, photos: give another dataset.root or dataset.split"):
+        CocoInstances(str(tmp_path)).check()
