@@ -15,6 +15,8 @@ from fna.ops.kernels import cpu, differentiated, for_onnx
 from fna.ops.landmarks import FarthestPoint, Features, check_features, features_of, head_mean
 from fna.values import between
 
+TIE = 1e-3  # of a squared distance: what rounding moves those of a group by
+
 
 @dataclass(frozen=True, eq=False)
 class Centroids:
@@ -172,7 +174,8 @@ def group_means(groups: Centroids, bias: Tensor | None, *parts: Tensor) -> tuple
 def typical(k: Tensor, groups: Centroids) -> Tensor:
     """The member of each group whose head-mean key is nearest to the group's, int64 ``[B, M]``; 0 for an empty group.
 
-    The first among equals, by two scatters whose order cannot show.
+    The first among equals, by two scatters whose order cannot show. Both members of a group of two lie equally far from its mean:
+    equal is what is within `TIE`, or the last bit would choose.
     """
     (batch, count), tokens = groups.sizes.shape, k.shape[2]
     x = head_mean(k.detach())
@@ -181,7 +184,7 @@ def typical(k: Tensor, groups: Centroids) -> Tensor:
     own = F.pad(means, (0, 0, 0, 1)).gather(1, slot[..., None].expand_as(x))
     distance = (x - own).square().sum(-1)
     least = distance.new_full((batch, count + 1), float("inf")).scatter_reduce(1, slot, distance, "amin")
-    position = torch.arange(tokens, device=k.device).where(distance <= least.gather(1, slot), tokens)
+    position = torch.arange(tokens, device=k.device).where(distance <= (1 + TIE) * least.gather(1, slot), tokens)
     first = position.new_full((batch, count + 1), tokens).scatter_reduce(1, slot, position, "amin")[:, :count]
     return first.where(first < tokens, 0)
 

@@ -65,7 +65,7 @@ class LocalClusters:
     early: Share = 0.25
     early_window: Window = 9
     early_rows: Rows = 5
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         check_landmarks(self.landmarks)

@@ -36,7 +36,7 @@ class Nystromformer:
     steps: Count = 6
     ridge: Positive = 1e-4
     resample_every: Annotated[int, between(0, 1_000)] = 0
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_landmarks(self.landmarks)

@@ -50,7 +50,7 @@ class ClusterNystrom:
     sizes: bool = True
     prior: bool = True
     exact_prefix: bool = True
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_landmarks(self.landmarks)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from functools import cache
 
@@ -120,7 +119,7 @@ def test_exact_decodes_as_stock_does_bit_for_bit(padded):
 
 @pytest.mark.slow
 def test_a_decode_step_of_exact_costs_what_stocks_does():
-    """In pairs, median of ratios; with keys repeated for every head it was 14 to 18 times as much."""
+    """In turns, the least of each, since others only add; with keys repeated for every head it was 14 to 18 times as much."""
     q, k, v = torch.randn(1, 32, 1, 64), torch.randn(1, 8, 1024, 64), torch.randn(1, 8, 1024, 64)
     site = Site(scale=0.125)
 
@@ -133,9 +132,9 @@ def test_a_decode_step_of_exact_costs_what_stocks_does():
     def stock():
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=0.125, enable_gqa=True)
 
-    ratios = [seconds(lambda: Exact()(q, k, v, site)) / seconds(stock) for _ in range(31)]
+    own, stocks = zip(*((seconds(lambda: Exact()(q, k, v, site)), seconds(stock)) for _ in range(31)), strict=True)
     assert torch.equal(Exact()(q, k, v, site), stock())
-    assert statistics.median(ratios) < 1.5
+    assert min(own) < 1.5 * min(stocks)
 
 
 def prompt(padded=True):
