@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fna.errors import UserError
-from fna.models import beside, timm_files, timm_heads, timm_names, timm_pooling, timm_sizes, timm_training, weights
+from fna.models import beside, timm_files, timm_heads, timm_names, timm_pooling, timm_sizes, timm_structure, timm_training, weights
 from fna.models.base import Model, Weights, pixels
 from fna.models.checkpoint_files import tensor_names
 from fna.models.heads import Classes, head_classes, labels, read_classes, timm_labels
@@ -222,13 +222,18 @@ class TimmModel:
             timm_pooling.check(state, self.pool)
             asked = self.pool or self._args().get("global_pool")
             pooling = timm_pooling.options(net, state, asked)
-            net = self._created(**pooling) if pooling else net
-            options = timm_files.options(path, state, net, self.name, size, self.num_classes) | self._heads(net)
-            net = self._created(**pooling, **options) if options else net
+            base = pooling | self._heads(net)
+            grid = timm_sizes.grid(net, size)
+            built = timm_structure.options(net, state, self.name, base, grid, self._created)
+            net = self._created(**base, **built) if base or built else net
+            unsure = timm_structure.doubt(path, net, state, grid)
+            options = timm_files.options(path, state, net, self.name, size, self.num_classes)
+            net = self._created(**base, **built, **options) if options else net
         fitted = timm_files.fit(path, state, net, self.name)
         shown = timm_pooling.shown_note(path, pooling) if pooling and asked is None else ""
         said = self._said_of_training(path, trained, net, state)
-        notes = [note for note in (found.note(path), shown, *fitted, *said) if note]
+        shown_too = timm_structure.note(path, built)
+        notes = [note for note in (found.note(path), shown, shown_too, unsure, *fitted, *said) if note]
         return net, Weights(path, weights.digest(net.state_dict()), self.domain), notes
 
     def _said_of_training(self, path: str, trained: dict[str, Any], net: Any, state: dict[str, Tensor]) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fna.errors import UserError
-from fna.models import naming, timm_heads, timm_training, weights
+from fna.models import naming, timm_heads, timm_sizes, timm_training, weights
 from fna.models.checkpoint_files import load
 from fna.models.checkpoint_paths import part_of_several
 from fna.models.checkpoints import Checkpoint, unpack
@@ -54,6 +54,10 @@ FAMILIES = {
     "blocks.0.attn.q_bias": "eva02_{}_patch{}_*",
     "blocks.0.mlp.fc1_g.weight": "eva02_{}_patch{}_*",
 }
+OWN_CODE = (
+    "; made with other options of timm? build it in your own code: fna.compare(timm.create_model('{name}', OPTION=...), loader) "
+    "(docs/models_timm.md)"
+)
 TRIED = 8  # models that are built (without memory) to see whether one would take the file
 
 
@@ -117,22 +121,20 @@ def options(
     rows = head.shape[0] if head is not None and head.dim() == 2 else 0
     if classes is None and rows != net.num_classes:
         found["num_classes"] = rows
-    if weights.misfit(_body(net.state_dict()), _body(state)):
+    if weights.misfit(trunk(net.state_dict()), trunk(state)):
         return found  # another model, not another size: `fit` says so
     table, own = state.get("pos_embed"), getattr(net, "pos_embed", None)
     if table is None or own is None or table.dim() != 3 or table.shape == own.shape or table.shape[2] != own.shape[2]:
         return found
     patch, grid = net.patch_embed.patch_size, net.patch_embed.grid_size
-    asked = None if size is None else (size[0] // patch[0], size[1] // patch[1])
+    asked = timm_sizes.grid(net, size)
     prefix = own.shape[1] - grid[0] * grid[1]
     made_for = table_grid(table.shape[1], prefix, asked)
     if made_for is None:
         why = f"its position table has {table.shape[1]} rows, which is no square of patches beside {counted(prefix, 'token')}"
         better = looks_like(state, name)
         if not better and table_grid(table.shape[1], 0, None):
-            raise UserError(
-                f"{path}: does not fit timm {name}: {why}; without any it is one, and fna knows no network of that kind."
-            )
+            raise UserError(f"{path}: does not fit timm {name}: {why}; without any it is one{OWN_CODE.format(name=name)}.")
         mend = _instead(better) or "; give image_size=[ROWS,COLUMNS] of the images that it was trained on"
         raise UserError(f"{path}: does not fit timm {name}: {why}{mend}.")
     pixels = made_for[0] * patch[0], made_for[1] * patch[1]
@@ -159,13 +161,21 @@ def fit(path: str, state: Mapping[str, Tensor], net: Any, name: str) -> list[str
         state = {key: tensor for key, tensor in state.items() if key not in decoder}
     problem = weights.misfit(expected, state)
     if problem.startswith(f"{TABLE} is "):  # of another network the table may well be another, which is not what is wrong with it
-        problem = weights.misfit(_body(expected), _body(state)) or problem
+        problem = weights.misfit(trunk(expected), trunk(state)) or problem
     if problem:
         what = f"timm {name} {f'with {net.num_classes} classes' if net.num_classes else 'without a head'}"
-        remedy = part_of_several(path) or _remedy(expected, state, name) or _for_transformers(path)
+        remedy = part_of_several(path) or _remedy(expected, state, name)
+        remedy = remedy or _for_transformers(path) or _own_code(expected, state, name)
         raise UserError(f"{path}: does not fit {what}: {problem}{remedy}.")
     net.load_state_dict(dict(state), strict=True)
     return notes
+
+
+def _own_code(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str) -> str:
+    """For tensors most of whose names are the network's: how another network of timm's is run. Empty for any others."""
+    alike = 2 * sum(key in state for key in expected) >= len(expected)
+    quantised = weights.whole_numbers(expected, state) or any(key.endswith(weights.QUANTISED) for key in state)
+    return OWN_CODE.format(name=name) if alike and not quantised else ""
 
 
 def _for_transformers(path: str) -> str:
@@ -175,7 +185,7 @@ def _for_transformers(path: str) -> str:
     return f"; it is a {kind} of transformers': model=hf model.checkpoint={folder} runs it as it is" if kind else ""
 
 
-def _body(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def trunk(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A network without its head, its position table and a decoder: what has one shape at all sizes and for all classes."""
     return {
         name: tensor
@@ -214,6 +224,8 @@ def _with_biases(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], na
 
 def _pooling_remedy(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     """For a last LayerNorm that stands before pooling, where timm's network of that name has it after: both ways are possible."""
+    if {*expected} - {*state} == {"cls_token"} and "norm.weight" in state:
+        return "; it has no class token: say how it pools with model.pool=avg (or max, avgmax)"
     apart = {name.rpartition(".")[0] for name in {*expected} ^ {*state}}
     if apart == {"norm", "fc_norm"} and "norm.weight" in state:
         return "; its last LayerNorm comes before pooling: say how it pools with model.pool=token or model.pool=avg"
@@ -260,4 +272,4 @@ def takes(name: str, state: Mapping[str, Tensor]) -> bool:
         prefix = own.shape[1] - math.prod(net.patch_embed.grid_size)
         if table.dim() != 3 or table_grid(table.shape[1], prefix, None) is None:
             return False
-    return (own is None) == (table is None) and not weights.misfit(_body(expected), _body(state))
+    return (own is None) == (table is None) and not weights.misfit(trunk(expected), trunk(state))

@@ -27,6 +27,12 @@ def said(folder: Path | None) -> tuple[int, int] | None:
     return size[1], size[2]
 
 
+def grid(net: Any, size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """(rows, columns) of patches of an image of ``size`` (rows, columns in px); None for None."""
+    patch = net.patch_embed.patch_size
+    return None if size is None else (size[0] // patch[0], size[1] // patch[1])
+
+
 def resize(net: Any, size: tuple[int, ...], name: str, positions: str | None) -> tuple[str, str] | None:
     """Position embedding and grid for ``size`` (rows, columns in px): how the table was resampled and a note on it, if it was."""
     if tuple(net.patch_embed.img_size or ()) == size:

@@ -153,11 +153,11 @@ def test_a_file_whose_position_table_is_no_square_for_the_network_names_the_one_
 
 @pytest.mark.parametrize("size", [None, 384])
 def test_a_size_is_not_asked_for_where_none_would_help(size: int | None, tmp_path: Path) -> None:
-    """Without the class token's row, of a network that is otherwise the one asked for."""
-    state = timm.create_model("vit_tiny_patch16_224", num_classes=5, no_embed_class=True).state_dict()
-    torch.save(state, tmp_path / "w.pt")
-    source = TimmModel("vit_tiny_patch16_224", checkpoint=str(tmp_path / "w.pt"), num_classes=5)
-    with pytest.raises(UserError, match="196 rows, which is no square of patches beside 1 token; without any it is one") as refused:
+    """Without the rows of its two tokens, of a network that is otherwise the one asked for."""
+    state = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=5).state_dict()
+    torch.save({**state, "pos_embed": state["pos_embed"][:, 2:].clone()}, tmp_path / "w.pt")
+    source = TimmModel("deit_tiny_distilled_patch16_224", checkpoint=str(tmp_path / "w.pt"), num_classes=5)
+    with pytest.raises(UserError, match=r"196 rows, which is no square .* beside 2 tokens; without any it is one") as refused:
         source.build(**{**CPU, "image_size": size})
     assert "give" not in str(refused.value)
 
