@@ -62,7 +62,7 @@ class Classification:
         if not (dataset.classes and all(isinstance(example, Labelled) for example in dataset.examples)):
             raise UserError(f"{dataset.name} has no class for each image: task=classification needs one; task=fidelity needs none.")
         if self._by_head(model):
-            _head_index(model, dataset)
+            _note_fewer(model, dataset, len(_head_index(model, dataset)))
             return
         if model.encode_image is None or model.encode_text is None:
             raise UserError(
@@ -168,6 +168,14 @@ def _warn_of_chance(right: Array, gap: Array, classes: int) -> None:
             f"{sure:.2f}): the head's rows may be classes in another order (model.classes=TSV says which row is which).",
             stacklevel=2,
         )
+
+
+def _note_fewer(model: Model, dataset: Dataset, asked: int) -> None:
+    """Note that other classes of the head are no answers, as the authors of ImageNet-A and -R have it: top-1 is higher for that."""
+    known = _head_size(model)
+    if asked < known:
+        told = f"answers are the {asked} classes of {dataset.name} alone, of {known} that the head of {model.name} knows"
+        _note(dataset, f"{told}; among all of those top-1 is no higher")
 
 
 def _head_index(model: Model, dataset: Dataset) -> Array:

@@ -51,10 +51,12 @@ def test_a_subset_of_the_heads_classes_is_decided_among_itself(eye: Model, label
     """As ImageNet-R and -A are scored with a head of 1,000 classes: green pixels cannot be called green here."""
     model = replace(eye, class_ids=["red", "green", "blue"])
     few = replace(labelled, classes=["blue", "red"], class_ids=["blue", "red"], examples=[labelled.examples[i] for i in (0, 2, 3)])
-    few = replace(few, examples=[replace(example, label=min(example.label, 1)) for example in few.examples])
+    few = replace(few, notes=[], examples=[replace(example, label=min(example.label, 1)) for example in few.examples])
     outcome = Classification().evaluate(model, few, Run(batch_size=2))
     assert set(outcome.decisions.tolist()) <= {0, 2}
     assert outcome.outputs.shape == (3, 2)
+    (note,) = few.notes
+    assert note.startswith(f"answers are the 2 classes of {few.name} alone, of 3 that the head of {model.name} knows")
 
 
 def test_an_unknown_order_is_taken_and_noted(eye: Model, labelled: Dataset[Labelled]) -> None:
