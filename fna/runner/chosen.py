@@ -32,6 +32,11 @@ def values(override: Override) -> Iterator[Any]:
 
 
 def _plain(value: Any) -> Any:
+    """Without the marks of what stood in quotes, at any depth."""
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, dict):
+        return {_plain(key): _plain(entry) for key, entry in value.items()}
     return value.text if isinstance(value, QuotedString) else value
 
 

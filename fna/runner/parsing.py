@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,12 +15,13 @@ from hydra.errors import HydraException
 
 from fna.configs import choices
 from fna.errors import UserError
-from fna.runner.chosen import check_range, groups
-from fna.runner.remedies import as_text, written
+from fna.runner.chosen import check_range, groups, values
+from fna.runner.remedies import in_shell, quoted, takes, written
 from fna.schema import Knobs
 from fna.spelling import nearest
+from fna.values import accepted
 
-OPENED = "{[("
+OPENED, CLOSED, QUOTES = "{[(", ")]}", "'\""
 HOME = re.compile(r"~[\w.-]*(/.*)?")  # a path as shells write it
 KEY = re.compile(r"[{,]\s*[^,{}]+?\s*:")  # of a mapping without another inside
 
@@ -73,7 +75,47 @@ def parsed(word: str, kind: Callable[[str], Any] = lambda key: Any) -> Override:
     if value.endswith(","):
         raise UserError(f"{word}: ends in a comma; write several values without spaces: {plain}=A,B.")
     near = nearest(value, choices(plain)) if plain in groups() else ""
-    raise UserError(f"{word}: Hydra reads some of these signs as its own; {near}{as_text(plain, value, kind(plain))}")
+    raise UserError(f"{word}: Hydra reads some of these signs as its own; {near}{_remedy(plain, value, kind(plain))}")
+
+
+def _remedy(key: str, value: str, kind: Any) -> str:
+    """How to give what Hydra cannot read, as the values of a sweep and as the one that it may be; else what the key takes."""
+    parts, one = _cut(value, r",(?!\s)"), f"{key}={_quoted(value)}"  # a comma before a blank is the text's own
+    several = f"{key}={','.join(map(_quoted, parts))}"
+    ways = []
+    if len(parts) > 1 and _fits(several, len(parts), kind):
+        ways.append(f"write {in_shell(several)} for {len(parts)} values (-m)")
+    if _fits(one, 1, kind) and not (ways and value[:1] == "["):  # lists make no text
+        ways.append(f"write {in_shell(one)}{' for one' * len(ways)}")
+    return ", or ".join(ways) or f"give {accepted(kind)}."
+
+
+def _fits(word: str, count: int, kind: Any) -> bool:
+    """Whether Hydra reads so many values there, each of which the key takes."""
+    found = [] if (override := read(word)) is None else [*values(override)]
+    return len(found) == count and all(takes(kind, value) for value in found)
+
+
+def _quoted(value: str) -> str:
+    """A value as Hydra reads it: as it stands, else in quotes; of a list the entries that need them."""
+    if value[:1] == "[" and value[-1:] == "]" and len(_cut(value, ",")) == 1:
+        return f"[{','.join(map(_quoted, _cut(value[1:-1], ',')))}]"
+    return value if read(f"x={value}") is not None else quoted(value)
+
+
+def _cut(text: str, comma: str) -> list[str]:
+    """A text cut at commas that stand in no brackets and no quotes."""
+    cuts, depth, quote = [-1], 0, ""
+    for place, sign in enumerate(text):
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in QUOTES:
+            quote = sign
+        elif sign in OPENED + CLOSED:
+            depth += 1 if sign in OPENED else -1
+        elif depth == 0 and re.match(comma, text[place:]):
+            cuts.append(place)
+    return [text[start + 1 : end].strip() for start, end in pairwise([*cuts, len(text)])]
 
 
 def _of_ours(word: str) -> bool:

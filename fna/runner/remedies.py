@@ -13,7 +13,7 @@ from fna.configs import kinds
 from fna.errors import UserError
 from fna.runner.chosen import raw_values
 from fna.schema import ACCEPTED
-from fna.values import accepted, held
+from fna.values import held
 
 FOLDERS = ("rows_dir", "cache")  # keys of folders that are made where they are not there
 Known = Mapping[str, Mapping[str, Path]]  # group -> option -> its YAML
@@ -22,7 +22,16 @@ Options = Mapping[str, Sequence[str]]  # group -> the options of it that the wor
 
 def written(key: str, text: str) -> str:
     """``key=text`` for a shell, in quotes that Hydra takes off again."""
-    word = f"{key}={QuotedString(text, Quote.double if chr(39) in text else Quote.single).with_quotes()}"
+    return in_shell(f"{key}={quoted(text)}")
+
+
+def quoted(text: str) -> str:
+    """A text in quotes that Hydra takes off again."""
+    return QuotedString(text, Quote.double if "'" in text else Quote.single).with_quotes()
+
+
+def in_shell(word: str) -> str:
+    """A word as one of a shell."""
     return shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"'
 
 
@@ -45,11 +54,6 @@ def kind_within(node: Mapping[str, Any], path: str) -> Any:
     if rest and isinstance(below, Mapping):
         return kind_within(below, rest)
     return kinds(node["_target_"]).get(path, Any) if isinstance(node.get("_target_"), str) else None
-
-
-def as_text(key: str, text: str, kind: Any) -> str:
-    """How to give ``text`` itself as the value, where the key takes a text like that; else what it takes."""
-    return f"write {written(key, text)}" if takes(kind, text) else f"give {accepted(kind)}."
 
 
 def check_nothing(word: str, key: str, values: Iterable[Any], kind: Callable[[str], Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 
@@ -53,6 +54,12 @@ def check_names(model: Model, dataset: Dataset, templates: str | Sequence[str], 
             dataset,
             f"{len(beside)} of {many} class names hold a number, an id or a file's suffix beside their words (first: {beside[0]}), "
             f"which is read as a part of them: {give}",
+        )
+    if marked := [name for name in names if html.unescape(name) != name]:
+        _note(
+            dataset,
+            f"{len(marked)} of {many} class names are written as in HTML (first: {marked[0]!r}), which open_clip's tokenizer reads "
+            f"as {html.unescape(marked[0])!r} and transformers' letter by letter: {give}",
         )
     if alike := shared_names(dataset.classes):
         _note(dataset, f"classes of one name cannot be told apart, the first is answered: {', '.join(alike[:NAMED])}")

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 from PIL import Image
 
@@ -106,6 +107,16 @@ def test_classes_that_differ_in_numbers_only_are_noted() -> None:
     (note,) = noted(["Patient 1", "patient 2"])
     assert note.startswith("class names differ in numbers only (Patient 1, patient 2)")
     assert noted(["patient 1", "nurse 2", "doctor 7"]) == []
+
+
+def test_names_that_hold_signs_as_html_writes_them_are_noted() -> None:
+    """open_clip 3's tokenizer undoes them (as ftfy and `html.unescape` do), transformers 5's does not."""
+    assert (tokens := open_clip.get_tokenizer("ViT-B-32")(["Tom &amp; Jerry", "Tom & Jerry"]))[0].equal(tokens[1])
+    (note,) = noted(["Tom & Jerry", "Tom &amp; Jerry", "zebra"])
+    assert note.startswith(
+        "1 of 3 class names are written as in HTML (first: 'Tom &amp; Jerry'), which open_clip's tokenizer reads as 'Tom & Jerry'"
+    )
+    assert noted(["R&B music", "salt & pepper", "zebra"]) == []
 
 
 def test_imagenet_v2_read_as_a_folder_a_class_is_told_as_what_it_is(tmp_path: Path) -> None:

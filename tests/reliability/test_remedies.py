@@ -9,7 +9,10 @@ from collections.abc import Sequence
 import pytest
 
 from fna.errors import UserError
+from fna.runner.chosen import values
 from fna.runner.cli import checked
+from fna.runner.parsing import parsed
+from fna.runner.words import check_words
 from tests.reliability.lines import asked
 
 WRONG = [
@@ -78,12 +81,36 @@ def test_a_path_in_ones_home_is_written_out(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("model.checkpoint=a/epoch=3.ckpt,a/epoch=4.ckpt", ["a/epoch=3.ckpt", "a/epoch=4.ckpt"]),
+        ("model.checkpoint=a/epoch=3-step=300.ckpt,b/best.pt", ["a/epoch=3-step=300.ckpt", "b/best.pt"]),
+        ("dataset.root=My Photos (1), cropped,D2", ["My Photos (1), cropped", "D2"]),
+        ("dataset.classes=[cat,dog],[bird (blue),dog]", [["cat", "dog"], ["bird (blue)", "dog"]]),
+        ("model.checkpoint=a=1,'b,c',$x=2", ["a=1", "b,c", "$x=2"]),
+    ],
+)
+def test_a_sweep_of_what_hydra_cannot_read_is_quoted_value_by_value(word: str, meant: list[object]) -> None:
+    """Two files of Lightning's naming are two jobs; in quotes as a whole they would be one file that is not there."""
+    said = str(asked([word]))
+    remedy = said.partition("write ")[2].partition(f" for {len(meant)} values (-m)")[0]
+    (typed,) = shlex.split(remedy)
+    check_words([typed], sweep=True)
+    assert [*values(parsed(typed))] == meant
+
+
+def test_a_comma_before_a_blank_parts_nothing() -> None:
+    assert str(asked(["dataset.root=My Photos (1), cropped"])).endswith("write \"dataset.root='My Photos (1), cropped'\"")
+
+
+@pytest.mark.parametrize(
     ("word", "said"),
     [
         ("attn=fna landmarks=16", "attn=fna landmarks=16: is more than one word; write attn=fna landmarks=16"),
         (
             "versus=[attn=fna landmarks=16]",
-            "versus=[attn=fna landmarks=16]: Hydra reads some of these signs as its own; give a list",
+            "versus=[attn=fna landmarks=16]: Hydra reads some of these signs as its own; write "
+            "\"versus=['attn=fna landmarks=16']\"",
         ),
         ("", "'': a word is empty, perhaps a variable of the shell that is not set; drop it."),
         ("kv=false", "kv=false: no such kv; did you mean none?"),
@@ -165,7 +192,7 @@ def test_a_word_to_drop_is_told_so(word: str) -> None:
         "attn.steps=bool(no)": "give a whole number from 1",
         "seed=tag(a,1)": "give a whole number from 0",
         "dtype=json_str(float32)": "give float32, bfloat16 or float16.",
-        "versus=[attn=fna]": '["attn=fna landmarks=16","attn=exact"]',
+        "versus=[attn=fna]": "versus=['attn=fna']",
         # interpolations, in our words
         "seed=${seed}": "seed=${seed}: leads back to itself; give a value.",
         "seed=${nothing}": "seed=${nothing}: the config has no key nothing; give a value.",
