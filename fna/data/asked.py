@@ -75,12 +75,12 @@ def chosen(found: Sequence[Found], limit: int | None, source: object, split: str
 
 
 def answers(entry: Entry, name: str = "answers", *, people: bool = False) -> tuple[str, ...]:
-    """The accepted answers: texts or numbers, or one of them alone.
+    """The accepted answers: texts or numbers, each in a field ``answer`` perhaps (VQAv2 and VizWiz), or one of them alone.
 
     Raises `UserError` for none; with ``people`` for other than 10.
     """
     value = entry.fields.get(name)
-    listed = value if isinstance(value, list) else [value]
+    listed = [one.get("answer") if isinstance(one, Mapping) else one for one in (value if isinstance(value, list) else [value])]
     told = tuple(str(one) for one in listed if is_text(one) or is_number(one))
     if not told or len(told) < len(listed):
         raise entry.wrong(name, "an answer, or a list of answers,") if value is not None else _missing(entry, name)

@@ -56,7 +56,9 @@ def trained_note(config: Mapping[str, Any]) -> list[str]:
 
 def timm_labels(config: Mapping[str, Any], count: int) -> Classes:
     """Ids and names of the ``count`` rows of a head as timm's config.json has them: ``label_names``, a list or by row, which
-    ``label_descriptions`` put in words. (None, None) where it says nothing, or of another head."""
+    ``label_descriptions`` put in words, there or in its ``pretrained_cfg``. (None, None) where it says nothing, or another head."""
+    inner = config.get("pretrained_cfg")
+    config = {**inner, **config} if isinstance(inner, dict) else config  # timm's own field of either is in there
     said, words = config.get("label_names"), config.get("label_descriptions")
     if isinstance(said, dict):
         said = [said.get(str(row)) for row in range(len(said))]

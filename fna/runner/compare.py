@@ -30,12 +30,14 @@ from fna.runner.rows import RowStore
 from fna.runner.run import contest, line_up
 from fna.schema import ACCEPTED
 from fna.surgery.blocks import find_tower
+from fna.surgery.stacks import check_uncompiled
 from fna.tasks.base import Run
 from fna.tasks.own import Metric, Own, as_seen, own_dataset, own_model, tensor_of
 from fna.values import between, held
 
 WIDTH = 132  # of the printed table
 AUTOCAST = "torch.autocast is on: products are in its dtype, whatever dtype this says, which is that of the weights"
+UNCOMPILED = "hand over the one that torch.compile was given (compiled._orig_mod), which contenders change in turns"
 TRAINING = "the model is in training mode, where dropout blurs the scores: call model.eval() before"
 
 
@@ -92,8 +94,9 @@ def compare(
     started = time.perf_counter()
     _check(metric, forward, versus, rounds=rounds, bootstrap=bootstrap, seed=seed)
     tower = find_tower(model)
+    check_uncompiled([model, tower.module, *tower.blocks], UNCOMPILED)
     dataset, count = own_dataset(loader, "a loader")
-    run = forward or _forward_of(model)
+    run = _forward_of(model) if forward is None else forward
     image = dataset.examples[0].pixels[None]
     own = own_model(model, image, type(model).__name__, run)
     _try(own, image)
@@ -126,6 +129,11 @@ def _check(metric: Any, forward: Any, versus: Any, *, rounds: Any, bootstrap: An
         raise UserError(f"metric={metric!r}: give top1, top5, a function of outputs and targets, or None.")
     if forward is not None and not callable(forward):
         raise UserError(f"forward={forward!r}: give a function of images that gives outputs, or leave it out.")
+    if hasattr(forward, "_orig_mod") or hasattr(forward, "_torchdynamo_orig_callable"):
+        raise UserError(
+            "forward= is compiled, and torch.compile gives up what changes as often as here, where contenders run in turns: some "
+            "would be timed compiled and some not. Give what it was made of; one variant alone is compiled inside fna.swap."
+        )
     if isinstance(versus, str | Mapping) or not isinstance(versus, Sequence):
         raise UserError(f"versus={versus}: give a list of contenders, such as [{'exact' if versus is None else versus!r}].")
     held(Annotated[int, between(0, 100_000)], rounds, "rounds")

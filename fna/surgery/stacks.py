@@ -14,6 +14,7 @@ from torch import nn
 from fna.errors import UserError
 from fna.surgery.reads import facts
 
+INSIDE = "swap first and call torch.compile inside the with block"
 RECIPE = "fna.swap(model, blocks=[...], seam=...), ten lines in docs/models_timm.md"
 
 
@@ -131,10 +132,12 @@ def windows(blocks: Sequence[nn.Module]) -> dict[int, int]:
     return {number: size for number, size in sizes.items() if size}
 
 
-def check_uncompiled(modules: Iterable[nn.Module]) -> None:
+def check_uncompiled(
+    modules: Iterable[nn.Module], instead: str = "swap first and call torch.compile inside the with block"
+) -> None:
     """Raise `UserError` where one of these was handed to torch.compile, as a copy or in place: its graph would not change."""
     if any(hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None for module in modules):
-        raise UserError("this model is already compiled: swap first and call torch.compile inside the with block.")
+        raise UserError(f"this model is already compiled: {instead}.")
 
 
 def _stacks(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[nn.Module, ...]]]:

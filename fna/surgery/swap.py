@@ -7,6 +7,7 @@ The handle says what was replaced; a copy of a changed model (deepcopy, pickle) 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
@@ -104,7 +105,10 @@ class Swap:
         self.restore()
         # A model that ran while a changed block did not would be measured as if it had been changed.
         if kind is None and self._run.passes and idle:
-            raise UserError(f"blocks {idle} were changed but never ran although the model did: choose blocks that it runs.")
+            if (ran := self._run.called) and max(ran) < min(idle):  # stopped before them: the outputs hang on none of them
+                warnings.warn(f"blocks {idle} were changed but never ran: the model stopped behind block {max(ran)}", stacklevel=2)
+            else:
+                raise UserError(f"blocks {idle} were changed but never ran although the model did: choose blocks that it runs.")
         if kind is None and self._run.cut and not self._run.begun:
             raise UserError(
                 f"blocks {idle} were changed and images were cut into patches, but no block ran: either this pass has no use "

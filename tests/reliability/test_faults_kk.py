@@ -1,0 +1,106 @@
+"""Cases of two more readers, what of them failed: models compiled before a comparison, passes that stop early, timm's labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+import fna
+from fna.data.asked import answers
+from fna.data.entries import Entry
+from fna.models.heads import timm_labels
+
+
+def vit() -> Any:
+    torch.manual_seed(0)
+    return VisionTransformer(img_size=64, patch_size=8, embed_dim=64, num_heads=2, num_classes=5, depth=4).eval()
+
+
+class Batches:
+    """A loader that counts what was read of it."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __iter__(self) -> Any:
+        for seed in range(4):
+            self.read += 1
+            yield torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+
+
+OPTIONS: dict[str, Any] = {"landmarks": 8, "rounds": 0, "bootstrap": 100}
+
+
+@pytest.mark.parametrize("where", ["a copy", "in place", "one block"])
+def test_a_compiled_model_is_refused_by_a_comparison_before_it_reads_all_images(where: str) -> None:
+    model, loader = vit(), Batches()
+    if where == "in place":
+        model.compile(backend="eager")
+    if where == "one block":
+        model.blocks[3].compile(backend="eager")
+    given = torch.compile(model, backend="eager") if where == "a copy" else model
+    with pytest.raises(fna.UserError, match=r"already compiled: hand over the one that torch.compile was given"):
+        fna.compare(given, loader, "fna", **OPTIONS)
+    assert loader.read == 0
+
+
+def test_a_compiled_forward_is_refused_by_a_comparison() -> None:
+    """torch 2.15 gives up a function after `recompile_limit` graphs (8): later contenders ran eagerly, the first ones did not."""
+    model, loader = vit(), Batches()
+
+    def double(images: Tensor) -> Tensor:
+        return 2 * model(images)
+
+    for forward in (torch.compile(model, backend="eager"), torch.compile(double, backend="eager")):
+        with pytest.raises(fna.UserError, match=r"forward= is compiled, .* Give what it was made of"):
+            fna.compare(model, loader, "fna", forward=forward, **OPTIONS)
+    assert loader.read == 0
+    assert fna.compare(model, loader, "fna", forward=double, **OPTIONS).result
+
+
+def test_a_forward_of_length_zero_is_still_the_forward() -> None:
+    """A module whose `len` is 0 is false to Python; it was passed by, and the model asked instead, without a word."""
+    asked = []
+
+    class Asks(torch.nn.Sequential):
+        def forward(self, images: Tensor) -> Tensor:
+            asked.append(len(images))
+            return model(images)
+
+    model = vit()
+    fna.compare(model, Batches(), "fna", forward=Asks(), **OPTIONS)
+    assert asked
+
+
+def test_a_pass_that_stops_behind_some_changed_blocks_is_warned_of_and_loses_nothing() -> None:
+    """timm's `stop_early`: the outputs hang on no block behind, and a script that saves them after the block must get there."""
+    model, images = vit(), torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+    def features(stop: bool) -> Tensor:
+        with fna.swap(model, "fna", layers="all", landmarks=8):
+            (found,) = model.forward_intermediates(images, indices=[1], intermediates_only=True, stop_early=stop)
+        return found
+
+    with torch.no_grad():
+        whole = features(stop=False)
+        with pytest.warns(UserWarning, match=r"blocks \[2, 3\] were changed but never ran: the model stopped behind block 1"):
+            assert features(stop=True).equal(whole)
+
+
+def test_labels_in_timms_pretrained_cfg_name_the_heads_rows() -> None:
+    """timm 1.0's `PretrainedCfg` has `label_names` and `label_descriptions`; what stands outside it comes first."""
+    inner = {"label_names": ["n1", "n2"], "label_descriptions": {"n1": "cat"}}
+    assert timm_labels({"pretrained_cfg": inner}, 2) == (["n1", "n2"], ["cat", "n2"])
+    assert timm_labels({"pretrained_cfg": inner, "label_names": ["a", "b"]}, 2) == (["a", "b"], ["a", "b"])
+    assert timm_labels({"pretrained_cfg": {"label_names": None}}, 2) == timm_labels({"pretrained_cfg": "x"}, 2) == (None, None)
+
+
+def test_answers_of_people_are_read_as_vqav2_and_vizwiz_have_them() -> None:
+    said = [{"answer": "red", "answer_confidence": "yes", "answer_id": 1}, {"answer": "crimson", "answer_id": 2}]
+    assert answers(Entry({"answers": said}, "a.jsonl, line 1")) == ("red", "crimson")
+    with pytest.raises(fna.UserError, match=r"line 1: answers is .*an answer, or a list of answers, is needed"):
+        answers(Entry({"answers": [{"text": "red"}]}, "a.jsonl, line 1"))
