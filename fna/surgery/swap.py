@@ -20,6 +20,7 @@ from fna.ops.contract import Attention, Clock, Memo, Tokens, Unsupported, no_clo
 from fna.ops.spread import spread
 from fna.surgery.blocks import Tower, find_tower, run_blocks
 from fna.surgery.forward import Forward, Frame, refuse_script
+from fna.surgery.passed_over import refuse_passed_over
 from fna.surgery.seams import Port
 from fna.surgery.stacks import check_uncompiled
 from fna.surgery.ways import make_seam
@@ -190,6 +191,7 @@ def swap_tower(
     if wrong := [layer for layer in plan if not 0 <= layer < depth]:
         raise UserError(f"blocks {wrong} are not there: this model has blocks 0-{depth - 1}.")
     _refuse_repeats(tower, plan)
+    refuse_passed_over(tower.blocks)
     if (present := vars(tower.blocks[0]).get(_MARK)) is not None:
         raise UserError(
             f"this tower is already changed ({present!r}): restore that first (by the handle that fna.swap gave, or "
