@@ -88,6 +88,7 @@ class Uniform:
     """Evenly spread tokens: over the grid of patches where there is one, along the sequence elsewhere."""
 
     gives: ClassVar[type] = Landmarks
+    fixed: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def __call__(
