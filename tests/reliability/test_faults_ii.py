@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torchvision
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import fna
@@ -55,3 +57,58 @@ def test_a_block_that_runs_again_has_the_same_gradient_where_landmarks_hang_on_n
 def test_one_whose_landmarks_or_tokens_come_from_earlier_blocks_is_refused_with_why(options: dict[str, Any], why: str) -> None:
     with pytest.raises(fna.UserError, match=f"block 3 runs again in the backward pass.* and {why}.*: turn it off"):
         gradient(reentrant=False, **options)
+
+
+# Pruned blocks
+
+
+class Skip(nn.Module):
+    """What people put in the place of attention, or of a block, that they pruned; transformers unpacks two of an attention."""
+
+    def forward(self, x: Any = None, *args: Any, hidden_states: Any = None, **kwargs: Any) -> Any:
+        return x if hidden_states is None else (torch.zeros_like(hidden_states), None)
+
+
+def of_timm() -> tuple[Any, Any]:
+    model = vit(6)
+    return model, model.blocks
+
+
+def of_torchvision() -> tuple[Any, Any]:
+    model = torchvision.models.VisionTransformer(64, 8, 6, 2, 64, 128).eval()
+    return model, model.encoder.layers
+
+
+def of_transformers() -> tuple[Any, Any]:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 128}
+    model = transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=64, patch_size=8)).eval()
+    return model, next(part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == 6)
+
+
+@pytest.mark.parametrize("make", [of_timm, of_torchvision, of_transformers])
+@pytest.mark.parametrize("put", [nn.Identity, Skip])
+def test_a_pruned_block_keeps_its_number_and_stays_as_it_is(
+    make: Callable[[], tuple[Any, Any]], put: Callable[[], nn.Module]
+) -> None:
+    """One that stood outside the chosen layers was refused; of transformers the later blocks went by a smaller number unasked."""
+    model, blocks = make()
+    if put is nn.Identity and make is of_transformers:
+        blocks[1].attention = Skip()
+    else:
+        blocks[1] = put()
+    for layers, chosen in (("last-half", [3, 4, 5]), ("all", [0, 2, 3, 4, 5]), ([5], [5])):
+        with torch.no_grad(), fna.swap(model, "fna", layers=layers, landmarks=8) as swap:
+            model(images())
+        assert list(swap.plan) == chosen
+        assert "no attention is left in block 1," in repr(swap)
+    with pytest.raises(fna.UserError, match=r"no attention is left in block 1 \(.*which somebody pruned: leave it out of layers="):
+        fna.swap(model, "fna", layers="0-2")
+
+
+def test_a_block_of_ones_own_run_may_be_pruned_too() -> None:
+    model = nn.Sequential(*(nn.TransformerEncoderLayer(64, 2, 128, batch_first=True) for _ in range(4))).eval()
+    model[2] = nn.Identity()
+    with torch.no_grad(), fna.swap(model, "fna", layers="all", landmarks=8) as swap:
+        model(torch.randn(2, 65, 64))
+    assert list(swap.plan) == [0, 1, 3]
