@@ -112,3 +112,18 @@ def test_a_block_of_ones_own_run_may_be_pruned_too() -> None:
     with torch.no_grad(), fna.swap(model, "fna", layers="all", landmarks=8) as swap:
         model(torch.randn(2, 65, 64))
     assert list(swap.plan) == [0, 1, 3]
+
+
+# Landmarks of NaN
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+def test_landmarks_of_what_has_no_distance_are_refused_unless_those_tokens_are_left_out(bad: float) -> None:
+    """They were tokens 0, 1, 2 and so on."""
+    x = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+    broken, drop = x.clone(), torch.zeros(2, 20, dtype=torch.bool)
+    broken[1, 3], drop[1, 3] = bad, True
+    with pytest.raises(fna.UserError, match=r"method=fps measures distances, and x holds NaN or numbers beyond 1e\+15"):
+        fna.sample_landmarks(broken, 5)
+    assert torch.equal(fna.sample_landmarks(broken, 5, drop=drop), fna.sample_landmarks(x, 5, drop=drop))
+    assert fna.sample_landmarks(broken, 5, "random").shape == (2, 5)
