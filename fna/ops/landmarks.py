@@ -156,8 +156,8 @@ def _check_size(x: Tensor, allowed: Tensor | None) -> None:
     seen = x if allowed is None else x[allowed]
     if not bool((seen.float().abs() <= LARGEST).all()):
         raise BadInput(
-            f"method=fps measures distances, and x holds NaN or numbers beyond {LARGEST:.0e}: mend these, leave their tokens out with "
-            "drop, or take random or uniform."
+            f"method=fps measures distances, and x holds NaN or numbers beyond {LARGEST:.0e}: mend these, leave their tokens out "
+            "with drop, or take random or uniform."
         )
 
 

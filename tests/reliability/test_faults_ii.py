@@ -127,3 +127,64 @@ def test_landmarks_of_what_has_no_distance_are_refused_unless_those_tokens_are_l
         fna.sample_landmarks(broken, 5)
     assert torch.equal(fna.sample_landmarks(broken, 5, drop=drop), fna.sample_landmarks(x, 5, drop=drop))
     assert fna.sample_landmarks(broken, 5, "random").shape == (2, 5)
+
+
+# Classes that inherit nn.MultiheadAttention
+
+
+class Passed(nn.MultiheadAttention):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return super().forward(*args, **kwargs)
+
+
+class Gated(nn.MultiheadAttention):
+    def forward(self, query: Tensor, *args: Any, **kwargs: Any) -> Any:
+        out, weights = super().forward(query, *args, **kwargs)
+        return out * torch.sigmoid(query), weights
+
+
+class Attends(nn.Module):
+    def __init__(self, kind: type[nn.MultiheadAttention], batch_first: bool) -> None:
+        super().__init__()
+        self.norm, self.attn = nn.LayerNorm(64), kind(64, 2, batch_first=batch_first)
+        self.batch_first = batch_first
+
+    def forward(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
+        y = self.norm(x if self.batch_first else x.transpose(0, 1))
+        y = self.attn(y, y, y, key_padding_mask=hidden, need_weights=False)[0]
+        return x + (y if self.batch_first else y.transpose(0, 1))
+
+
+class Run(nn.Module):
+    def __init__(self, *given: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList(Attends(*given) for _ in range(3))
+
+    def forward(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
+        for block in self.blocks:
+            x = block(x, hidden)
+        return x
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_class_that_inherits_torchs_attention_and_calls_it_is_changed_as_that_is(batch_first: bool, padded: bool) -> None:
+    """It was refused as unknown to fna, though its forward only calls ``super().forward``."""
+    x = torch.randn(2, 65, 64, generator=torch.Generator().manual_seed(3))
+    hidden = torch.zeros(2, 65, dtype=torch.bool)
+    hidden[1, 50:] = padded
+    given = (x, hidden if padded else None)
+    with torch.no_grad():
+        for kind in (nn.MultiheadAttention, Passed, Gated):
+            model = Run(kind, batch_first).eval()
+            stock = model(*given)
+            with fna.swap(model, "exact", layers="all"):
+                torch.testing.assert_close(model(*given), stock, atol=2e-5, rtol=1e-4)
+            with fna.swap(model, "fna", layers="all", landmarks=8):
+                changed = model(*given)
+            if kind is nn.MultiheadAttention:
+                plain = changed
+            elif kind is Passed:
+                torch.testing.assert_close(changed, plain, atol=2e-5, rtol=1e-4)
+            assert not torch.allclose(changed, stock, atol=1e-3)
