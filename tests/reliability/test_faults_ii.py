@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +19,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import fna
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "scripts"
 
 
 def vit(depth: int = 4, **options: Any) -> Any:
@@ -188,3 +197,33 @@ def test_a_class_that_inherits_torchs_attention_and_calls_it_is_changed_as_that_
             elif kind is Passed:
                 torch.testing.assert_close(changed, plain, atol=2e-5, rtol=1e-4)
             assert not torch.allclose(changed, stock, atol=1e-3)
+
+
+# ^C in scripts
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for kind in ("train", "measure") for path in SCRIPTS.glob(f"{kind}_*.py")))
+def test_a_training_or_a_measurement_that_is_interrupted_ends_in_a_line(script: str, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt\n")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    call = [sys.executable, str(SCRIPTS / f"{script}.py")]
+    found = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert found.returncode == 130
+    assert re.fullmatch(r"interrupted: the same command .*\n", found.stderr)
+
+
+def test_weights_that_were_half_written_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    recipe = importlib.import_module("train_clip_shapes")
+
+    def stopped(state: Any, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe, "HOME", tmp_path)
+    monkeypatch.setattr(recipe, "save_file", stopped)
+    (tmp_path / "model.safetensors").write_bytes(b"whole")
+    torch.save({"model": {"w": torch.zeros(2)}, "step": 1, "log": []}, tmp_path / "last.pt")
+    with pytest.raises(KeyboardInterrupt):
+        recipe.export(tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"whole"
