@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import re
@@ -12,13 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
+from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import fna
+from fna.data.imagefolder import ImageFolder
+from fna.data.layouts import RECIPES
+from fna.data.segmentation import LabelMaps
+from fna.errors import NEEDED, not_installed
+from fna.models import checkpoint_files
+from fna.models.timm import TimmModel
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
@@ -239,3 +248,97 @@ def test_attention_that_transformers_was_told_to_run_since_the_swap_is_named_as_
         with pytest.raises(fna.UserError, match=r"runs attention 'eager', as set_attn_implementation set it since fna\.swap"):
             model(images())
     assert model.config._attn_implementation == "sdpa"
+
+
+# What lines say of other tools' files, of one's own, and of packages
+
+
+def tree(root: Path, *paths: str) -> Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (hash(path) % 200, 0, 0)).save(root / path)
+    return root
+
+
+def test_a_split_that_was_not_typed_is_found_as_roboflow_calls_it_or_told_as_not_typed(tmp_path: Path) -> None:
+    """The line said ``dataset.split=val``, which nobody had typed."""
+    places = [f"{part}/{kind}/{name}.png" for part in ("train", "valid", "test") for kind in ("cat", "dog") for name in "ab"]
+    data = ImageFolder(str(tree(tmp_path / "robo", *places))).load(None)
+    assert (data.split, len(data.examples)) == ("valid", 4)
+    with pytest.raises(fna.UserError, match=r"dataset.split is not typed, and means val: no such folder in .*is test, train"):
+        ImageFolder(str(tree(tmp_path / "two", *(place for place in places if "valid" not in place)))).load(None)
+
+
+def test_a_root_that_is_not_there_points_to_the_script_only_for_what_that_makes() -> None:
+    with pytest.raises(fna.UserError, match=r"no such folder \(looked from .*\); give the place of the data"):
+        LabelMaps("label_maps", "nowhere", "val", "images/{name}.png", "labels/{name}.png", ["a", "b"]).check()
+    recipes = re.findall(r'^    "(\w+)": Recipe', (SCRIPTS / "prepare_recipes.py").read_text(), re.MULTILINE)
+    assert list(RECIPES) == recipes
+
+
+def test_a_checkpoint_that_is_cut_off_may_be_ones_own(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(1000)}, tmp_path / "mine.pt")
+    for length in (0, 1000):
+        (tmp_path / "mine.pt").write_bytes((tmp_path / "mine.pt").read_bytes()[:length])
+        with pytest.raises(fna.UserError, match="fetch it again, or save it anew where it is your own"):
+            checkpoint_files.load(tmp_path / "mine.pt")
+        torch.save({"w": torch.zeros(1000)}, tmp_path / "mine.pt")
+
+
+def test_fna_without_no_deps_is_named_for_packages_that_it_brings_along() -> None:
+    assert (
+        str(not_installed("a", ModuleNotFoundError(name="my_method")))
+        == "a needs my_method, which is not installed here; install it."
+    )
+    assert "or fna without --no-deps" in str(not_installed("a", ModuleNotFoundError(name="timm.layers")))
+    needed = re.findall(r'^  "([\w-]+)>', (ROOT / "pyproject.toml").read_text().partition("\n]")[0], re.MULTILINE)
+    called = {"hydra-core": "hydra", "open_clip_torch": "open_clip", "pillow": "PIL", "torch-quickfps": "torch_quickfps"}
+    assert {called.get(name, name) for name in needed} == NEEDED
+
+
+# What timm's train.py writes beside the weights
+
+
+def trained(folder: Path, made: dict[str, Any], **said: Any) -> Path:
+    """A checkpoint as it leaves one, of a network of timm's that was made with ``made``."""
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    net = timm.create_model("vit_tiny_patch16_224", num_classes=3, depth=2, **made)
+    args = argparse.Namespace(model="vit_tiny_patch16_224", num_classes=3, **said)
+    torch.save({"epoch": 1, "state_dict": net.state_dict(), "args": args}, folder / "pytorch_model.bin")
+    torch.save(net, folder / "net.pt")
+    return folder / "pytorch_model.bin"
+
+
+def run_of(place: Path, size: int | None = None) -> Any:
+    return TimmModel("vit_tiny_patch16_224", checkpoint=str(place)).build(image_size=size, device="cpu", dtype="float32", seed=0)
+
+
+def told(file: Path, size: int | None = None) -> str:
+    return " ".join(note for note in run_of(file, size).notes if "says that it" in note)
+
+
+def test_options_that_no_tensor_shows_are_told_with_what_follows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six heads were run as three, and tanh's GELU as the other, without a word."""
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *args, **more: create(*args, **{"depth": 2, **more}))
+    made = {"num_heads": 6, "act_layer": "gelu_tanh", "drop_path_rate": 0.1}
+    note = told(trained(tmp_path / "a", made, model_kwargs=made, img_size=None))
+    assert "made with num_heads=6, act_layer=gelu_tanh, which no tensor shows and this one was not" in note
+    (config,) = re.findall(r"config\.json of (\{.*\}) follows it", note)
+    (tmp_path / "a" / "config.json").write_text(config)
+    model = run_of(tmp_path / "a")
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(model.classify(x), torch.load(tmp_path / "a" / "net.pt", weights_only=False).eval()(x))
+    assert "says that its network" not in " ".join(model.notes)
+
+
+def test_a_size_and_a_pooling_that_it_was_trained_with_are_told_where_they_are_others(tmp_path: Path) -> None:
+    said = {"img_size": 288, "model_kwargs": {"global_pool": "avg", "of_another_script": 3}}
+    torch.save(
+        {"state_dict": timm.create_model("vit_tiny_patch16_224", num_classes=3).state_dict(), "args": said}, tmp_path / "a.pt"
+    )
+    assert "trained on 288 x 288 px, and is run at 224 x 224: image_size=288 follows it" in told(tmp_path / "a.pt")
+    assert "model.pool=avg follows it" in told(tmp_path / "a.pt")
+    assert "px" not in told(tmp_path / "a.pt", 288)
