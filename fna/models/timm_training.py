@@ -69,7 +69,7 @@ def made_note(path: str, said: Mapping[str, Any], name: str, net: nn.Module, mad
 
     ``made``: ``net`` again, with further options of timm's.
     """
-    others = {}
+    others: dict[str, Any] = {}
     for key, value in options(said).items():
         try:
             with torch.device("meta"):
@@ -82,8 +82,8 @@ def made_note(path: str, said: Mapping[str, Any], name: str, net: nn.Module, mad
     told = ", ".join(f"{key}={_plain(value)}" for key, value in others.items())
     config = json.dumps({"architecture": name.partition(".")[0], "model_args": others}, default=str)
     return (
-        f"{Path(path).name} says that its network was made with {told}, which no tensor shows and this one was not: a folder of it, "
-        f"as pytorch_model.bin, and a config.json of {config} follows it"
+        f"{Path(path).name} says that its network was made with {told}, which no tensor shows and this one was not: a folder of "
+        f"it, as pytorch_model.bin, and a config.json of {config} follows it"
     )
 
 

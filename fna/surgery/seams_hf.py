@@ -37,7 +37,8 @@ class TablePort(Port):
     """A port on modules that look their function up in the table."""
 
     def unseen(self, block: nn.Module) -> str:
-        set_since = {module.config._attn_implementation for module in block.modules() if vars(module).get(_PORT) is self} - {NAME}
+        own: list[Any] = [module for module in block.modules() if vars(module).get(_PORT) is self]
+        set_since = {module.config._attn_implementation for module in own} - {NAME}
         if not set_since:
             return super().unseen(block)
         return (
