@@ -71,7 +71,7 @@ def swap(
     tower = named_tower(model, blocks, seam, prefix, grid, part)
     if isinstance(attn, Mapping):
         methods = _plan(swap, attn, layers, shared)
-        ops = parse_plan(methods, len(tower.blocks), "attn", tower.windowed)
+        ops = parse_plan(methods, len(tower.blocks), "attn", tower.unasked)
     else:
         ops = dict.fromkeys(tower.layers(layers), _op(swap, attn, **shared))
     return Variant("fna.swap", ops, _masking(mask, seed), _reducer(reduce, seed)).swap(tower)

@@ -9,6 +9,13 @@ import re
 MEMORY = re.compile(r"out of memory|(can't|cannot|could not|failed to) allocate|not enough memory|bad_alloc|bad allocation", re.I)
 
 
+# What `pip install` of fna brings along, as it is imported; the rest comes with extras or a method of one's own
+NEEDED = frozenset(
+    {"hydra", "omegaconf", "torch", "torchvision", "timm", "open_clip", "transformers", "torch_quickfps", "wandb", "pycocotools"}
+    | {"safetensors", "scipy", "numpy", "pyarrow", "PIL", "matplotlib", "rich", "jinja2", "filelock", "httpx"}
+)
+
+
 class UserError(Exception):
     """A mistake in the input, not in the program: printed as one line, exit status 1, no traceback."""
 
@@ -23,7 +30,8 @@ class NoOption(UserError):
 
 def not_installed(what: str, error: ModuleNotFoundError) -> UserError:
     """The sentence for a package that ``what`` needs and that is not there."""
-    return UserError(f"{what} needs {error.name}, which is not installed here; install it, or fna without --no-deps.")
+    whole = ", or fna without --no-deps" if str(error.name).partition(".")[0] in NEEDED else ""
+    return UserError(f"{what} needs {error.name}, which is not installed here; install it{whole}.")
 
 
 def is_memory(error: BaseException) -> bool:

@@ -10,6 +10,11 @@ compute_rate 0.6, update_interval 3; a quarter of the image with a bias, which i
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take seconds
+    run("bench_kv")
+
 import argparse
 import time
 from collections.abc import Callable
@@ -155,7 +160,7 @@ def biases(asked: argparse.Namespace) -> None:
             print(f"{groups} key heads, {count} entries: {told} (largest difference {float(near):.1e})")
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompt", type=int, default=8000)
     parser.add_argument("--rounds", type=int, default=15)

@@ -11,6 +11,11 @@ drop tokens before or inside the decoder read it themselves. Times are of one qu
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take seconds
+    run("compare_kv", then="the same command goes on")
+
 import argparse
 import csv
 import time
@@ -190,7 +195,3 @@ def main() -> None:
             table.writerow(row)
             print("  ".join(row))
     print(f"{len(questions)} questions; written: {args.out}")
-
-
-if __name__ == "__main__":
-    main()

@@ -6,6 +6,11 @@ python scripts/demo_vlm.py --scene 12 --question "where is the star?" --budget 0
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take seconds
+    run("demo_vlm")
+
 import argparse
 import base64
 import html
@@ -135,7 +140,3 @@ def main() -> None:
     for row in rows:
         print("  ".join(f"{cell:26}" for cell in row).rstrip())
     print(f"landmarks of layer {args.layer} drawn in {args.out / 'demo.png'}; the page: {args.out / 'demo.html'}")
-
-
-if __name__ == "__main__":
-    main()

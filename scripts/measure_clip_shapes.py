@@ -5,6 +5,11 @@
 Weights are loaded and run by plain open_clip, without fna's surgery, except for the last lines (`--swap`), which compare FNA.
 """
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take seconds
+    run("measure_clip_shapes")
+
 import argparse
 import json
 from collections.abc import Iterator
@@ -124,7 +129,3 @@ def main() -> None:
                 told[f"fna_64_{layers}"] = recall(embed(model, scenes), texts)
                 told[f"fna_64_{layers}_twins"] = recall(embed(model, twins), twin_texts)
     print(json.dumps(told, indent=1))
-
-
-if __name__ == "__main__":
-    main()

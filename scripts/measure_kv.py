@@ -10,6 +10,11 @@ the same way under all of them, so it is read once and shown to each. Pruners in
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take seconds
+    run("measure_kv", then="the same command goes on")
+
 import argparse
 import sys
 import time
@@ -121,7 +126,3 @@ def report(found: dict[str, list[tuple[float, bool, int, float]]], tokens: int) 
         middle = np.exp(np.log(ratio).mean())
         told = f"{perplexity:.2f} | {middle:.3f} [{low:.3f}, {high:.3f}] | {int(own[:, 1].sum())} of {len(own)}"
         print(f"| {name} | {100 * share:.0f} % | {told} |", flush=True)
-
-
-if __name__ == "__main__":
-    main()

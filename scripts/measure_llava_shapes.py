@@ -6,6 +6,11 @@ python scripts/measure_llava_shapes.py --scenes 50 --split val
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take seconds
+    run("measure_llava_shapes")
+
 import argparse
 from collections import defaultdict
 from collections.abc import Sequence
@@ -68,7 +73,3 @@ def main() -> None:
     for kind, share in seen.items():
         count = sum(kind in (question.kind, "macro") for question in questions)
         print(f"| {kind} | {count} | {share:.1f} % | {unseen[kind]:.1f} % | {chance[kind]:.1f} % |")
-
-
-if __name__ == "__main__":
-    main()

@@ -8,6 +8,11 @@ medians of per-round ratios with bootstrap intervals; operations are counted and
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take seconds
+    run("measure_masks")
+
 import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -64,7 +69,3 @@ def report(model: Any, images: torch.Tensor, strategies: dict[str, Masking], rou
 def swapper(model: Any, masking: Masking | None) -> Callable[[], AbstractContextManager[Any]]:
     """The model with exact attention in the last block, masked or not."""
     return lambda: swap_masked(model, {LAST: Exact()}, masking)
-
-
-if __name__ == "__main__":
-    main()

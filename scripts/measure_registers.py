@@ -8,6 +8,11 @@ these; top-1 is ``python run.py mask=test_time_registers``'s to measure.
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take seconds
+    run("measure_registers")
+
 import argparse
 
 import torch
@@ -62,7 +67,3 @@ def norms(model: Model, images: Tensor, registers: Registers | None) -> Tensor:
 def said(values: Tensor) -> str:
     """``[n, blocks]`` as one mean a block."""
     return " ".join(f"{value:5.0f}" for value in values.mean(0).tolist())
-
-
-if __name__ == "__main__":
-    main()

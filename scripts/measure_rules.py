@@ -10,6 +10,11 @@ find.
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take seconds
+    run("measure_rules")
+
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +79,3 @@ def report(name: str, model: Model, seek: Masking, x: Tensor, trained: bool) -> 
         each, missed, invented = (tokens.sum(1).float().mean().item() for tokens in line)
         some = 100 * chosen.any(1).float().mean().item()
         print(f"{f'{name} ({len(x)})':28s}{rule:22s}{each:16.2f}{some:15.0f} %{missed:9.2f}{invented:10.2f}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

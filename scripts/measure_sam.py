@@ -9,6 +9,11 @@ the most memory it holds at once (by live tensor storages, `fna.runner.memory`).
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take seconds
+    run("measure_sam")
+
 import argparse
 import json
 import statistics
@@ -122,7 +127,3 @@ def in_turns(ways: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, li
             if number:
                 times[name].append(time.perf_counter() - start)
     return times
-
-
-if __name__ == "__main__":
-    main()

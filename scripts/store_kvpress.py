@@ -10,6 +10,11 @@ evicts nothing while generating, so that only the prompt's scores can be compare
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take seconds
+    run("store_kvpress")
+
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +74,3 @@ def main() -> None:
     FILE.parent.mkdir(parents=True, exist_ok=True)
     save_file(stored, FILE, {"kvpress": "0.5.5"})
     print(f"{FILE}: {FILE.stat().st_size} bytes")
-
-
-if __name__ == "__main__":
-    main()

@@ -7,6 +7,11 @@ Random weights and images, since time does not depend on them; drawing, clusteri
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take seconds
+    run("time_methods")
+
 import argparse
 import statistics
 import time
@@ -52,7 +57,3 @@ def main() -> None:
     for label, found in ratios.items():
         found.sort()
         print(f"{label:24} {statistics.median(found):.3f} [{found[1]:.3f}, {found[-2]:.3f}]")
-
-
-if __name__ == "__main__":
-    main()

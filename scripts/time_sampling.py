@@ -8,6 +8,11 @@ machine can be measured on); the ways alternate. With more threads the plain op 
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take seconds
+    run("time_sampling")
+
 import statistics
 import time
 from collections.abc import Callable
@@ -41,6 +46,7 @@ def ways(x: torch.Tensor) -> dict[str, Callable[[], torch.Tensor]]:
     }
 
 
+@torch.no_grad()
 def main() -> None:
     torch.set_num_threads(1)
     print(f"{COUNT} landmarks, one thread, {TURNS} turns; median (smallest) in ms of processor time")
@@ -55,8 +61,3 @@ def main() -> None:
                 spent[name].append(1e3 * (time.process_time() - start))
         cells = [f"{name} {statistics.median(t):.2f} ({min(t):.2f})" for name, t in spent.items()]
         print("B{} N{} D{}: ".format(*shape) + ", ".join(cells) + f"; least agreement with the plain op {min(same.values()):.3f}")
-
-
-if __name__ == "__main__":
-    with torch.no_grad():
-        main()

@@ -7,10 +7,14 @@
 Four stages, small images first, single patches before whole images. Everything is decided by the step's number and SEED.
 """
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take seconds
+    run("train_clip_shapes", then="the same command goes on from its last checkpoint")
+
 import argparse
 import hashlib
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -166,7 +170,9 @@ def export(folder: Path) -> None:
     """Weights (fp16), their digest, and the losses, from the last checkpoint in `folder`."""
     state = torch.load(folder / "last.pt", weights_only=True)
     half = {name: tensor.half().contiguous() for name, tensor in state["model"].items()}
-    save_file(half, HOME / "model.safetensors")
+    part = HOME / "model.safetensors.part"
+    save_file(half, part)
+    part.replace(HOME / "model.safetensors")  # whole or not at all
     digest = hashlib.sha256((HOME / "model.safetensors").read_bytes()).hexdigest()
     (HOME / "model.sha256").write_text(f"{digest}  model.safetensors\n")
     names = ("step", "rate", "loss", *WHOLE, *PARTS, "seconds", "i2t_r1", "t2i_r1")
@@ -181,6 +187,7 @@ def first_losses(steps: int, workers: int) -> list[dict[str, float]]:
 
 
 def main() -> int:
+    tuned(TUNED)
     asks = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     asks.add_argument("--out", type=Path, default=ROOT / "outputs/zoo", help="checkpoints go here")
     asks.add_argument("--steps", type=int, default=sum(stage.steps for stage in STAGES), help="stop after so many")
@@ -197,8 +204,3 @@ def main() -> int:
             return 0
     export(args.out)
     return 0
-
-
-if __name__ == "__main__":
-    tuned(TUNED)
-    sys.exit(main())

@@ -10,10 +10,14 @@ conversations share that reading. Everything is decided by the step's number and
 
 from __future__ import annotations
 
+from fna.interrupts import run
+
+if __name__ == "__main__":  # before the other imports, which take seconds
+    run("train_llava_shapes", then="the same command goes on from its last checkpoint")
+
 import argparse
 import hashlib
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -182,8 +186,11 @@ def export(folder: Path) -> None:
     state = torch.load(folder / "llava_last.pt", weights_only=True)
     model, words, _ = build()
     model.load_state_dict(state["model"])
-    model.half().save_pretrained(HOME)
-    processor(words.reads).save_pretrained(HOME)
+    with tempfile.TemporaryDirectory(dir=HOME.parent) as parts:  # each file whole or not at all
+        model.half().save_pretrained(parts)
+        processor(words.reads).save_pretrained(parts)
+        for part in Path(parts).iterdir():
+            part.replace(HOME / part.name)
     (HOME / "model.safetensors").chmod(0o644)  # transformers writes it for its owner alone
     digest = hashlib.sha256((HOME / "model.safetensors").read_bytes()).hexdigest()
     (HOME / "model.sha256").write_text(f"{digest}  model.safetensors\n")
@@ -198,6 +205,7 @@ def first_losses(steps: int) -> list[dict[str, float]]:
 
 
 def main() -> int:
+    tuned(TUNED)
     asks = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     asks.add_argument("--out", type=Path, default=ROOT / "outputs/zoo", help="checkpoints go here")
     asks.add_argument("--steps", type=int, default=sum(stage.steps for stage in STAGES), help="stop after so many")
@@ -213,8 +221,3 @@ def main() -> int:
             return 0
     export(args.out)
     return 0
-
-
-if __name__ == "__main__":
-    tuned(TUNED)
-    sys.exit(main())

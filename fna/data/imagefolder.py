@@ -17,6 +17,7 @@ from fna.errors import UserError
 from fna.values import Count, Domain, Says, counted
 
 AUTO = "auto"
+VALIDATION = ("val", "valid", "validation")  # as the tools that export data sets call it
 ClassList = Annotated[
     str | None, Says("a TSV file: in each line a class's folder, a tab, its name (n01443537<TAB>goldfish); or null")
 ]
@@ -174,12 +175,18 @@ class ImageFolder:
             self._check_order(root, _names(root))
         if self.split != AUTO:
             return split_folder(root, self.split)
-        if not root.is_dir() or (root / "val").is_dir():
-            return split_folder(root, "val")
+        there = next((name for name in VALIDATION if (root / name).is_dir()), None)
+        if there is not None or not root.is_dir():
+            return split_folder(root, there or "val")
         found = _folders(root)
         known = splits(found) or parts(found) or looks_like(root) not in BY_CLASS
         pictured = (any(map(is_picture, (root / name).iterdir())) for name in found)
-        return root if found and not known and all(pictured) else split_folder(root, "val")
+        if found and not known and all(pictured):
+            return root
+        try:
+            return split_folder(root, "val")
+        except UserError as error:
+            raise UserError(str(error).replace("dataset.split=val:", "dataset.split is not typed, and means val:", 1)) from error
 
     def _check_order(self, folder: Path, found: list[str]) -> None:
         """Raise `UserError` where the splits lie in the classes (cat/train/*.jpg): read is the other way round."""
@@ -200,7 +207,7 @@ class ImageFolder:
         """The split as named, or what a folder of class folders is called that is a split itself."""
         if self.split not in (AUTO, None):
             return str(self.split)
-        own = "val" if folder != Path(self.root) else folder.absolute().name
+        own = folder.name if folder != Path(self.root) else folder.absolute().name
         return own if own.lower() in SPLITS else NO_SPLIT
 
     def _below(self, folder: Path, found: list[str]) -> str:

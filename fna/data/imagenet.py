@@ -15,7 +15,7 @@ from typing import ClassVar
 from fna.data import files
 from fna.data.bank import LabelledDataset, cut, part_note
 from fna.data.base import NO_SPLIT, Labelled, taught
-from fna.data.layouts import check_split_name, looks_like, split_folder
+from fna.data.layouts import check_split_name, looks_like, refuse_no_root, split_folder
 from fna.data.pictures import files_below, files_in, is_hidden, is_picture, packed_note, stray_note, system_note, unread_note
 from fna.data.segmentation import CLASS_FILES
 from fna.errors import UserError
@@ -50,8 +50,7 @@ class ImageNet:
     def check(self) -> None:
         """Raise `UserError` where the root is missing or holds something else."""
         if not Path(self.root).is_dir():
-            files.refuse_file(Path(self.root))
-            raise UserError(f"dataset.root={self.root}: no such folder; scripts/prepare.py {self.name} says how to get the data.")
+            refuse_no_root(Path(self.root), self.name)
         folder = self._folder()
         if not _is_flat(folder):
             self._class_folders(folder, files.read_classes(LIST)[0])

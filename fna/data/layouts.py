@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from contextlib import suppress
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NoReturn
 
 from fna.data.files import refuse_file
 from fna.data.pictures import files_in, is_hidden, is_picture, packed_note
@@ -29,6 +29,10 @@ SIGNS: dict[str, tuple[str, ...]] = {
     "imagenet_v2": ("999", "val/999"),
     "tiny_imagenet": (f"val/{TINY_LABELS}", TINY_LABELS),
 }
+RECIPES = (  # what scripts/prepare.py makes
+    *("ade20k", "pascal_voc", "cityscapes", "camvid", "coco_val2017", "coco_karpathy", "coco_stuff", "coco_panoptic", "flickr30k"),
+    *("imagenet", "imagenet_train", "imagenet_v2", "imagenet_r", "imagenet_a", "imagenet_sketch"),
+)
 V2 = {str(number) for number in range(1000)}  # the class folders of ImageNet-V2
 BY_CLASS = frozenset({"imagenet", "an image folder by synsets", "imagenet_v2", None})  # layouts that are a folder a class
 
@@ -36,6 +40,14 @@ BY_CLASS = frozenset({"imagenet", "an image folder by synsets", "imagenet_v2", N
 def looks_like(root: Path) -> str | None:
     """The name of the published layout that ``root`` holds, None where it is none that fna knows."""
     return next((name for name, signs in SIGNS.items() if any((root / sign).exists() for sign in signs)), None)
+
+
+def refuse_no_root(root: Path, name: str) -> NoReturn:
+    """Raise `UserError` for a root that is no folder: how the data set ``name`` is got, where a recipe says so."""
+    refuse_file(root)
+    way = "give the place of the data with dataset.root=PATH"
+    way = f"scripts/prepare.py {name} says how to get the data" if name in RECIPES else way
+    raise UserError(f"dataset.root={root}: no such folder (looked from {Path.cwd()}); {way}.")
 
 
 def check_split_name(split: str | None, knob: str = "dataset.split") -> None:
@@ -88,10 +100,7 @@ def split_folder(root: Path, split: str | None, knob: str = "dataset.split") -> 
     """``root/split``, or ``root`` for None. Raises `UserError` where it is not there: what is there instead."""
     check_split_name(split, knob)
     if not root.is_dir():
-        refuse_file(root)
-        raise UserError(
-            f"dataset.root={root}: no such folder (looked from {Path.cwd()}); give the place of the data with dataset.root=PATH."
-        )
+        refuse_no_root(root, "")
     if split is None or (root / split).is_dir():
         return root if split is None else root / split
     there = sorted(path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))

@@ -21,7 +21,7 @@ from fna.data import files
 from fna.data.base import Dataset, Segmented, taught
 from fna.data.files import UNREADABLE
 from fna.data.label_values import IGNORE, VALUES, binary_note, grey_note, lookup, read_values, to_classes, unlike
-from fna.data.layouts import check_split_name, looks_like, to_learn_from
+from fna.data.layouts import check_split_name, looks_like, refuse_no_root, to_learn_from
 from fna.data.pictures import files_below, is_hidden, is_picture, system_note, unread_note
 from fna.data.places import composed, existing
 from fna.data.variants import Declared, refuse_by_name, refuse_by_values, refuse_moved_colours
@@ -290,8 +290,7 @@ def check_split(root: Path, stem: str, split: str) -> None:
 def check_folder(name: str, root: Path, needed: Sequence[str]) -> None:
     """Raise `UserError` unless ``root`` holds the ``needed`` files or folders; say what it looks like instead."""
     if not root.is_dir():
-        files.refuse_file(root)
-        raise UserError(f"dataset.root={root}: no such folder; scripts/prepare.py {name} says how to get the data.")
+        refuse_no_root(root, name)
     missing = [path for path in needed if not (root / path).exists()]
     if missing:
         other = looks_like(root)

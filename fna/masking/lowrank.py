@@ -47,7 +47,6 @@ class LowRank:
         """q, k, v ``[B, H, N, d]`` -> ``[B, H, N, d]``."""
         refuse(self, site, "causal", "dense")
         same_tokens(self, q, k, site)
-        not_traced("where low_rank cuts the matrix")
         if self.rank >= q.shape[2]:
             warnings.warn(f"rank={self.rank} is no less than the {q.shape[2]} tokens there are: nothing is cut.", stacklevel=2)
         count, wide = q.shape[2], torch.promote_types(q.dtype, torch.float32)
@@ -61,6 +60,7 @@ class LowRank:
         massive = Found("massive")(q, k, site) if self.partition else nothing
         sinks = Found("both")(q, k, site) if self.partition else nothing
         kind = categories(massive, sinks, site.tokens)
+        not_traced("where low_rank cuts the matrix", kind)
         with full_precision(q), one_thread():
             images = [cut_rank(image, kinds, int(self.rank)) for image, kinds in zip(weights, kind, strict=True)]
             cut = torch.stack(images) if images else weights

@@ -138,7 +138,7 @@ def _without_keys(op: Attention, q: Tensor, k: Tensor, v: Tensor, site: Site, ch
 
 def _exact_inside(out: Tensor, q: Tensor, k: Tensor, v: Tensor, site: Site, chosen: Tensor, mode: str, inside: str) -> Tensor:
     """``out`` with the rows of T replaced by exact attention without the keys that ``inside`` names."""
-    not_traced(f"how many rows pattern={inside} makes exact")
+    not_traced(f"how many rows pattern={inside} makes exact", chosen)
     count = int(chosen.sum(1).max()) if len(chosen) else 0
     if count == 0:
         return out

@@ -110,7 +110,7 @@ class Masking:
         ``hidden`` ``[B, N, D]``: the residual stream entering block ``first``. ``rerun(memo, images)`` runs the window beside the
         pass with that memo, on some images only if their numbers ``[b]`` are given, and returns the memo.
         """
-        not_traced("mask: which tokens are found")
+        not_traced("mask: which tokens are found", hidden)
         nothing = torch.zeros(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         seen = rerun({(name, "hide"): nothing}, None)
         massive = seen[name, "massive"]

@@ -23,6 +23,7 @@ from fna.models.pickled import pickle_protocol, tensors_key
 
 PROTOCOL = 2  # of the pickles that torch writes
 PICKLE = b"\x80"  # of torch files before the zip archives of torch 1.6
+AGAIN = "fetch it again, or save it anew where it is your own"
 ALONE = "torch.save(model.state_dict(), FILE)"
 JAX = re.compile(r"(.*/)?Transformer/encoderblock(_\d+)?/.+")  # in Google's vision transformers, one by one or stacked
 # A map of maps with short names, as Flax writes its parameters.
@@ -61,7 +62,7 @@ def load(path: str | Path) -> Any:
         elif not start.startswith(PICKLE):
             raise UserError(
                 f"{file}: cannot be read as a checkpoint: neither safetensors nor a torch file (it begins with {start[:8]!r}), or "
-                f"truncated; fetch it again, or save the weights with {ALONE}."
+                f"truncated; {AGAIN}, or save the weights with {ALONE}."
             )
         return _torch(file)
     except UserError:
@@ -91,7 +92,7 @@ def tensor_names(path: str | Path) -> list[str] | None:
 def _refuse_others(file: Path, start: bytes) -> None:
     """Raise `UserError` for what is plainly something else than a checkpoint."""
     if not start:
-        raise UserError(f"{file}: cannot be read as a checkpoint: it is empty, truncated to 0 bytes: fetch it again.")
+        raise UserError(f"{file}: cannot be read as a checkpoint: it is empty, truncated to 0 bytes: {AGAIN}.")
     if start.startswith(LFS):
         raise UserError(f"{file}: a pointer of git-lfs, not the weights themselves; fetch those with git lfs pull.")
     if re.match(rb"\s*<(!doctype|html|\?xml)", start, re.IGNORECASE):
@@ -131,7 +132,7 @@ def _truncated(file: Path, reason: str) -> Exception:
         reason = "its pickle is damaged, or torch did not save it"
     return UserError(
         f"{file}: cannot be read as a checkpoint ({reason}); it is truncated or in another format "
-        "(safetensors or a plain torch file is wanted): fetch it again."
+        f"(safetensors or a plain torch file is wanted): {AGAIN}."
     )
 
 

@@ -26,6 +26,7 @@ from fna.values import counted
 # OpenAI's files keep these numbers beside the weights; position_ids are counted anew by every library.
 SPARE = ("input_resolution", "context_length", "vocab_size")
 CONFIG = "open_clip_config.json"
+KEPT = 20  # positions of Long-CLIP that are those of the CLIP it was trained from (Zhang et al. 2024, arXiv 2403.15378)
 TABLES = ("visual.positional_embedding", "visual.trunk.pos_embed")
 
 
@@ -142,13 +143,18 @@ def _other_context(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name:
         return ""
     length = state[key].shape[0]
     said = f"; all else fits: its text tower reads {length} tokens"
-    folder = f"a folder of transformers' (CLIPModel, max_position_embeddings {length}) is run by model=hf model.checkpoint="
     if (beside := folder_of(path)) is not None and (beside / "config.json").is_file():
-        return f"{said}: {folder}{beside}"
-    if f"{key}_res" in state:
-        return f"{said}, by two tables of positions, as Long-CLIP's own files have them, which open_clip has not; {folder}FOLDER"
+        folder = f"a folder of transformers' (CLIPModel, max_position_embeddings {length})"
+        return f"{said}: {folder} is run by model=hf model.checkpoint={beside}"
     config = f"open_clip's config of {name} with context_length: {length} in text_cfg, as FOLDER/{CONFIG}"
-    return f"{said}: write {config}, and give model.name=local-dir:FOLDER model.checkpoint={path}"
+    run = f"write {config}, and give model.name=local-dir:FOLDER model.checkpoint="
+    if f"{key}_res" in state:  # whose forward adds the one up to its 20th position, the other from there on
+        joined = f"state['{key}'][{KEPT}:] = state.pop('{key}_res')[{KEPT}:]"
+        return (
+            f"{said}, by two tables of positions, as Long-CLIP's own files have them, which neither open_clip nor transformers "
+            f"reads: save it with one, {joined}; then {run}FILE"
+        )
+    return f"{said}: {run}{path}"
 
 
 def folder_config(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -232,6 +233,9 @@ class TimmModel:
         fitted = timm_files.fit(path, state, net, self.name)
         shown = timm_pooling.shown_note(path, pooling) if pooling and asked is None else ""
         said = self._said_of_training(path, trained, net, state)
+        said.append(timm_training.made_note(path, trained, self.name, net, partial(self._created, **{**base, **built, **options})))
+        if size is None:
+            said.append(timm_training.size_note(path, trained, net.patch_embed.img_size or self._data(net)["input_size"][-2:]))
         shown_too = timm_structure.note(path, built)
         notes = [note for note in (found.note(path), shown, shown_too, unsure, *fitted, *said) if note]
         return net, Weights(path, weights.digest(net.state_dict()), self.domain), notes

@@ -46,6 +46,7 @@ class SegmentMeans:
     """
 
     gives: ClassVar[type] = Centroids
+    fixed: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def __call__(

@@ -21,6 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor, is_functorch_wrapped_tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fna.errors import UserError
@@ -136,8 +137,17 @@ def recorded() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def not_traced(what: str) -> None:
-    """Raise `Unsupported` while `torch.jit.trace` records: how many rows it takes would be that of the example ever after."""
+def unread(x: Tensor) -> bool:
+    """Whether no choice may hang on the numbers of ``x``: while this call is written down, without any (meta), under vmap."""
+    return recorded() or x.is_meta or is_functorch_wrapped_tensor(x)
+
+
+def not_traced(what: str, *read: Tensor) -> None:
+    """Raise `Unsupported` while `torch.jit.trace` records: how many rows it takes would be that of the example ever after; and
+    where the numbers of ``read``, on which it depends, cannot be looked at: on the meta device and under `torch.vmap`."""
+    if any(x.is_meta or is_batchedtensor(x) for x in read):
+        where = "the meta device has none" if read[0].is_meta else "torch.vmap hides them: call it on the whole batch"
+        raise Unsupported(f"{what} depends on numbers of the images, and {where}, or leave it out.")
     if torch.jit.is_tracing():
         raise Unsupported(f"{what} depends on the images, which torch.jit.trace cannot record: use torch.compile, or leave it out.")
 

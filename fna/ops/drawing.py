@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fna.errors import UserError
-from fna.ops.contract import BadInput, Site, Unsupported, left_alone, recorded, whole
+from fna.ops.contract import BadInput, Memo, Site, Unsupported, left_alone, recorded, whole
 from fna.ops.kernels import for_onnx
 from fna.ops.landmarks import Landmarks
 from fna.values import MOST
@@ -181,6 +181,12 @@ def drawn_before(
     """What an earlier block of this pass drew for as many images and tokens, where it serves here too; else None."""
     layer, found, of = site.memo.get(_key(sampler, tokens, site, count), (site.layer, None, 0))
     return None if of != images or (resample_every and site.layer - layer >= resample_every) else found
+
+
+def hangs_on_pass(memo: Memo) -> bool:
+    """Whether a block that is called alone would find something else than what is in ``memo``: all but landmarks of samplers that
+    give every block the same, whatever they see (``fixed``)."""
+    return any(key[0] != "landmarks" or not getattr(key[1], "fixed", False) for key in memo)
 
 
 def _key(sampler: Callable[..., Drawn], tokens: int, site: Site, count: int) -> tuple[object, ...]:

@@ -144,7 +144,7 @@ def _attend_rows(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, site: Site) -> T
 
 def _exact_ragged(out: Tensor, q: Tensor, k: Tensor, v: Tensor, rows: Tensor, site: Site) -> Tensor:
     """`exact_rows` for a bool mask: as many rows as the fullest image has; elsewhere the surplus is written back unchanged."""
-    not_traced("which rows are exact")
+    not_traced("which rows are exact", rows)
     rows = rows.expand(q.shape[0], -1)
     most = int(rows.sum(1).max()) if len(rows) else 0
     if most == 0:

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from fna.ops.contract import BadInput, autocasts, whole
+from fna.ops.contract import BadInput, autocasts, unread, whole
 from fna.ops.kernels import cpu
 
 Inverse = Literal["newton", "exact", "ridge", "auto"]
@@ -149,7 +149,7 @@ def _exact(a: Tensor, rhs: Tensor) -> Tensor:
     solution, info = torch.linalg.solve_ex(wide, right)
     size = solution.detach().abs().amax((-2, -1))
     good = ((info == 0) & (size <= _BLOWN_UP * right.detach().abs().amax((-2, -1)).clamp_min(1e-300)))[..., None, None]
-    if torch.jit.is_tracing() or not bool(good.all()):
+    if unread(good) or not bool(good.all()):
         eye = torch.eye(a.shape[-1], dtype=wide.dtype, device=a.device)  # keeps the gradient of the failures finite
         solution = torch.where(good, torch.linalg.solve_ex(torch.where(good, wide, eye), right)[0], _ridge(wide, right, 1e-12))
     return solution.to(a.dtype)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fna.ops.checks import check_grid
-from fna.ops.contract import BadInput, Site, Unsupported, whole
+from fna.ops.contract import BadInput, Site, Unsupported, unread, whole
 from fna.ops.farthest import farthest_points
 from fna.ops.kernels import cpu
 from fna.ops.seeded import uniform
@@ -26,6 +26,7 @@ Features = Literal["q", "k", "v", "qk", "input", "sketch"]
 FEATURES = get_args(Features)
 SKETCH = 384  # numbers of a sketch
 KNUTH = 2654435761  # whose multiples have scattered bits
+LARGEST = 1e15  # of what distances are measured between: squares and their sums stay finite
 GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, spread evenly however many one takes
 
 
@@ -88,6 +89,7 @@ class Uniform:
     """Evenly spread tokens: over the grid of patches where there is one, along the sequence elsewhere."""
 
     gives: ClassVar[type] = Landmarks
+    fixed: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def __call__(
@@ -113,7 +115,8 @@ def sample_landmarks(
 
     ``method``: "fps", "random" (by ``seed``) or "uniform" (over ``grid``, the last rows x columns tokens, if given). ``keep`` and
     ``drop`` bool ``[N]`` or ``[B, N]``; keep beats drop; of more kept tokens than ``count`` the first ones are taken. With
-    ``return_valid`` also a bool mask ``[B, count]``, False where a row has no more to give; without it that is a `BadInput`.
+    ``return_valid`` also a bool mask ``[B, count]``, False where a row has no more to give; without it that is a `BadInput`,
+    as is for "fps" an ``x`` with NaN, or too large for distances, in a token that may be chosen.
     """
     if unknown:
         raise BadInput(_no_argument(next(iter(unknown))))
@@ -129,6 +132,7 @@ def sample_landmarks(
         check_grid(grid, x.shape[1])
     kept, allowed = _masks(x, keep, drop)
     if method == "fps":
+        _check_size(x, allowed)
         found = _padded(farthest_points(x, min(count, x.shape[1]), kept, allowed), count, x.shape[1], allowed)
     elif method == "random":
         found = _lowest(_random_scores(x, count, seed, 0), count, kept, allowed)
@@ -143,6 +147,18 @@ def sample_landmarks(
         fewest = int(found.valid.sum(1).min())  # not of an empty batch, whose mask is all true
         raise BadInput(f"count={count}: a row has only {fewest} tokens to give; ask for fewer, or set return_valid=True.")
     return found.index
+
+
+def _check_size(x: Tensor, allowed: Tensor | None) -> None:
+    """Raise `BadInput` for numbers of ``x`` ``[B, N, D]`` that have no distance: NaN, and those whose squares are too large."""
+    if unread(x):
+        return
+    seen = x if allowed is None else x[allowed]
+    if not bool((seen.float().abs() <= LARGEST).all()):
+        raise BadInput(
+            f"method=fps measures distances, and x holds NaN or numbers beyond {LARGEST:.0e}: mend these, leave their tokens out "
+            "with drop, or take random or uniform."
+        )
 
 
 def _no_argument(name: str) -> str:

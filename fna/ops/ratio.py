@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fna.ops.contract import unread
+
 # A denominator below this share of its absolute terms is what cancellation has left of it. The output error of `nystrom_ratio` on a
 # ViT-Ti (blocks 6-11, 32 landmarks, 200 images) is .192 for a share of 0, .187 for .001, .180 for .01, .155 for .1, .148
 # for .2, .145 for .3 and .147 for .5; other methods have no such rows there.
@@ -26,6 +28,6 @@ def ratio(weights: Tensor, values: Tensor, masses: Tensor, instead: Callable[[],
     over, under, size = sums[..., :-2], sums[..., -2:-1], sums[..., -1:]
     sound = under > LEAST * size
     out = over / torch.where(sound, under, 1.0)
-    if torch.jit.is_tracing() or torch.compiler.is_compiling() or not bool(sound.all()):
+    if unread(sound) or not bool(sound.all()):
         out = torch.where(sound, out, instead())
     return out

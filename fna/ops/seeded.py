@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 
 
 def uniform(shape: tuple[int, ...], *key: object) -> Tensor:
@@ -26,8 +27,14 @@ def _drawn(kind: Callable[..., Tensor], shape: tuple[int, ...], key: tuple[objec
     def draw() -> Tensor:
         return kind(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():
-        # On a thread of its own, where nobody records: the numbers become a constant of the graph, not a new draw a call.
+    if torch.jit.is_tracing() or torch.compiler.is_exporting() or _transformed():
+        # On a thread of its own, where nobody records: the numbers become a constant of the graph, not a new draw a call; and
+        # where no torch.vmap takes them for a draw of each image's own.
         with ThreadPoolExecutor(1) as aside:
             return torch.tensor(aside.submit(lambda: draw().tolist()).result(), dtype=torch.float64)
     return draw()
+
+
+def _transformed() -> bool:
+    """Whether torch.vmap or torch.func.grad is at work on this thread."""
+    return not torch.compiler.is_compiling() and peek_interpreter_stack() is not None

@@ -38,7 +38,7 @@ class ATC:
         stay = kept_of(self.keep, last - first)
         if not at_stage(place) or stay >= last - first:
             return x, place.tokens
-        not_traced("reduce=ATC: which tokens merge")
+        not_traced("reduce=ATC: which tokens merge", x)
         metric = likeness(place.keys()[:, first:last])
         leaders = [clusters(one, stay, self.linkage) for one in metric.detach().double().cpu().numpy()]
         found = torch.from_numpy(np.array(leaders, np.int64).reshape(metric.shape[:2])).to(x.device)

@@ -1,4 +1,7 @@
-"""``python -m fna.report FOLDER``: one results.csv, one report.html and one table.md from every result.json below FOLDER."""
+"""``python -m fna.report FOLDER``: one results.csv, one report.html and one table.md from every result.json below FOLDER.
+
+Exit status 1 where some of these cannot be read; the report of the others is written.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,9 @@ def main(words: list[str] | None = None) -> int:
             raise UserError(f"{folder} {more[0]}: give one folder, the one above them: all runs below it are read.")
         if not folder:
             raise UserError("FOLDER is empty, perhaps a variable of the shell that is not set; write . for the current folder.")
-        report(Path(folder))
+        found = report(Path(folder))
+        if unread := [result for result in found if result.get("status") == "broken"]:
+            raise UserError(f"{len(unread)} of {len(found)} results could not be read, as the report says: run these again.")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -69,7 +69,7 @@ def _numbered(one: Wanted, number: int) -> Wanted:
 
 def _planned(plan: Mapping[Any, Any], ops: Mapping[Any, Any], tower: Tower) -> tuple[dict[str, str], dict[str, Any]]:
     """The name of the method of each range, and the methods by name; two of one name are told apart by their blocks."""
-    parse_plan(ops, len(tower.blocks), "attn", tower.windowed)
+    parse_plan(ops, len(tower.blocks), "attn", tower.unasked)
     names: dict[str, str] = {}
     methods: dict[str, Any] = {}
     for spec, op in ops.items():

@@ -73,7 +73,7 @@ def settle(wanted: Wanted, loaded: Loaded) -> list[Contender]:
         layers = choice.blocks(model.depth)
         ops = ops or dict(exact(layers).ops)
     else:
-        ops = wanted.ops(model.depth, find_tower(model.tower).windowed) if _attends(wanted, loaded) else {}
+        ops = wanted.ops(model.depth, find_tower(model.tower).unasked) if _attends(wanted, loaded) else {}
         layers = tuple(ops)
     mask = wanted.mask
     beside = bool(getattr(mask, "unmasked", False))

@@ -18,7 +18,7 @@ from fna.surgery import stacks
 from fna.surgery.found import Stack, find_stacks
 from fna.surgery.plan import Layers, parse_layers
 from fna.surgery.rows_hf import ROWS, main_name, prefix_of, tokens_said, turned
-from fna.surgery.spec import SPECS, BlockSpec, class_keys, class_name, forward_key
+from fna.surgery.spec import BARE, SPECS, BlockSpec, class_keys, class_name, forward_key
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,17 @@ class Tower:
 
     def layers(self, spec: Layers) -> tuple[int, ...]:
         """The blocks that ``spec`` names (`parse_layers`): by "all" and "last-half" those that see the whole image."""
-        return parse_layers(spec, len(self.blocks), local=self.windowed)
+        return parse_layers(spec, len(self.blocks), local=self.unasked)
+
+    @property
+    def bare(self) -> tuple[int, ...]:
+        """Blocks that somebody pruned: no attention is left in them."""
+        return tuple(number for number, spec in enumerate(self.specs) if spec.bare)
+
+    @property
+    def unasked(self) -> frozenset[int]:
+        """Blocks that neither "all" nor "last-half" names: those of windows, and bare ones."""
+        return frozenset((*self.windowed, *self.bare))
 
     def windows(self) -> str | None:
         """What has to be said of its windows, in words."""
@@ -84,7 +94,8 @@ class Tower:
     def notes(self) -> list[str]:
         """What who uses it should know: its windows, and that nobody told its prefix."""
         unsaid = "nobody says which tokens stand before the patches: taken as none, which fna.swap(prefix=...) changes"
-        return [*filter(None, [self.windows()]), *([] if self.prefix_said else [unsaid])]
+        pruned = f"no attention is left in block {', '.join(map(str, self.bare))}, which stays as it is"
+        return [*filter(None, [self.windows()]), *([pruned] if self.bare else []), *([] if self.prefix_said else [unsaid])]
 
     @property
     def family(self) -> str:
@@ -166,7 +177,8 @@ def _part(stack: Stack) -> str:
 
 def _table_tower(stack: Stack) -> Tower:
     """The tower that a stack of blocks is; what no row says of it is left out: no prefix, pieces that don't come apart."""
-    specs = [_stack_spec(block, calls[0], stack.by_hand) for block, calls in zip(stack.blocks, stack.calls, strict=True)]
+    parts = zip(stack.blocks, stack.calls, strict=True)
+    specs = [_stack_spec(block, calls[0], stack.by_hand) if calls else BARE for block, calls in parts]
     return Tower(
         f"transformers.{type(stack.model).__name__}",
         stack.model,
@@ -206,7 +218,7 @@ def _named_tower(module: nn.Module) -> Tower:
 
 def tower_of(module: nn.Module, blocks: tuple[nn.Module, ...], kind: str, *, prefix: int, **known: Any) -> Tower:
     """The tower of ``blocks`` in ``module``; ``known``: the fields of `Tower` that are."""
-    specs = tuple(_spec(block, number) for number, block in enumerate(blocks))
+    specs = tuple(BARE if stacks.bare(block, blocks) else _spec(block, number) for number, block in enumerate(blocks))
     return Tower(kind, module, blocks, specs, prefix, windowed=stacks.windows(blocks), **known)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fna.errors import UserError
 from fna.ops.contract import Clock, Memo, Site, Tokens, no_clock, whole
+from fna.ops.drawing import hangs_on_pass
 
 Grid = tuple[int, int]
 
@@ -191,7 +192,7 @@ class Forward:
 
     def _tell_late(self, frame: Frame) -> None:
         """Warn, once, where blocks outside a pass share what a whole pass has from an earlier block."""
-        if frame.memo and frame.start > self.first:
+        if frame.start > self.first and hangs_on_pass(frame.memo):
             self.tell(
                 "late",
                 f"block {frame.start} was called outside a pass of the whole model: landmarks are drawn from there on, where a "
@@ -205,15 +206,17 @@ class Forward:
             warnings.warn(words, stacklevel=3)
 
     def check_again(self, frame: Frame, layer: int) -> None:
-        """Raise `UserError` for a block that runs again in a backward pass and has drawn anew what it shared in the forward one.
+        """Raise `UserError` for a block that runs again in a backward pass without what earlier ones gave it in the forward one.
 
         Its gradients would be those of another function. Where its forward alone runs again, without its hooks, nobody has entered.
         """
         start = frame.start if frame.last >= 0 else layer
-        if frame.alone and frame.memo and start > self.first and torch._C._current_graph_task_id() != -1:
+        lacks = "does not know which tokens were merged" if self.reduced else "draws other landmarks than before"
+        again = frame.alone and start > self.first and torch._C._current_graph_task_id() != -1
+        if again and (self.reduced or hangs_on_pass(frame.memo)):
             raise UserError(
-                f"block {start} runs again in the backward pass, as gradient checkpointing has it, and draws other landmarks "
-                "than before: turn it off, model.set_grad_checkpointing(False) or model.gradient_checkpointing_disable()."
+                f"block {start} runs again in the backward pass, as gradient checkpointing has it, and {lacks}: turn it off, "
+                "model.set_grad_checkpointing(False) or model.gradient_checkpointing_disable()."
             )
 
     @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from fna.surgery.reads import facts
+from fna.surgery.stacks import emptied
 
 _LISTS = (nn.ModuleList, nn.Sequential)
 
@@ -22,7 +23,8 @@ _LISTS = (nn.ModuleList, nn.Sequential)
 class Stack:
     """Blocks of one class under one module. ``path`` is where that one is, from the model handed over ("" is the model itself).
 
-    ``calls`` holds for each block the modules in it that ask the table, or that have their attention written out ``by_hand``:
+    ``calls`` holds for each block the modules in it that ask the table, or that have their attention written out ``by_hand``, none
+    of a pruned one:
     blocks of such a stack need not be of one class. ``vision``: the model of its own that they are a part of says that it looks
     at images or videos. ``model`` is the nearest one that cuts them into ``patches`` too (None where no
     convolution does), ``flat`` whether all blocks stand in one list.
@@ -45,12 +47,17 @@ class Stack:
     @property
     def plain(self) -> bool:
         """Whether each block has one attention: those with more look at other tokens than their own too."""
-        return all(len(calls) == 1 for calls in self.calls)
+        return all(len(calls) < 2 for calls in self.calls)
+
+    @property
+    def attending(self) -> tuple[nn.Module, ...]:
+        """The blocks that have attention; from others somebody pruned it."""
+        return tuple(block for block, calls in zip(self.blocks, self.calls, strict=True) if calls)
 
     @property
     def made_of(self) -> str:
         """The class of its blocks."""
-        return type(self.blocks[0]).__name__
+        return type(self.attending[0]).__name__
 
     @property
     def windowed(self) -> dict[int, int]:
@@ -66,7 +73,7 @@ class Stack:
     @property
     def config(self) -> Any:
         """The settings that the attention of its first block follows, or its model."""
-        return getattr(self.calls[0][0], "config", getattr(self.model, "config", None))
+        return getattr(next(filter(None, self.calls))[0], "config", getattr(self.model, "config", None))
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -110,10 +117,25 @@ def _stack(model: nn.Module, owner: str, calls: dict[str, list[str]], by_hand: b
     around = [part for path in (owner, *_above(owner)) if _is_model(part := _at(model, path))] or [model]
     vision = sees_images(around[0])
     home, patches = _home(around) if vision else (around[0], None)
-    flat = len({path.rpartition(".")[0] for path in calls}) == 1
+    lists = {path.rpartition(".")[0] for path in calls}
+    flat = len(lists) == 1
+    if flat and vision:
+        calls = _with_bare(model, next(iter(lists)), calls)
     blocks = tuple(_at(model, path) for path in calls)
     attentions = tuple(tuple(_at(model, path) for path in inside) for inside in calls.values())
     return Stack(owner, blocks, attentions, home, patches if flat else None, vision, flat, by_hand)
+
+
+def _with_bare(model: nn.Module, around: str, calls: dict[str, list[str]]) -> dict[str, list[str]]:
+    """``calls`` of the blocks in the list at ``around``, with the pruned ones between them, which call nothing: all keep their
+    numbers."""
+    items = _at(model, around)
+    if not isinstance(items, _LISTS):
+        return calls
+    places = {type(_at(model, path)): inside[0].removeprefix(path)[1:] for path, inside in calls.items()}
+    paths = {f"{around}.{name}": item for name, item in items._modules.items() if item is not None}
+    known = all(path in calls or emptied(item, places.get(type(item), "")) for path, item in paths.items())
+    return {path: calls.get(path, []) for path in paths} if known else calls
 
 
 def sees_images(model: nn.Module) -> bool:

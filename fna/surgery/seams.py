@@ -36,10 +36,14 @@ class Port:
     def leave(self, block: nn.Module, args: Any, output: Any) -> None:
         """Hook of the block: one that never handed over its q, k and v would silently be measured as if it had."""
         if not self.run.leave(output):
-            raise UserError(
-                f"block {self.layer} ({type(block).__name__}) ran without calling its attention through fna, but in a way that fna "
-                f"does not follow, such as F.multi_head_attention_forward; leave it out of layers=, or use {RECIPE}."
-            )
+            raise UserError(self.unseen(block))
+
+    def unseen(self, block: nn.Module) -> str:
+        """What is said of a block that ran and never handed over its q, k and v."""
+        return (
+            f"block {self.layer} ({type(block).__name__}) ran without calling its attention through fna, but in a way that fna "
+            f"does not follow, such as F.multi_head_attention_forward; leave it out of layers=, or use {RECIPE}."
+        )
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float, dropout: float = 0.0, **fields: Any) -> Tensor:
         """The op on q ``[B, H, Nq, d]``, k and v ``[B, H or groups, Nk, d]``; ``fields`` are the site's masks: ``[B, H, Nq, d]``.

@@ -33,6 +33,20 @@ _PLAIN = ("causal_mask_function", "bidirectional_mask_function")
 _UNKNOWN = ("softcap", "position_bias", "s_aux", "cache", "block_table")
 
 
+class TablePort(Port):
+    """A port on modules that look their function up in the table."""
+
+    def unseen(self, block: nn.Module) -> str:
+        own: list[Any] = [module for module in block.modules() if vars(module).get(_PORT) is self]
+        set_since = {module.config._attn_implementation for module in own} - {NAME}
+        if not set_since:
+            return super().unseen(block)
+        return (
+            f"block {self.layer} ({type(block).__name__}) runs attention '{set_since.pop()}', as set_attn_implementation set it "
+            "since fna.swap was called: call that before fna.swap, not inside the with block."
+        )
+
+
 def install_table(
     tower: Tower, plan: Mapping[int, Attention], run: Forward, set_: Callable[[Any, str, Any], None]
 ) -> dict[int, Port]:
@@ -46,7 +60,7 @@ def install_table(
                 if vars(module).get("config") is config:
                     set_(module, "config", changed)
                     set_(module, _STOCK, stock)  # not in the config, which may be saved
-    ports = {layer: Port(run, layer, op) for layer, op in plan.items()}
+    ports: dict[int, Port] = {layer: TablePort(run, layer, op) for layer, op in plan.items()}
     for layer, port in ports.items():
         for module in tower.calls[layer]:
             set_(module, _PORT, port)

@@ -24,7 +24,8 @@ class BlockSpec:
     x = x + scale1(post1(attention(norm1(x)))), then x = x + scale2(post2(mlp(norm2(x)))); a None is left out. ``call`` is
     what to call where it is not the attention module itself. ``extras`` names the block's further positional arguments, which
     all belong to attention. ``pieces``: False where only the attention's place is known: the block can be changed, and what takes
-    it apart (reducers, registers, looking into it) is refused. Stochastic depth is left out: these describe a model in eval mode.
+    it apart (reducers, registers, looking into it) is refused. ``bare``: no attention is left in it, somebody pruned it. Stochastic
+    depth is left out: these describe a model in eval mode.
     """
 
     attention: str
@@ -38,6 +39,7 @@ class BlockSpec:
     call: str | None = None
     extras: tuple[str, ...] = ()
     pieces: bool = True
+    bare: bool = False
 
     def attend(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """``x`` after the attention branch; further arguments are those that the block's own forward was given."""
@@ -82,6 +84,7 @@ def _apply(block: nn.Module, path: str | None, x: Tensor) -> Tensor:
     return part(x) if isinstance(part, nn.Module) else part * x
 
 
+BARE = BlockSpec("", norm1=None, norm2=None, pieces=False, bare=True)
 _TIMM = BlockSpec("attn", norm1="norm1", norm2="norm2", scale1="ls1", scale2="ls2", extras=("attn_mask", "is_causal"))
 _TIMM_POST = BlockSpec("attn", norm1=None, norm2=None, post1="norm1", post2="norm2", extras=("attn_mask", "is_causal"))
 _BEIT = BlockSpec("attn", "norm1", "norm2", scale1="gamma_1", scale2="gamma_2", extras=("shared_rel_pos_bias",))

@@ -120,6 +120,19 @@ def attentions(block: nn.Module) -> list[str]:
     return [name for name, module in block.named_modules() if calls(module)]
 
 
+def bare(block: nn.Module, others: Iterable[nn.Module]) -> bool:
+    """Whether no attention is left in ``block``, which somebody pruned out of a run of it and ``others``."""
+    alike = (attentions(other) for other in others if type(other) is type(block))
+    return not attentions(block) and emptied(block, next((found[0] for found in alike if found), ""))
+
+
+def emptied(block: nn.Module, place: str) -> bool:
+    """Whether nothing with weights is where others of the block's class have their attention; "": nowhere in it. One that has no
+    such place, as in hybrids with convolutions, is not emptied."""
+    part = getattr(block, place.partition(".")[0], block) if place else block
+    return part is None or not part.state_dict()
+
+
 def calls(module: nn.Module) -> bool:
     """Whether this module itself calls torch's attention, or multiplies it out."""
     return isinstance(module, nn.MultiheadAttention) or facts(module).fused or facts(module).by_hand
@@ -141,16 +154,26 @@ def check_uncompiled(
 
 
 def _stacks(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[nn.Module, ...]]]:
-    """Lists of modules of one class that each hold attention, not those inside another's blocks."""
+    """Lists of modules of one class that each hold attention, not those inside another's blocks; some may be pruned, not the first:
+    what begins with an identity is a chunk."""
     seen: set[nn.Module] = set()
     for module in model.modules():
         if module in seen:
             continue
         for child in (module, *module.children()):
             blocks = () if child in seen else _listed(child)
-            if len({type(block) for block in blocks}) == 1 and all(len(attentions(block)) == 1 for block in blocks):
+            if blocks and _is_run(blocks):
                 yield module, blocks
                 seen.update(child.modules())
+
+
+def _is_run(blocks: tuple[nn.Module, ...]) -> bool:
+    """Whether those of some blocks that hold attention are of one class and hold it once, the first and another among them."""
+    found = {block: attentions(block) for block in blocks}
+    attending = [block for block, paths in found.items() if paths]
+    if len(attending) < min(2, len(blocks)) or len({type(block) for block in attending}) > 1 or not found[blocks[0]]:
+        return False
+    return all(len(paths) == 1 or (not paths and bare(block, blocks)) for block, paths in found.items())
 
 
 def named_attention(cls: type) -> bool:

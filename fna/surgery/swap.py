@@ -190,6 +190,9 @@ def swap_tower(
         raise UserError(f"nothing to swap: the plan names no block; this model has blocks 0-{depth - 1}.")
     if wrong := [layer for layer in plan if not 0 <= layer < depth]:
         raise UserError(f"blocks {wrong} are not there: this model has blocks 0-{depth - 1}.")
+    if bare := sorted(set(plan) & set(tower.bare)):
+        pruned = f"{bare[0]} ({type(tower.blocks[bare[0]]).__name__})"
+        raise UserError(f"no attention is left in block {pruned}, which somebody pruned: leave it out of layers=.")
     _refuse_repeats(tower, plan)
     refuse_passed_over(tower.blocks)
     if (present := vars(tower.blocks[0]).get(_MARK)) is not None:

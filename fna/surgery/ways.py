@@ -12,6 +12,7 @@ from fna.ops.contract import Attention
 from fna.surgery.by_hand import HandSeam
 from fna.surgery.forward import Forward
 from fna.surgery.fused import FusedSeam, OwnSeam
+from fna.surgery.inherited import InheritedSeam
 from fna.surgery.reads import facts
 from fna.surgery.relative import RelativeSeam, SamSeam
 from fna.surgery.seams import MultiheadSeam, OpenClipSeam, Seam, TimmSeam
@@ -46,6 +47,8 @@ def make_seam(run: Forward, layer: int, op: Attention, module: nn.Module, own: C
         return FusedSeam(run, layer, op, module)
     if facts(module).by_hand:
         return HandSeam(run, layer, op, module)
+    if isinstance(module, nn.MultiheadAttention):
+        return InheritedSeam(run, layer, op, module)
     # Somebody's wrapper, such as an adapter, runs as it is round the attention in it.
     if not facts(module).softmax and len(inside := attentions(module)) == 1 and inside[0]:
         return make_seam(run, layer, op, module.get_submodule(inside[0]))

@@ -34,7 +34,7 @@ def as_seen(model: Model, image: Tensor) -> Model:
     Where that block cannot be looked into, it stays as declared. Raises `UserError` where no block runs at all.
     """
     look, tower = _Count(), find_tower(model.tower)
-    whole = [block for block in range(len(tower.blocks)) if block not in tower.windowed]
+    whole = [block for block in range(len(tower.blocks)) if block not in tower.unasked]
     if not whole or model.encode_image is None:
         return model
     try:

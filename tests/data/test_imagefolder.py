@@ -86,7 +86,7 @@ def test_a_split_that_is_named_must_be_there(tmp_path: Path) -> None:
     planted(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/2.png", "test/b/2.png")
     with pytest.raises(UserError, match=r"dataset\.split=val: no such folder in .*; there is test, train: give one with dataset"):
         ImageFolder(str(tmp_path), "val").check()
-    with pytest.raises(UserError, match=r"dataset\.split=val: no such folder"):
+    with pytest.raises(UserError, match=r"dataset\.split is not typed, and means val: no such folder"):
         ImageFolder(str(tmp_path)).check()
     with pytest.raises(UserError, match=r"test, train look like splits"):
         ImageFolder(str(tmp_path), None).check()

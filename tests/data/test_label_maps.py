@@ -228,7 +228,7 @@ def test_the_root_of_another_data_set_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not ade20k, which has images/validation; it looks like camvid") as caught:
         source("ade20k", tmp_path).check()
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"no such folder; scripts/prepare\.py ade20k"):
+    with pytest.raises(UserError, match=r"no such folder \(looked from .*\); scripts/prepare\.py ade20k"):
         source("ade20k", tmp_path / "nowhere").check()
 
 

@@ -13,7 +13,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,16 @@ def honoured(op: Attention, field: str, q, k, v, site: Site):
     assert str(site.layer) in message
     assert "\n" not in message
     return None
+
+
+@contextmanager
+def allowed_to_refuse(what: str) -> Iterator[None]:
+    """An op may say in one line that it does not do ``what``."""
+    try:
+        yield
+    except Unsupported as refusal:
+        if what not in str(refusal) or "\n" in str(refusal):
+            raise
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -240,6 +250,31 @@ def test_a_traced_graph_is_the_method_or_is_refused(op: Attention) -> None:
             return
         for x in (example, one, three):
             torch.testing.assert_close(traced(x), model(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_without_numbers_have_their_shape_or_are_refused(op: Attention) -> None:
+    """Torch's own errors, of ``item()`` on meta tensors, say neither what was asked for nor what to do."""
+    q, k, v, site = inputs()
+    with allowed_to_refuse("the meta device"):
+        out = op(q.to("meta"), k.to("meta"), v.to("meta"), site(hidden=site().hidden.to("meta")))
+        assert (out.shape, out.dtype, out.device.type) == (q.shape, q.dtype, "meta")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_under_vmap_and_grad_the_method_is_the_same_or_is_refused(op: Attention) -> None:
+    q, k, v, site = inputs(batch=2)
+    hidden = site().hidden
+
+    def of_one(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        return op(q[None], k[None], v[None], site(hidden=hidden[None]))[0]
+
+    with allowed_to_refuse("torch.vmap"):
+        out = torch.func.vmap(of_one)(q, k, v, hidden)
+        torch.testing.assert_close(out, op(q, k, v, site()), atol=1e-5, rtol=1e-4)
+    grad = torch.func.grad(lambda v: op(q, k, v, site()).square().sum())(v)
+    leaf = v.clone().requires_grad_()
+    torch.testing.assert_close(grad, torch.autograd.grad(op(q, k, leaf, site()).square().sum(), leaf)[0], atol=1e-4, rtol=1e-3)
 
 
 def test_a_mask_that_is_no_bool_tensor_is_refused(op: Attention) -> None:

@@ -4,6 +4,7 @@ dictionaries or have a head line, texts of another length, networks by other nam
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -255,7 +256,12 @@ def test_a_text_tower_of_another_length_is_told_what_runs_it(tmp_path: Path) -> 
     assert f"model.name=local-dir:FOLDER model.checkpoint={tmp_path}/long.pt" in own
     two = refused(tmp_path / "long.pt", second=True)
     assert "reads 248 tokens, by two tables of positions, as Long-CLIP's own files have them" in two
-    assert "(CLIPModel, max_position_embeddings 248) is run by model=hf model.checkpoint=FOLDER" in two
+    (mend,) = re.findall(r"save it with one, (.*); then write open_clip's config .* model.checkpoint=FILE", two)
+    state = Net(248, second=True).state_dict()
+    state["positional_embedding_res"] += 1
+    exec(mend, {"state": state})
+    assert state.keys() == Net(248).state_dict().keys()
+    assert state["positional_embedding"].mean(1).tolist() == [0.0] * 20 + [1.0] * 228
     (tmp_path / "config.json").write_text("{}")
     assert f"is run by model=hf model.checkpoint={tmp_path}" in refused(tmp_path / "model.safetensors")
 

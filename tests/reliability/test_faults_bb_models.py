@@ -76,7 +76,10 @@ def test_a_subclass_that_multiplies_out_itself_is_swapped() -> None:
 
 @pytest.mark.parametrize(
     ("attention", "said"),
-    [(Calls, "attention of class .*Calls is unknown to fna"), (ByHand, "block 0 .* such as F.multi_head_attention_forward")],
+    [
+        (Calls, "block 0: Calls calls .* on three tensors"),
+        (ByHand, "block 0 .* such as F.multi_head_attention_forward"),
+    ],
 )
 def test_attention_that_only_torchs_own_function_sees_is_told_the_recipe(attention: type[nn.Module], said: str) -> None:
     with pytest.raises(UserError, match=said + r".*fna.swap\(model, blocks=\[...\], seam=...\), ten lines in") as raised:

@@ -29,6 +29,20 @@ def test_a_sweep_gets_one_csv_and_one_page(sweep_folder: Path) -> None:
     assert "failed in folder 9: made-up reason" in done.stdout
 
 
+def test_a_result_that_cannot_be_read_is_an_error_once_the_others_are_reported(
+    sweep_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A failed run is read and told, and no error of the report's; one that is cut off is."""
+    (sweep_folder / "half").mkdir()
+    (sweep_folder / "half/result.json").write_text('{"schema": 1,')
+    assert main([str(sweep_folder)]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith("error: 1 of ")
+    assert told.err.count("\n") == 1
+    assert "in folder half: result.json cannot be read" in told.out
+    assert (sweep_folder / "report.html").stat().st_size > 0
+
+
 def test_what_a_user_can_mend_is_one_line(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         done = call("-m", "fna.report", folder)
