@@ -12,6 +12,7 @@ from copyreg import dispatch_table
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cached_property, partial
+from importlib.util import resolve_name
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -51,7 +52,7 @@ def versions(part: Any) -> list[Any]:
     """What tells the code of a part from an earlier one, and the same of the dataclasses that it holds, such as its sampler.
 
     A class that declares a ``version`` is told by it; one that declares none, or a function, by its bases and the digest of its
-    file and of what that imports from its folder, so that a method being written is computed anew after each edit.
+    file and of what that imports from where its package lies, so that a method being written is computed anew after each edit.
     """
     held = [getattr(part, one.name) for one in fields(part)] if is_dataclass(part) else _held(part).values()
     return [*_code(part), *(versions(value) for value in held if is_dataclass(value) and not inspect.isclass(value))]
@@ -136,16 +137,23 @@ def _code(part: Any) -> list[Any]:
 
 
 def _files(kind: Any) -> list[Path]:
-    """The file of a class or function and, outside fna, those that it imports from its folder, and what these import from it."""
+    """The file of a class or function and, outside fna, those that it imports from where it lies, and what these import."""
     first = Path(inspect.getfile(kind)).resolve()
+    home = _home(kind.__module__, first)
     found: dict[Path, None] = {}
     todo = [] if first.is_relative_to(OWN) else [(kind.__module__, first)]
     while todo:
         name, file = todo.pop()
         if file not in found:
             found[file] = None
-            todo += [(other, place) for other, place in _imported(name, file) if _of_ones_own(place, first.parent)]
+            todo += [(other, place) for other, place in _imported(name, file) if _of_ones_own(place, home)]
     return [first, *sorted(found.keys() - {first})]
+
+
+def _home(name: str, file: Path) -> Path:
+    """The folder that the outermost package of a module lies in; of a module in none, that of its file."""
+    inside = getattr(sys.modules.get(name.partition(".")[0]), "__path__", ())
+    return next((Path(one).resolve().parent for one in inside if file.is_relative_to(Path(one).resolve())), file.parent)
 
 
 def _of_ones_own(file: Path, folder: Path) -> bool:
@@ -157,7 +165,7 @@ def _imported(name: str, file: Path) -> Iterator[tuple[str, Path]]:
     """Names and files of the modules that a module's text imports, of those that are loaded."""
     package = getattr(sys.modules.get(name), "__package__", None) or ""
     for node in ast.walk(ast.parse(file.read_bytes())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else _called(node, package)
         if isinstance(node, ast.ImportFrom):
             start = ".".join(package.split(".")[: len(package.split(".")) + 1 - node.level]) if node.level else ""
             base = ".".join(filter(None, [start, node.module]))
@@ -166,3 +174,15 @@ def _imported(name: str, file: Path) -> Iterator[tuple[str, Path]]:
             place = getattr(sys.modules.get(other), "__file__", None)
             if place is not None and place.endswith(".py"):
                 yield other, Path(place).resolve()
+
+
+def _called(node: ast.AST, package: str) -> list[str]:
+    """The module that a call of ``importlib.import_module`` or ``__import__`` names, where it is written out."""
+    if not isinstance(node, ast.Call) or not node.args or not isinstance(node.args[0], ast.Constant):
+        return []
+    called, name = getattr(node.func, "attr", getattr(node.func, "id", "")), node.args[0].value
+    if called not in ("import_module", "__import__") or not isinstance(name, str):
+        return []
+    with suppress(ImportError):  # of more dots than packages
+        return [resolve_name(name, package)]
+    return []

@@ -54,6 +54,29 @@ def test_a_helper_in_a_package_of_ones_own_counts_too(tmp_path: Path, monkeypatc
     assert versions(part) != before
 
 
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "from ..common import SHARP",
+        "from own_project.common import SHARP",
+        "import importlib; importlib.import_module('own_project.common')",
+        "from importlib import import_module; import_module('..common', __package__)",
+    ],
+)
+def test_a_helper_elsewhere_in_the_source_tree_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, imports: str) -> None:
+    """Research code has its methods in one folder and what they share in another; modules may be imported by name."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "own_project"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "own_project" / "methods").mkdir(parents=True)
+    (tmp_path / "own_project" / "methods" / "far.py").write_text(METHOD.format(imports=imports))
+    (tmp_path / "own_project" / "common.py").write_text("SHARP = 1\n")
+    part: Any = importlib.import_module("own_project.methods.far").Mine()
+    before = versions(part)
+    (tmp_path / "own_project" / "common.py").write_text("SHARP = 2\n")
+    assert versions(part) != before
+
+
 def test_packages_below_the_folder_of_a_method_are_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside a method at the top of a checkout lie fna itself and an environment's packages."""
     installed = tmp_path / ".venv" / "site-packages"

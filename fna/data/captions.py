@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.data import files
+from fna.data.absent import Missing, left_out, remedy
 from fna.data.base import Captioned, Dataset, is_text
 from fna.errors import UserError
 from fna.values import counted
@@ -37,14 +38,17 @@ def dataset(
     found: Sequence[Captioned],
     limit: int | None,
     per_image: int | str,
-    mend: str = files.FIT,
+    missing: Missing,
 ) -> Dataset[Captioned]:
     """The first ``limit`` images that have captions, each with all or its first ``per_image`` captions.
 
-    Images without a caption are left out and noted, so are captions that say nothing. Raises `UserError` where none is left, an
-    image is listed twice or its file is not there (``mend``: what to do then), or a caption is no text.
+    Images without a caption are left out and noted, so are captions that say nothing and with ``missing`` "skip" images that are
+    not there. Raises `UserError` where none is left, an image is listed twice or its file is not there, or a caption is no text.
     """
     _check(source, found)
+    images = {each.key: each.image for each in found}
+    out, gone = left_out(images, missing)
+    found = [each for each in found if each.key not in out]
     told = [Captioned(each.key, each.image, tuple(filter(None, each.captions))) for each in found]
     captioned = [example for example in told if example.captions]
     if not captioned:
@@ -55,7 +59,7 @@ def dataset(
     empty = sum(len(each.captions) for each in found) - sum(len(each.captions) for each in told)
     notes = [f"{counted(bare, 'image')} without captions left out"] * bool(bare)
     notes += [f"{counted(empty, 'empty caption')} left out"] * bool(empty)
-    return Dataset(name, split, domain, files.digest(split, examples, mend=mend), examples, notes=notes)
+    return Dataset(name, split, domain, files.digest(split, examples, mend=remedy(images)), examples, notes=[*notes, *gone])
 
 
 def _check(source: object, found: Sequence[Captioned]) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from fna.data import captions, files
+from fna.data.absent import Missing
 from fna.data.base import Captioned, Dataset
-from fna.data.coco_format import by_picture, pictures, remedy, there
+from fna.data.coco_format import by_picture, pictures
 from fna.data.entries import Entry, in_order, read
 from fna.errors import UserError
 from fna.values import Count, Domain
@@ -31,7 +32,7 @@ class CocoCaptions:
     split: str
     captions_per_image: Count | Literal["all"] = "all"
     complete: Count | None = None
-    missing: Literal["refuse", "skip"] = "refuse"
+    missing: Missing = "refuse"
     domain: Domain = "photographs"
     name: str = "coco"
     gives: ClassVar[type] = Captioned
@@ -56,10 +57,9 @@ class CocoCaptions:
         if not known:
             raise UserError(f"{source}: images is empty.")
         told, stray = by_picture(content, known)
-        read_now, gone = there(known, self.missing)
-        found = [Captioned(each.name, each.path, _texts(told.get(each.ident, []))) for each in read_now.values()]
-        data = captions.dataset(self.name, self.split, self.domain, source, found, limit, self.captions_per_image, remedy(known))
-        data.notes += [*notes, *stray, *gone]
+        found = [Captioned(each.name, each.path, _texts(told.get(each.ident, []))) for each in known.values()]
+        data = captions.dataset(self.name, self.split, self.domain, source, found, limit, self.captions_per_image, self.missing)
+        data.notes += [*notes, *stray]
         if self.complete is not None and len(known) != self.complete:
             data.notes.append(f"{source.name} holds {len(known)} images, not the {self.complete} of {self.split}")
         return data

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +15,12 @@ from PIL import Image
 
 from fna.data.elsewhere import elsewhere, located, written
 from fna.data.entries import Entry
-from fna.data.files import FIT, UNREADABLE
+from fna.data.files import UNREADABLE
 from fna.data.pictures import exchanged
 from fna.errors import UserError
 from fna.values import counted
 
 Size = tuple[int, int]  # rows, columns
-SKIP = "; dataset.missing=skip goes on without them"
 
 
 @dataclass(frozen=True)
@@ -77,24 +75,6 @@ def pictures(content: Entry, folder: Path, root: Path) -> tuple[dict[str, Pictur
             raise UserError(f"{entry.where}: {name} is listed twice, with id {places[place]} and {ident}; list each image once.")
         found[ident], places[place] = picture, ident
     return found, elsewhere(((each.entry.where, each.name, each.path) for each in found.values()), folder, root)
-
-
-def there(known: Mapping[str, Picture], missing: str) -> tuple[dict[str, Picture], list[str]]:
-    """The pictures whose files are there, and a note of the others, with ``missing`` "skip" and where one is there; else all.
-
-    Of the latter a data set's digest refuses those that would be read, with `remedy`.
-    """
-    found = {ident: each for ident, each in known.items() if each.path.exists()}
-    gone = [each.name for ident, each in known.items() if ident not in found]
-    if missing != "skip" or not found or not gone:
-        return {**known}, []
-    return found, [f"{len(gone)} of {counted(len(known), 'image')} left out: not there (first: {gone[0]})"]
-
-
-def remedy(known: Mapping[str, Picture]) -> str:
-    """What to do about images that are listed and not there."""
-    gone = sum(not each.path.exists() for each in known.values())
-    return f"{FIT}{SKIP if 2 * gone < len(known) else ''}"
 
 
 def by_picture(content: Entry, known: dict[str, Picture]) -> tuple[dict[str, list[Entry]], list[str]]:

@@ -6,15 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
 from fna.data import contents, files
+from fna.data.absent import Missing, left_out, remedy
 from fna.data.base import Segmented
 from fna.data.coco_drawing import crowds, doubts, drawing
-from fna.data.coco_format import Picture, by_picture, category_names, pictures, remedy, there
+from fna.data.coco_format import Picture, by_picture, category_names, pictures
 from fna.data.entries import Entry, by_ident, in_order, read
 from fna.data.files import UNREADABLE
 from fna.data.label_values import IGNORE
@@ -56,7 +57,7 @@ class CocoInstances:
     background: bool = True
     annotations: str = "annotations/instances_{split}.json"
     images: str = "{split}"
-    missing: Literal["refuse", "skip"] = "refuse"
+    missing: Missing = "refuse"
     name: str = "coco_instances"
     domain: Domain = "photographs"
     gives: ClassVar[type] = Segmented
@@ -80,7 +81,9 @@ class CocoInstances:
         content = read(file, "not a COCO instances file", *LISTS)
         all_listed, notes = pictures(content, root / self._in(self.images), root)
         told, stray = by_picture(content, all_listed)
-        known, gone = there(all_listed, self.missing)
+        named = {each.name: each.path for each in all_listed.values()}
+        out, gone = left_out(named, self.missing)
+        known = {ident: each for ident, each in all_listed.items() if each.name not in out}
         notes += [*stray, *gone]
         names = category_names(content)
         empty = [ident for ident in names if self.background and names[ident].strip().lower() == BACKGROUND]
@@ -102,7 +105,7 @@ class CocoInstances:
             name=self.name,
             split=self.split,
             domain=self.domain,
-            digest=_digest(file, self.split, examples, f"background {self.background}", mend=remedy(all_listed)),
+            digest=_digest(file, self.split, examples, f"background {self.background}", mend=remedy(named)),
             examples=examples,
             classes=classes,
             notes=notes,

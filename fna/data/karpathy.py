@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from fna.data import captions, files
+from fna.data.absent import Missing
 from fna.data.base import Captioned, Dataset
 from fna.data.entries import Entry, in_order, read
 from fna.data.places import existing
@@ -19,7 +20,8 @@ class KarpathyCaptions:
     """Images of one ``split`` in the file's order ("test" has 5,000 of COCO, 1,000 of Flickr30k; it is not COCO's val2017).
 
     ``annotations`` and the folder ``images`` lie in ``root``. An image is looked for where the file says (COCO: val2014/...), then
-    by its COCO number in val2017 and train2017, which hold the same photographs under other names.
+    by its COCO number in val2017 and train2017, which hold the same photographs under other names. ``missing``:
+    "skip" leaves out, and notes, images whose file is not there.
     """
 
     root: str
@@ -27,6 +29,7 @@ class KarpathyCaptions:
     images: str = "."
     split: str = "test"
     captions_per_image: Count | Literal["all"] = "all"
+    missing: Missing = "refuse"
     domain: Domain = "photographs"
     name: str = "coco_karpathy"
     gives: ClassVar[type] = Captioned
@@ -51,7 +54,7 @@ class KarpathyCaptions:
             if entry.text("split") == self.split
         ]
         found = [self._captioned(entry) for entry in chosen]
-        return captions.dataset(self.name, self.split, self.domain, source, found, limit, self.captions_per_image)
+        return captions.dataset(self.name, self.split, self.domain, source, found, limit, self.captions_per_image, self.missing)
 
     def _captioned(self, entry: Entry) -> Captioned:
         told = entry.entries("sentences")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from fna.data import captions, files
+from fna.data.absent import Missing
 from fna.data.base import Captioned, Dataset, is_text
 from fna.data.elsewhere import elsewhere, located
 from fna.data.entries import Entry, divider, literal
@@ -32,7 +33,8 @@ class TsvCaptions:
     """``annotations`` lies in ``root``; file paths in it are absolute or relative to the folder ``images`` in ``root``.
 
     An image has the captions of all its lines: such files often hold one caption a line. A list of captions is parsed as a
-    literal, never evaluated. ``split`` is what the user says the file holds.
+    literal, never evaluated. ``split`` is what the user says the file holds. ``missing``: "skip" leaves out, and notes, images that
+    are not there.
     """
 
     root: str
@@ -40,6 +42,7 @@ class TsvCaptions:
     images: str = "."
     split: str = "unknown"
     captions_per_image: Count | Literal["all"] = "all"
+    missing: Missing = "refuse"
     domain: Domain = "photographs"
     name: str = "captions_tsv"
     gives: ClassVar[type] = Captioned
@@ -59,7 +62,7 @@ class TsvCaptions:
         found, lines = _read(source)
         root = Path(self.root)
         examples = [Captioned(key, located(lines[key], key, folder, root), texts) for key, texts in found.items()]
-        data = captions.dataset(self.name, self.split, self.domain, source, examples, limit, self.captions_per_image)
+        data = captions.dataset(self.name, self.split, self.domain, source, examples, limit, self.captions_per_image, self.missing)
         data.notes += elsewhere(((lines[one.key].where, one.key, one.image) for one in examples), folder, root)
         return data
 

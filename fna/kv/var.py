@@ -21,6 +21,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
+from fna.errors import UserError
 from fna.kv.contract import LayerState
 from fna.kv.select import SLAB, weights, whole_prompt
 from fna.values import Positive, Share, at_least
@@ -67,9 +68,14 @@ class Redistribution:
         return memo["sinks"]
 
     def _channels(self, size: Tensor, state: LayerState) -> Tensor:
-        """The channels of sinks, bool ``[B, D]``."""
+        """The channels of sinks, bool ``[B, D]``. Raises `UserError` for those that this decoder has not."""
         if self.channels is not None:
             place = torch.arange(size.shape[-1], device=size.device)
+            if max(self.channels, default=0) >= len(place):
+                raise UserError(
+                    f"kv.channels={[*self.channels]}: this decoder is {len(place)} wide; give some of 0 to {len(place) - 1}, or "
+                    "null, which finds them in every prompt."
+                )
             return torch.isin(place, torch.tensor(list(self.channels), device=size.device)).expand(len(size), -1)
         first = (state.asked >= 0).long().argmax(1)
         return size[torch.arange(len(size), device=size.device), first] > self.tau

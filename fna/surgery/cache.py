@@ -54,6 +54,7 @@ def kept(model: nn.Module, policy: Any, layers: Layers | None = None, prompt: Pr
         if isinstance(policy, Pruning):
             Columns(session, Sight(model, getattr(policy, "smaller", None))).install(decoder, undo)
         yield session.cache
+        session.tell_idle()
 
 
 def read_prompt(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None, **rest: Any) -> Prompt:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -36,6 +37,7 @@ class Session:
         self.depth = len(cache.kept)
         self.told: Callable[[LayerState], None] | None = None  # who else wants to know each layer's state after the prompt
         self.rotary: Rotary | None = None  # where positions are renumbered
+        self.acted = False  # whether the policy changed attention anywhere
         self.hidden: Tensor | None = None  # what entered the block that runs, where the policy wants to see it
 
     def install(self, decoder: nn.Module, undo: ExitStack) -> None:
@@ -75,7 +77,17 @@ class Session:
         """The attention ``[B, H, Q, d]`` as the policy has it; None: as the model does."""
         if index not in self.chosen or not isinstance(self.policy, Attending):
             return None
-        return self.policy.attend(self._state(index, layer, q, scale, layer.answered + 1 if layer.complete else 0))
+        out = self.policy.attend(self._state(index, layer, q, scale, layer.answered + 1 if layer.complete else 0))
+        self.acted |= out is not None
+        return out
+
+    def tell_idle(self) -> None:
+        """Warn where a policy that changes attention left it alone from the prompt to the end: what ran was the model itself."""
+        if isinstance(self.policy, Attending) and not self.acted and any(layer.complete for layer in self.cache.kept):
+            name = type(self.policy).__name__
+            warnings.warn(
+                f"kv: {name} found nothing to change in a prompt, which was answered as under full attention", stacklevel=2
+            )
 
     def _state(self, index: int, layer: KeptLayer, q: Tensor, scale: float, step: int) -> LayerState:
         if self.prompt is None:

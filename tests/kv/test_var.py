@@ -126,6 +126,26 @@ def test_channels_of_a_base_model_can_be_given() -> None:
     torch.testing.assert_close(given[1], answer(llama(), made("var", **LOW), inputs, prompt)[1])
 
 
+def test_channels_that_a_decoder_has_not_are_refused() -> None:
+    """Those of Llama 2 7B on a small decoder: no channel was ever looked at, and the run said that quality stays as it is."""
+    inputs, prompt = padded([question(0)])
+    width = llama().config.hidden_size
+    with pytest.raises(
+        UserError, match=rf"kv.channels=\[0, {width}\]: this decoder is {width} wide; give some of 0 to {width - 1}"
+    ):
+        answer(llama(), made("var", **LOW, channels=[0, width]), inputs, prompt)
+
+
+def test_a_prompt_in_which_nothing_was_changed_is_warned_of(recwarn: pytest.WarningsRecorder) -> None:
+    """At the published tau a decoder narrower than 400 can have no sinks: its answers are those of full attention."""
+    inputs, prompt = padded([question(0)])
+    answer(llama(), made("var", **LOW), inputs, prompt)
+    answer(llama(), made("streaming", budget=4), inputs, prompt)
+    assert not [one for one in recwarn if "nothing to change" in str(one.message)]
+    with pytest.warns(UserWarning, match="Redistribution found nothing to change in a prompt, which was answered as under full"):
+        answer(llama(), made("var"), inputs, prompt)
+
+
 def test_a_prompt_in_chunks_is_refused() -> None:
     inputs, prompt = padded([question(0)])
     with pytest.raises(UserError, match="prefill_chunk_size"), kept(llama(), made("var", **LOW), prompt=prompt) as cache:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 import fna
 from fna.data.asked import answers
 from fna.data.entries import Entry
+from fna.data.karpathy import KarpathyCaptions
+from fna.data.tsv import TsvCaptions
 from fna.models.heads import timm_labels
 
 
@@ -104,3 +109,36 @@ def test_answers_of_people_are_read_as_vqav2_and_vizwiz_have_them() -> None:
     assert answers(Entry({"answers": said}, "a.jsonl, line 1")) == ("red", "crimson")
     with pytest.raises(fna.UserError, match=r"line 1: answers is .*an answer, or a list of answers, is needed"):
         answers(Entry({"answers": [{"text": "red"}]}, "a.jsonl, line 1"))
+
+
+def some(root: Path, *names: str) -> None:
+    for place, name in enumerate(names):
+        Image.new("RGB", (8, 8), (place, 9, 9)).save(root / name)
+
+
+def table(root: Path, **options: Any) -> TsvCaptions:
+    lines = ["filepath\ttitle", *(f"{name}\ta thing called {name}" for name in ("a.png", "b.png", "c.png"))]
+    (root / "captions.tsv").write_text("\n".join(lines))
+    return TsvCaptions(root=str(root), annotations="captions.tsv", **options)
+
+
+def split(root: Path, **options: Any) -> KarpathyCaptions:
+    images = [
+        {"filename": name, "split": "test", "sentences": [{"raw": f"a thing called {name}"}]}
+        for name in ("a.png", "b.png", "c.png")
+    ]
+    (root / "dataset.json").write_text(json.dumps({"images": images}))
+    return KarpathyCaptions(root=str(root), annotations="dataset.json", **options)
+
+
+@pytest.mark.parametrize("made", [table, split])
+def test_captioned_images_that_are_not_there_are_left_out_where_that_is_said(made: Any, tmp_path: Path) -> None:
+    """As the README says of every reader of captions: a Flickr30k with a lost file, a table of links of which some are dead."""
+    some(tmp_path, "a.png", "c.png")
+    with pytest.raises(fna.UserError, match=r"1 of the annotated files is not there, b.png .*dataset.missing=skip goes on without"):
+        made(tmp_path).load(None)
+    data = made(tmp_path, missing="skip").load(None)
+    assert [example.key for example in data.examples] == ["a.png", "c.png"]
+    assert "1 of 3 images left out: not there (first: b.png)" in data.notes
+    some(tmp_path, "b.png")
+    assert len(made(tmp_path, missing="skip").load(None).examples) == 3
