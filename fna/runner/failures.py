@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from fna.errors import UserError, is_memory
 from fna.records import NO_ROOM
 from fna.runner.refusals import REFUSALS, one_line
 
+READER_ENDED = re.compile(r"DataLoader worker .*?(killed|exited)[^.]*")
 NO_PLACE = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EROFS})
 
 
@@ -32,6 +34,11 @@ def mendable(error: Exception | SystemExit) -> Exception:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         said = lines[-1 if lines[0].startswith("Caught ") else 0]  # of a loading process torch puts the trace before it
         return UserError(f"out of memory ({said}); give a smaller batch_size or image_size (for the cost: timing.batch_size).")
+    if isinstance(error, RuntimeError) and (ended := READER_ENDED.search(str(error))):  # which torch raises wherever the run is
+        return UserError(
+            f"the system ended a process that reads images ({ended[0]}), mostly for want of memory; run it again (finished rows "
+            "stay) with fewer workers or a smaller batch_size; workers=0 reads in this process."
+        )
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         place = error.filename or "the folder of the run (hydra.run.dir)"
         return UserError(f"{place}: cannot be written ({error.strerror}); free some room there.")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
+import torch
+import torch.fx
 from torch import nn
 
 from fna.errors import UserError
@@ -25,6 +27,11 @@ def find(model: nn.Module) -> tuple[nn.Module, tuple[nn.Module, ...]]:
         _tell_others(model, found[0][1])
         return found[0]
     name = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule | torch.fx.GraphModule):
+        raise UserError(
+            f"this {name} is a graph that torch.jit, torch.export or torch.fx made of a model: swap that model, and make the graph "
+            "inside the with block."
+        )
     if found:
         told = ", ".join(f"{len(blocks)} {type(blocks[0]).__name__} in {type(holder).__name__}" for holder, blocks in found[:6])
         raise UserError(

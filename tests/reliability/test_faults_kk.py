@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import torch
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 import fna
 from fna.data.asked import answers
@@ -18,6 +22,7 @@ from fna.data.entries import Entry
 from fna.data.karpathy import KarpathyCaptions
 from fna.data.tsv import TsvCaptions
 from fna.models.heads import timm_labels
+from fna.runner.failures import mendable
 
 
 def vit() -> Any:
@@ -142,3 +147,35 @@ def test_captioned_images_that_are_not_there_are_left_out_where_that_is_said(mad
     assert "1 of 3 images left out: not there (first: b.png)" in data.notes
     some(tmp_path, "b.png")
     assert len(made(tmp_path, missing="skip").load(None).examples) == 3
+
+
+class Doomed(Dataset[int]):
+    """Its second sample ends the process that reads it, as a system without memory does."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, place: int) -> int:
+        if place:
+            time.sleep(0.3)  # until the first has arrived
+            os.kill(os.getpid(), signal.SIGKILL)
+        return place
+
+
+def test_a_reading_process_that_the_system_ends_is_one_line_wherever_the_run_is() -> None:
+    """torch 2.15 raises it from its handler of SIGCHLD: in a forward as well as in the loader's own `next`."""
+    loader = iter(DataLoader(Doomed(), batch_size=1, num_workers=1, prefetch_factor=2, multiprocessing_context="fork"))
+    assert next(loader) == 0
+    with pytest.raises(RuntimeError) as raised:
+        time.sleep(20)  # the forward of a slow model
+    said = mendable(raised.value)
+    assert isinstance(said, fna.UserError)
+    assert "the system ended a process that reads images (DataLoader worker" in str(said)
+    assert "workers=0 reads in this process" in str(said)
+
+
+@pytest.mark.parametrize("made", [torch.jit.trace, lambda model, images: torch.export.export(model, (images,)).module()])
+def test_a_graph_made_before_a_swap_is_refused_with_what_can_be_done(made: Any) -> None:
+    graph = made(vit(), torch.zeros(1, 3, 64, 64))
+    with pytest.raises(fna.UserError, match=r"is a graph .* made of a model: swap that model, and make the graph inside the with"):
+        fna.swap(graph, "fna", layers="all", landmarks=8)
