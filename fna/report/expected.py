@@ -123,7 +123,10 @@ def read_figures(path: str) -> list[Figure]:
         give = "give a CSV file, as experiments/README.md says"
         raise UserError(f"expected={path}: {place} cannot be read ({error.strerror}); {give}.") from None
     except (csv.Error, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"expected={path}: not a table of {', '.join(FIXED[:5])} ({error}).") from None
+        raise UserError(
+            f"expected={path}: not a table of {', '.join(FIXED[:5])} ({error}); save it with commas between its columns and points in "
+            "its numbers."
+        ) from None
     if not figures:
         raise UserError(f"expected={path}: has no figure below its columns; write a line for each.")
     return figures

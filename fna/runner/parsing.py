@@ -23,6 +23,7 @@ from fna.values import accepted
 
 OPENED, CLOSED, QUOTES = "{[(", ")]}", "'\""
 HOME = re.compile(r"~[\w.-]*(/.*)?")  # a path as shells write it
+TIGHT = r",(?!\s)"  # a comma before a blank is the text's own
 KEY = re.compile(r"[{,]\s*[^,{}]+?\s*:")  # of a mapping without another inside
 
 
@@ -80,12 +81,14 @@ def parsed(word: str, kind: Callable[[str], Any] = lambda key: Any) -> Override:
 
 def _remedy(key: str, value: str, kind: Any) -> str:
     """How to give what Hydra cannot read, as the values of a sweep and as the one that it may be; else what the key takes."""
-    parts, one = _cut(value, r",(?!\s)"), f"{key}={_quoted(value)}"  # a comma before a blank is the text's own
+    parts = _cut(value, TIGHT)
+    ones = [f"{key}={_quoted(value, comma)}" for comma in (",", TIGHT)]
+    one = next((word for word in ones if _fits(word, 1, kind)), "")
     several = f"{key}={','.join(map(_quoted, parts))}"
     ways = []
     if len(parts) > 1 and _fits(several, len(parts), kind):
         ways.append(f"write {in_shell(several)} for {len(parts)} values (-m)")
-    if _fits(one, 1, kind) and not (ways and value[:1] == "["):  # lists make no text
+    if one and not (ways and value[:1] == "["):  # lists make no text
         ways.append(f"write {in_shell(one)}{' for one' * len(ways)}")
     return ", or ".join(ways) or f"give {accepted(kind)}."
 
@@ -96,10 +99,10 @@ def _fits(word: str, count: int, kind: Any) -> bool:
     return len(found) == count and all(takes(kind, value) for value in found)
 
 
-def _quoted(value: str) -> str:
-    """A value as Hydra reads it: as it stands, else in quotes; of a list the entries that need them."""
-    if value[:1] == "[" and value[-1:] == "]" and len(_cut(value, ",")) == 1:
-        return f"[{','.join(map(_quoted, _cut(value[1:-1], ',')))}]"
+def _quoted(value: str, comma: str = ",") -> str:
+    """A value as Hydra reads it: as it stands, else in quotes; of a list the entries that need them, which ``comma`` parts."""
+    if value[:1] == "[" and value[-1:] == "]" and len(_cut(value, comma)) == 1:
+        return f"[{','.join(_quoted(entry, comma) for entry in _cut(value[1:-1], comma))}]"
     return value if read(f"x={value}") is not None else quoted(value)
 
 

@@ -181,7 +181,10 @@ class Own:
         if found.shape != (len(out),) or found.dtype.kind not in "iufb":
             raise UserError(f"{self._called} gave {_said(given)} for {len(out)} samples: give one number a sample.")
         if not np.isfinite(found).all():
-            raise UserError(f"{self._called} gave NaN or infinity for {(~np.isfinite(found)).sum()} of {len(out)} samples.")
+            none = f"{(~np.isfinite(found)).sum()} of {len(out)} samples"
+            raise UserError(
+                f"{self._called} gave NaN or infinity for {none}: give each a number, or leave these out of the loader."
+            )
         if outside := found[(found < -ROUNDING) | (found > 1 + ROUNDING)].tolist():
             ends = "0 (right) to 1 (wrong)" if self.lower_is_better else "0 (wrong) to 1 (right)"
             raise UserError(

@@ -100,6 +100,13 @@ def test_a_sweep_of_what_hydra_cannot_read_is_quoted_value_by_value(word: str, m
 
 
 def test_a_comma_before_a_blank_parts_nothing() -> None:
+    """CLIP's commonest template among them; where each part may be meant, it parts a list."""
+    words = ["dataset=shapes_single", "task=classification"]
+    for typed, meant in {
+        "[a photo of a {}, a type of pet.]": "['a photo of a {}, a type of pet.']",
+        "[a {}, one {}]": "['a {}','one {}']",
+    }.items():
+        assert str(asked([*words, f"task.templates={typed}"])).endswith(f'write "task.templates={meant}"')
     assert str(asked(["dataset.root=My Photos (1), cropped"])).endswith("write \"dataset.root='My Photos (1), cropped'\"")
 
 
