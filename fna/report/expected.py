@@ -124,8 +124,8 @@ def read_figures(path: str) -> list[Figure]:
         raise UserError(f"expected={path}: {place} cannot be read ({error.strerror}); {give}.") from None
     except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"expected={path}: not a table of {', '.join(FIXED[:5])} ({error}); save it with commas between its columns and points in "
-            "its numbers."
+            f"expected={path}: not a table of {', '.join(FIXED[:5])} ({error}); save it with commas between columns and points "
+            "in numbers."
         ) from None
     if not figures:
         raise UserError(f"expected={path}: has no figure below its columns; write a line for each.")

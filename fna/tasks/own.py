@@ -182,9 +182,7 @@ class Own:
             raise UserError(f"{self._called} gave {_said(given)} for {len(out)} samples: give one number a sample.")
         if not np.isfinite(found).all():
             none = f"{(~np.isfinite(found)).sum()} of {len(out)} samples"
-            raise UserError(
-                f"{self._called} gave NaN or infinity for {none}: give each a number, or leave these out of the loader."
-            )
+            raise UserError(f"{self._called} gave NaN or infinity for {none}: give each a number, or leave these out.")
         if outside := found[(found < -ROUNDING) | (found > 1 + ROUNDING)].tolist():
             ends = "0 (right) to 1 (wrong)" if self.lower_is_better else "0 (wrong) to 1 (right)"
             raise UserError(
